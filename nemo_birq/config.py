@@ -1,0 +1,113 @@
+"""The keys of ``model.birq``: names, defaults and ranges. conf/labels/ holds the presets and says why."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+
+@dataclass
+class QuantizerConfig:
+    """Fixed random projections and the codebook, shared by both labelers."""
+
+    num_codes: int = 8192
+    code_dim: int = 16
+    num_books: int = 1
+    seed: int = 0
+    checksum: str | None = None
+    """Of projections and codebook; written when they are drawn, compared whenever they are needed again."""
+    tensors: str | None = None
+    """File inside a ``.nemo`` that holds them; written by ``save_to``."""
+
+
+@dataclass
+class MaskingConfig:
+    """See ``masking.SpanMasking``."""
+
+    start_probability: float = 0.01
+    span_frames: int = 40
+    noise_std: float = 0.1
+    threshold: float = 0.8
+
+
+@dataclass
+class LabelsConfig:
+    """The enhanced labels; see ``enhanced_labeler.EnhancedLabeler`` and ``layer_normalization.LayerNormalization``."""
+
+    layer: Any = 0.7
+    normalization: str = "whiten"
+    statistics: str = "running"
+    momentum: float = 0.99
+    logit_scale: float = 40.0
+    temperature: float = 0.5
+    hard: bool = False
+    label_gradient: float = 0.0
+    label_dropout: bool = False
+
+
+@dataclass
+class LossConfig:
+    """See ``bilevel_loss.WeightSchedule``; ``head`` is ``shared`` or ``separate``."""
+
+    enhanced_weight: float = 0.1
+    anchor_weight: float = 2.4
+    start_step: int = 0
+    ramp_steps: int = 0
+    head: str = "shared"
+
+
+@dataclass
+class BiRQConfig:
+    """Everything that BiRQ adds to a NeMo self-supervised model."""
+
+    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    seed: int = 0
+    """Of masks and Gumbel noise; drawn anew for each rank, step and batch."""
+
+
+def parse(node: DictConfig | dict | None) -> BiRQConfig:
+    """Checks ``model.birq`` and fills in defaults.
+
+    Raises:
+        ValueError: an unknown key, a value of the wrong type or outside its range; the message names the key.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(BiRQConfig), node or {})
+        config: BiRQConfig = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"model.birq: {error}") from error
+    quantizer, masking, labels, loss = config.quantizer, config.masking, config.labels, config.loss
+    _require(quantizer.num_codes >= 2, "quantizer.num_codes", quantizer.num_codes, "at least 2")
+    _require(quantizer.code_dim >= 1, "quantizer.code_dim", quantizer.code_dim, "at least 1")
+    _require(quantizer.num_books >= 1, "quantizer.num_books", quantizer.num_books, "at least 1")
+    _require(0 < masking.start_probability < 1, "masking.start_probability", masking.start_probability, "in (0, 1)")
+    _require(masking.span_frames >= 1, "masking.span_frames", masking.span_frames, "at least 1 frame of 10 ms")
+    _require(masking.noise_std >= 0, "masking.noise_std", masking.noise_std, "at least 0")
+    _require(0 <= masking.threshold < 1, "masking.threshold", masking.threshold, "in [0, 1)")
+    number = isinstance(labels.layer, int | float) and not isinstance(labels.layer, bool)
+    _require(number, "labels.layer", labels.layer, "a layer number, or a fraction of the depth such as 0.7")
+    kinds = ("per_feature", "whiten", "layer_norm")
+    _require(labels.normalization in kinds, "labels.normalization", labels.normalization, f"one of {kinds}")
+    sources = ("batch", "running")
+    _require(labels.statistics in sources, "labels.statistics", labels.statistics, f"one of {sources}")
+    _require(0 <= labels.momentum < 1, "labels.momentum", labels.momentum, "in [0, 1)")
+    _require(labels.logit_scale > 0, "labels.logit_scale", labels.logit_scale, "above 0; labels are noise far below 40")
+    _require(labels.temperature > 0, "labels.temperature", labels.temperature, "above 0; the paper has 0.5")
+    _require(labels.label_gradient >= 0, "labels.label_gradient", labels.label_gradient, "at least 0; 1 is the paper")
+    _require(loss.enhanced_weight >= 0, "loss.enhanced_weight", loss.enhanced_weight, "at least 0; 0 is BEST-RQ")
+    _require(loss.anchor_weight >= 0, "loss.anchor_weight", loss.anchor_weight, "at least 0")
+    weights = (loss.enhanced_weight, loss.anchor_weight)
+    _require(any(weights), "loss.{enhanced,anchor}_weight", weights, "not both 0: nothing would be learned")
+    _require(loss.start_step >= 0, "loss.start_step", loss.start_step, "at least 0")
+    _require(loss.ramp_steps >= 0, "loss.ramp_steps", loss.ramp_steps, "at least 0")
+    _require(loss.head in ("shared", "separate"), "loss.head", loss.head, "'shared' or 'separate'")
+    return config
+
+
+def _require(condition: bool, key: str, value: object, allowed: str) -> None:
+    if not condition:
+        raise ValueError(f"model.birq.{key}={value} is not allowed: it must be {allowed}")

@@ -1,0 +1,1 @@
+"""From manifests and tar shards to batches."""

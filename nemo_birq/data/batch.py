@@ -1,0 +1,23 @@
+"""What a data loader yields."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class SpeechBatch(NamedTuple):
+    """Signals of B utterances."""
+
+    signal: Tensor
+    """(B, samples) float32, zero-padded at the end."""
+    signal_length: Tensor
+    """(B,) int64, in samples."""
+    ids: list[str] | None = None
+    """Names of the utterances; empty where none of the batch could be read and ``signal`` is one second of silence."""
+    skipped: int = 0
+    """Utterances that could not be read since the last batch of the same worker."""
+
+    @property
+    def is_silent_stand_in(self) -> bool:
+        """No utterance of this batch could be read."""
+        return self.ids is not None and len(self.ids) == 0

@@ -1,0 +1,116 @@
+"""Live statistics of both tasks: how good the predictions are, and whether the labels are alive.
+
+Shapes: N masked frames, V codes, H codebooks.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from nemo_birq.enhanced_labeler import EnhancedLabels
+
+
+def histogram(labels: Tensor, num_codes: int) -> Tensor:
+    """Counts of each code: (N, H) int64 -> (H, V) float32."""
+    counts = torch.zeros(labels.shape[1], num_codes, device=labels.device)
+    return counts.scatter_add_(1, labels.T, torch.ones_like(labels.T, dtype=counts.dtype))
+
+
+def entropy(counts: Tensor) -> Tensor:
+    """Entropy (nats) of the distribution that counts (..., V) give."""
+    share = counts / counts.sum(dim=-1, keepdim=True).clamp(min=1)
+    return torch.special.entr(share).sum(dim=-1)
+
+
+class LabelHealth(Metric):
+    """Sums over masked frames since the last reset, joined over all ranks when computed.
+
+    ``compute`` gives, as floats, losses in nats:
+
+    * ``anchor_loss``, ``enhanced_loss``: G and F of METHOD's objective.
+    * ``anchor_accuracy``, ``enhanced_accuracy``: share of masked frames whose label is predicted.
+    * ``*_unigram_entropy``: the loss of a predictor that only knows how frequent each code is; learning begins below it.
+      For the soft enhanced labels it is the entropy of the codes that were picked.
+    * ``*_perplexity``, ``*_normalized_entropy`` (entropy / ln V) of the labels: collapsed below about 0.3.
+    * ``*_top1``: share of the most frequent code. ``*_coverage``: share of the codebook that occurred.
+    * ``selection_agreement``: how often Gumbel-softmax picks the nearest code; near 0 the labels are noise.
+    * ``anchor_agreement``: how often anchor and enhanced label are the same code.
+    * ``masked_fraction``: masked frames among all frames inside the true lengths.
+
+    The enhanced ones are absent where no enhanced labels were made.
+    """
+
+    full_state_update = False
+
+    def __init__(self, num_codes: int, num_books: int):
+        super().__init__()
+        self.num_codes = num_codes
+        for task in ("anchor", "enhanced"):
+            self.add_state(f"{task}_counts", torch.zeros(num_books, num_codes), dist_reduce_fx="sum")
+            self.add_state(f"{task}_loss", torch.zeros(()), dist_reduce_fx="sum")
+            self.add_state(f"{task}_frames", torch.zeros(()), dist_reduce_fx="sum")
+            self.add_state(f"{task}_correct", torch.zeros(()), dist_reduce_fx="sum")
+        for name in ("as_nearest", "as_anchor", "frames"):
+            self.add_state(name, torch.zeros(()), dist_reduce_fx="sum")
+
+    @torch.no_grad()
+    def update(
+        self,
+        num_frames: Tensor,
+        anchor_labels: Tensor,
+        anchor_predictions: Tensor,
+        anchor_loss: Tensor,
+        enhanced: EnhancedLabels | None = None,
+        enhanced_predictions: Tensor | None = None,
+        enhanced_loss: Tensor | None = None,
+    ) -> None:
+        """Adds a batch.
+
+        Args:
+            num_frames: number of frames inside the true lengths, masked or not.
+            anchor_labels, anchor_predictions, enhanced_predictions: (N, H) codes.
+            anchor_loss, enhanced_loss: sums over the N frames, nats.
+            enhanced: the enhanced labels.
+        """
+        self.frames += num_frames
+        self._add("anchor", anchor_labels, anchor_predictions, anchor_loss)
+        if enhanced is not None:
+            picked = enhanced.picked
+            self._add("enhanced", picked, enhanced_predictions, enhanced_loss)
+            self.as_nearest += (picked == enhanced.nearest).float().mean(dim=1).sum()
+            self.as_anchor += (picked == anchor_labels).float().mean(dim=1).sum()
+
+    def _add(self, task: str, labels: Tensor, predictions: Tensor, loss: Tensor) -> None:
+        state = {
+            "counts": histogram(labels, self.num_codes),
+            "loss": loss,
+            "frames": len(labels),
+            "correct": (labels == predictions).float().mean(dim=1).sum(),
+        }
+        for name, value in state.items():
+            setattr(self, f"{task}_{name}", getattr(self, f"{task}_{name}") + value)
+
+    def compute(self) -> dict[str, float]:
+        masked = float(self.anchor_frames)
+        result = {"masked_fraction": masked / max(1.0, float(self.frames))}
+        for task in ("anchor", "enhanced"):
+            frames = float(getattr(self, f"{task}_frames"))
+            if frames == 0:
+                continue
+            counts = getattr(self, f"{task}_counts")
+            nats = float(entropy(counts).mean())
+            result |= {
+                f"{task}_loss": float(getattr(self, f"{task}_loss")) / frames,
+                f"{task}_accuracy": float(getattr(self, f"{task}_correct")) / frames,
+                f"{task}_unigram_entropy": nats,
+                f"{task}_perplexity": math.exp(nats),
+                f"{task}_normalized_entropy": nats / math.log(self.num_codes),
+                f"{task}_top1": float((counts.amax(dim=1) / counts.sum(dim=1).clamp(min=1)).mean()),
+                f"{task}_coverage": float((counts > 0).float().mean()),
+            }
+            if task == "enhanced":
+                result["selection_agreement"] = float(self.as_nearest) / frames
+                result["anchor_agreement"] = float(self.as_anchor) / frames
+        return result

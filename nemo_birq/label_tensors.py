@@ -1,0 +1,76 @@
+"""The tensors that define the labels: drawn from a seed, kept beside the weights, checked whenever they come back.
+
+They are not in the state dict (the stock NeMo class must open our files strictly). A ``.nemo`` carries them as an artifact,
+a checkpoint under its own key, each with a checksum: a model whose projections changed would silently train on other labels.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from nemo_birq.anchor_labeler import AnchorLabeler
+from nemo_birq.config import QuantizerConfig
+from nemo_birq.enhanced_labeler import EnhancedLabeler
+from nemo_birq.quantizer import checksum, draw_codebook, draw_projection
+
+FIXED = ("anchor_projection", "enhanced_projection", "codebook")
+RUNNING = ("running_mean", "running_covariance", "num_updates")
+
+
+def draw(config: QuantizerConfig, input_dim: int, layer_dim: int) -> dict[str, Tensor]:
+    """Both projections and the codebook, float32, from ``config.seed``.
+
+    Args:
+        config: sizes and seed.
+        input_dim: width of stacked input frames, S * F.
+        layer_dim: D, the encoder's width.
+    """
+    generator = torch.Generator().manual_seed(config.seed)
+    return {
+        "codebook": draw_codebook(config.num_books, config.num_codes, config.code_dim, generator),
+        "anchor_projection": draw_projection(input_dim, config.num_books, config.code_dim, generator),
+        "enhanced_projection": draw_projection(layer_dim, config.num_books, config.code_dim, generator),
+    }
+
+
+def fixed_checksum(tensors: dict[str, Tensor]) -> str:
+    """Checksum of projections and codebook."""
+    return checksum(*(tensors[name] for name in FIXED))
+
+
+def verify(tensors: dict[str, Tensor], expected: str | None, source: str) -> None:
+    """Refuses projections and a codebook that are not the ones the model was trained with.
+
+    Raises:
+        ValueError: the checksum differs.
+    """
+    found = fixed_checksum(tensors)
+    if expected is not None and found != expected:
+        raise ValueError(
+            f"{source}: the projections and codebook have the checksum {found}, the configuration says {expected}. "
+            "The model would get other labels than it was trained with. Use an undamaged copy of the file; for a new model "
+            "remove model.birq.quantizer.checksum from its configuration."
+        )
+
+
+def collect(anchor: AnchorLabeler, enhanced: EnhancedLabeler) -> dict[str, Tensor]:
+    """All tensors that define the labels, on the CPU: the fixed ones and the running statistics of layer k."""
+    tensors = {
+        "anchor_projection": anchor.quantizer.projection,
+        "enhanced_projection": enhanced.quantizer.projection,
+        "codebook": anchor.quantizer.codebook,
+    }
+    tensors |= {name: getattr(enhanced.normalization, name) for name in RUNNING}
+    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+
+
+def restore(tensors: dict[str, Tensor], anchor: AnchorLabeler, enhanced: EnhancedLabeler) -> None:
+    """Puts collected tensors back."""
+    targets: list[tuple[nn.Module, str, str]] = [
+        (anchor.quantizer, "projection", "anchor_projection"),
+        (enhanced.quantizer, "projection", "enhanced_projection"),
+        (anchor.quantizer, "codebook", "codebook"),
+        (enhanced.quantizer, "codebook", "codebook"),
+    ]
+    targets += [(enhanced.normalization, name, name) for name in RUNNING if name in tensors]
+    for module, attribute, name in targets:
+        getattr(module, attribute).copy_(tensors[name])

@@ -1,0 +1,109 @@
+"""Normalization of an intermediate layer before its random projection.
+
+Encoder features share one large direction and fill only a few others. Projected as they are, nearly all frames fall on the
+same few codes, so what is done here decides whether the enhanced labels live (docs/labels.md has the measurements).
+
+Shapes: B utterances, T' encoder frames, D encoder width, N valid frames of the batch.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nemo_birq.distributed import sum_over_ranks
+
+Normalization = Literal["per_feature", "whiten", "layer_norm"]
+Statistics = Literal["batch", "running"]
+
+EPSILON = 1e-5
+SHRINKAGE = 1e-3  # of the mean variance, added to every direction: the inverse exists with fewer frames than features
+
+
+class LayerNormalization(nn.Module):
+    """Makes h^(k) comparable over features before it is projected. Statistics carry no gradient, the features do.
+
+    * ``per_feature``: zero mean and unit variance of each feature over the valid frames.
+    * ``whiten``: zero mean and unit covariance over the valid frames (by a Cholesky factor; any other whitening matrix
+      differs by a rotation, and a random projection follows).
+    * ``layer_norm``: each frame by itself, over its features; without statistics.
+
+    With ``statistics="batch"`` they are those of the batch at hand, in inference too. With ``"running"`` they are
+    exponential averages over training batches, in training (the current batch included) and in inference, so a frame's
+    label does not depend on the other utterances of its batch. Before the first training batch both use the batch.
+    In training, batches are joined over all ranks.
+
+    Args:
+        dim: D.
+        kind: see above.
+        statistics: see above.
+        momentum: weight of the past in the running averages, in [0, 1).
+    """
+
+    running_mean: Tensor
+    running_covariance: Tensor
+    num_updates: Tensor
+
+    def __init__(self, dim: int, kind: Normalization, statistics: Statistics, momentum: float):
+        super().__init__()
+        self.kind = kind
+        self.statistics = statistics
+        self.momentum = momentum
+        # Not persistent, for the same reason as the quantizer's buffers; the model stores them beside the projections.
+        self.register_buffer("running_mean", torch.zeros(dim), persistent=False)
+        covariance = torch.eye(dim) if kind == "whiten" else torch.ones(dim)  # full, or its diagonal
+        self.register_buffer("running_covariance", covariance, persistent=False)
+        self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64), persistent=False)
+
+    def forward(self, hidden: Tensor, valid: Tensor, frames: Tensor) -> Tensor:
+        """Normalizes selected frames with statistics of all valid ones.
+
+        Args:
+            hidden: (B, T', D) output of layer k.
+            valid: (B, T') bool, frames inside the true lengths.
+            frames: (B, T') bool, the frames to return.
+
+        Returns:
+            (number of selected frames, D), float32 or the input's float64.
+        """
+        with torch.autocast(hidden.device.type, enabled=False):
+            hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+            selected = hidden[frames]
+            if self.kind == "layer_norm":
+                return F.layer_norm(selected, selected.shape[-1:])
+            mean, covariance = self._statistics(hidden.detach()[valid])
+            centred = selected - mean
+            if self.kind == "per_feature":
+                return centred * (covariance + EPSILON).rsqrt()
+            ridge = SHRINKAGE * covariance.diagonal().mean() + EPSILON
+            factor, _ = torch.linalg.cholesky_ex(covariance + ridge * torch.eye(len(mean)).to(covariance))
+            return torch.linalg.solve_triangular(factor, centred.T, upper=False).T
+
+    def _statistics(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean (D,) and covariance (D, D), or its diagonal (D,), to normalize with; updates the running ones in training."""
+        if self.statistics == "running" and not self.training and self.num_updates > 0:
+            return self.running_mean.to(frames.dtype), self.running_covariance.to(frames.dtype)
+        mean, covariance = _moments(frames, full=self.kind == "whiten", over_ranks=self.training)
+        if self.statistics == "batch" or not self.training:
+            return mean, covariance
+        # The first batch is taken whole; then the plain average, until it is as long as the exponential one.
+        past = torch.clamp(self.num_updates / (self.num_updates + 1), max=self.momentum)
+        self.running_mean.copy_(torch.lerp(mean.to(self.running_mean), self.running_mean, past.to(self.running_mean)))
+        self.running_covariance.copy_(
+            torch.lerp(covariance.to(self.running_covariance), self.running_covariance, past.to(self.running_mean))
+        )
+        self.num_updates += 1
+        return self.running_mean.to(frames.dtype, copy=True), self.running_covariance.to(frames.dtype, copy=True)
+
+
+def _moments(frames: Tensor, full: bool, over_ranks: bool) -> tuple[Tensor, Tensor]:
+    """Mean (D,) and covariance (D, D), or variances (D,), of frames (N, D), over all ranks if asked for."""
+    total = frames.new_tensor(len(frames)), frames.sum(0)
+    count, first = sum_over_ranks(*total) if over_ranks else total
+    mean = first / count.clamp(min=1)
+    centred = frames - mean  # centred before squaring: float32 keeps its digits
+    second = centred.T @ centred if full else centred.square().sum(0)
+    if over_ranks:
+        (second,) = sum_over_ranks(second)
+    return mean, second / count.clamp(min=1)

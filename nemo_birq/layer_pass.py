@@ -1,0 +1,105 @@
+"""The label pass: the unmasked input through the first k layers of a NeMo Conformer encoder, and no further.
+
+NeMo's ``ConformerEncoder`` can only run all its layers. This repeats the body of its ``forward_internal`` for the first k,
+with the encoder's own modules; the encoder object itself stays stock and is not changed. A test pins the result to NeMo's
+``ConformerMultiLayerFeatureExtractor``.
+
+Shapes: B utterances, F mel bins, T feature frames, T' encoder frames, D encoder width.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from nemo.collections.asr.modules import ConformerEncoder
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase as BatchNormalization  # BatchNorm, SyncBatchNorm, InstanceNorm
+
+
+def resolve_layer(layer: int | float, depth: int) -> int:
+    """Layer k as a number in 1..L. A float is a fraction of the depth (0.7 of 10 layers is 7), an int the number itself.
+
+    Raises:
+        ValueError: the layer is not one of the encoder's.
+    """
+    number = round(layer * depth) if isinstance(layer, float) else layer
+    if not 1 <= number <= depth or (isinstance(layer, float) and layer > 1):
+        raise ValueError(
+            f"birq.labels.layer={layer} is not a layer of this encoder: "
+            f"give a whole number from 1 to {depth}, or a fraction of the depth in (0, 1]"
+        )
+    return number
+
+
+@contextmanager
+def label_mode(encoder: ConformerEncoder, dropout: bool) -> Iterator[None]:
+    """Within it, a training encoder makes labels: no dropout (unless asked for), and no trace in its statistics.
+
+    Batch normalization keeps the mode of the masked pass: in training it normalizes with the batch at hand, here the
+    unmasked one, but its running statistics, those that inference and fine-tuning use, are left to the masked pass.
+    """
+    if not encoder.training:
+        yield
+        return
+    norms = [m for m in encoder.modules() if isinstance(m, BatchNormalization) and m.track_running_stats]
+    quiet = [] if dropout else [m for m in encoder.modules() if m.training and not isinstance(m, BatchNormalization)]
+    try:
+        for module in norms:
+            module.track_running_stats = False
+        for module in quiet:
+            module.training = False
+        yield
+    finally:
+        for module in norms:
+            module.track_running_stats = True
+        for module in quiet:
+            module.training = True
+
+
+def encode_to_layer(
+    encoder: ConformerEncoder, features: Tensor, lengths: Tensor, layer: int, dropout: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Output of encoder layer k for the unmasked input, h^(k).
+
+    Args:
+        encoder: a stock encoder without ``out_proj`` and ``reduction``.
+        features: (B, F, T) normalized log-mel features.
+        lengths: (B,) lengths in feature frames.
+        layer: k in 1..L.
+        dropout: keep dropout and stochastic depth on when the encoder is in training mode.
+
+    Returns:
+        h^(k) of shape (B, T', D), and the lengths (B,) int64 in encoder frames.
+    """
+    if features.shape[2] > encoder.max_audio_length:
+        encoder.set_max_audio_length(features.shape[2])  # its own update would talk to all ranks
+    with label_mode(encoder, dropout):
+        hidden = features.transpose(1, 2)
+        if isinstance(encoder.pre_encode, nn.Linear):
+            hidden = encoder.pre_encode(hidden)
+        else:
+            hidden, lengths = encoder.pre_encode(x=hidden, lengths=lengths)
+        lengths = lengths.to(torch.int64)
+        num_frames = hidden.shape[1]
+        hidden, pos_emb = encoder.pos_enc(x=hidden)
+        # A multi-lookahead encoder draws its attention context at random in training; labels use its first, widest one.
+        pad_mask, att_mask = encoder._create_masks(
+            att_context_size=encoder.att_context_size,
+            padding_length=lengths,
+            max_audio_length=num_frames,
+            offset=None,
+            device=hidden.device,
+        )
+        for block, drop_probability in zip(encoder.layers[:layer], encoder.layer_drop_probs, strict=False):
+            residual = hidden
+            hidden = block(x=hidden, att_mask=att_mask, pos_emb=pos_emb, pad_mask=pad_mask)
+            if encoder.training and drop_probability > 0:
+                hidden = _stochastic_depth(hidden, residual, drop_probability)
+    return hidden, lengths
+
+
+def _stochastic_depth(hidden: Tensor, residual: Tensor, drop_probability: float) -> Tensor:
+    """NeMo's stochastic depth: the layer is dropped, or scaled up to keep the expectation."""
+    if torch.rand(1) < drop_probability:
+        return hidden * 0.0 + residual
+    return (hidden - residual) / (1.0 - drop_probability) + residual

@@ -1,0 +1,56 @@
+"""Masking of the encoder's input: spans of frames replaced by fresh noise (BEST-RQ, arXiv 2202.01855, section 3.1).
+
+Shapes: B utterances, F mel bins, T feature frames (10 ms), S subsampling factor, T' = ceil(T / S) encoder frames.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def valid_frames(lengths: Tensor, num_frames: int) -> Tensor:
+    """(B,) lengths -> (B, num_frames) bool, true inside each utterance."""
+    return torch.arange(num_frames, device=lengths.device) < lengths.unsqueeze(1)
+
+
+class SpanMasking:
+    """Random spans, drawn for each utterance on its own, overlapping freely.
+
+    Spans begin at every frame with probability p, and also before the utterance, as if it were cut out of a longer
+    recording. Each frame, at the edges and in utterances shorter than a span too, is therefore masked with the same
+    probability, ``coverage`` = 1 - (1 - p)^span.
+
+    Args:
+        start_probability: p, in (0, 1); 0.01 in BEST-RQ.
+        span_frames: length of a span in feature frames of 10 ms; 40 (400 ms) in BEST-RQ.
+        noise_std: standard deviation of the Gaussian noise that replaces masked frames; 0.1 in BEST-RQ.
+        threshold: an encoder frame counts as masked when more than this share of its S feature frames is; 0.8 in NeMo.
+    """
+
+    def __init__(self, start_probability: float, span_frames: int, noise_std: float, threshold: float):
+        self.start_probability = start_probability
+        self.span_frames = span_frames
+        self.noise_std = noise_std
+        self.threshold = threshold
+
+    @property
+    def coverage(self) -> float:
+        """Expected share of masked feature frames."""
+        return 1 - (1 - self.start_probability) ** self.span_frames
+
+    def draw(self, lengths: Tensor, num_frames: int, generator: torch.Generator | None = None) -> Tensor:
+        """Random mask: (B,) lengths in frames -> (B, T) bool, true where masked, false in the padding."""
+        shape = (lengths.shape[0], 1, num_frames + self.span_frames - 1)
+        starts = torch.rand(shape, device=lengths.device, generator=generator) < self.start_probability
+        masked = F.max_pool1d(starts.float(), kernel_size=self.span_frames, stride=1).squeeze(1) > 0
+        return masked & valid_frames(lengths, num_frames)
+
+    def fill(self, features: Tensor, mask: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Features (B, F, T) with the frames of mask (B, T) replaced by noise, fresh for every frame and utterance."""
+        noise = torch.randn(features.shape, device=features.device, dtype=features.dtype, generator=generator)
+        return torch.where(mask.unsqueeze(1), noise * self.noise_std, features)
+
+    def encoder_frames(self, mask: Tensor, subsampling: int) -> Tensor:
+        """Which encoder frames count as masked: (B, T) bool -> (B, T') bool."""
+        padded = F.pad(mask.float(), (0, -mask.shape[1] % subsampling))
+        return padded.unflatten(1, (-1, subsampling)).mean(dim=-1) > self.threshold

@@ -1,0 +1,84 @@
+"""Random-projection quantizer (BEST-RQ, arXiv 2202.01855): a fixed projection, a fixed codebook, nearest codes.
+
+Shapes: N frames, E input width, H codebooks (num_books), V codes per codebook, d code dimension.
+
+Lessons that this file keeps, so that nobody undoes them:
+
+* Projection and codebook are buffers, not parameters: no optimizer, weight decay or DDP reduction can touch them.
+* They are drawn in float32 on the CPU from their own seeded generator: every rank gets the same ones, and drawing them
+  does not disturb any other random number.
+* All arithmetic is float32 (float64 for float64 input) under any autocast: a bfloat16 product changes the nearest code.
+* The nearest code of a unit vector is the one with the largest inner product: one matrix product instead of the
+  N x d x V tensor of differences.
+"""
+
+import hashlib
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def draw_projection(in_dim: int, num_books: int, code_dim: int, generator: torch.Generator) -> Tensor:
+    """Xavier-uniform random projection, one per codebook: (H, E, d) float32."""
+    bound = (6.0 / (in_dim + code_dim)) ** 0.5
+    return (torch.rand(num_books, in_dim, code_dim, generator=generator) * 2 - 1) * bound
+
+
+def draw_codebook(num_books: int, num_codes: int, code_dim: int, generator: torch.Generator) -> Tensor:
+    """Codes uniform on the unit sphere: (H, V, d) float32, rows of length 1."""
+    return F.normalize(torch.randn(num_books, num_codes, code_dim, generator=generator), dim=-1)
+
+
+class RandomProjectionQuantizer(nn.Module):
+    """Projects frames with a fixed random matrix onto the unit sphere and compares them with fixed codes.
+
+    Args:
+        projection: (H, E, d) float32.
+        codebook: (H, V, d) float32, rows of unit length. Several quantizers may be given the same tensor.
+    """
+
+    projection: Tensor
+    codebook: Tensor
+
+    def __init__(self, projection: Tensor, codebook: Tensor):
+        super().__init__()
+        if projection.shape[0] != codebook.shape[0] or projection.shape[2] != codebook.shape[2]:
+            raise ValueError(f"projection {tuple(projection.shape)} and codebook {tuple(codebook.shape)} do not fit")
+        # Not persistent: the state dict must keep the shape of the stock NeMo class, so that it opens our files strictly.
+        self.register_buffer("projection", projection, persistent=False)
+        self.register_buffer("codebook", codebook, persistent=False)
+
+    def _apply(self, fn, recurse=True):
+        # Follow the module to its device but never to its dtype: `precision=bf16-true` would round codes and labels.
+        exact = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)
+        for name, tensor in exact.items():
+            setattr(self, name, tensor.to(getattr(self, name).device))
+        return self
+
+    def unit_vectors(self, frames: Tensor) -> Tensor:
+        """Projected frames of unit length: (N, E) -> (N, H, d), float32 or the input's float64."""
+        with torch.autocast(frames.device.type, enabled=False):
+            frames = frames.to(torch.promote_types(frames.dtype, torch.float32))
+            return F.normalize(torch.einsum("ne,hed->nhd", frames, self.projection.to(frames.dtype)), dim=-1)
+
+    def scores(self, frames: Tensor) -> Tensor:
+        """Inner products of unit vectors and codes, in [-1, 1]: (N, E) -> (N, H, V)."""
+        with torch.autocast(frames.device.type, enabled=False):
+            units = self.unit_vectors(frames)
+            return torch.einsum("nhd,hvd->nhv", units, self.codebook.to(units.dtype))
+
+    @torch.no_grad()
+    def nearest(self, frames: Tensor) -> Tensor:
+        """Index of the nearest code: (N, E) -> (N, H) int64 in [0, V)."""
+        return self.scores(frames).argmax(dim=-1)
+
+
+def checksum(*tensors: Tensor) -> str:
+    """SHA-256 (first 16 hex digits) over shapes and float32 bytes, to notice a projection or codebook that changed."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(str(tuple(tensor.shape)).encode())
+        digest.update(tensor.detach().cpu().contiguous().float().numpy().tobytes())
+    return digest.hexdigest()[:16]
