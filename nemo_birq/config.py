@@ -36,9 +36,9 @@ class LabelsConfig:
     """The enhanced labels; see ``enhanced_labeler.EnhancedLabeler`` and ``layer_normalization.LayerNormalization``."""
 
     layer: Any = 0.7
-    normalization: str = "whiten"
-    statistics: str = "running"
-    momentum: float = 0.99
+    normalization: str = "per_feature"
+    statistics: str = "batch"
+    momentum: float = 0.9
     logit_scale: float = 40.0
     temperature: float = 0.5
     hard: bool = False

@@ -26,6 +26,11 @@ class EnhancedLabels(NamedTuple):
         return self.soft.detach().argmax(dim=-1)
 
 
+def gumbel_noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Independent Gumbel(0, 1) variables of the shape of a tensor."""
+    return torch.empty_like(like).exponential_(generator=generator).log().neg()
+
+
 class EnhancedLabeler(nn.Module):
     """Turns the output of layer k into labels.
 
@@ -66,11 +71,10 @@ class EnhancedLabeler(nn.Module):
             frames: (B, T') bool, the N frames to label.
             generator: of the Gumbel noise, on the device of ``hidden``.
         """
-        if self.label_gradient not in (0, 1):
+        if self.label_gradient != 1:
             hidden = torch.lerp(hidden.detach(), hidden, self.label_gradient)
         scores = self.quantizer.scores(self.normalization(hidden, valid, frames))
-        gumbel = torch.empty_like(scores).exponential_(generator=generator).log().neg()
-        soft = ((self.logit_scale * scores + gumbel) / self.temperature).softmax(dim=-1)
+        soft = ((self.logit_scale * scores + gumbel_noise(scores, generator)) / self.temperature).softmax(dim=-1)
         nearest = scores.detach().argmax(dim=-1)
         if self.hard:
             one_hot = torch.zeros_like(soft).scatter_(-1, soft.detach().argmax(dim=-1, keepdim=True), 1.0)

@@ -29,10 +29,10 @@ class LayerNormalization(nn.Module):
       differs by a rotation, and a random projection follows).
     * ``layer_norm``: each frame by itself, over its features; without statistics.
 
-    With ``statistics="batch"`` they are those of the batch at hand, in inference too. With ``"running"`` they are
-    exponential averages over training batches, in training (the current batch included) and in inference, so a frame's
-    label does not depend on the other utterances of its batch. Before the first training batch both use the batch.
-    In training, batches are joined over all ranks.
+    As in batch normalization, inference uses running averages over training batches (before the first one: the batch
+    at hand), so that a frame's label does not depend on the utterances beside it. Training uses the statistics of its
+    batch, joined over all ranks, with ``statistics="batch"``; with ``"running"`` it uses the averages as well, which lag
+    behind while the layer still changes quickly.
 
     Args:
         dim: D.
@@ -82,18 +82,18 @@ class LayerNormalization(nn.Module):
 
     def _statistics(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Mean (D,) and covariance (D, D), or its diagonal (D,), to normalize with; updates the running ones in training."""
-        if self.statistics == "running" and not self.training and self.num_updates > 0:
+        if not self.training and self.num_updates > 0:
             return self.running_mean.to(frames.dtype), self.running_covariance.to(frames.dtype)
         mean, covariance = _moments(frames, full=self.kind == "whiten", over_ranks=self.training)
-        if self.statistics == "batch" or not self.training:
+        if not self.training:
             return mean, covariance
         # The first batch is taken whole; then the plain average, until it is as long as the exponential one.
-        past = torch.clamp(self.num_updates / (self.num_updates + 1), max=self.momentum)
-        self.running_mean.copy_(torch.lerp(mean.to(self.running_mean), self.running_mean, past.to(self.running_mean)))
-        self.running_covariance.copy_(
-            torch.lerp(covariance.to(self.running_covariance), self.running_covariance, past.to(self.running_mean))
-        )
+        past = torch.clamp(self.num_updates / (self.num_updates + 1), max=self.momentum).to(self.running_mean)
+        self.running_mean.copy_(torch.lerp(mean.to(past), self.running_mean, past))
+        self.running_covariance.copy_(torch.lerp(covariance.to(past), self.running_covariance, past))
         self.num_updates += 1
+        if self.statistics == "batch":
+            return mean, covariance
         return self.running_mean.to(frames.dtype, copy=True), self.running_covariance.to(frames.dtype, copy=True)
 
 

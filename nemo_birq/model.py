@@ -150,12 +150,27 @@ class BiRQModel(TrainingSteps, LabelFiles, SpeechEncDecSelfSupervisedModel):
             over_ranks: normalize by the masked frames of all ranks.
         """
         features, lengths = self.preprocessor(input_signal=batch.signal, length=batch.signal_length)
+        return self.losses_of_features(
+            features, lengths, weights, generator, observe_labels, over_ranks, usable=not batch.is_silent_stand_in
+        )
+
+    def losses_of_features(
+        self,
+        features: Tensor,
+        lengths: Tensor,
+        weights: Weights,
+        generator: torch.Generator,
+        observe_labels: bool = False,
+        over_ranks: bool = True,
+        usable: bool = True,
+    ) -> Losses:
+        """Both losses of normalized features (B, F, T) with lengths (B,); if not ``usable`` no frame counts as masked."""
         _, spec_masks, encoded, encoded_len = self.forward(
             processed_signal=features, processed_signal_length=lengths, generator=generator
         )
         valid = valid_frames(encoded_len, encoded.shape[2])
         frames = self.masking.encoder_frames(spec_masks[:, 0], self.anchor_labeler.subsampling) & valid
-        if batch.is_silent_stand_in:
+        if not usable:
             frames = torch.zeros_like(frames)
         hidden = encoded.transpose(1, 2)[frames]
 

@@ -1,0 +1,300 @@
+"""Makes a small corpus of synthesized speech with exact phone times, in NeMo's tarred format.
+
+python scripts/make_corpus.py --out tarred_manifests                                  the corpus of this repository
+python scripts/make_corpus.py --out /data/big --train 13500 --shards 16 --speakers 96  ten hours
+
+espeak-ng speaks sentences of a small grammar in many voices. Each utterance gets a level, mild coloured noise and
+silence at both ends, and is encoded as Ogg/Opus. The three splits share neither speakers nor sentences. The same
+arguments, with the same version of espeak-ng, give the same files.
+
+Needs libespeak-ng (Debian, Ubuntu: apt-get install libespeak-ng1), soundfile and soxr.
+"""
+
+import argparse
+import io
+import json
+import os
+import random
+import shutil
+import struct
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import soundfile as sf
+import soxr
+from corpus_espeak import SILENCE, EspeakError, Segment, Synthesizer, phone_segments
+from corpus_grammar import sentences
+from corpus_readme import Speaker, Tally, readme
+from rich.progress import Progress
+
+from nemo_birq.data.shards import Utterance, write_shards
+
+SAMPLE_RATE = 16000
+#: The last sample of an utterance falls on a whole millisecond, the grid of the phone times.
+SAMPLES_PER_MS = SAMPLE_RATE // 1000
+
+#: espeak-ng calls its British voice "en"; it knows the language "en-gb" but no voice of that name.
+
+ACCENTS = ("en-us", "en", "en-gb-scotland", "en-029", "en-us-nyc", "en-gb-x-rp")
+#: Variants of a voice, by split: a held-out speaker has an accent that was heard, with a vocal tract that was not.
+#: Whispering, croaking and robot voices are left out, and those with an echo, which would fill pauses and closures.
+VARIANTS: dict[str, str] = {
+    # Lower and higher voices, in an order that gives both to every accent.
+    "train": "m1 f1 m3 linda m4 Andrea anika m7 steph m8 grandma max robert pedro Mike antonio Mario paul",
+    "validation": "m5 Annie norbert aunty",
+    "test": "m6 belinda sandro shelby",
+}
+SPLITS = tuple(VARIANTS)
+
+
+def make_speakers(split: str, count: int, first: int, seed: int) -> list[Speaker]:
+    """The speakers of a split; accents and variants take turns, pitch and speed are random."""
+    rng = random.Random(f"speakers {split} {seed}")
+    variants = VARIANTS[split].split()
+    # Held-out splits are small: they start at different accents, and so cover all of them together.
+    offset = 4 if split == "test" else 0
+    speakers = []
+    for k in range(count):
+        accent = ACCENTS[(k + offset) % len(ACCENTS)]
+        # The rounds are shifted against each other, so that each accent meets each variant in the end.
+        variant = variants[(k + k // len(variants)) % len(variants)]
+        pitch, speed = rng.randint(38, 62), rng.randint(115, 155)
+        speakers.append(Speaker(f"spk{first + k:03d}", f"{accent}+{variant}", pitch, speed))
+    return speakers
+
+
+def add_room(speech: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+    """Put speech between two silences, at a random level, in mild coloured noise.
+
+    Args:
+        speech: floats of shape [samples], from the first phone to the last.
+        rng: source of the random choices.
+
+    Returns:
+        Floats in [-1, 1] of shape [lead + samples + trail], and lead, the samples of silence in front.
+    """
+    lead, trail = (rng.uniform(0.1, 0.3, size=2) * SAMPLE_RATE).astype(int)
+    # One second at least: recipes drop shorter utterances.
+    trail = max(trail, SAMPLE_RATE - lead - len(speech))
+    trail += -(lead + len(speech) + trail) % SAMPLES_PER_MS
+    wave = np.pad(speech, (lead, trail))
+    wave *= 10 ** (rng.uniform(-28, -22) / 20) / np.sqrt(np.mean(speech**2))
+
+    noise = np.fft.rfft(rng.standard_normal(len(wave)))
+    frequency = np.fft.rfftfreq(len(wave), 1 / SAMPLE_RATE)
+    # Amplitude falls by up to 1/f, from white to brown noise; flat below 60 Hz, where a slope would put all energy.
+    noise *= np.maximum(frequency, 60.0) ** -rng.uniform(0.0, 1.0)
+    noise = np.fft.irfft(noise, len(wave))
+    ratio = 10 ** (rng.uniform(20, 35) / 20)
+    wave += noise * np.sqrt(np.mean(wave[lead : lead + len(speech)] ** 2) / np.mean(noise**2)) / ratio
+    return wave * min(1.0, 0.95 / np.abs(wave).max()), int(lead)
+
+
+def encode(wave: np.ndarray, compression_level: float, serial: int) -> bytes:
+    """Encode floats of shape [samples] at 16 kHz as Ogg/Opus, with the given serial number in the Ogg pages."""
+    buffer = io.BytesIO()
+    sf.write(buffer, wave, SAMPLE_RATE, format="OGG", subtype="OPUS", compression_level=compression_level)
+    ogg = bytearray(buffer.getvalue())
+    # libsndfile takes the serial number from the clock; with one of ours the same speech gives the same bytes.
+    start = 0
+    while start < len(ogg):
+        lacing = ogg[start + 27 : start + 27 + ogg[start + 26]]
+        end = start + 27 + len(lacing) + sum(lacing)
+        struct.pack_into("<I", ogg, start + 14, serial)
+        struct.pack_into("<I", ogg, start + 22, 0)
+        struct.pack_into("<I", ogg, start + 22, ogg_checksum(bytes(ogg[start:end])))
+        start = end
+    return bytes(ogg)
+
+
+_REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def ogg_checksum(page: bytes) -> int:
+    """CRC-32 as Ogg defines it: zlib's polynomial, but most significant bit first, and no inversion."""
+    mirrored = zlib.crc32(page.translate(_REVERSED_BITS), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{mirrored:032b}"[::-1], 2)
+
+
+def ctm_lines(name: str, segments: list[Segment], lead: float, duration: float) -> list[str]:
+    """The phones of an utterance, with the silence around them, from 0 to its duration without a gap.
+
+    Args:
+        name: the utterance.
+        segments: phones on the time axis of the speech alone, which starts with `segments[0]`.
+        lead: seconds of silence before the speech.
+        duration: seconds of the whole utterance.
+    """
+    shift = lead - segments[0].start
+    # Boundaries, not durations, are rounded: rounding errors then cannot add up to a gap.
+    bounds = [0, *(round((segment.start + shift) * 1000) for segment in segments)]
+    bounds += [round((segments[-1].end + shift) * 1000), round(duration * 1000)]
+    phones = [SILENCE, *(segment.phone for segment in segments), SILENCE]
+    return [
+        f"{name} 1 {start / 1000:.3f} {(end - start) / 1000:.3f} {phone}\n"
+        for start, end, phone in zip(bounds[:-1], bounds[1:], phones, strict=True)
+        if end > start
+    ]
+
+
+def make_utterances(
+    split: str,
+    count: int,
+    shards: int,
+    speakers: list[Speaker],
+    texts: Iterator[str],
+    synthesizer: Synthesizer,
+    args: argparse.Namespace,
+    tally: Tally,
+) -> Iterator[tuple[Utterance, list[str]]]:
+    """Synthesize a split, one utterance at a time, in the order of the shards; with the CTM lines of each.
+
+    Utterance n belongs to shard n % shards. In each shard the speakers take turns, each time in another order.
+    """
+    shuffle = random.Random(f"order {split} {args.seed}")
+    turns: list[list[Speaker]] = [[] for _ in range(shards)]
+    for number in range(count):
+        turn = turns[number % shards]
+        if not turn:
+            turn.extend(shuffle.sample(speakers, len(speakers)))
+        speaker, text = turn.pop(), next(texts)
+        rng = np.random.default_rng([args.seed, SPLITS.index(split), number])
+        speed = speaker.speed + int(rng.integers(-8, 9))
+        pitch = speaker.pitch + int(rng.integers(-4, 5))
+        audio, onsets = synthesizer.speak(text, speaker.voice, speed, pitch)
+        segments = phone_segments(audio, synthesizer.sample_rate, onsets)
+        # The silence at both ends is replaced: espeak-ng's is digital, and as long as the first stop's closure.
+        while segments[0].phone == SILENCE:
+            segments.pop(0)
+        while segments[-1].phone == SILENCE:
+            segments.pop()
+        first, last = (round(t * synthesizer.sample_rate) for t in (segments[0].start, segments[-1].end))
+        speech = soxr.resample(audio[first:last] / 32768, synthesizer.sample_rate, SAMPLE_RATE)
+        wave, lead = add_room(speech, rng)
+
+        name = f"{speaker.name}-{split}-{number:05d}"
+        duration = len(wave) / SAMPLE_RATE
+        tally.utterances += 1
+        tally.seconds += duration
+        tally.words += len(text.split())
+        lines = ctm_lines(name, segments, lead / SAMPLE_RATE, duration)
+        tally.phones.update(line.split()[-1] for line in lines)
+        data = encode(wave, args.compression_level, serial=number)
+        yield Utterance(f"{name}.opus", data, {"duration": duration, "text": text, "speaker": speaker.name}), lines
+
+
+def write_loose(utterances: Iterator[Utterance], out: Path) -> None:
+    """Write single audio files, and a manifest whose paths are relative to it."""
+    (out / "audio").mkdir(parents=True)
+    with open(out / "manifest.json", "w", encoding="utf-8") as manifest:
+        for utterance in utterances:
+            path = f"audio/{utterance.member}"
+            (out / path).write_bytes(utterance.audio)
+            manifest.write(json.dumps({"audio_filepath": path, **utterance.line}) + "\n")
+
+
+def make_corpus(out: Path, args: argparse.Namespace, progress: Callable[[str, int], Callable[[], None]]) -> None:
+    """Make the whole corpus in the folder `out`, which exists and is empty."""
+    synthesizer = Synthesizer()
+    texts = sentences(random.Random(f"sentences {args.seed}"))
+    counts = {"train": args.train, "validation": args.validation, "test": args.test}
+    speaker_counts = {"train": args.speakers, "validation": args.held_out_speakers, "test": args.held_out_speakers}
+    speakers: dict[str, list[Speaker]] = {}
+    for split in SPLITS:
+        first = sum(len(group) for group in speakers.values())
+        speakers[split] = make_speakers(split, speaker_counts[split], first, args.seed)
+        for speaker in speakers[split]:
+            synthesizer.check_voice(speaker.voice)
+    tallies = {split: Tally() for split in SPLITS}
+    for split in SPLITS:
+        folder = out / split
+        folder.mkdir()
+        shards = args.shards if split == "train" else 1
+        step = progress(split, counts[split])
+        with open(folder / "phones.ctm", "w", encoding="utf-8") as ctm:
+            made = make_utterances(
+                split, counts[split], shards, speakers[split], texts, synthesizer, args, tallies[split]
+            )
+
+            def utterances(made=made, ctm=ctm, step=step) -> Iterator[Utterance]:
+                for utterance, lines in made:
+                    ctm.writelines(lines)
+                    step()
+                    yield utterance
+
+            if split == "train":
+                write_shards(utterances(), folder, shards)
+            else:
+                write_loose(utterances(), folder)
+    text = readme(args, synthesizer.version, speakers, tallies)
+    (out / "README.md").write_text(text, encoding="utf-8")
+
+
+def positive(text: str) -> int:
+    """An argument that is a whole number above zero."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the corpus; new, or empty")
+    parser.add_argument("--seed", type=int, default=0, help="of all random choices (default 0)")
+    parser.add_argument("--train", type=positive, default=480, help="utterances, of 2.7 s on average (default 480)")
+    parser.add_argument("--validation", type=positive, default=60, help="utterances (default 60)")
+    parser.add_argument("--test", type=positive, default=60, help="utterances (default 60)")
+    parser.add_argument("--shards", type=positive, default=4, help="tars of the training set (default 4)")
+    parser.add_argument("--speakers", type=positive, default=24, help="in the training set (default 24)")
+    parser.add_argument("--held-out-speakers", type=positive, default=4, help="in each other set (default 4)")
+    parser.add_argument(
+        "--compression-level",
+        type=float,
+        default=0.955,
+        help="libsndfile's, 0 to 1: a higher level makes smaller files (default 0.955, about 20 kbit/s)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the corpus in --out once the new one is made")
+    args = parser.parse_args()
+    if not 0 <= args.compression_level <= 1:
+        parser.error("--compression-level lies between 0 and 1")
+    if args.train < args.shards:
+        parser.error("--train must be at least --shards: a shard cannot be empty")
+    out: Path = args.out.absolute()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if not args.overwrite:
+            parser.error(f"{args.out} is not empty; give another folder, or --overwrite")
+        # A mistyped path must not cost somebody their files.
+        if not (out / "train" / "tarred_audio_manifest.json").is_file():
+            parser.error(f"{args.out} holds something else than a corpus; it is not overwritten")
+
+    # Beside the target, so that the renaming stays on one file system.
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        made = work / "corpus"
+        made.mkdir()
+        with Progress() as bar:
+
+            def progress(name: str, total: int) -> Callable[[], None]:
+                task = bar.add_task(name, total=total)
+                return lambda: bar.advance(task)
+
+            make_corpus(made, args, progress)
+        if out.exists():
+            os.replace(out, work / "old")
+        os.replace(made, out)
+    except EspeakError as error:
+        sys.exit(f"error: {error}")
+    finally:
+        shutil.rmtree(work)
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    print(f"{out}: {size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()
