@@ -16,11 +16,10 @@ class LabelFiles:
 
     def _label_tensors(self) -> dict[str, Tensor]:
         """Projections and codebook from the ``.nemo`` being restored, else from their seed; checked either way."""
-        node = self.cfg.birq.quantizer if "birq" in self.cfg and "quantizer" in self.cfg.birq else {}
         source, tensors = "the generator of this PyTorch version", None
-        if node.get("tensors"):
+        if self.birq.quantizer.tensors:
             try:
-                source = self.register_artifact("birq.quantizer.tensors", node.tensors)
+                source = self.register_artifact("birq.quantizer.tensors", self.birq.quantizer.tensors)
                 tensors = torch.load(source, weights_only=True)
             except FileNotFoundError:  # saved again by the stock class, which does not carry it on
                 pass

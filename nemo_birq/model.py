@@ -14,6 +14,7 @@ One batch, from the shard to the optimizer step:
 Shapes: B utterances, F mel bins, T feature frames, T' encoder frames, D width, N masked frames, H codebooks, V codes.
 """
 
+from dataclasses import asdict
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from nemo.collections.asr.models import SpeechEncDecSelfSupervisedModel
 from nemo.core.classes.common import PretrainedModelInfo, typecheck
 from nemo.core.neural_types import AudioSignal, LengthsType, NeuralType
 from nemo.utils import logging, model_utils
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
 from nemo_birq import label_tensors
@@ -81,6 +82,8 @@ class BiRQModel(TrainingSteps, LabelFiles, SpeechEncDecSelfSupervisedModel):
         self.birq = birq = parse(cfg.get("birq"))
         _check_modules(cfg)
         self.layer = resolve_layer(birq.labels.layer, cfg.encoder.n_layers)
+        with open_dict(cfg):
+            cfg.birq = asdict(birq)  # files carry every value, also those that are defaults today
         super().__init__(cfg=with_stock_nodes(cfg, birq.loss.head == "separate"), trainer=trainer)
 
         tensors = self._label_tensors()

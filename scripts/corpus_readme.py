@@ -127,7 +127,10 @@ def command_line(args: argparse.Namespace) -> str:
 
 
 def readme(
-    args: argparse.Namespace, version: str, speakers: dict[str, list[Speaker]], tallies: dict[str, Tally]
+    args: argparse.Namespace,
+    version: str,
+    speakers: dict[str, list[Speaker]],
+    tallies: dict[str, Tally],
 ) -> str:
     """The text of the README.
 

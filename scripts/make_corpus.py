@@ -216,9 +216,8 @@ def make_corpus(out: Path, args: argparse.Namespace, progress: Callable[[str, in
         shards = args.shards if split == "train" else 1
         step = progress(split, counts[split])
         with open(folder / "phones.ctm", "w", encoding="utf-8") as ctm:
-            made = make_utterances(
-                split, counts[split], shards, speakers[split], texts, synthesizer, args, tallies[split]
-            )
+            group, tally = speakers[split], tallies[split]
+            made = make_utterances(split, counts[split], shards, group, texts, synthesizer, args, tally)
 
             def utterances(made=made, ctm=ctm, step=step) -> Iterator[Utterance]:
                 for utterance, lines in made:

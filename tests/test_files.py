@@ -1,0 +1,182 @@
+"""Saving and restoring, with this package and without it."""
+
+import subprocess
+import sys
+import tarfile
+import textwrap
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from nemo.collections.asr.models import SpeechEncDecSelfSupervisedModel
+from omegaconf import OmegaConf
+
+from nemo_birq import BiRQModel
+from nemo_birq.bilevel_loss import Weights
+from tests.conftest import generator, make_batch, make_model
+
+
+def state(model, batch):
+    model.eval()
+    labels = model.labels(batch.signal, batch.signal_length)
+    losses = model.losses(batch, Weights(0.7, 1.3), generator(3), observe_labels=False, over_ranks=False)
+    return labels, float(losses.loss)
+
+
+def trained_model(**changes):
+    """With running statistics that differ from those at the start."""
+    model = make_model(**changes).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for step in range(2):
+        model.losses(make_batch(seed=step), Weights(0.7, 1.3), generator(step), False, True).loss.backward()
+        optimizer.step()
+    return model
+
+
+def assert_same(one, two):
+    assert torch.equal(one[0].anchor, two[0].anchor) and torch.equal(one[0].enhanced, two[0].enhanced)
+    assert one[1] == two[1]
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("normalization", ["per_feature", "whiten", "layer_norm"])
+def test_nemo_file_gives_labels_and_losses_again(tmp_path, batch, normalization):
+    model = trained_model(birq__labels__normalization=normalization, birq__loss__head="separate")
+    expected = state(model, batch)
+    model.save_to(str(tmp_path / "one.nemo"))
+    again = BiRQModel.restore_from(str(tmp_path / "one.nemo"))
+    assert_same(state(again, batch), expected)
+    again.save_to(str(tmp_path / "two.nemo"))
+    assert_same(state(BiRQModel.restore_from(str(tmp_path / "two.nemo")), batch), expected)
+    assert again.cfg.birq.quantizer.tensors is None
+
+
+@pytest.mark.unit
+def test_file_saved_by_the_stock_class_still_restores(tmp_path, batch):
+    model = make_model().eval()
+    model.save_to(str(tmp_path / "ours.nemo"))
+    stock = SpeechEncDecSelfSupervisedModel.restore_from(str(tmp_path / "ours.nemo"), strict=True)
+    stock.save_to(str(tmp_path / "stock.nemo"))
+    assert_same(state(BiRQModel.restore_from(str(tmp_path / "stock.nemo")), batch), state(model, batch))
+
+
+def repack(source: Path, target: Path, change) -> None:
+    """A copy of a .nemo with its folder changed by a function."""
+    folder = target.with_suffix("")
+    with tarfile.open(source) as tar:
+        tar.extractall(folder, filter="data")
+    change(folder)
+    with tarfile.open(target, "w") as tar:
+        tar.add(folder, arcname=".")
+
+
+@pytest.mark.unit
+def test_other_projections_are_refused(tmp_path):
+    make_model().save_to(str(tmp_path / "good.nemo"))
+
+    def damage(folder):
+        path = next(folder.glob("*birq_label_tensors.pt"))
+        tensors = torch.load(path, weights_only=True)
+        tensors["enhanced_projection"][0, 0, 0] += 1e-3
+        torch.save(tensors, path)
+
+    repack(tmp_path / "good.nemo", tmp_path / "bad.nemo", damage)
+    with pytest.raises(ValueError, match="checksum"):
+        BiRQModel.restore_from(str(tmp_path / "bad.nemo"))
+
+
+@pytest.mark.unit
+def test_generator_that_draws_other_projections_is_noticed(tmp_path):
+    make_model().save_to(str(tmp_path / "good.nemo"))
+
+    def lose_tensors_and_change_seed(folder):
+        next(folder.glob("*birq_label_tensors.pt")).unlink()
+        config = OmegaConf.load(folder / "model_config.yaml")
+        config.birq.quantizer.seed = 99
+        OmegaConf.save(config, folder / "model_config.yaml")
+
+    repack(tmp_path / "good.nemo", tmp_path / "bad.nemo", lose_tensors_and_change_seed)
+    with pytest.raises(ValueError, match="checksum"):
+        BiRQModel.restore_from(str(tmp_path / "bad.nemo"))
+
+
+def checkpoint(model, path):
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, max_steps=0)
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(path)
+
+
+@pytest.mark.unit
+def test_checkpoint_gives_labels_and_losses_again(tmp_path, batch):
+    model = trained_model()
+    checkpoint(model, tmp_path / "model.ckpt")
+    again = BiRQModel.load_from_checkpoint(str(tmp_path / "model.ckpt"), weights_only=False)
+    assert_same(state(again, batch), state(model, batch))
+
+
+@pytest.mark.unit
+def test_checkpoint_with_other_projections_is_refused(tmp_path):
+    checkpoint(make_model(), tmp_path / "model.ckpt")
+    content = torch.load(tmp_path / "model.ckpt", weights_only=False)
+    other = make_model(birq__quantizer__seed=7)
+    with pytest.raises(ValueError, match=r"quantizer\.seed=0"):
+        other.on_load_checkpoint(content)
+    content["birq_label_tensors"]["codebook"][0, 0] *= -1
+    with pytest.raises(ValueError, match="checksum"):
+        make_model().on_load_checkpoint(content)
+
+
+STOCK = """
+    import sys
+    sys.modules["nemo_birq"] = None  # importing it raises ImportError from here on
+    import logging; logging.getLogger("nv_one_logger").setLevel(logging.ERROR)
+    import torch
+    from nemo.core import ModelPT
+    from nemo.collections.asr.models import EncDecCTCModelBPE, SpeechEncDecSelfSupervisedModel
+    from nemo.collections.common.tokenizers.sentencepiece_tokenizer import create_spt_model
+    from omegaconf import OmegaConf
+    path, work = sys.argv[1:]
+    expected = torch.load(work + "/expected.pt", weights_only=True)
+
+    model = ModelPT.restore_from(path, strict=True, map_location="cpu")
+    assert type(model) is SpeechEncDecSelfSupervisedModel, type(model)
+    found = model.state_dict()
+    assert found.keys() == expected.keys(), found.keys() ^ expected.keys()
+    assert all(torch.equal(found[k], expected[k]) for k in found)
+
+    open(work + "/text.txt", "w").write("one two three four\\nfive six seven eight\\nnine ten red green blue\\n" * 20)
+    create_spt_model(work + "/text.txt", vocab_size=40, sample_size=-1, do_lower_case=True, output_dir=work + "/tok",
+                     tokenizer_type="bpe")
+    cfg = OmegaConf.create({
+        "sample_rate": 16000, "preprocessor": model.cfg.preprocessor, "encoder": model.cfg.encoder,
+        "tokenizer": {"dir": work + "/tok", "type": "bpe"},
+        "decoder": {"_target_": "nemo.collections.asr.modules.ConvASRDecoder", "feat_in": 32, "num_classes": -1,
+                    "vocabulary": []},
+    })
+    for form in (path, {"ssl": {"path": path, "include": ["encoder"]}}):
+        recognizer = EncDecCTCModelBPE(cfg)
+        before = recognizer.encoder.state_dict()["layers.0.norm_out.weight"].clone()
+        recognizer.maybe_init_from_pretrained_checkpoint(OmegaConf.create({"init_from_nemo_model": form}))
+        encoder = {k[len("encoder."):]: v for k, v in expected.items() if k.startswith("encoder.")}
+        found = recognizer.encoder.state_dict()
+        assert found.keys() == encoder.keys()
+        different = [k for k in found if not torch.equal(found[k], encoder[k])]
+        assert not different, different
+        assert not torch.equal(found["layers.0.norm_out.weight"], before)
+    assert not any(name.startswith("nemo_birq.") for name in sys.modules)
+    print("stock NeMo opened it")
+"""
+
+
+@pytest.mark.integration
+def test_stock_nemo_opens_and_fine_tunes_without_this_package(tmp_path):
+    model = trained_model()
+    model.save_to(str(tmp_path / "model.nemo"))
+    torch.save(model.state_dict(), tmp_path / "expected.pt")
+    script = tmp_path / "stock.py"
+    script.write_text(textwrap.dedent(STOCK))
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "model.nemo"), str(tmp_path)], capture_output=True, text=True
+    )
+    assert "stock NeMo opened it" in done.stdout, done.stderr[-3000:]
