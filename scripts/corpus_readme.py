@@ -59,8 +59,8 @@ The same arguments and the same versions of espeak-ng and libsndfile give the sa
 | `train/audio_0.tar` ... `audio_{last_shard}.tar` | Ogg/Opus, 16 kHz, mono; every shard mixes all speakers |
 | `train/tarred_audio_manifest.json` | one JSON line for each utterance, the shards one after the other |
 | `train/sharded_manifests/manifest_0.json` ... `manifest_{last_shard}.json` | the lines of each shard, in its order |
-| `validation/manifest.json`, `validation/audio/` | single files; paths are relative to the manifest |
-| `test/manifest.json`, `test/audio/` | the same |
+| `validation/validation.json`, `validation/audio/` | single files; paths are relative to the manifest |
+| `test/test.json`, `test/audio/` | the same |
 | `train/phones.ctm`, `validation/phones.ctm`, `test/phones.ctm` | the phones of every utterance |
 
 A manifest line has `audio_filepath` (in `train`: the member's name), `duration` in seconds (exactly that of the decoded

@@ -190,7 +190,8 @@ def make_utterances(
 def write_loose(utterances: Iterator[Utterance], out: Path) -> None:
     """Write single audio files, and a manifest whose paths are relative to it."""
     (out / "audio").mkdir(parents=True)
-    with open(out / "manifest.json", "w", encoding="utf-8") as manifest:
+    # NeMo names metrics by the manifest and refuses "manifest.json".
+    with open(out / f"{out.name}.json", "w", encoding="utf-8") as manifest:
         for utterance in utterances:
             path = f"audio/{utterance.member}"
             (out / path).write_bytes(utterance.audio)

@@ -29,7 +29,7 @@ def read_lines(path: Path) -> list[dict]:
 
 @lru_cache
 def manifest(split: str) -> list[dict]:
-    return read_lines(CORPUS / split / ("tarred_audio_manifest.json" if split == "train" else "manifest.json"))
+    return read_lines(CORPUS / split / ("tarred_audio_manifest.json" if split == "train" else f"{split}.json"))
 
 
 @lru_cache

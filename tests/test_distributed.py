@@ -1,0 +1,60 @@
+"""Two processes against one on the joined batch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.ddp_worker import CASES
+
+pytestmark = pytest.mark.integration
+WORKER = Path(__file__).with_name("ddp_worker.py")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ddp")
+    for devices in (1, 2):
+        done = subprocess.run(
+            [sys.executable, str(WORKER), f"--devices={devices}", f"--out={folder}"], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+    return {path.stem: torch.load(path, weights_only=True) for path in folder.glob("*.pt")}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_losses_and_gradients_equal_those_of_the_joined_batch(results, case):
+    joined, ranks = results[f"{case}-1-0"], [results[f"{case}-2-{rank}"] for rank in (0, 1)]
+    assert joined["gradients"].keys() == ranks[0]["gradients"].keys()
+    assert any(g.abs().max() > 1e-3 for g in joined["gradients"].values())
+    for name, gradient in joined["gradients"].items():
+        size = float(gradient.abs().max())  # sums in another order differ by float32's rounding of the largest terms
+        for rank in ranks:
+            difference = float((rank["gradients"][name] - gradient).abs().max())
+            assert difference <= 1e-3 * size + 1e-7, (name, difference, size)
+    for key in (
+        "train_anchor_loss",
+        "train_enhanced_loss",
+        "train_loss",
+        "train_masked_fraction",
+        "train_anchor_perplexity",
+    ):
+        if key in joined["metrics"]:
+            for rank in ranks:
+                assert rank["metrics"][key] == pytest.approx(joined["metrics"][key], rel=1e-4), key
+    for rank in ranks:
+        torch.testing.assert_close(rank["running_mean"], joined["running_mean"], rtol=1e-4, atol=1e-5)
+
+
+def test_ranks_share_codes_and_differ_in_masks_and_noise(results):
+    one, two = results["birq-2-0"], results["birq-2-1"]
+    assert all(torch.equal(one["fixed"][name], two["fixed"][name]) for name in one["fixed"])
+    assert not torch.equal(one["mask"], two["mask"])
+    assert not torch.equal(one["noise"], two["noise"])
+
+
+def test_best_rq_makes_no_enhanced_labels(results):
+    assert not any("enhanced_loss" in key for key in results["best_rq-2-0"]["metrics"])
+    assert "train_enhanced_loss" in results["birq-2-0"]["metrics"]
