@@ -64,8 +64,8 @@ def fixed_mask(monkeypatch, model, batch):
 @pytest.mark.parametrize("kind", ["per_feature", "whiten", "layer_norm"])
 def test_more_padding_changes_nothing(monkeypatch, kind, batch):
     # Batch normalization sees padded frames, in stock NeMo too, so that only layer norm is exact in training.
-    model = make_model(birq__labels__normalization=kind, encoder__conv_norm_type="layer_norm", encoder__dropout=0.0,
-                       encoder__dropout_pre_encoder=0.0, encoder__dropout_att=0.0, encoder__dropout_emb=0.0).train()  # fmt: skip
+    quiet = {f"encoder__{name}": 0.0 for name in ("dropout", "dropout_pre_encoder", "dropout_emb", "dropout_att")}
+    model = make_model(birq__labels__normalization=kind, encoder__conv_norm_type="layer_norm", **quiet).train()
     fixed_mask(monkeypatch, model, batch)
     one, two = losses(model, batch), losses(model, padded(batch, 1.7))
     assert float(one.loss) == pytest.approx(float(two.loss), abs=2e-5)

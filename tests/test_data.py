@@ -1,0 +1,330 @@
+"""Manifests and shards: what is refused before training, what is skipped during it."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from omegaconf import OmegaConf
+
+from nemo_birq.data.checks import check_data_config
+from nemo_birq.data.loader import build_dataloader, check_training_length
+from nemo_birq.data.shards import Utterance, utterances_of_manifest, write_shards
+from nemo_birq.data.sources import read_sources
+from tests.conftest import CORPUS, SAMPLE_RATE
+
+pytestmark = pytest.mark.unit
+TRAIN = CORPUS / "train"
+
+
+def wav(seconds=1.0, rate=SAMPLE_RATE, channels=1, pitch=300.0) -> bytes:
+    time = np.arange(int(seconds * rate)) / rate
+    signal = np.repeat(0.3 * np.sin(2 * np.pi * pitch * time)[:, None], channels, axis=1)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, signal, rate, format="WAV")
+    return buffer.getvalue()
+
+
+def make_shards(folder: Path, extra: dict[str, bytes] | None = None, durations: dict[str, float] | None = None, shards=2):
+    clips = {f"clip{i}.wav": wav(1 + 0.1 * i, pitch=200 + 50 * i) for i in range(8)} | (extra or {})
+    durations = {f"clip{i}.wav": 1 + 0.1 * i for i in range(8)} | (durations or {})
+    utterances = [Utterance(name, audio, {"duration": durations.get(name, 1.0)}) for name, audio in clips.items()]
+    write_shards(utterances, folder, shards)
+    return folder
+
+
+def node(folder: Path, shards=2, **changes):
+    last = shards - 1
+    return OmegaConf.create(
+        {
+            "use_lhotse": True,
+            "manifest_filepath": f"{folder}/sharded_manifests/manifest__OP_0..{last}_CL_.json",
+            "tarred_audio_filepaths": f"{folder}/audio__OP_0..{last}_CL_.tar",
+            "shuffle": True,
+            "batch_size": 4,
+            "shuffle_buffer_size": 16,
+            "shard_seed": 0,
+            "num_workers": 0,
+        }
+        | changes
+    )
+
+
+def take(loader, batches):
+    found = []
+    for batch in loader:
+        found.append(batch)
+        if len(found) == batches:
+            break
+    return found
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lhotse", [True, False])
+def test_both_loaders_read_every_utterance_as_it_is(tmp_path, lhotse):
+    folder = make_shards(tmp_path / "shards")
+    config = node(folder, use_lhotse=lhotse, is_tarred=not lhotse, force_finite=True)
+    seen = {}
+    for batch in build_dataloader(config, SAMPLE_RATE, 0, 1):
+        for row, length, name in zip(batch.signal, batch.signal_length, batch.ids, strict=True):
+            seen[name] = row[:length]
+    assert sorted(seen) == [f"clip{i}.wav" for i in range(8)]
+    for i in range(8):
+        expected, _ = soundfile.read(io.BytesIO(wav(1 + 0.1 * i, pitch=200 + 50 * i)), dtype="float32")
+        torch.testing.assert_close(seen[f"clip{i}.wav"], torch.from_numpy(expected))
+
+
+def test_manifests_without_text_and_the_embedded_corpus_load():
+    config = node(TRAIN, shards=4, batch_size=8)
+    batch = take(build_dataloader(config, SAMPLE_RATE, 0, 1), 1)[0]
+    assert batch.signal.shape[0] == 8 and batch.skipped == 0 and batch.ids[0].endswith(".opus")
+
+
+def test_webdataset_shuffles_inside_shards_from_the_seed(tmp_path):
+    folder = make_shards(tmp_path / "shards", shards=1)
+
+    def order(seed):
+        config = node(folder, shards=1, use_lhotse=False, is_tarred=True, seed=seed, batch_size=8, shuffle_n=8)
+        return take(build_dataloader(config, SAMPLE_RATE, 0, 1), 1)[0].ids
+
+    assert order(1) == order(1) != order(2)
+    assert order(1) != [f"clip{i}.wav" for i in range(8)]
+
+
+def test_building_a_loader_leaves_the_random_state(tmp_path):
+    config = node(make_shards(tmp_path / "shards"))
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    build_dataloader(config, SAMPLE_RATE, 0, 1)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("lhotse", [True, False])
+def test_other_sample_rates_and_stereo_are_converted(tmp_path, lhotse):
+    extra = {"low.wav": wav(1.0, rate=8000), "stereo.wav": wav(1.0, rate=44100, channels=2)}
+    folder = make_shards(tmp_path / "shards", extra if lhotse else {"low.wav": extra["low.wav"]})
+    config = node(folder, use_lhotse=lhotse, is_tarred=not lhotse, force_finite=True, min_duration=0.5)
+    seen = {}
+    for batch in build_dataloader(config, SAMPLE_RATE, 0, 1):
+        assert batch.signal.dim() == 2
+        seen |= dict(
+            zip(batch.ids, [(r[:n], int(n)) for r, n in zip(batch.signal, batch.signal_length, strict=True)], strict=True)
+        )
+    for name in extra.keys() & seen.keys():
+        signal, length = seen[name]
+        assert abs(length - SAMPLE_RATE) <= 2
+        spectrum = torch.fft.rfft(signal[:SAMPLE_RATE].double()).abs()
+        assert abs(int(spectrum.argmax()) - 300) <= 1  # the tone is still at 300 Hz
+    assert "low.wav" in seen
+
+
+BAD = {
+    "broken.wav": b"RIFF not audio at all",
+    "empty.wav": wav(0.0),
+    "short.wav": wav(0.3),
+    "cut.flac": b"fLaC\x00\x00",
+}
+
+
+def test_bad_members_are_named_counted_and_left_out(tmp_path, caplog):
+    folder = make_shards(tmp_path / "shards", BAD, durations={"short.wav": 5.0})
+    messages = []
+    from nemo.utils import logging as nemo_logging
+
+    original = nemo_logging.warning
+    nemo_logging.warning = lambda message, *args, **kwargs: messages.append(str(message))
+    try:
+        batches = list(build_dataloader(node(folder, force_finite=True), SAMPLE_RATE, 0, 1))
+    finally:
+        nemo_logging.warning = original
+    assert sorted(name for batch in batches for name in batch.ids) == [f"clip{i}.wav" for i in range(8)]
+    assert sum(batch.skipped for batch in batches) == len(BAD)
+    for name in BAD:
+        assert any(name in message for message in messages), name
+
+
+def test_audio_that_breaks_only_when_decoded_is_skipped(tmp_path):
+    """The header is fine, the data are not: Lhotse finds out while it makes the batch."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.random.default_rng(0).normal(size=SAMPLE_RATE) * 0.1, SAMPLE_RATE, format="FLAC")
+    flac = bytearray(buffer.getvalue())
+    flac[len(flac) // 3 :] = b"\xff" * (len(flac) - len(flac) // 3)
+    folder = make_shards(tmp_path / "shards", {"torn.flac": bytes(flac)})
+    batches = list(build_dataloader(node(folder, force_finite=True), SAMPLE_RATE, 0, 1))
+    names = [name for batch in batches for name in batch.ids]
+    assert [n for n in sorted(names) if n.startswith("clip")] == [f"clip{i}.wav" for i in range(8)]
+    assert "torn.flac" not in names and sum(batch.skipped for batch in batches) == 1
+
+
+def test_batch_of_nothing_but_bad_audio_is_a_silent_stand_in(tmp_path):
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.random.default_rng(0).normal(size=SAMPLE_RATE) * 0.1, SAMPLE_RATE, format="FLAC")
+    torn = buffer.getvalue()[:200] + b"\xff" * (len(buffer.getvalue()) - 200)
+    write_shards([Utterance("torn.flac", torn, {"duration": 1.0})], tmp_path / "shards", 1)
+    batches = list(build_dataloader(node(tmp_path / "shards", shards=1, force_finite=True), SAMPLE_RATE, 0, 1))
+    assert len(batches) == 1 and batches[0].is_silent_stand_in and batches[0].skipped == 1
+
+
+def test_webdataset_skips_bad_members_too(tmp_path):
+    bad = {"broken.wav": BAD["broken.wav"], "empty.wav": BAD["empty.wav"]}
+    config = node(make_shards(tmp_path / "shards", bad), use_lhotse=False, is_tarred=True)
+    batches = list(build_dataloader(config, SAMPLE_RATE, 0, 1))
+    assert sorted(name for batch in batches for name in batch.ids) == [f"clip{i}.wav" for i in range(8)]
+    assert sum(batch.skipped for batch in batches) == 2
+
+
+def test_several_datasets_mix_by_weight(tmp_path):
+    one, two = make_shards(tmp_path / "one"), tmp_path / "two"
+    write_shards([Utterance(f"other{i}.wav", wav(1.0), {"duration": 1.0}) for i in range(8)], two, 2)
+    config = node(one, shuffle_buffer_size=4)
+    config.manifest_filepath = [[node(one).manifest_filepath, 0.9], [node(two).manifest_filepath, 0.1]]
+    config.tarred_audio_filepaths = [[node(one).tarred_audio_filepaths], [node(two).tarred_audio_filepaths]]
+    names = [name for batch in take(build_dataloader(config, SAMPLE_RATE, 0, 1), 100) for name in batch.ids]
+    share = sum(name.startswith("other") for name in names) / len(names)
+    assert share == pytest.approx(0.1, abs=0.06)  # 400 draws: four standard errors
+
+
+def test_ranks_read_in_their_own_order(tmp_path):
+    config = node(TRAIN, shards=4, shard_seed="randomized", seed=3, batch_size=8, num_workers=1)
+    orders = [take(build_dataloader(config, SAMPLE_RATE, rank, 2), 1)[0].ids for rank in (0, 1)]
+    assert orders[0] != orders[1]
+
+
+# --- what is refused before training -----------------------------------------------------------------------------------
+
+
+def refuse(config, error, message):
+    with pytest.raises(error, match=message):
+        check_data_config(config, SAMPLE_RATE)
+
+
+def test_missing_files_are_named(tmp_path):
+    refuse(node(tmp_path / "nowhere"), FileNotFoundError, "manifest .*nowhere.*manifest_0.json does not exist")
+    folder = make_shards(tmp_path / "shards")
+    (folder / "audio_1.tar").unlink()
+    refuse(node(folder), FileNotFoundError, "shard .*audio_1.tar does not exist")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is empty"),
+        ("\n\n", "is empty"),
+        ("audio.wav 1.0\n", "line 1 is not JSON"),
+        ('{"audio_filepath": "clip0.wav", "duration": 1.0}\n[1, 2]\n', "line 2 is not a JSON object but list"),
+        ('{"path": "clip0.wav", "seconds": 1.0}\n', r"lacks \['audio_filepath', 'duration'\]; it has the keys"),
+        ('{"audio_filepath": "clip0.wav", "duration": "long"}\n', "duration='long'"),
+        ('{"audio_filepath": "clip0.wav", "duration": 0}\n', "above 0"),
+        ('{"audio_filepath": "clip0.wav", "duration": 1.0, "recording": 3}\n', r"reserved keys \['recording'\]"),
+        ('{"audio_filepath": "clip99.wav", "duration": 1.0}\n', "lacks 1 of the 1 members.*clip99.wav"),
+    ],
+)
+def test_bad_manifests_are_refused(tmp_path, content, message):
+    folder = make_shards(tmp_path / "shards")
+    (folder / "sharded_manifests" / "manifest_0.json").write_text(content)
+    refuse(node(folder), ValueError, message)
+
+
+def test_manifest_that_is_not_utf8_is_refused(tmp_path):
+    folder = make_shards(tmp_path / "shards")
+    path = folder / "sharded_manifests" / "manifest_0.json"
+    path.write_bytes(path.read_bytes() + b'{"audio_filepath": "x.wav", "duration": 1, "text": "caf\xe9"}\n')
+    refuse(node(folder), ValueError, "UTF-8")
+
+
+def test_shards_and_manifests_must_agree(tmp_path):
+    folder = make_shards(tmp_path / "shards")
+    config = node(folder)
+    config.tarred_audio_filepaths = f"{folder}/audio_0.tar"
+    refuse(config, ValueError, "2 manifests.*1 shards")
+    config = node(folder)
+    config.manifest_filepath = f"{folder}/tarred_audio_manifest.json"
+    check_data_config(config, SAMPLE_RATE)  # one for all
+    lines = (folder / "tarred_audio_manifest.json").read_text().splitlines()
+    changed = [json.dumps(json.loads(lines[0]) | {"shard_id": 7}), *lines[1:]]
+    (folder / "tarred_audio_manifest.json").write_text("\n".join(changed))
+    refuse(config, ValueError, "shard_id=7")
+    (folder / "audio_0.tar").write_bytes(b"not a tar file" * 100)
+    refuse(node(folder), ValueError, "not a readable tar")
+
+
+def test_truncated_shard_is_refused(tmp_path):
+    folder = make_shards(tmp_path / "shards")
+    tar = folder / "audio_1.tar"
+    tar.write_bytes(tar.read_bytes()[:40_000])
+    refuse(node(folder), ValueError, "audio_1.tar")
+
+
+def test_loose_files_must_exist(tmp_path):
+    (tmp_path / "dev.json").write_text('{"audio_filepath": "a.wav", "duration": 1.0}\n')
+    config = OmegaConf.create({"use_lhotse": True, "manifest_filepath": str(tmp_path / "dev.json")})
+    refuse(config, FileNotFoundError, r"names .*a\.wav, which does not exist")
+
+
+def test_way_of_loading_must_be_chosen(tmp_path):
+    folder = make_shards(tmp_path / "shards")
+    refuse(node(folder, use_lhotse=False), ValueError, "set use_lhotse=true")
+    config = node(folder, use_lhotse=False, is_tarred=True)
+    config.tarred_audio_filepaths = None
+    refuse(config, ValueError, "needs tarred_audio_filepaths")
+    config = node(folder)
+    config.manifest_filepath = [[str(folder)], [str(folder)]]
+    with pytest.raises(ValueError, match="one entry"):
+        read_sources(config)
+
+
+def test_manifest_must_be_given():
+    config = OmegaConf.create({"use_lhotse": True, "manifest_filepath": "???"})
+    with pytest.raises(ValueError, match="manifest_filepath is not set"):
+        build_dataloader(config, SAMPLE_RATE, 0, 1)
+
+
+def test_endless_stream_needs_an_end(tmp_path):
+    import lightning.pytorch as pl
+
+    options = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+    config = node(make_shards(tmp_path / "shards"))
+    with pytest.raises(ValueError, match="max_steps"):
+        check_training_length(config, pl.Trainer(max_epochs=10, **options))
+    check_training_length(config, pl.Trainer(max_steps=10, **options))
+    check_training_length(config, pl.Trainer(max_epochs=2, limit_train_batches=10, **options))
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def test_shards_are_reproducible_and_never_overwritten(tmp_path):
+    one, two = make_shards(tmp_path / "one"), make_shards(tmp_path / "two")
+    for path in one.rglob("*.*"):
+        assert path.read_bytes() == (two / path.relative_to(one)).read_bytes()
+    with pytest.raises(FileExistsError):
+        make_shards(one)
+    with tarfile.open(one / "audio_0.tar") as tar:
+        manifest = (one / "sharded_manifests" / "manifest_0.json").read_text().splitlines()
+        assert tar.getnames() == [json.loads(line)["audio_filepath"] for line in manifest]
+
+
+def test_equal_names_are_refused_and_leave_no_shard(tmp_path):
+    utterance = Utterance("a.wav", wav(), {"duration": 1.0})
+    with pytest.raises(ValueError, match=r"a\.wav"):
+        write_shards([utterance, utterance], tmp_path, 1)
+    assert not list(tmp_path.glob("*.tar"))
+
+
+def test_manifest_of_files_becomes_shards(tmp_path):
+    (tmp_path / "audio").mkdir()
+    lines = [{"audio_filepath": f"audio/{i}.wav", "duration": 1.0, "text": "one"} for i in range(5)]
+    for line in lines:
+        (tmp_path / line["audio_filepath"]).write_bytes(wav())
+    utterances = utterances_of_manifest(tmp_path / "train.json", lines, seed=1)
+    write_shards(utterances, tmp_path / "shards", 2)
+    config = node(tmp_path / "shards", force_finite=True)
+    names = [name for batch in build_dataloader(config, SAMPLE_RATE, 0, 1) for name in batch.ids]
+    assert sorted(names) == [f"{i}.wav" for i in range(5)]
