@@ -68,6 +68,7 @@ def build_dataloader(config: DictConfig, sample_rate: int, rank: int, world_size
 
 def _with_skipping_reader(config: DictConfig) -> DictConfig:
     """Names tarred datasets in NeMo's ``input_cfg`` form, where the reader can be chosen."""
+    config.pop("is_tarred", None)  # not a key of the Lhotse loader
     if not config.get("tarred_audio_filepaths"):
         return config
     sources = read_sources(config)

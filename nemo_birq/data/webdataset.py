@@ -13,7 +13,7 @@ from nemo.collections.asr.data.audio_to_text import (
     expand_sharded_filepaths,
 )
 from nemo.utils.distributed import webdataset_split_by_workers
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 from torch import Tensor
 
 from nemo_birq.data.batch import SpeechBatch
@@ -73,11 +73,13 @@ def build_webdataset_loader(config: DictConfig, rank: int, world_size: int) -> t
     """Data loader of NeMo's ``batch_size``, ``shuffle_n``, ``tarred_shard_strategy``, ``min_`` and ``max_duration``.
 
     Raises:
-        ValueError: several datasets; the Lhotse loader mixes them.
+        ValueError: several datasets (the Lhotse loader mixes them), or no ``batch_size``.
     """
     sources = read_sources(config)
-    if len(sources) != 1 or isinstance(sources[0].manifest, ListConfig):
+    if len(sources) != 1:
         raise ValueError("is_tarred=true reads one dataset; use_lhotse=true mixes several")
+    if not config.get("batch_size"):
+        raise ValueError("is_tarred=true needs batch_size, a number of utterances (batch_duration is Lhotse's)")
     shuffle = config.get("shuffle", True)
     dataset = ShuffledTarredDataset(
         sources[0].tars,

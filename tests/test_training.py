@@ -1,0 +1,225 @@
+"""What a user runs: the scripts, on the embedded corpus, with a small model."""
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from nemo_birq import BiRQModel
+from nemo_birq.data.shards import Utterance, write_shards
+from tests.conftest import CORPUS, ROOT, make_batch
+
+pytestmark = pytest.mark.system
+
+SMALL = [
+    "model.encoder.n_layers=2",
+    "model.encoder.d_model=32",
+    "model.encoder.subsampling_conv_channels=8",
+    "model.birq.quantizer.num_codes=64",
+    "model.birq.loss.start_step=2",
+    "model.birq.loss.ramp_steps=2",
+    "model.train_ds.batch_duration=20",
+    "model.train_ds.bucket_buffer_size=40",
+    "model.train_ds.shuffle_buffer_size=40",
+    "trainer.log_every_n_steps=4",
+    "trainer.enable_progress_bar=false",
+    "name=small",
+]
+DATA = [
+    f"model.train_ds.manifest_filepath={CORPUS}/train/sharded_manifests/manifest__OP_0..3_CL_.json",
+    f"model.train_ds.tarred_audio_filepaths={CORPUS}/train/audio__OP_0..3_CL_.tar",
+    f"model.validation_ds.manifest_filepath={CORPUS}/validation/validation.json",
+]
+
+
+def run(script: str, *overrides: str, fails: bool = False) -> str:
+    """Runs a script as a user does and gives what it printed."""
+    env = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / script), *overrides],
+        capture_output=True, text=True, env=env, cwd=ROOT,
+    )  # fmt: skip
+    printed = done.stdout + done.stderr
+    assert (done.returncode != 0) == fails, printed[-5000:]
+    return printed
+
+
+def pretrain(folder: Path, *overrides: str, config: str = "birq_conformer_tiny", **options) -> str:
+    arguments = [*DATA, *SMALL, f"exp_manager.exp_dir={folder}", *overrides]
+    return run("speech_pre_training.py", f"--config-name={config}", *arguments, **options)
+
+
+def log_lines(printed: str) -> list[tuple[int, str]]:
+    """Steps and texts of the log lines."""
+    return [(int(m[1]), m[2]) for m in re.finditer(r"step (\d+) \| (anchor \d.*)", printed)]
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    found: dict[str, list[tuple[int, float]]] = {}
+    for path in sorted(folder.rglob("events.out*")):
+        events = EventAccumulator(str(path))
+        events.Reload()
+        for tag in events.Tags()["scalars"]:
+            found.setdefault(tag, []).extend((event.step, event.value) for event in events.Scalars(tag))
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """12 steps, then the same command with 20: it resumes."""
+    folder = tmp_path_factory.mktemp("trained")
+    printed = pretrain(folder, "trainer.max_steps=12", "trainer.limit_train_batches=6")
+    first = torch.load(next(folder.rglob("*-last.ckpt")), weights_only=False, map_location="cpu")
+    again = pretrain(folder, "trainer.max_steps=20", "trainer.limit_train_batches=6")
+    return folder, printed, first, again
+
+
+def test_training_logs_health_of_both_tasks(trained):
+    folder, printed, _, _ = trained
+    lines = log_lines(printed)
+    assert [step for step, _ in lines] == [0, 3, 7, 11]
+    assert all("enhanced" in line and "pick=nearest" in line and "h/h" in line for _, line in lines)
+    logged = scalars(folder)
+    for name in (
+        "anchor_loss", "anchor_accuracy", "anchor_perplexity", "anchor_normalized_entropy", "anchor_unigram_entropy",
+        "enhanced_loss", "enhanced_accuracy", "enhanced_perplexity", "enhanced_normalized_entropy", "selection_agreement",
+        "anchor_agreement", "masked_fraction",
+    ):  # fmt: skip
+        assert f"train_{name}" in logged and f"val_{name}" in logged, name
+    for name in ("train_grad_norm", "learning_rate", "train_audio_hours_per_hour", "train_enhanced_weight", "val_loss"):
+        assert name in logged, name
+    assert logged["train_anchor_loss"][0][0] == 0
+    assert 0.1 < logged["train_masked_fraction"][-1][1] < 0.6
+    assert logged["train_enhanced_weight"][0][1] == 0.0 < logged["train_enhanced_weight"][-1][1]
+
+
+def test_resumed_run_goes_on_where_it_stopped(trained):
+    folder, _, first, again = trained
+    assert "Restoring states from the checkpoint" in again or "Restored all states" in again
+    last = torch.load(max(folder.rglob("*-last.ckpt"), key=lambda p: p.stat().st_mtime), weights_only=False)
+    assert first["global_step"] == 12 and last["global_step"] == 20
+    adam = last["optimizer_states"][0]["state"]
+    assert {int(state["step"]) for state in adam.values()} == {20}
+    schedule = last["lr_schedulers"][0]
+    assert schedule["last_epoch"] == 20 and first["lr_schedulers"][0]["last_epoch"] == 12
+    assert [step for step, _ in log_lines(again)] == [15, 19]
+    assert all(torch.equal(first["birq_label_tensors"][k], last["birq_label_tensors"][k]) for k in ("codebook",))
+
+
+def test_training_ends_with_a_nemo_file(trained):
+    folder = trained[0]
+    model = BiRQModel.restore_from(str(next(folder.rglob("small.nemo")))).eval()
+    last = torch.load(max(folder.rglob("*-last.ckpt"), key=lambda p: p.stat().st_mtime), weights_only=False)
+    state = model.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in last["state_dict"].items())
+    batch = make_batch()
+    assert model.labels(batch.signal, batch.signal_length).anchor.max() < 64
+
+
+def test_same_seed_same_run(tmp_path, trained):
+    """Weights, masks, noise and data repeat, so that two runs can be compared."""
+    again = pretrain(tmp_path, "trainer.max_steps=4", "trainer.limit_train_batches=6")
+
+    def numbers(printed):
+        return [line.split("| lr")[0] for _, line in log_lines(printed)][:2]
+
+    assert len(numbers(again)) == 2
+    assert numbers(again) == numbers(trained[1])
+
+
+def test_webdataset_and_bf16_train_from_the_same_shards(tmp_path):
+    printed = pretrain(
+        tmp_path, "trainer.max_steps=4", "trainer.limit_train_batches=4", "model.train_ds.use_lhotse=false",
+        "model.train_ds.is_tarred=true", "model.train_ds.batch_size=8", "trainer.precision=bf16-mixed",
+        "labels=paper", "trainer.accumulate_grad_batches=2",
+    )  # fmt: skip
+    assert log_lines(printed)[-1][0] == 3 and list(tmp_path.rglob("small.nemo"))
+
+
+def test_best_rq_config_trains_without_the_label_pass(tmp_path):
+    printed = pretrain(
+        tmp_path, "trainer.max_steps=4", "trainer.limit_train_batches=4",
+        "trainer.precision=32", "model.train_ds.num_workers=1", "model.validation_ds.num_workers=0",
+        "model.train_ds.concurrent_bucketing=false", "model.birq.loss.start_step=0", "model.birq.loss.ramp_steps=0",
+        config="best_rq_conformer_large",
+    )  # fmt: skip
+    step, line = log_lines(printed)[-1]
+    assert step == 3 and "enhanced" not in line
+
+
+def test_non_finite_loss_stops_with_step_names_and_remedy(tmp_path):
+    """An utterance with a NaN in it comes third; what was saved after the second step stays."""
+    signals = [0.1 * np.random.default_rng(i).normal(size=16000).astype(np.float32) for i in range(6)]
+    signals[4][8000] = np.nan
+    clips = []
+    for number, signal in enumerate(signals):
+        buffer = io.BytesIO()
+        soundfile.write(buffer, signal, 16000, format="WAV", subtype="FLOAT")
+        clips.append(Utterance(f"clip{number}.wav", buffer.getvalue(), {"duration": 1.0}))
+    write_shards(clips, tmp_path / "shards", 1)
+    (tmp_path / "good.wav").write_bytes(clips[0].audio)
+    (tmp_path / "dev.json").write_text('{"audio_filepath": "good.wav", "duration": 1.0}\n')
+    printed = pretrain(
+        tmp_path, "trainer.max_steps=12", "trainer.limit_train_batches=1", "model.train_ds.shuffle=false",
+        "model.train_ds.use_bucketing=false", "model.train_ds.batch_duration=null", "model.train_ds.batch_size=2",
+        f"model.train_ds.manifest_filepath={tmp_path}/shards/sharded_manifests/manifest_0.json",
+        f"model.train_ds.tarred_audio_filepaths={tmp_path}/shards/audio_0.tar",
+        f"model.validation_ds.manifest_filepath={tmp_path}/dev.json", fails=True,
+    )  # fmt: skip
+    message = next(line for line in printed.splitlines() if "the loss is nan" in line)
+    assert "at step 2; the batch held: clip4.wav, clip5.wav." in message and "resume with a lower model.optim.lr" in message
+    kept = torch.load(next(tmp_path.rglob("*-last.ckpt")), weights_only=False)
+    assert kept["global_step"] == 2 and all(torch.isfinite(v).all() for v in kept["state_dict"].values())
+    assert not list(tmp_path.rglob("small.nemo"))
+
+
+def test_bad_data_is_refused_before_training(tmp_path):
+    (tmp_path / "dev.json").write_text('{"audio": "a.wav"}\n')
+    printed = pretrain(tmp_path, f"model.validation_ds.manifest_filepath={tmp_path}/dev.json", fails=True)
+    assert "lacks ['audio_filepath', 'duration']" in printed and not log_lines(printed)
+
+
+def test_fine_tuning_takes_every_encoder_tensor_and_scores(trained, tmp_path):
+    nemo = next(trained[0].rglob("small.nemo"))
+    printed = run(
+        "speech_to_text_finetune.py", *DATA, f"pretrained={nemo}", f"model.test_manifest={CORPUS}/test/test.json",
+        "trainer.max_steps=3", "trainer.limit_train_batches=3", "model.train_ds.batch_duration=20",
+        "trainer.enable_progress_bar=false", f"exp_manager.exp_dir={tmp_path}",
+    )  # fmt: skip
+    encoder = [k for k in BiRQModel.restore_from(str(nemo)).state_dict() if k.startswith("encoder.")]
+    assert f"{len(encoder)} encoder tensors are those of" in printed and "CER" in printed
+    score = json.loads(next(tmp_path.rglob("test_score.json")).read_text())
+    assert len(score["utterances"]) == 60 and score["cer"] > 0
+
+
+@pytest.mark.parametrize(
+    ("config", "millions"),
+    [
+        ("birq_conformer_tiny", 2),
+        ("birq_conformer_large", 121),
+        ("best_rq_conformer_large", 121),
+        ("birq_conformer_137m", 137),
+        ("birq_conformer_155m", 155),
+        ("birq_conformer_275m", 274),
+        ("birq_fastconformer_large", 109),
+    ],
+)
+def test_configurations_have_the_size_they_say(config, millions):
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
+        cfg = compose(config, overrides=["model.train_ds=null", "model.validation_ds=null"])
+    model = BiRQModel(cfg.model)
+    size = sum(parameter.numel() for parameter in model.encoder.parameters()) / 1e6
+    assert round(size) == millions
+    expected = {"birq_conformer_large": 13, "birq_fastconformer_large": 12}.get(config)
+    assert expected is None or model.layer == expected
