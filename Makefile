@@ -1,0 +1,25 @@
+# make demo    pretrain, fine-tune and transcribe on the embedded corpus, minutes on two cores
+# make test    the whole test suite and the linter
+# Both set up .venv from requirements.txt first; PYTHON=python3.12 chooses another interpreter.
+
+PYTHON ?= python3
+VENV := .venv
+
+.PHONY: demo test lint
+demo: $(VENV)/.complete
+	$(VENV)/bin/python scripts/demo.py
+
+test: lint
+	$(VENV)/bin/python -m pytest tests
+
+lint: $(VENV)/.complete
+	$(VENV)/bin/ruff check nemo_birq scripts tests
+	$(VENV)/bin/ruff format --check nemo_birq scripts tests
+
+$(VENV)/.complete: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python 3.10 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
