@@ -1,4 +1,4 @@
-"""Anchor labels: the nearest codes of the raw input (METHOD of BEST-RQ, arXiv 2202.01855); they never depend on the model.
+"""Anchor labels: the nearest codes of the raw input (BEST-RQ, arXiv 2202.01855); they never depend on the model.
 
 Shapes: B utterances, F mel bins, T feature frames, S subsampling factor, T' = ceil(T / S), N selected frames, H codebooks.
 """
@@ -33,4 +33,6 @@ class AnchorLabeler(nn.Module):
         Returns:
             (N, H) int64 in [0, V), in the order of ``frames`` (utterance by utterance).
         """
-        return self.quantizer.nearest(stack_frames(features, self.subsampling)[frames])
+        stacked = stack_frames(features, self.subsampling)
+        stacked = F.pad(stacked, (0, 0, 0, frames.shape[1] - stacked.shape[1]))  # causal subsampling adds a frame
+        return self.quantizer.nearest(stacked[frames])

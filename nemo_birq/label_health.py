@@ -29,7 +29,7 @@ class LabelHealth(Metric):
 
     ``compute`` gives, as floats, losses in nats:
 
-    * ``anchor_loss``, ``enhanced_loss``: G and F of METHOD's objective.
+    * ``anchor_loss``, ``enhanced_loss``: G and F of the objective.
     * ``anchor_accuracy``, ``enhanced_accuracy``: share of masked frames whose label is predicted.
     * ``*_unigram_entropy``: the loss of a predictor that only knows how frequent each code is; learning begins below it.
       For the soft enhanced labels it is the entropy of the codes that were picked.

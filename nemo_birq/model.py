@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from lightning.pytorch import Trainer
 from nemo.collections.asr.models import SpeechEncDecSelfSupervisedModel
 from nemo.core.classes.common import PretrainedModelInfo, typecheck
@@ -172,7 +173,8 @@ class BiRQModel(TrainingSteps, LabelFiles, SpeechEncDecSelfSupervisedModel):
             processed_signal=features, processed_signal_length=lengths, generator=generator
         )
         valid = valid_frames(encoded_len, encoded.shape[2])
-        frames = self.masking.encoder_frames(spec_masks[:, 0], self.anchor_labeler.subsampling) & valid
+        frames = self.masking.encoder_frames(spec_masks[:, 0], self.anchor_labeler.subsampling)
+        frames = F.pad(frames, (0, valid.shape[1] - frames.shape[1])) & valid  # causal subsampling adds a frame
         if not usable:
             frames = torch.zeros_like(frames)
         hidden = encoded.transpose(1, 2)[frames]
@@ -181,7 +183,9 @@ class BiRQModel(TrainingSteps, LabelFiles, SpeechEncDecSelfSupervisedModel):
         anchor_log_probs = predict(self.decoder_losses["anchor"]["decoder"], hidden)
         enhanced, enhanced_log_probs = None, None
         if weights.enhanced > 0 or observe_labels:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and weights.enhanced * self.birq.labels.label_gradient > 0):
+            with torch.set_grad_enabled(
+                torch.is_grad_enabled() and weights.enhanced * self.enhanced_labeler.label_gradient > 0
+            ):
                 layer_output, _ = encode_to_layer(
                     self.encoder, features, lengths, self.layer, self.birq.labels.label_dropout
                 )
@@ -236,6 +240,13 @@ class BiRQModel(TrainingSteps, LabelFiles, SpeechEncDecSelfSupervisedModel):
         check_training_length(train_data_config, self._trainer)
         self._update_dataset_config(dataset_name="train", config=train_data_config)
         self._train_dl = self._setup_dataloader_from_config(config=train_data_config)
+
+    def setup_validation_data(self, val_data_config: DictConfig | dict) -> None:
+        if val_data_config.get("tarred_audio_filepaths"):
+            raise ValueError(
+                "validation_ds names tar shards, which are read as an endless stream: give the manifest of single files"
+            )
+        super().setup_validation_data(val_data_config)
 
     def _setup_dataloader_from_config(self, config: DictConfig) -> torch.utils.data.DataLoader | None:
         return build_dataloader(config, self.cfg.sample_rate, self.global_rank, self.world_size)

@@ -12,6 +12,8 @@ from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.label_health import LabelHealth
 from nemo_birq.training_log import one_line
 
+STAGES = ("train", "validation")
+
 
 class TrainingSteps:
     """Steps, their logging and their random numbers; a part of ``BiRQModel``."""
@@ -81,7 +83,7 @@ class TrainingSteps:
 
     def _generator(self, stage: str, *position: int) -> torch.Generator:
         """Masks and noise depend on stage, rank, step and batch alone: ranks differ, and a resumed run repeats nothing."""
-        entropy = (self.birq.seed, self.global_rank, len(stage), *position)
+        entropy = (self.birq.seed, self.global_rank, STAGES.index(stage), *position)
         seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
         return torch.Generator(self.device).manual_seed(seed)
 

@@ -93,6 +93,9 @@ def draw(logged: dict[str, list[tuple[int, float]]], path: Path) -> None:
         )
     health.plot(*zip(*logged["train_selection_agreement"], strict=True), color="tab:green", label="selection agreement")
     health.axhline(0.3, color="tab:red", ls="--", lw=1, label="collapsed below")
+    begins = next((step for step, weight in logged["train_enhanced_weight"] if weight > 0), None)
+    if begins is not None:
+        losses.axvline(begins, color="grey", lw=1, label="enhanced labels count from here")
     losses.set(xlabel="step", ylabel="nats", title="A task is learned when its loss is below its dotted line")
     health.set(xlabel="step", ylim=(0, 1), title="Labels are alive well above the dashed line")
     for axes in (losses, health):
@@ -121,8 +124,8 @@ def summary_table(summary: dict) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "demo_out", help="folder for the runs (default demo_out)")
-    parser.add_argument("--pretrain-steps", type=int, default=600, help="of 30 s of audio (default 600)")
-    parser.add_argument("--finetune-steps", type=int, default=300, help="of 30 s of audio (default 300)")
+    parser.add_argument("--pretrain-steps", type=int, default=450, help="of 30 s of audio (default 450)")
+    parser.add_argument("--finetune-steps", type=int, default=250, help="of 30 s of audio (default 250)")
     args = parser.parse_args()
     out = args.out / time.strftime("%Y-%m-%d_%H-%M-%S")
     out.mkdir(parents=True)
@@ -168,6 +171,10 @@ def main() -> None:
     console.print(summary_table(summary))
     for example in summary["pretrained"]["examples"]:
         console.print(f"said  {example['text']}\nheard {example['hypothesis']}", markup=False, style="dim")
+    if summary["pretrained"]["cer"] >= summary["scratch"]["cer"]:
+        console.print(
+            "Every part works; minutes of pretraining on minutes of audio are too few to beat training from scratch."
+        )
     console.print(f"{summary['seconds']} s in all")
     console.print(f"encoder  {nemo}\ncurves   {out / 'curves.png'}\nnumbers  {out / 'summary.json'}", soft_wrap=True)
 

@@ -156,7 +156,7 @@ def test_gradient_through_prediction_and_labels_is_exact(kind):
 
 def gradients(model, features, lengths, label_gradient):
     model.zero_grad()
-    model.birq.labels.label_gradient = model.enhanced_labeler.label_gradient = label_gradient
+    model.enhanced_labeler.label_gradient = label_gradient
     upper_loss(model, features, lengths).backward()
     return {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
 
@@ -173,7 +173,7 @@ def test_switching_the_label_gradient_off_removes_exactly_the_label_path(monkeyp
 
     # Without the label path: the labels stay those of the first call while the parameters move.
     monkeypatch.setattr(type(model.enhanced_labeler), "forward", remember)
-    model.birq.labels.label_gradient = model.enhanced_labeler.label_gradient = 0.0
+    model.enhanced_labeler.label_gradient = 0.0
     upper_loss(model, features, lengths)
     for part in PARTS:
         parameters = pick(model, part)

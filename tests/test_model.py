@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from nemo_birq import BiRQModel
 from nemo_birq.bilevel_loss import Weights
 from nemo_birq.data.batch import SpeechBatch
 from tests.conftest import SAMPLE_RATE, generator, make_batch, make_config, make_model
@@ -18,6 +19,7 @@ ENCODERS = {
     },
     "layer_norm": {"encoder__conv_norm_type": "layer_norm"},
     "local_attention": {"encoder__self_attention_model": "rel_pos_local_attn", "encoder__att_context_size": [4, 4]},
+    "causal": {"encoder__causal_downsampling": True, "encoder__conv_context_size": "causal"},
     "two_books": {"birq__quantizer__num_books": 2, "decoder__num_decoders": 2},
     "separate_heads": {"birq__loss__head": "separate"},
 }
@@ -33,8 +35,6 @@ def test_every_parameter_learns(changes, batch):
     loss, health = losses(model, batch)
     assert len(health["anchor_labels"]) > 0 and torch.isfinite(loss)
     loss.backward()
-    # A bias of the keys moves all scores of a query alike and has no gradient by nature; that of a layer before batch
-    # normalization neither.
     idle = [n for n, p in model.named_parameters() if p.grad is None]
     assert idle == []
 
@@ -168,6 +168,11 @@ def test_both_weights_zero_are_refused():
         make_model(birq__loss__enhanced_weight=0, birq__loss__anchor_weight=0)
 
 
+def test_validation_from_an_endless_stream_is_refused():
+    with pytest.raises(ValueError, match="single files"):
+        make_model().setup_validation_data({"use_lhotse": True, "tarred_audio_filepaths": "audio_0.tar"})
+
+
 def test_apex_optimizer_without_apex_says_what_to_do():
     model = make_model()
     with pytest.raises(ValueError, match="README"):
@@ -178,6 +183,4 @@ def test_configuration_defaults_are_complete():
     config = make_config()
     del config["birq"]
     config.decoder.num_classes = 8192
-    from nemo_birq import BiRQModel
-
     assert BiRQModel(config).layer == 2
