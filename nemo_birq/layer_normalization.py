@@ -10,9 +10,10 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from nemo_birq.distributed import sum_over_ranks
+from nemo_birq.exact_buffers import ExactBuffers
 
 Normalization = Literal["per_feature", "whiten", "layer_norm"]
 Statistics = Literal["batch", "running"]
@@ -21,7 +22,7 @@ EPSILON = 1e-5
 SHRINKAGE = 1e-3  # of the mean variance, added to every direction: the inverse exists with fewer frames than features
 
 
-class LayerNormalization(nn.Module):
+class LayerNormalization(ExactBuffers):
     """Makes h^(k) comparable over features before it is projected. Statistics carry no gradient, the features do.
 
     * ``per_feature``: zero mean and unit variance of each feature over the valid frames.

@@ -286,6 +286,8 @@ def _check_modules(cfg: DictConfig) -> None:
     if encoder.get("reduction") or encoder.get("feat_out", -1) not in (-1, encoder.d_model):
         raise ValueError("model.encoder: reduction and feat_out are not supported, layer k must have the encoder's width")
     head = cfg.decoder
+    if not str(head.get("_target_")).endswith(".MultiSoftmaxDecoder"):
+        raise ValueError(f"model.decoder._target_={head.get('_target_')}: the prediction head must be a MultiSoftmaxDecoder")
     sizes = {"num_classes": quantizer.num_codes, "num_decoders": quantizer.num_books, "feat_in": encoder.d_model}
     for key, needed in sizes.items():
         if head.get(key, 1) != needed:

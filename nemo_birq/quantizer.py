@@ -16,7 +16,9 @@ import hashlib
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+
+from nemo_birq.exact_buffers import ExactBuffers
 
 
 def draw_projection(in_dim: int, num_books: int, code_dim: int, generator: torch.Generator) -> Tensor:
@@ -30,7 +32,7 @@ def draw_codebook(num_books: int, num_codes: int, code_dim: int, generator: torc
     return F.normalize(torch.randn(num_books, num_codes, code_dim, generator=generator), dim=-1)
 
 
-class RandomProjectionQuantizer(nn.Module):
+class RandomProjectionQuantizer(ExactBuffers):
     """Projects frames with a fixed random matrix onto the unit sphere and compares them with fixed codes.
 
     Args:
@@ -48,14 +50,6 @@ class RandomProjectionQuantizer(nn.Module):
         # Not persistent: the state dict must keep the shape of the stock NeMo class, so that it opens our files strictly.
         self.register_buffer("projection", projection, persistent=False)
         self.register_buffer("codebook", codebook, persistent=False)
-
-    def _apply(self, fn, recurse=True):
-        # Follow the module to its device but never to its dtype: `precision=bf16-true` would round codes and labels.
-        exact = dict(self.named_buffers(recurse=False))
-        super()._apply(fn, recurse)
-        for name, tensor in exact.items():
-            setattr(self, name, tensor.to(getattr(self, name).device))
-        return self
 
     def unit_vectors(self, frames: Tensor) -> Tensor:
         """Projected frames of unit length: (N, E) -> (N, H, d), float32 or the input's float64."""

@@ -154,6 +154,7 @@ def test_bf16_autocast_keeps_labels_and_a_float32_loss(batch):
         ("birq__masking__span", 40, "span"),
         ("birq__labels__temperature", "warm", "temperature"),
         ("decoder__num_classes", 25, "num_classes=25"),
+        ("decoder___target_", "nemo.collections.asr.modules.ConvASRDecoder", "MultiSoftmaxDecoder"),
         ("encoder__reduction", "pooling", "reduction"),
         ("encoder__feat_out", 16, "feat_out"),
     ],

@@ -94,11 +94,13 @@ def test_bf16_autocast_changes_no_label():
         assert torch.equal(model.anchor_labeler(features, frames), plain)
 
 
-def test_half_precision_module_keeps_exact_codes():
-    quantizer = make_quantizer()
+def test_half_precision_model_keeps_exact_codes_and_statistics():
+    model = make_model()
+    quantizer, normalization = model.enhanced_labeler.quantizer, model.enhanced_labeler.normalization
     before = checksum(quantizer.projection, quantizer.codebook)
-    quantizer.to(torch.bfloat16)
-    assert quantizer.codebook.dtype == torch.float32
+    model.to(torch.bfloat16)
+    assert model.encoder.layers[0].norm_out.weight.dtype == torch.bfloat16
+    assert quantizer.codebook.dtype == normalization.running_mean.dtype == torch.float32
     assert checksum(quantizer.projection, quantizer.codebook) == before
 
 
