@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from hydra import compose, initialize_config_dir
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nemo_birq import BiRQModel
@@ -25,8 +26,8 @@ SMALL = [
     "model.encoder.d_model=32",
     "model.encoder.subsampling_conv_channels=8",
     "model.birq.quantizer.num_codes=64",
-    "model.birq.loss.start_step=2",
-    "model.birq.loss.ramp_steps=2",
+    "enhanced_start_step=2",
+    "enhanced_ramp_steps=2",
     "model.train_ds.batch_duration=20",
     "model.train_ds.bucket_buffer_size=40",
     "model.train_ds.shuffle_buffer_size=40",
@@ -149,7 +150,7 @@ def test_best_rq_config_trains_without_the_label_pass(tmp_path):
     printed = pretrain(
         tmp_path, "trainer.max_steps=4", "trainer.limit_train_batches=4",
         "trainer.precision=32", "model.train_ds.num_workers=1", "model.validation_ds.num_workers=0",
-        "model.train_ds.concurrent_bucketing=false", "model.birq.loss.start_step=0", "model.birq.loss.ramp_steps=0",
+        "model.train_ds.concurrent_bucketing=false",
         config="best_rq_conformer_large",
     )  # fmt: skip
     step, line = log_lines(printed)[-1]
@@ -201,6 +202,16 @@ def test_fine_tuning_takes_every_encoder_tensor_and_scores(trained, tmp_path):
     assert len(score["utterances"]) == 60 and score["cer"] > 0
 
 
+@pytest.mark.parametrize("config", ["birq_conformer_large", "birq_conformer_275m", "birq_conformer_tiny"])
+def test_paper_preset_has_the_papers_values_in_every_configuration(config):
+    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
+        paper = compose(config, overrides=["labels=paper"]).model.birq
+        default = compose(config).model.birq
+    assert (paper.loss.enhanced_weight, paper.loss.anchor_weight, paper.labels.temperature) == (0.1, 2.4, 0.5)
+    assert (paper.loss.start_step, paper.loss.ramp_steps, paper.labels.label_gradient) == (0, 0, 1.0)
+    assert default.loss.start_step > 0 and default.labels.label_gradient == 0.0
+
+
 @pytest.mark.parametrize(
     ("config", "millions"),
     [
@@ -214,8 +225,6 @@ def test_fine_tuning_takes_every_encoder_tensor_and_scores(trained, tmp_path):
     ],
 )
 def test_configurations_have_the_size_they_say(config, millions):
-    from hydra import compose, initialize_config_dir
-
     with initialize_config_dir(str(ROOT / "conf"), version_base=None):
         cfg = compose(config, overrides=["model.train_ds=null", "model.validation_ds=null"])
     model = BiRQModel(cfg.model)
