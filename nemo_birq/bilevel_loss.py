@@ -118,7 +118,8 @@ class BilevelLoss(Loss):
         loss = anchor_weight * anchor * normalizer
         enhanced = torch.zeros_like(anchor)
         if enhanced_labels is not None:
-            cross_entropy = -torch.einsum("nhv,nvh->nh", enhanced_labels, enhanced_log_probs)
+            with torch.autocast(enhanced_log_probs.device.type, enabled=False):  # a product would be taken in bfloat16
+                cross_entropy = -torch.einsum("nhv,nvh->nh", enhanced_labels, enhanced_log_probs)
             enhanced = cross_entropy.mean(dim=1).sum()
             loss = loss + enhanced_weight * enhanced * normalizer
         return loss, anchor.detach(), enhanced.detach()

@@ -61,7 +61,12 @@ class EnhancedLabeler(nn.Module):
         self.label_gradient = label_gradient
 
     def forward(
-        self, hidden: Tensor, valid: Tensor, frames: Tensor, generator: torch.Generator | None = None
+        self,
+        hidden: Tensor,
+        valid: Tensor,
+        frames: Tensor,
+        generator: torch.Generator | None = None,
+        update_statistics: bool = True,
     ) -> EnhancedLabels:
         """Labels of selected frames; y^(k)_t = softmax((logit_scale * C u_t + g_t) / tau), g_t Gumbel(0, 1).
 
@@ -70,10 +75,11 @@ class EnhancedLabeler(nn.Module):
             valid: (B, T') bool, frames inside the true lengths.
             frames: (B, T') bool, the N frames to label.
             generator: of the Gumbel noise, on the device of ``hidden``.
+            update_statistics: see ``LayerNormalization.forward``.
         """
         if self.label_gradient != 1:
             hidden = torch.lerp(hidden.detach(), hidden, self.label_gradient)
-        scores = self.quantizer.scores(self.normalization(hidden, valid, frames))
+        scores = self.quantizer.scores(self.normalization(hidden, valid, frames, update_statistics))
         soft = ((self.logit_scale * scores + gumbel_noise(scores, generator)) / self.temperature).softmax(dim=-1)
         nearest = scores.detach().argmax(dim=-1)
         if self.hard:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from nemo.utils import logging
 from omegaconf import OmegaConf, open_dict
 from torch import Tensor
 
@@ -21,8 +22,11 @@ class LabelFiles:
             try:
                 source = self.register_artifact("birq.quantizer.tensors", self.birq.quantizer.tensors)
                 tensors = torch.load(source, weights_only=True)
-            except FileNotFoundError:  # saved again by the stock class, which does not carry it on
-                pass
+            except FileNotFoundError:
+                logging.warning(
+                    "This .nemo was saved again by a class that does not know BiRQ's label tensors: projections and "
+                    "codebook are drawn again from their seed, the running statistics of layer k are lost and begin anew."
+                )
         if tensors is None:
             encoder = self.cfg.encoder
             tensors = label_tensors.draw(self.birq.quantizer, encoder.subsampling_factor * encoder.feat_in, encoder.d_model)

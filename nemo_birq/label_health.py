@@ -14,7 +14,7 @@ from nemo_birq.enhanced_labeler import EnhancedLabels
 
 def histogram(labels: Tensor, num_codes: int) -> Tensor:
     """Counts of each code: (N, H) int64 -> (H, V) float32."""
-    counts = torch.zeros(labels.shape[1], num_codes, device=labels.device)
+    counts = torch.zeros(labels.shape[1], num_codes, device=labels.device, dtype=torch.float32)
     return counts.scatter_add_(1, labels.T, torch.ones_like(labels.T, dtype=counts.dtype))
 
 
@@ -48,12 +48,18 @@ class LabelHealth(Metric):
         super().__init__()
         self.num_codes = num_codes
         for task in ("anchor", "enhanced"):
-            self.add_state(f"{task}_counts", torch.zeros(num_books, num_codes), dist_reduce_fx="sum")
-            self.add_state(f"{task}_loss", torch.zeros(()), dist_reduce_fx="sum")
-            self.add_state(f"{task}_frames", torch.zeros(()), dist_reduce_fx="sum")
-            self.add_state(f"{task}_correct", torch.zeros(()), dist_reduce_fx="sum")
+            self.add_state(f"{task}_counts", torch.zeros(num_books, num_codes, dtype=torch.float32), dist_reduce_fx="sum")
+            self.add_state(f"{task}_loss", torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
+            self.add_state(f"{task}_frames", torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
+            self.add_state(f"{task}_correct", torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
         for name in ("as_nearest", "as_anchor", "frames"):
-            self.add_state(name, torch.zeros(()), dist_reduce_fx="sum")
+            self.add_state(name, torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
+
+    def _apply(self, fn, *args, **kwargs):
+        super()._apply(fn, *args, **kwargs)
+        for name in self._defaults:  # sums over many frames need float32 under any precision
+            setattr(self, name, getattr(self, name).to(torch.float32))
+        return self
 
     @torch.no_grad()
     def update(

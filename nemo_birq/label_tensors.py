@@ -64,7 +64,11 @@ def collect(anchor: AnchorLabeler, enhanced: EnhancedLabeler) -> dict[str, Tenso
 
 
 def restore(tensors: dict[str, Tensor], anchor: AnchorLabeler, enhanced: EnhancedLabeler) -> None:
-    """Puts collected tensors back."""
+    """Puts collected tensors back.
+
+    Raises:
+        ValueError: a shape differs.
+    """
     targets: list[tuple[nn.Module, str, str]] = [
         (anchor.quantizer, "projection", "anchor_projection"),
         (enhanced.quantizer, "projection", "enhanced_projection"),
@@ -73,4 +77,10 @@ def restore(tensors: dict[str, Tensor], anchor: AnchorLabeler, enhanced: Enhance
     ]
     targets += [(enhanced.normalization, name, name) for name in RUNNING if name in tensors]
     for module, attribute, name in targets:
-        getattr(module, attribute).copy_(tensors[name])
+        own = getattr(module, attribute)
+        if own.shape != tensors[name].shape:
+            raise ValueError(
+                f"{name} has the shape {tuple(tensors[name].shape)}, this model needs {tuple(own.shape)}: the file was made "
+                "with other values of model.birq.quantizer or model.birq.labels.normalization"
+            )
+        own.copy_(tensors[name])

@@ -57,13 +57,15 @@ class LayerNormalization(ExactBuffers):
         self.register_buffer("running_covariance", covariance, persistent=False)
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64), persistent=False)
 
-    def forward(self, hidden: Tensor, valid: Tensor, frames: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, valid: Tensor, frames: Tensor, update: bool = True) -> Tensor:
         """Normalizes selected frames with statistics of all valid ones.
 
         Args:
             hidden: (B, T', D) output of layer k.
             valid: (B, T') bool, frames inside the true lengths.
             frames: (B, T') bool, the frames to return.
+            update: let this batch enter the running averages, in training. Batches whose labels are only looked at
+                must not, or training would depend on how often that is.
 
         Returns:
             (number of selected frames, D), float32 or the input's float64.
@@ -73,7 +75,7 @@ class LayerNormalization(ExactBuffers):
             selected = hidden[frames]
             if self.kind == "layer_norm":
                 return F.layer_norm(selected, selected.shape[-1:])
-            mean, covariance = self._statistics(hidden.detach()[valid])
+            mean, covariance = self._statistics(hidden.detach()[valid], update)
             centred = selected - mean
             if self.kind == "per_feature":
                 return centred * (covariance + EPSILON).rsqrt()
@@ -81,12 +83,12 @@ class LayerNormalization(ExactBuffers):
             factor, _ = torch.linalg.cholesky_ex(covariance + ridge * torch.eye(len(mean)).to(covariance))
             return torch.linalg.solve_triangular(factor, centred.T, upper=False).T
 
-    def _statistics(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+    def _statistics(self, frames: Tensor, update: bool) -> tuple[Tensor, Tensor]:
         """Mean (D,) and covariance (D, D), or its diagonal (D,), to normalize with; updates the running ones in training."""
         if not self.training and self.num_updates > 0:
             return self.running_mean.to(frames.dtype), self.running_covariance.to(frames.dtype)
         mean, covariance = _moments(frames, full=self.kind == "whiten", over_ranks=self.training)
-        if not self.training:
+        if not (self.training and update) or len(frames) == 0:
             return mean, covariance
         # The first batch is taken whole; then the plain average, until it is as long as the exponential one.
         past = torch.clamp(self.num_updates / (self.num_updates + 1), max=self.momentum).to(self.running_mean)

@@ -82,7 +82,7 @@ def encode_to_layer(
         lengths = lengths.to(torch.int64)
         num_frames = hidden.shape[1]
         hidden, pos_emb = encoder.pos_enc(x=hidden)
-        # A multi-lookahead encoder draws its attention context at random in training; labels use its first, widest one.
+        # A multi-lookahead encoder draws its attention context at random in training; labels use the first, as in inference.
         pad_mask, att_mask = encoder._create_masks(
             att_context_size=encoder.att_context_size,
             padding_length=lengths,

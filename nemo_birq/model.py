@@ -31,7 +31,7 @@ from torch import Tensor
 from nemo_birq import label_tensors
 from nemo_birq.anchor_labeler import AnchorLabeler
 from nemo_birq.bilevel_loss import BilevelLoss, Weights, WeightSchedule, predict
-from nemo_birq.config import parse
+from nemo_birq.config import BiRQConfig, parse
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.loader import build_dataloader, check_training_length
 from nemo_birq.enhanced_labeler import EnhancedLabeler
@@ -81,7 +81,7 @@ class BiRQModel(TrainingSteps, LabelFiles, SpeechEncDecSelfSupervisedModel):
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
         cfg = model_utils.convert_model_config_to_dict_config(cfg)
         self.birq = birq = parse(cfg.get("birq"))
-        _check_modules(cfg)
+        _check_modules(cfg, birq)
         self.layer = resolve_layer(birq.labels.layer, cfg.encoder.n_layers)
         with open_dict(cfg):
             cfg.birq = asdict(birq)  # files carry every value, also those that are defaults today
@@ -174,9 +174,8 @@ class BiRQModel(TrainingSteps, LabelFiles, SpeechEncDecSelfSupervisedModel):
         )
         valid = valid_frames(encoded_len, encoded.shape[2])
         frames = self.masking.encoder_frames(spec_masks[:, 0], self.anchor_labeler.subsampling)
+        valid = valid & usable
         frames = F.pad(frames, (0, valid.shape[1] - frames.shape[1])) & valid  # causal subsampling adds a frame
-        if not usable:
-            frames = torch.zeros_like(frames)
         hidden = encoded.transpose(1, 2)[frames]
 
         anchor_labels = self.anchor_labeler(features, frames)
@@ -189,7 +188,9 @@ class BiRQModel(TrainingSteps, LabelFiles, SpeechEncDecSelfSupervisedModel):
                 layer_output, _ = encode_to_layer(
                     self.encoder, features, lengths, self.layer, self.birq.labels.label_dropout
                 )
-                enhanced = self.enhanced_labeler(layer_output, valid, frames, generator)
+                enhanced = self.enhanced_labeler(
+                    layer_output, valid, frames, generator, update_statistics=weights.enhanced > 0
+                )
             enhanced_log_probs = anchor_log_probs
             if "enhanced" in self.decoder_losses:
                 enhanced_log_probs = predict(self.decoder_losses["enhanced"]["decoder"], hidden)
@@ -242,9 +243,10 @@ class BiRQModel(TrainingSteps, LabelFiles, SpeechEncDecSelfSupervisedModel):
         self._train_dl = self._setup_dataloader_from_config(config=train_data_config)
 
     def setup_validation_data(self, val_data_config: DictConfig | dict) -> None:
-        if val_data_config.get("tarred_audio_filepaths"):
+        if val_data_config.get("tarred_audio_filepaths") or val_data_config.get("input_cfg"):
             raise ValueError(
-                "validation_ds names tar shards, which are read as an endless stream: give the manifest of single files"
+                "validation_ds names tar shards, which are read as an endless stream: give manifest_filepath, a manifest of "
+                "single files"
             )
         super().setup_validation_data(val_data_config)
 
@@ -280,9 +282,9 @@ class BiRQModel(TrainingSteps, LabelFiles, SpeechEncDecSelfSupervisedModel):
         return []
 
 
-def _check_modules(cfg: DictConfig) -> None:
+def _check_modules(cfg: DictConfig, birq: BiRQConfig) -> None:
     """What the configuration's modules must have in common, before any of them is built."""
-    encoder, quantizer = cfg.encoder, parse(cfg.get("birq")).quantizer
+    encoder, quantizer = cfg.encoder, birq.quantizer
     if encoder.get("reduction") or encoder.get("feat_out", -1) not in (-1, encoder.d_model):
         raise ValueError("model.encoder: reduction and feat_out are not supported, layer k must have the encoder's width")
     head = cfg.decoder

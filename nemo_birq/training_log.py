@@ -2,42 +2,44 @@
 
 import time
 
-import torch
-from torch import Tensor, nn
+from torch import nn
+from torchmetrics import SumMetric
 
 from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.distributed import sum_over_ranks
+from nemo_birq.data.skipping import skipped_since_last_time
 from nemo_birq.label_health import LabelHealth
 
 
 class TrainingLog(nn.Module):
     """Gathers label health and throughput between two looks, without waiting for the device."""
 
-    audio_samples: Tensor
-
     def __init__(self, num_codes: int, num_books: int, sample_rate: int):
         super().__init__()
         self.health = LabelHealth(num_codes, num_books)
         self.sample_rate = sample_rate
-        self.skipped = 0
-        self.register_buffer("audio_samples", torch.zeros((), dtype=torch.int64), persistent=False)
+        self.audio_seconds = SumMetric()
+        self.skipped = SumMetric()
         self.since = time.monotonic()
 
     def count(self, batch: SpeechBatch) -> None:
         """Adds a batch."""
-        self.audio_samples += batch.signal_length.sum()
-        self.skipped += batch.skipped
+        self.audio_seconds.update(batch.signal_length.sum() / self.sample_rate)
+        self.skipped.update(
+            batch.skipped + skipped_since_last_time()
+        )  # by the worker; by this process, which reads manifests
 
     def collect(self) -> dict[str, float]:
-        """The numbers since the last call, over all ranks; every rank must call it at the same step."""
+        """The numbers since the last call, over all ranks; every rank must call it at the same step.
+
+        ``skipped_utterances`` counts from the start of the run.
+        """
         result = self.health.compute()
-        self.health.reset()
-        samples, skipped = sum_over_ranks(self.audio_samples, self.audio_samples.new_tensor(self.skipped))
         now = time.monotonic()
         # Seconds of audio per second of wall time, which is hours per hour.
-        result["audio_hours_per_hour"] = float(samples) / self.sample_rate / max(now - self.since, 1e-9)
-        result["skipped_utterances"] = float(skipped)
-        self.audio_samples.zero_()
+        result["audio_hours_per_hour"] = float(self.audio_seconds.compute()) / max(now - self.since, 1e-9)
+        result["skipped_utterances"] = float(self.skipped.compute())
+        self.health.reset()
+        self.audio_seconds.reset()
         self.since = now
         return result
 

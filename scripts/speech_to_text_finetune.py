@@ -18,12 +18,14 @@ from nemo.utils.exp_manager import exp_manager
 from nemo.utils.trainer_utils import resolve_trainer_cfg
 from omegaconf import DictConfig
 
-from nemo_birq.finetuning import check_encoder, score, take_architecture, write_score
+from nemo_birq.finetuning import check_encoder, check_test_manifest, score, take_architecture, write_score
 
 
 @hydra_runner(config_path="../conf/finetune", config_name="ctc_char")
 def main(cfg: DictConfig) -> None:
     take_architecture(cfg.model, cfg.pretrained)
+    if cfg.model.test_manifest:
+        check_test_manifest(cfg.model.test_manifest, cfg.model.sample_rate)  # now, not after hours of training
     pl.seed_everything(cfg.seed, workers=True)
     trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer))
     folder = exp_manager(trainer, cfg.get("exp_manager", None))

@@ -1,4 +1,4 @@
-"""Run by test_distributed.py: one training step of a small model, in one process or in two gloo processes.
+"""Run by test_distributed.py: training steps of a small model, in one process or in two gloo processes.
 
 python ddp_worker.py CASE... --devices 1|2 --out FOLDER
 
@@ -36,7 +36,7 @@ CASES = {
 
 
 class Record(pl.Callback):
-    """Gradients as the optimizer sees them."""
+    """Gradients of the last step as the optimizer sees them."""
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
         self.gradients = {n: p.grad.clone() for n, p in pl_module.named_parameters() if p.grad is not None}
@@ -70,14 +70,16 @@ def run(case: str, devices: int, out: Path) -> None:
         def __iter__(self):
             rows = slice(None) if devices == 1 else slice(2 * model.global_rank, 2 * model.global_rank + 2)
             lengths = batch.signal_length[rows]
-            yield SpeechBatch(batch.signal[rows, : int(lengths.max())], lengths, batch.ids[rows])
+            for _ in range(2):  # the first step looks at the labels also before they count, the second does not
+                yield SpeechBatch(batch.signal[rows, : int(lengths.max())], lengths, batch.ids[rows])
 
     record = Record()
-    model.configure_optimizers = lambda: torch.optim.SGD(model.parameters(), lr=0.1)
+    model.configure_optimizers = lambda: torch.optim.SGD(model.parameters(), lr=0.01)
+    steps = 2 if case == "separate_before_start" else 1
     trainer = pl.Trainer(
-        accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_steps=1, logger=False,
+        accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_steps=steps, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, callbacks=[record],
-        use_distributed_sampler=False, log_every_n_steps=1,
+        use_distributed_sampler=False, log_every_n_steps=100,
     )  # fmt: skip
     trainer.fit(model, torch.utils.data.DataLoader(Loader(), batch_size=None))
     rank = trainer.global_rank

@@ -34,6 +34,18 @@ def test_loss_is_its_formula(books):
     assert float(enhanced) / 11 == pytest.approx(upper, rel=1e-5)
 
 
+def test_loss_is_float32_under_autocast():
+    g = generator(0)
+    log_probs = torch.randn(50, 300, 1, generator=g).log_softmax(1)
+    soft = torch.randn(50, 1, 300, generator=g).softmax(-1)
+    labels = torch.randint(300, (50, 1), generator=g)
+    inputs = {"anchor_log_probs": log_probs, "anchor_labels": labels, "enhanced_labels": soft}
+    plain = BilevelLoss()(enhanced_log_probs=log_probs, **inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = BilevelLoss()(enhanced_log_probs=log_probs, **inputs)
+    assert all(torch.equal(one, two) for one, two in zip(plain, mixed, strict=True))
+
+
 @pytest.mark.parametrize("books", [1, 2])
 def test_prediction_at_selected_frames_equals_the_head(books):
     torch.manual_seed(0)

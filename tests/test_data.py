@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from nemo_birq.data.checks import check_data_config
 from nemo_birq.data.loader import build_dataloader, check_training_length
 from nemo_birq.data.shards import Utterance, utterances_of_manifest, write_shards
+from nemo_birq.data.skipping import skipped_since_last_time
 from nemo_birq.data.sources import read_sources
 from tests.conftest import CORPUS, SAMPLE_RATE
 
@@ -191,10 +192,29 @@ def test_several_datasets_mix_by_weight(tmp_path):
     assert share == pytest.approx(0.1, abs=0.06)  # 400 draws: four standard errors
 
 
-def test_ranks_read_in_their_own_order(tmp_path):
-    config = node(TRAIN, shards=4, shard_seed="randomized", seed=3, batch_size=8, num_workers=1)
+@pytest.mark.parametrize(("shard_seed", "workers"), [("randomized", 1), ("randomized", 0), (0, 0)])
+def test_ranks_read_in_their_own_order(shard_seed, workers):
+    config = node(TRAIN, shards=4, shard_seed=shard_seed, seed=3, batch_size=8, num_workers=workers)
     orders = [take(build_dataloader(config, SAMPLE_RATE, rank, 2), 1)[0].ids for rank in (0, 1)]
     assert orders[0] != orders[1]
+
+
+def test_one_order_for_several_workers_is_refused():
+    with pytest.raises(ValueError, match="shard_seed=randomized"):
+        build_dataloader(node(TRAIN, shards=4, shard_seed=0, num_workers=2), SAMPLE_RATE, 0, 1)
+
+
+def test_bad_single_files_are_skipped(tmp_path):
+    clips = {f"clip{i}.wav": wav() for i in range(4)} | BAD
+    for name, audio in clips.items():
+        (tmp_path / name).write_bytes(audio)
+    lines = [{"audio_filepath": name, "duration": 1.0} for name in clips]
+    (tmp_path / "dev.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = OmegaConf.create({"use_lhotse": True, "manifest_filepath": str(tmp_path / "dev.json"), "batch_size": 2})
+    skipped_since_last_time()
+    batches = list(build_dataloader(config, SAMPLE_RATE, 0, 1))
+    assert sorted(name for batch in batches for name in batch.ids) == [f"clip{i}" for i in range(4)]
+    assert sum(batch.skipped for batch in batches) + skipped_since_last_time() == len(BAD)
 
 
 # --- what is refused before training -----------------------------------------------------------------------------------

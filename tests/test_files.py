@@ -12,7 +12,7 @@ import torch
 from nemo.collections.asr.models import SpeechEncDecSelfSupervisedModel
 from omegaconf import OmegaConf
 
-from nemo_birq import BiRQModel
+from nemo_birq import BiRQModel, label_tensors
 from nemo_birq.bilevel_loss import Weights
 from tests.conftest import generator, make_batch, make_model
 
@@ -40,9 +40,14 @@ def assert_same(one, two):
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize("normalization", ["per_feature", "whiten", "layer_norm"])
-def test_nemo_file_gives_labels_and_losses_again(tmp_path, batch, normalization):
-    model = trained_model(birq__labels__normalization=normalization, birq__loss__head="separate")
+@pytest.mark.parametrize(("normalization", "books"), [("per_feature", 1), ("whiten", 1), ("layer_norm", 1), ("whiten", 2)])
+def test_nemo_file_gives_labels_and_losses_again(tmp_path, batch, normalization, books):
+    model = trained_model(
+        birq__labels__normalization=normalization,
+        birq__loss__head="separate",
+        birq__quantizer__num_books=books,
+        decoder__num_decoders=books,
+    )
     expected = state(model, batch)
     model.save_to(str(tmp_path / "one.nemo"))
     again = BiRQModel.restore_from(str(tmp_path / "one.nemo"))
@@ -53,12 +58,27 @@ def test_nemo_file_gives_labels_and_losses_again(tmp_path, batch, normalization)
 
 
 @pytest.mark.unit
-def test_file_saved_by_the_stock_class_still_restores(tmp_path, batch):
-    model = make_model().eval()
+def test_file_saved_by_the_stock_class_still_restores(tmp_path, batch, monkeypatch):
+    """With the same projections and weights; only the running statistics are lost, and it says so."""
+    model = trained_model().eval()
     model.save_to(str(tmp_path / "ours.nemo"))
     stock = SpeechEncDecSelfSupervisedModel.restore_from(str(tmp_path / "ours.nemo"), strict=True)
     stock.save_to(str(tmp_path / "stock.nemo"))
-    assert_same(state(BiRQModel.restore_from(str(tmp_path / "stock.nemo")), batch), state(model, batch))
+    messages = []
+    monkeypatch.setattr("nemo_birq.label_files.logging.warning", messages.append)
+    again = BiRQModel.restore_from(str(tmp_path / "stock.nemo")).eval()
+    assert torch.equal(again.labels(*batch[:2]).anchor, model.labels(*batch[:2]).anchor)
+    assert again.enhanced_labeler.normalization.num_updates == 0
+    assert any("running statistics of layer k are lost" in message for message in messages)
+
+
+@pytest.mark.unit
+def test_statistics_of_another_normalization_are_refused(tmp_path):
+    model = trained_model()
+    tensors = label_tensors.collect(model.anchor_labeler, model.enhanced_labeler)
+    other = make_model(birq__labels__normalization="whiten")
+    with pytest.raises(ValueError, match="running_covariance"):
+        label_tensors.restore(tensors, other.anchor_labeler, other.enhanced_labeler)
 
 
 def repack(source: Path, target: Path, change) -> None:
@@ -171,7 +191,7 @@ STOCK = """
 
 @pytest.mark.integration
 def test_stock_nemo_opens_and_fine_tunes_without_this_package(tmp_path):
-    model = trained_model()
+    model = trained_model(birq__loss__head="separate")
     model.save_to(str(tmp_path / "model.nemo"))
     torch.save(model.state_dict(), tmp_path / "expected.pt")
     script = tmp_path / "stock.py"

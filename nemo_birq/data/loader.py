@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.checks import check_data_config
-from nemo_birq.data.skipping import TARRED_TYPE, skipped_since_last_time
+from nemo_birq.data.skipping import SOURCE_TYPE, skipped_since_last_time
 from nemo_birq.data.sources import read_sources
 from nemo_birq.data.webdataset import build_webdataset_loader
 
@@ -59,7 +59,7 @@ def build_dataloader(config: DictConfig, sample_rate: int, rank: int, world_size
         if not config.get("use_lhotse", False):
             return build_webdataset_loader(config, rank, world_size)
         return get_lhotse_dataloader_from_config(
-            _with_skipping_reader(config),
+            _with_own_order(_with_skipping_reader(config), rank, world_size),
             global_rank=rank,
             world_size=world_size,
             dataset=UnlabelledSpeech(sample_rate),
@@ -67,17 +67,37 @@ def build_dataloader(config: DictConfig, sample_rate: int, rank: int, world_size
 
 
 def _with_skipping_reader(config: DictConfig) -> DictConfig:
-    """Names tarred datasets in NeMo's ``input_cfg`` form, where the reader can be chosen."""
+    """Names the datasets in NeMo's ``input_cfg`` form, where the reader can be chosen."""
     config.pop("is_tarred", None)  # not a key of the Lhotse loader
-    if not config.get("tarred_audio_filepaths"):
+    if config.get("input_cfg"):  # the user has chosen
         return config
     sources = read_sources(config)
     by_size = len(sources) > 1 and any(source.weight is None for source in sources)
     config.input_cfg = [
-        {"type": TARRED_TYPE, "manifest_filepath": source.manifest, "tarred_audio_filepaths": source.tars}
+        {"type": SOURCE_TYPE, "manifest_filepath": source.manifest, "tarred_audio_filepaths": source.tars}
         | ({"weight": source.num_utterances() if by_size else source.weight} if len(sources) > 1 else {})
         for source in sources
     ]
+    return config
+
+
+def _with_own_order(config: DictConfig, rank: int, world_size: int) -> DictConfig:
+    """Lets every rank and worker read tar shards in an order of its own.
+
+    Raises:
+        ValueError: ``shard_seed`` is a number, which gives several workers the same data.
+    """
+    if not config.get("tarred_audio_filepaths"):
+        return config
+    seed, workers = config.get("shard_seed", "randomized"), config.get("num_workers", 0)
+    if workers == 0:  # Lhotse's "randomized" tells ranks apart in workers only
+        config.shard_seed = (seed if isinstance(seed, int) else int(config.get("seed", 0))) + rank
+        config.concurrent_bucketing = False  # its thread would keep the process from ending
+    elif isinstance(seed, int) and workers * world_size > 1:
+        raise ValueError(
+            f"shard_seed={seed} gives all {workers * world_size} loader processes the same data: use shard_seed=randomized, "
+            "which derives each one's order from seed"
+        )
     return config
 
 
@@ -85,7 +105,7 @@ def check_training_length(config: DictConfig, trainer: Trainer | None) -> None:
     """A tarred Lhotse stream has no end: someone must say when training is over.
 
     Raises:
-        ValueError: neither ``max_steps`` nor ``max_time`` is set.
+        ValueError: the trainer would never end.
     """
     endless = config.get("tarred_audio_filepaths") is not None or config.get("input_cfg") is not None
     if trainer is None or not endless or trainer.max_steps > 0:

@@ -84,7 +84,8 @@ def build_webdataset_loader(config: DictConfig, rank: int, world_size: int) -> t
     dataset = ShuffledTarredDataset(
         sources[0].tars,
         shuffle_n=config.get("shuffle_n", 4 * config.batch_size) if shuffle else 0,
-        seed=int(config.get("seed", 0)),
+        # With `replicate` every rank reads all shards, and should do so in its own order.
+        seed=int(config.get("seed", 0)) + (rank if config.get("tarred_shard_strategy") == "replicate" else 0),
         manifest_filepath=sources[0].manifest_paths,
         sample_rate=config.sample_rate,
         max_duration=config.get("max_duration"),
