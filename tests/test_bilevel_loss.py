@@ -179,8 +179,8 @@ def test_switching_the_label_gradient_off_removes_exactly_the_label_path(monkeyp
     fixed = []
     forward = type(model.enhanced_labeler).forward
 
-    def remember(labeler, *args):
-        fixed.append(forward(labeler, *args))
+    def remember(labeler, *args, **options):
+        fixed.append(forward(labeler, *args, **options))
         return fixed[0] if len(fixed) > 1 else fixed[-1]
 
     # Without the label path: the labels stay those of the first call while the parameters move.
