@@ -47,8 +47,7 @@ def check_encoder(model: ASRModel, pretrained: str) -> int:
     Raises:
         ValueError: naming the tensors that were not taken over.
     """
-    with torch.device("cpu"):
-        source = ModelPT.restore_from(pretrained, map_location=torch.device("cpu")).encoder.state_dict()
+    source = ModelPT.restore_from(pretrained, map_location=torch.device("cpu")).encoder.state_dict()
     found = model.encoder.state_dict()
     different = [
         name

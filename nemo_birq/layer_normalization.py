@@ -87,21 +87,22 @@ class LayerNormalization(ExactBuffers):
         """Mean (D,) and covariance (D, D), or its diagonal (D,), to normalize with; updates the running ones in training."""
         if not self.training and self.num_updates > 0:
             return self.running_mean.to(frames.dtype), self.running_covariance.to(frames.dtype)
-        mean, covariance = _moments(frames, full=self.kind == "whiten", over_ranks=self.training)
-        if not (self.training and update) or len(frames) == 0:
+        count, mean, covariance = _moments(frames, full=self.kind == "whiten", over_ranks=self.training)
+        if not (self.training and update):
             return mean, covariance
         # The first batch is taken whole; then the plain average, until it is as long as the exponential one.
         past = torch.clamp(self.num_updates / (self.num_updates + 1), max=self.momentum).to(self.running_mean)
+        past = torch.where(count > 0, past, 1.0)  # no frame on any rank: nothing to learn from
         self.running_mean.copy_(torch.lerp(mean.to(past), self.running_mean, past))
         self.running_covariance.copy_(torch.lerp(covariance.to(past), self.running_covariance, past))
-        self.num_updates += 1
+        self.num_updates += count > 0
         if self.statistics == "batch":
             return mean, covariance
         return self.running_mean.to(frames.dtype, copy=True), self.running_covariance.to(frames.dtype, copy=True)
 
 
-def _moments(frames: Tensor, full: bool, over_ranks: bool) -> tuple[Tensor, Tensor]:
-    """Mean (D,) and covariance (D, D), or variances (D,), of frames (N, D), over all ranks if asked for."""
+def _moments(frames: Tensor, full: bool, over_ranks: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Number of frames (N, D), their mean (D,) and covariance (D, D), or variances (D,),, over all ranks if asked for."""
     total = frames.new_tensor(len(frames)), frames.sum(0)
     count, first = sum_over_ranks(*total) if over_ranks else total
     mean = first / count.clamp(min=1)
@@ -109,4 +110,4 @@ def _moments(frames: Tensor, full: bool, over_ranks: bool) -> tuple[Tensor, Tens
     second = centred.T @ centred if full else centred.square().sum(0)
     if over_ranks:
         (second,) = sum_over_ranks(second)
-    return mean, second / count.clamp(min=1)
+    return count, mean, second / count.clamp(min=1)

@@ -24,9 +24,8 @@ class TrainingLog(nn.Module):
     def count(self, batch: SpeechBatch) -> None:
         """Adds a batch."""
         self.audio_seconds.update(batch.signal_length.sum() / self.sample_rate)
-        self.skipped.update(
-            batch.skipped + skipped_since_last_time()
-        )  # by the worker; by this process, which reads manifests
+        # By the loader's worker, and by this process, which reads the manifests of single files.
+        self.skipped.update(batch.skipped + skipped_since_last_time())
 
     def collect(self) -> dict[str, float]:
         """The numbers since the last call, over all ranks; every rank must call it at the same step.
