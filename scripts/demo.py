@@ -93,9 +93,9 @@ def draw(logged: dict[str, list[tuple[int, float]]], path: Path) -> None:
         )
     health.plot(*zip(*logged["train_selection_agreement"], strict=True), color="tab:green", label="selection agreement")
     health.axhline(0.3, color="tab:red", ls="--", lw=1, label="collapsed below")
-    begins = next((step for step, weight in logged["train_enhanced_weight"] if weight > 0), None)
-    if begins is not None:
-        losses.axvline(begins, color="grey", lw=1, label="enhanced labels count from here")
+    before = [step for step, weight in logged["train_enhanced_weight"] if weight == 0]
+    if before:
+        losses.axvline(before[-1], color="grey", lw=1, label="enhanced labels count from here")
     losses.set(xlabel="step", ylabel="nats", title="A task is learned when its loss is below its dotted line")
     health.set(xlabel="step", ylim=(0, 1), title="Labels are alive well above the dashed line")
     for axes in (losses, health):
