@@ -9,16 +9,16 @@ from nemo.collections.asr.models import ASRModel
 from nemo.core import ModelPT
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from nemo_birq.data.checks import check_manifest_of_files
+from nemo_birq.data.manifests import check_manifest_of_files
 
 
-def check_test_manifest(manifest: str, sample_rate: int) -> list[dict]:
+def check_test_manifest(manifest: str) -> list[dict]:
     """Lines of a test manifest, with transcripts.
 
     Raises:
-        ValueError: a line without ``text``; else as ``checks.check_manifest_of_files``.
+        ValueError: a line without ``text``; else as ``manifests.check_manifest_of_files``.
     """
-    lines = check_manifest_of_files(manifest, sample_rate)
+    lines = check_manifest_of_files(manifest)
     silent = [line["audio_filepath"] for line in lines if "text" not in line]
     if silent:
         raise ValueError(f"test manifest {manifest}: {silent[0]} has no text to compare with ({len(silent)} such lines)")
@@ -65,7 +65,7 @@ def score(model: ASRModel, manifest: str, batch_size: int = 16) -> dict:
     Returns:
         ``wer`` and ``cer`` as fractions, and ``utterances``: name, text and hypothesis of each.
     """
-    lines = check_test_manifest(manifest, model.cfg.sample_rate)
+    lines = check_test_manifest(manifest)
     paths = [str(Path(manifest).parent / line["audio_filepath"]) for line in lines]
     hypotheses = [result.text for result in model.transcribe(paths, batch_size=batch_size, verbose=False)]
     references = [line["text"] for line in lines]

@@ -33,7 +33,7 @@ from nemo_birq.anchor_labeler import AnchorLabeler
 from nemo_birq.bilevel_loss import BilevelLoss, Weights, WeightSchedule, predict
 from nemo_birq.config import BiRQConfig, parse
 from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.data.loader import build_dataloader, check_training_length
+from nemo_birq.data.loader import build_dataloader
 from nemo_birq.enhanced_labeler import EnhancedLabeler
 from nemo_birq.label_files import LabelFiles
 from nemo_birq.label_health import LabelHealth
@@ -235,23 +235,15 @@ class BiRQModel(TrainingSteps, LabelFiles, SpeechEncDecSelfSupervisedModel):
     # --- data and optimizer ---------------------------------------------------------------------------------------
 
     def setup_training_data(self, train_data_config: DictConfig | dict) -> None:
-        if train_data_config.get("is_tarred", False) and not train_data_config.get("use_lhotse", False):
-            super().setup_training_data(train_data_config)
-            return
-        check_training_length(train_data_config, self._trainer)
         self._update_dataset_config(dataset_name="train", config=train_data_config)
-        self._train_dl = self._setup_dataloader_from_config(config=train_data_config)
+        self._train_dl = self._build_dataloader(train_data_config, training=True)
 
     def setup_validation_data(self, val_data_config: DictConfig | dict) -> None:
-        if val_data_config.get("tarred_audio_filepaths") or val_data_config.get("input_cfg"):
-            raise ValueError(
-                "validation_ds names tar shards, which are read as an endless stream: give manifest_filepath, a manifest of "
-                "single files"
-            )
-        super().setup_validation_data(val_data_config)
+        self._update_dataset_config(dataset_name="validation", config=val_data_config)
+        self._validation_dl = self._build_dataloader(val_data_config, training=False)
 
-    def _setup_dataloader_from_config(self, config: DictConfig) -> torch.utils.data.DataLoader | None:
-        return build_dataloader(config, self.cfg.sample_rate, self.global_rank, self.world_size)
+    def _build_dataloader(self, config: DictConfig, training: bool) -> torch.utils.data.DataLoader | None:
+        return build_dataloader(config, self.cfg.sample_rate, self.global_rank, self.world_size, training)
 
     def setup_optimization(self, optim_config: DictConfig | dict | None = None, optim_kwargs: dict | None = None):
         name = (optim_config or self.cfg.get("optim") or {}).get("name")

@@ -6,7 +6,6 @@ from torch import nn
 from torchmetrics import SumMetric
 
 from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.data.skipping import skipped_since_last_time
 from nemo_birq.label_health import LabelHealth
 
 
@@ -18,25 +17,27 @@ class TrainingLog(nn.Module):
         self.health = LabelHealth(num_codes, num_books)
         self.sample_rate = sample_rate
         self.audio_seconds = SumMetric()
+        self.utterances = SumMetric()
         self.skipped = SumMetric()
         self.since = time.monotonic()
 
     def count(self, batch: SpeechBatch) -> None:
         """Adds a batch."""
         self.audio_seconds.update(batch.signal_length.sum() / self.sample_rate)
-        # By the loader's worker, and by this process, which reads the manifests of single files.
-        self.skipped.update(batch.skipped + skipped_since_last_time())
+        self.utterances.update(len(batch.signal_length) + batch.skipped)
+        self.skipped.update(batch.skipped)
 
     def collect(self) -> dict[str, float]:
         """The numbers since the last call, over all ranks; every rank must call it at the same step.
 
-        ``skipped_utterances`` counts from the start of the run.
+        ``skipped_utterances`` and ``skipped_share`` count from the start of the run.
         """
         result = self.health.compute()
         now = time.monotonic()
         # Seconds of audio per second of wall time, which is hours per hour.
         result["audio_hours_per_hour"] = float(self.audio_seconds.compute()) / max(now - self.since, 1e-9)
         result["skipped_utterances"] = float(self.skipped.compute())
+        result["skipped_share"] = result["skipped_utterances"] / max(1.0, float(self.utterances.compute()))
         self.health.reset()
         self.audio_seconds.reset()
         self.since = now

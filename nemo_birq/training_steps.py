@@ -9,10 +9,12 @@ from nemo.utils import logging
 from torch import Tensor
 
 from nemo_birq.data.batch import SpeechBatch
+from nemo_birq.data.speech_loader import SpeechLoader
 from nemo_birq.label_health import LabelHealth
 from nemo_birq.training_log import one_line
 
 STAGES = ("train", "validation")
+FEW_SKIPPED = 10  # utterances that may be skipped whatever their share
 
 
 class TrainingSteps:
@@ -23,6 +25,7 @@ class TrainingSteps:
         step = self._step = self.trainer.global_step
         observed = self.schedule.full.enhanced > 0 and self._is_log_step(step)
         generator = self._generator("train", step, batch_idx)
+        torch.manual_seed(generator.initial_seed())  # dropout and dither: resumed, those of an uninterrupted run
         loss, health = self.losses(batch, self.schedule.at(step), generator, observe_labels=observed, over_ranks=True)
         if not torch.isfinite(loss):
             raise FloatingPointError(_non_finite_message(float(loss), step, batch))
@@ -48,6 +51,7 @@ class TrainingSteps:
         metrics["loss"] = weights.anchor * metrics.get("anchor_loss", 0.0)
         metrics["loss"] += weights.enhanced * metrics.get("enhanced_loss", 0.0)
         logging.info(one_line(self._step, metrics))
+        self._check_skipped(metrics)
         named = {f"train_{name}": value for name, value in metrics.items()}
         named["learning_rate"] = named.pop("train_learning_rate")
         self.log_dict(named, on_step=True)
@@ -77,6 +81,26 @@ class TrainingSteps:
         loss = full.anchor * metrics.get("anchor_loss", 0.0) + full.enhanced * metrics.get("enhanced_loss", 0.0)
         log = {f"val_{name}": torch.tensor(value) for name, value in metrics.items()} | {"val_loss": torch.tensor(loss)}
         return {"val_loss": log["val_loss"], "log": log}
+
+    def _check_skipped(self, metrics: dict[str, float]) -> None:
+        most = float(self.cfg.train_ds.get("max_skipped_share", 0.05))
+        if metrics["skipped_utterances"] >= FEW_SKIPPED and metrics["skipped_share"] > most:
+            raise RuntimeError(
+                f"{metrics['skipped_utterances']:.0f} utterances, {metrics['skipped_share']:.1%} of those read, could not "
+                f"be used, more than model.train_ds.max_skipped_share={most}. The log names each of them and what is wrong; "
+                "scripts/verify_shards.py looks through all shards. The last checkpoint is untouched."
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if isinstance(self._train_dl, SpeechLoader):
+            checkpoint["birq_data_position"] = self._train_dl.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        # Lightning restores a loader by itself in the middle of an epoch, but not at its end where max_epochs counts.
+        if isinstance(self._train_dl, SpeechLoader) and "birq_data_position" in checkpoint:
+            self._train_dl.load_state_dict(checkpoint["birq_data_position"])
 
     def _is_log_step(self, step: int) -> bool:
         return step == 0 or (step + 1) % self.trainer.log_every_n_steps == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.progress import track
 
-from nemo_birq.data.checks import check_manifest_of_files
+from nemo_birq.data.manifests import check_manifest_of_files
 from nemo_birq.data.shards import utterances_of_manifest, write_shards
 
 
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--num-shards", type=int, default=8, help="at least the number of GPUs times workers (default 8)")
     parser.add_argument("--seed", type=int, default=0, help="of the shuffle over shards")
     args = parser.parse_args()
-    lines = check_manifest_of_files(str(args.manifest), sample_rate=16000)
+    lines = check_manifest_of_files(str(args.manifest))
     utterances = utterances_of_manifest(args.manifest, lines, args.seed)
     write_shards(track(utterances, description=f"{args.num_shards} shards"), args.out, args.num_shards)
     hours = sum(line["duration"] for line in lines) / 3600

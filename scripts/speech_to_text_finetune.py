@@ -25,7 +25,7 @@ from nemo_birq.finetuning import check_encoder, check_test_manifest, score, take
 def main(cfg: DictConfig) -> None:
     take_architecture(cfg.model, cfg.pretrained)
     if cfg.model.test_manifest:
-        check_test_manifest(cfg.model.test_manifest, cfg.model.sample_rate)  # now, not after hours of training
+        check_test_manifest(cfg.model.test_manifest)  # now, not after hours of training
     pl.seed_everything(cfg.seed, workers=True)
     trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer))
     folder = exp_manager(trainer, cfg.get("exp_manager", None))

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors: threads on shared cores only wait for each other
@@ -15,6 +16,8 @@ from nemo_birq import BiRQModel
 from nemo_birq.data.batch import SpeechBatch
 
 torch.set_num_threads(1)
+_cache = tempfile.TemporaryDirectory()
+os.environ["NEMO_BIRQ_CACHE"] = _cache.name  # the indexes of small made-up shards are no use to anybody
 
 ROOT = Path(__file__).resolve().parents[1]
 CORPUS = ROOT / "tarred_manifests"

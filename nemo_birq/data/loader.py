@@ -1,50 +1,47 @@
-"""Builds the data loaders: Lhotse for everything (``use_lhotse: true``), NeMo's webdataset for ``is_tarred: true``."""
+"""Builds the data loaders from ``train_ds`` and ``validation_ds``.
+
+``use_lhotse: true``, for everything: shards or single files, read at random places through an index, batches by Lhotse.
+``is_tarred: true``: NeMo's webdataset reader, a stream; for shards in an object store, which have no index.
+"""
+
+from dataclasses import fields
 
 import torch
-from lhotse import CutSet
-from lhotse.dataset import AudioSamples
-from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
-from nemo.collections.common.data.lhotse import get_lhotse_dataloader_from_config
+from nemo.collections.common.data.lhotse.dataloader import LhotseDataLoadingConfig, determine_bucket_duration_bins
 from nemo.utils import logging
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.data.checks import check_data_config
-from nemo_birq.data.skipping import SOURCE_TYPE, skipped_since_last_time
-from nemo_birq.data.sources import read_sources
+from nemo_birq.data.epoch_plan import BatchSettings
+from nemo_birq.data.index import SpeechIndex, open_index
+from nemo_birq.data.manifests import is_remote
+from nemo_birq.data.reading import SpeechDataset
+from nemo_birq.data.sources import Source, read_sources
+from nemo_birq.data.speech_loader import BatchOrder, SpeechLoader
 from nemo_birq.data.webdataset import build_webdataset_loader
 
-
-class UnlabelledSpeech(torch.utils.data.Dataset):
-    """Lhotse dataset: cuts to ``SpeechBatch``. Transcripts are not looked at."""
-
-    def __init__(self, sample_rate: int):
-        self.load_audio = AudioSamples(fault_tolerant=True, mono_downmix=True)
-        self.sample_rate = sample_rate
-
-    def __getitem__(self, cuts: CutSet) -> SpeechBatch:
-        wanted = [cut.id for cut in cuts]
-        try:
-            signal, lengths, cuts = self.load_audio(cuts)
-            read = [cut.id for cut in cuts]
-        except (AssertionError, IndexError, ValueError) as error:  # what collating no audio at all raises
-            logging.warning(f"None of the {len(wanted)} utterances of a batch could be read: {error}")
-            signal, lengths, read = torch.zeros(1, self.sample_rate), torch.tensor([self.sample_rate]), []
-        lost = sorted(set(wanted) - set(read))
-        if lost:
-            logging.warning(f"Skipped utterances whose audio cannot be decoded: {', '.join(lost)}")
-        return SpeechBatch(signal, lengths.to(torch.int64), read, len(lost) + skipped_since_last_time())
+MOST_SHOWN = 5  # problems of a dataset
+SETTINGS = {field.name for field in fields(BatchSettings)}
+OTHER_KEYS = {
+    "use_lhotse", "is_tarred", "manifest_filepath", "tarred_audio_filepaths", "input_cfg", "sample_rate", "num_workers",
+    "pin_memory", "max_skipped_share", "shuffle_n", "tarred_shard_strategy",
+}  # fmt: skip
+# Keys of NeMo's Lhotse loader that say how tar files are streamed. They have no meaning where the order is planned.
+STREAMING_KEYS = {"shard_seed", "concurrent_bucketing", "num_cuts_for_bins_estimate", "force_finite", "force_map_dataset"}
 
 
-def build_dataloader(config: DictConfig, sample_rate: int, rank: int, world_size: int) -> torch.utils.data.DataLoader | None:
-    """Data loader of a ``train_ds`` or ``validation_ds`` node; None where it names no manifest.
+def build_dataloader(
+    config: DictConfig, sample_rate: int, rank: int, world_size: int, training: bool
+) -> torch.utils.data.DataLoader | None:
+    """Data loader of a ``train_ds`` (``training``) or ``validation_ds`` node; None where it names no data.
 
-    Manifests and shards are checked first. Audio of another sample rate is resampled to the model's. Building leaves the
-    random state as it was (NeMo's Lhotse loader would reset it, so that weights ignored the seed of the run).
+    Every manifest line and every member of every shard is looked at first, or has been when the index was made. Audio of
+    another sample rate is resampled, several channels are mixed.
 
     Raises:
-        FileNotFoundError, ValueError: see ``checks.check_data_config``.
+        FileNotFoundError: a manifest or shard that is not there.
+        ValueError: a key that is not supported or missing, shards and manifests that do not belong together, or more than
+            ``max_skipped_share`` of the utterances cannot be used.
     """
     for key in config:
         if OmegaConf.is_missing(config, key):
@@ -53,66 +50,99 @@ def build_dataloader(config: DictConfig, sample_rate: int, rank: int, world_size
     if not config.get("manifest_filepath") and not config.get("input_cfg"):
         logging.warning(f"No manifest_filepath is given, so there is no data loader for {config}")
         return None
-    check_data_config(config, sample_rate)
+    _check_keys(config)
     config.sample_rate = sample_rate
+    sources = read_sources(config)
     with isolate_rng():
         if not config.get("use_lhotse", False):
-            return build_webdataset_loader(config, rank, world_size)
-        return get_lhotse_dataloader_from_config(
-            _with_own_order(_with_skipping_reader(config), rank, world_size),
-            global_rank=rank,
-            world_size=world_size,
-            dataset=UnlabelledSpeech(sample_rate),
-        )
+            return build_webdataset_loader(config, sources, rank, world_size)
+        settings = _batch_settings(config)
+        indexes = [_open_checked(source, float(config.get("max_skipped_share", 0.05))) for source in sources]
+        weights = None if sources[0].weight is None else [source.weight for source in sources]
+        order = BatchOrder(indexes, weights, settings, rank, world_size, endless=training)
+        _say(sources, indexes, settings, order)
+        dataset = SpeechDataset(indexes, sample_rate)
+        return SpeechLoader(dataset, order, config.get("num_workers", 0), config.get("pin_memory", False))
 
 
-def _with_skipping_reader(config: DictConfig) -> DictConfig:
-    """Names the datasets in NeMo's ``input_cfg`` form, where the reader can be chosen."""
-    config.pop("is_tarred", None)  # not a key of the Lhotse loader
-    if config.get("input_cfg"):  # the user has chosen
-        return config
-    sources = read_sources(config)
-    by_size = len(sources) > 1 and any(source.weight is None for source in sources)
-    config.input_cfg = [
-        {"type": SOURCE_TYPE, "manifest_filepath": source.manifest, "tarred_audio_filepaths": source.tars}
-        | ({"weight": source.num_utterances() if by_size else source.weight} if len(sources) > 1 else {})
-        for source in sources
-    ]
-    return config
-
-
-def _with_own_order(config: DictConfig, rank: int, world_size: int) -> DictConfig:
-    """Lets every rank and worker read tar shards in an order of its own.
-
-    Raises:
-        ValueError: ``shard_seed`` is a number, which gives several workers the same data.
-    """
-    if not config.get("tarred_audio_filepaths"):
-        return config
-    seed, workers = config.get("shard_seed", "randomized"), config.get("num_workers", 0)
-    if workers == 0:  # Lhotse's "randomized" tells ranks apart in workers only
-        config.shard_seed = (seed if isinstance(seed, int) else int(config.get("seed", 0))) + rank
-        config.concurrent_bucketing = False  # its thread would keep the process from ending
-    elif isinstance(seed, int) and workers * world_size > 1:
+def _check_keys(config: DictConfig) -> None:
+    if not config.get("use_lhotse", False) and not config.get("is_tarred", False):
         raise ValueError(
-            f"shard_seed={seed} gives all {workers * world_size} loader processes the same data: use shard_seed=randomized, "
-            "which derives each one's order from seed"
+            f"cannot load {config.get('manifest_filepath')}: set use_lhotse=true (tar shards or single files), or "
+            "is_tarred=true for NeMo's webdataset loader"
         )
-    return config
+    defaults = OmegaConf.structured(LhotseDataLoadingConfig)
+    for key in set(config) - SETTINGS - OTHER_KEYS - STREAMING_KEYS:
+        if key not in defaults:
+            logging.warning(f"{key} is no key of a data loader; it is ignored")
+        elif config[key] != defaults[key]:
+            raise ValueError(f"{key}={config[key]} of NeMo's Lhotse loader is not supported for pretraining; remove it")
+    ignored = sorted(STREAMING_KEYS & set(config))
+    if ignored:
+        logging.warning(f"{', '.join(ignored)}: of no effect, the order of the data is planned from seed (docs/data.md)")
 
 
-def check_training_length(config: DictConfig, trainer: Trainer | None) -> None:
-    """A tarred Lhotse stream has no end: someone must say when training is over.
+def _batch_settings(config: DictConfig) -> BatchSettings:
+    given = {key: config[key] for key in SETTINGS & set(config) if config[key] is not None}
+    settings = BatchSettings(**given)
+    by_bucket = settings.bucket_batch_size and settings.bucket_duration_bins
+    if not (settings.batch_size or settings.batch_duration or by_bucket):
+        raise ValueError(
+            "the size of a batch is not set: give batch_duration, batch_size, or bucket_duration_bins with bucket_batch_size"
+        )
+    if settings.bucket_batch_size and len(settings.bucket_batch_size) != len(settings.bucket_duration_bins or ()):
+        raise ValueError(
+            "bucket_batch_size needs bucket_duration_bins of the same length, the longest utterance of each bucket"
+        )
+    changes: dict = {}
+    if by_bucket:
+        # Longer utterances have no bucket.
+        changes |= {"use_bucketing": True, "max_duration": min(settings.max_duration, settings.bucket_duration_bins[-1])}
+    if settings.use_bucketing and settings.num_buckets > 1:
+        nemo = OmegaConf.merge(OmegaConf.structured(LhotseDataLoadingConfig), {key: given[key] for key in given})
+        changes["bucket_duration_bins"] = determine_bucket_duration_bins(nemo)
+    return BatchSettings(**(vars(settings) | changes))
 
-    Raises:
-        ValueError: the trainer would never end.
-    """
-    endless = config.get("tarred_audio_filepaths") is not None or config.get("input_cfg") is not None
-    if trainer is None or not endless or trainer.max_steps > 0:
-        return
-    if trainer.max_epochs not in (None, -1) and isinstance(trainer.limit_train_batches, int):
-        return
-    raise ValueError(
-        "tar shards are read as an endless stream: set trainer.max_steps (and trainer.limit_train_batches to a whole "
-        "number, the batches that make an epoch)"
+
+def _open_checked(source: Source, max_skipped_share: float) -> SpeechIndex:
+    remote = [path for path in (*source.manifest_paths, *source.tar_paths) if is_remote(path)]
+    if remote:
+        raise ValueError(
+            f"{remote[0]} is not a local file and cannot be read at random places: copy or mount the shards, or stream them "
+            "with use_lhotse=false is_tarred=true and a batch_size"
+        )
+    index = open_index(source)
+    if not index.problems:
+        return index
+    total = len(index) + index.num_lost
+    shown = "\n  ".join([*index.problems[:MOST_SHOWN], *(["..."] if len(index.problems) > MOST_SHOWN else [])])
+    message = f"{index.num_lost} of {total} utterances of {source.manifest} cannot be used:\n  {shown}"
+    if index.num_lost > max_skipped_share * total:
+        raise ValueError(
+            f"{message}\nMore than max_skipped_share={max_skipped_share} of them: mend the data, or set it higher"
+        )
+    logging.warning(message)
+    return index
+
+
+def _say(sources: list[Source], indexes: list[SpeechIndex], settings: BatchSettings, order: BatchOrder) -> None:
+    """What there is, and what of it is left out."""
+    for source, index in zip(sources, indexes, strict=True):
+        short, long = index.durations < settings.min_duration, index.durations > settings.max_duration
+        text = f"{source.manifest}: {len(index)} utterances, {index.durations.sum() / 3600:.2f} h"
+        for left_out, why in (
+            (short, f"under min_duration={settings.min_duration} s"),
+            (long, f"over {settings.max_duration} s"),
+        ):
+            if left_out.any():
+                text += f"; {left_out.sum()} left out, {index.durations[left_out].sum() / 3600:.2f} h, {why}"
+        logging.info(text)
+    plan = order.plan(0, order.world_size)
+    if len(plan) == 0:
+        raise ValueError(
+            f"no utterance of {[source.manifest for source in sources]} is between min_duration and max_duration"
+        )
+    logging.info(
+        f"An epoch: {len(plan.rows)} utterances in {len(plan)} batches, {len(order)} steps on {order.world_size} rank(s)"
+        + (f", mixed {order.weights}" if order.weights else "")
     )

@@ -5,6 +5,8 @@ from typing import NamedTuple
 from nemo.collections.common.data.lhotse.nemo_adapters import expand_sharded_filepaths
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+TYPES = ("nemo", "nemo_tarred")
+
 
 class Source(NamedTuple):
     """One dataset: manifests and, if it is tarred, as many shards."""
@@ -23,20 +25,26 @@ class Source(NamedTuple):
     def tar_paths(self) -> list[str]:
         return [] if self.tars is None else [str(path) for path in expand_sharded_filepaths(self.tars)]
 
-    def num_utterances(self) -> int:
-        """Lines of its manifests."""
-        return sum(sum(1 for _ in open(path, encoding="utf-8")) for path in self.manifest_paths)
-
 
 def read_sources(config: DictConfig) -> list[Source]:
-    """The datasets that ``manifest_filepath`` and ``tarred_audio_filepaths`` name.
+    """The datasets that ``manifest_filepath`` and ``tarred_audio_filepaths`` name, or ``input_cfg``.
 
-    Both are one path or pattern, or a list with one entry for each dataset: ``[path, ...]``, ``[[path], ...]`` or
-    ``[[path, weight], ...]``.
+    The first two are one path or pattern, or a list with one entry for each dataset: ``[path, ...]``, ``[[path], ...]`` or
+    ``[[path, weight], ...]``. ``input_cfg`` is NeMo's list of ``{type: nemo or nemo_tarred, manifest_filepath,
+    tarred_audio_filepaths, weight}`` and ``{type: group, weight, input_cfg}``, or the path of a yaml file with it.
 
     Raises:
-        ValueError: the two lists differ in length.
+        ValueError: the lists differ in length, some datasets have a weight and others none, another type in ``input_cfg``.
     """
+    sources = _sources_of_input_cfg(config.input_cfg) if config.get("input_cfg") else _sources_of_lists(config)
+    if len({source.weight is None for source in sources}) > 1:
+        raise ValueError(f"give a weight to each of the {len(sources)} datasets, or to none: {[tuple(s) for s in sources]}")
+    if any(source.weight is not None and source.weight <= 0 for source in sources):
+        raise ValueError(f"the weights of datasets must be above 0: {[source.weight for source in sources]}")
+    return sources
+
+
+def _sources_of_lists(config: DictConfig) -> list[Source]:
     manifests = _entries(config.manifest_filepath)
     tars = _entries(config.tarred_audio_filepaths) if config.get("tarred_audio_filepaths") else [[None]] * len(manifests)
     if len(manifests) != len(tars):
@@ -56,3 +64,24 @@ def _entries(value: str | list | ListConfig) -> list[list]:
     if isinstance(value, str):
         return [[value]]
     return [[entry] if isinstance(entry, str) else list(entry) for entry in value]
+
+
+def _sources_of_input_cfg(node: str | ListConfig) -> list[Source]:
+    entries = OmegaConf.load(node) if isinstance(node, str) else node
+    sources: list[Source] = []
+    for entry in entries:
+        weight = entry.get("weight")
+        if entry.type == "group":
+            inner = _sources_of_input_cfg(entry.input_cfg)
+            total = sum(source.weight or 0.0 for source in inner)
+            if weight is not None and total == 0:
+                raise ValueError("input_cfg: a group with a weight must give weights to its datasets, too")
+            sources += [s if weight is None else s._replace(weight=weight * s.weight / total) for s in inner]
+        elif entry.type in TYPES:
+            tars = entry.get("tarred_audio_filepaths") if entry.type == "nemo_tarred" else None
+            sources.append(Source(entry.manifest_filepath, tars, None if weight is None else float(weight)))
+        else:
+            raise ValueError(
+                f"input_cfg: type={entry.type} is not one of {TYPES}; scripts/make_shards.py makes shards of Lhotse cuts"
+            )
+    return sources

@@ -1,4 +1,10 @@
-"""``is_tarred: true``: the same shards through NeMo's webdataset reader, which here also shuffles inside shards."""
+"""``is_tarred: true``: NeMo's webdataset reader, a stream of shards, which may lie in an object store (``pipe:``, URLs).
+
+The stock one shuffles the order of shards only, seeded by process and time, ends the run at a bad member, leaves out the
+shards that ranks cannot share evenly, and lets ranks with fewer utterances end earlier, which hangs the others. Here the
+order follows from the seed and is shuffled inside shards, too; bad members are skipped; all shards are read; and all
+workers of all ranks give equally many batches.
+"""
 
 import os
 import random
@@ -7,35 +13,37 @@ from io import BytesIO
 import soundfile
 import torch
 import webdataset as wds
-from nemo.collections.asr.data.audio_to_text import (
-    VALID_FILE_FORMATS,
-    TarredAudioToCharDataset,
-    expand_sharded_filepaths,
-)
+from nemo.collections.asr.data.audio_to_text import VALID_FILE_FORMATS, TarredAudioToCharDataset
+from nemo.utils import logging
 from nemo.utils.distributed import webdataset_split_by_workers
 from omegaconf import DictConfig
 from torch import Tensor
 
 from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.data.skipping import skip, skipped_since_last_time
-from nemo_birq.data.sources import read_sources
+from nemo_birq.data.index_building import Problems, entries_by_shard
+from nemo_birq.data.sources import Source
 
 
 class ShuffledTarredDataset(TarredAudioToCharDataset):
-    """NeMo's dataset with another pipeline: shards and samples are shuffled from a seed, bad members are skipped.
+    """NeMo's dataset with another pipeline.
 
-    The stock one shuffles the order of shards only, seeded by process and time, and ends the run at a bad member.
+    Args:
+        shards: of this rank.
+        samples: utterances that each worker gives before its epoch is over; it begins again where its shards hold fewer.
     """
 
-    def __init__(self, tar_paths: str | list[str], shuffle_n: int, seed: int, **kwargs):
-        super().__init__(audio_tar_filepaths=tar_paths, labels=[" "], return_sample_id=True, **kwargs)
-        shards = expand_sharded_filepaths(tar_paths, kwargs["shard_strategy"], kwargs["world_size"], kwargs["global_rank"])
+    def __init__(self, shards: list[str], shuffle_n: int, seed: int, samples: int, num_workers: int, **kwargs):
+        super().__init__(
+            audio_tar_filepaths=shards, labels=[" "], return_sample_id=True, shard_strategy="replicate", **kwargs
+        )
+        self.samples, self.num_workers = samples, num_workers
+        self.skipped = 0
         stages = [
             wds.SimpleShardList(shards),
             wds.shuffle(len(shards), rng=random.Random(seed)) if shuffle_n else None,
             webdataset_split_by_workers,
-            wds.tarfile_to_samples(),
-            wds.rename(audio=VALID_FILE_FORMATS, key="__key__"),
+            wds.tarfile_to_samples(handler=self._skip_rest),
+            wds.rename(audio=VALID_FILE_FORMATS, key="__key__", handler=self._skip_member),
             wds.to_tuple("audio", "key"),
             self._filter,
             self._loop_offsets,
@@ -43,22 +51,40 @@ class ShuffledTarredDataset(TarredAudioToCharDataset):
             wds.select(_is_usable),
             wds.shuffle(shuffle_n, rng=random.Random(seed + 1)) if shuffle_n else None,
         ]
-        self._dataset = wds.DataPipeline(*[stage for stage in stages if stage is not None])
+        pipeline = wds.DataPipeline(*[stage for stage in stages if stage is not None])
+        self._dataset = pipeline.repeat().with_epoch(samples)
+
+    def __len__(self) -> int:
+        return self.samples * max(1, self.num_workers)
+
+    def _skip_rest(self, error: Exception) -> bool:
+        logging.warning(f"Skipped the rest of a shard that cannot be read to its end: {error}")
+        self.skipped += 1
+        return True
+
+    def _skip_member(self, error: Exception) -> bool:
+        logging.warning(f"Skipped a member that is not audio: {error}")
+        return True
 
     def _build_sample(self, tup: tuple[bytes, str, int]) -> tuple | None:
         audio_bytes, name, _ = tup
         try:
             if soundfile.info(BytesIO(audio_bytes)).frames == 0:
                 raise ValueError("it holds no audio")
-            return super()._build_sample(tup)
+            sample = super()._build_sample(tup)
+            if not bool(torch.isfinite(sample[0]).all()):
+                raise ValueError("it holds NaN or infinite samples")
+            return sample
         except (soundfile.SoundFileError, ValueError, RuntimeError) as error:
-            skip(name, str(error))
+            logging.warning(f"Skipped '{name}': {error}")
+            self.skipped += 1
             return None
 
     def _collate_fn(self, batch: list[tuple]) -> SpeechBatch:
         signal, signal_length, _, _, ids = super()._collate_fn(batch)
         names = [os.path.basename(self.get_manifest_sample(int(i)).audio_file) for i in ids]
-        return SpeechBatch(signal, _as_int64(signal_length), names, skipped_since_last_time())
+        skipped, self.skipped = self.skipped, 0
+        return SpeechBatch(signal, _as_int64(signal_length), names, skipped)
 
 
 def _is_usable(sample: tuple | None) -> bool:
@@ -69,32 +95,35 @@ def _as_int64(lengths: Tensor) -> Tensor:
     return lengths.to(torch.int64)
 
 
-def build_webdataset_loader(config: DictConfig, rank: int, world_size: int) -> torch.utils.data.DataLoader:
+def build_webdataset_loader(
+    config: DictConfig, sources: list[Source], rank: int, world_size: int
+) -> torch.utils.data.DataLoader:
     """Data loader of NeMo's ``batch_size``, ``shuffle_n``, ``tarred_shard_strategy``, ``min_`` and ``max_duration``.
 
     Raises:
-        ValueError: several datasets (the Lhotse loader mixes them), or no ``batch_size``.
+        ValueError: several datasets (the Lhotse loader mixes them), no ``batch_size`` or shards, more workers than shards.
     """
-    sources = read_sources(config)
     if len(sources) != 1:
         raise ValueError("is_tarred=true reads one dataset; use_lhotse=true mixes several")
+    if sources[0].tars is None:
+        raise ValueError(f"is_tarred=true needs tarred_audio_filepaths beside {sources[0].manifest}")
     if not config.get("batch_size"):
         raise ValueError("is_tarred=true needs batch_size, a number of utterances (batch_duration is Lhotse's)")
-    shuffle = config.get("shuffle", True)
+    shuffle, num_workers = config.get("shuffle", True), config.get("num_workers", 0)
+    replicate = config.get("tarred_shard_strategy", "scatter") == "replicate"
+    shards = [sources[0].tar_paths] if replicate else [sources[0].tar_paths[r::world_size] for r in range(world_size)]
     dataset = ShuffledTarredDataset(
-        sources[0].tars,
+        shards[0 if replicate else rank],
         shuffle_n=config.get("shuffle_n", 4 * config.batch_size) if shuffle else 0,
         # With `replicate` every rank reads all shards, and should do so in its own order.
-        seed=int(config.get("seed", 0)) + (rank if config.get("tarred_shard_strategy") == "replicate" else 0),
+        seed=int(config.get("seed", 0)) + (rank if replicate else 0),
+        samples=_samples_per_worker(config, sources[0], shards, max(1, num_workers)),
+        num_workers=num_workers,
         manifest_filepath=sources[0].manifest_paths,
         sample_rate=config.sample_rate,
         max_duration=config.get("max_duration"),
         min_duration=config.get("min_duration"),
-        shard_strategy=config.get("tarred_shard_strategy", "scatter"),
-        global_rank=rank,
-        world_size=world_size,
     )
-    num_workers = config.get("num_workers", 0)
     return torch.utils.data.DataLoader(
         dataset,
         batch_size=config.batch_size,
@@ -103,3 +132,31 @@ def build_webdataset_loader(config: DictConfig, rank: int, world_size: int) -> t
         pin_memory=config.get("pin_memory", False),
         persistent_workers=num_workers > 0,  # keeps the state of the shuffles over epochs
     )
+
+
+def _samples_per_worker(config: DictConfig, source: Source, shards_of_ranks: list[list[str]], workers: int) -> int:
+    """The most that any worker of any rank holds, in whole batches; the others repeat some of theirs."""
+    problems = Problems()
+    low, high = config.get("min_duration") or 0.0, config.get("max_duration") or float("inf")
+    sizes = {
+        tar: sum(low <= entry["duration"] <= high for entry in entries)
+        for tar, entries in entries_by_shard(source, problems)
+    }
+    for problem in problems.words[:5]:
+        logging.warning(problem)
+    held = []
+    for rank, shards in enumerate(shards_of_ranks):
+        if len(shards) < workers:
+            raise ValueError(
+                f"rank {rank} has {len(shards)} shards for {workers} workers: make more shards or use fewer workers"
+            )
+        held += [sum(sizes[shard] for shard in shards[worker::workers]) for worker in range(workers)]
+    if max(held) == 0:
+        raise ValueError(f"no utterance of {source.manifest} is between min_duration and max_duration")
+    samples = -(-max(held) // config.batch_size) * config.batch_size
+    repeated = samples * len(held) - sum(held)
+    if repeated:
+        logging.info(
+            f"An epoch of {source.manifest} repeats {repeated} utterances, so that all workers give equally many batches"
+        )
+    return samples

@@ -1,0 +1,137 @@
+"""The index: where each utterance lies, in a memory-mapped table that all processes of a machine share.
+
+With it an epoch can be planned from durations alone, any utterance of a tar shard is one read at a known place, and no
+process holds a manifest in memory. It is built once for the manifests and shards as they are and kept in a cache folder
+(``NEMO_BIRQ_CACHE``, by default ``~/.cache/nemo_birq``).
+"""
+
+import hashlib
+import json
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from filelock import FileLock
+
+from nemo_birq.data.index_building import build_table
+from nemo_birq.data.sources import Source
+
+FORMAT = 1  # of the table; part of its name, so that older ones are not read
+
+
+class Place(NamedTuple):
+    """Where one utterance is."""
+
+    name: str
+    """Member of a shard, or the path of a single file."""
+    file: str
+    """The shard, or the same path."""
+    position: int
+    """Of the encoded audio in the file, in bytes."""
+    size: int
+    """Of the encoded audio, in bytes."""
+    start: float
+    """Of the utterance in the audio, in seconds."""
+    duration: float
+    """In seconds."""
+
+
+class SpeechIndex:
+    """The utterances of one dataset, rows 0 to N-1 in the order of shards and members.
+
+    Args:
+        path: the table, an Arrow file; see ``open_index``.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return SpeechIndex, (self.path,)  # processes map the file themselves
+
+    @cached_property
+    def _table(self) -> pa.RecordBatch:
+        return pa.ipc.open_file(pa.memory_map(str(self.path))).get_batch(0)
+
+    @cached_property
+    def _metadata(self) -> dict:
+        return json.loads(self._table.schema.metadata[b"birq"])
+
+    def __len__(self) -> int:
+        return self._table.num_rows
+
+    @cached_property
+    def durations(self) -> np.ndarray:
+        """(N,) float64, seconds."""
+        return self._table.column("duration").to_numpy()
+
+    @cached_property
+    def shards(self) -> np.ndarray:
+        """(N,) int32, number of the shard; for single files the number of the manifest."""
+        return self._table.column("shard").to_numpy()
+
+    @property
+    def problems(self) -> list[str]:
+        """What cannot be read, in words; the first ones, if there are many."""
+        return self._metadata["problems"]
+
+    @property
+    def num_lost(self) -> int:
+        """Utterances that cannot be read."""
+        return self._metadata["num_lost"]
+
+    def place(self, row: int) -> Place:
+        """Where utterance ``row`` is."""
+        name, shard, position, size, start, duration = (column[row].as_py() for column in self._table.columns)
+        shards = self._metadata["shards"]
+        return Place(name, shards[shard] if shards else name, position, size, start, duration)
+
+
+def cache_folder() -> Path:
+    """Where indexes are kept."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "nemo_birq"
+    return Path(os.environ.get("NEMO_BIRQ_CACHE", default))
+
+
+def open_index(source: Source) -> SpeechIndex:
+    """The index of a dataset, built now if its manifests or shards are new or have changed.
+
+    Raises:
+        FileNotFoundError, ValueError: see ``index_building.build_table``.
+        PermissionError: the cache folder cannot be written.
+    """
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PermissionError(
+            f"cannot write the index of {source.manifest} to {folder} ({error}); set NEMO_BIRQ_CACHE to another folder"
+        ) from error
+    path = folder / f"{_fingerprint(source)}.arrow"
+    with FileLock(path.with_suffix(".lock")):  # of the ranks of a machine one builds, the others wait
+        if not path.exists():
+            part = path.with_suffix(".part")
+            table = build_table(source)
+            with pa.ipc.new_file(str(part), table.schema) as writer:
+                writer.write_batch(table)
+            part.rename(path)
+    return SpeechIndex(path)
+
+
+def _fingerprint(source: Source) -> str:
+    """Of names, sizes and times of the manifests and shards."""
+    files = [os.path.abspath(path) for path in (*source.manifest_paths, *source.tar_paths)]
+    for path in files:
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"{path} does not exist (named by {source.tars or source.manifest})")
+    stats = [os.stat(path) for path in files]
+    what = [
+        FORMAT,
+        source.manifest,
+        source.tars,
+        *[(p, s.st_size, s.st_mtime_ns) for p, s in zip(files, stats, strict=True)],
+    ]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]

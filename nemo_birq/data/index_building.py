@@ -1,0 +1,220 @@
+"""Builds the index of a dataset: reads every manifest line and the header of every member of every shard, once.
+
+What does not fit together is left out, counted and said: a line without its member, a member without its line, a name twice,
+a name that leaves the folder, a truncated shard.
+"""
+
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from rich.progress import track
+
+from nemo_birq.data.manifests import iterate_manifest
+from nemo_birq.data.sources import Source
+
+MOST_PROBLEMS = 1000  # kept in words; all are counted
+SEGMENT = re.compile(r"-sub\d+(?=\.\w+$|$)")  # segments of one member are named member-sub1, member-sub2, ...
+
+
+class _Part(NamedTuple):
+    """Columns of one shard, or of one manifest of single files."""
+
+    names: list[str]
+    positions: list[int]
+    sizes: list[int]
+    starts: list[float]
+    durations: list[float]
+
+
+class Problems:
+    """What cannot be used, in words, and how many utterances that costs."""
+
+    def __init__(self):
+        self.words: list[str] = []
+        self.num_lost = 0
+
+    def add(self, problem: str, lost: int = 1) -> None:
+        self.num_lost += lost
+        if len(self.words) < MOST_PROBLEMS:
+            self.words.append(problem)
+
+
+def build_table(source: Source) -> pa.RecordBatch:
+    """The table of a dataset: name, shard, position, size, start, duration; shards and problems in its metadata.
+
+    Raises:
+        ValueError: shards and manifests that do not belong together, a compressed shard, nothing that can be used.
+    """
+    problems = Problems()
+    if source.tars is None:
+        parts = [_files(path, problems) for path in _watched(source.manifest_paths, "Indexing audio files")]
+    else:
+        entries = entries_by_shard(source, problems)
+        parts = [_shard(tar, lines, problems) for tar, lines in _watched(entries, "Indexing shards", len(source.tar_paths))]
+    columns = {
+        "name": pa.array([name for part in parts for name in part.names], pa.large_string()),
+        "shard": np.repeat(np.arange(len(parts), dtype=np.int32), [len(part.names) for part in parts]),
+        "position": np.array([value for part in parts for value in part.positions], np.int64),
+        "size": np.array([value for part in parts for value in part.sizes], np.int64),
+        "start": np.array([value for part in parts for value in part.starts], np.float64),
+        "duration": np.array([value for part in parts for value in part.durations], np.float64),
+    }
+    table = pa.RecordBatch.from_pydict(columns)
+    if table.num_rows == 0:
+        raise ValueError(
+            "\n".join([f"{source.manifest} holds nothing that can be used:", *(problems.words[:10] or ["it is empty"])])
+        )
+    about = {"shards": source.tar_paths, "problems": problems.words, "num_lost": problems.num_lost}
+    return table.replace_schema_metadata({"birq": json.dumps(about)})
+
+
+def _watched(things: Iterable, description: str, total: int | None = None) -> Iterable:
+    """With a progress bar where there are many."""
+    total = total or len(things)
+    return track(things, description, total, transient=True) if total > 16 else things
+
+
+# --- single files -----------------------------------------------------------------------------------------------------
+
+
+def _files(manifest: str, problems: Problems) -> _Part:
+    part = _Part([], [], [], [], [])
+    folder = os.path.dirname(os.path.abspath(manifest))
+    for entry, problem in iterate_manifest(manifest):
+        path = None if problem else os.path.join(folder, os.path.expanduser(entry["audio_filepath"]))
+        if path is not None and not os.path.isfile(path):
+            problem = f"manifest {manifest} names {path}, which does not exist"
+        if problem:
+            problems.add(problem)
+        else:
+            _append(part, path, 0, os.path.getsize(path), entry)
+    return part
+
+
+# --- tar shards -------------------------------------------------------------------------------------------------------
+
+
+def entries_by_shard(source: Source, problems: Problems) -> Iterator[tuple[str, list[dict]]]:
+    """Each shard with its manifest lines.
+
+    Raises:
+        ValueError: shards and manifests that do not belong together.
+    """
+    manifests, tars = source.manifest_paths, source.tar_paths
+    if len(manifests) not in (1, len(tars)):
+        raise ValueError(
+            f"{source.manifest} names {len(manifests)} manifests, {source.tars} names {len(tars)} shards: there must be "
+            "one manifest for each shard, or one for all"
+        )
+    if len(manifests) > 1 or len(tars) == 1:
+        _check_numbers(manifests, tars)
+        for tar, manifest in zip(tars, manifests, strict=True):
+            yield tar, list(_usable(manifest, problems))
+        return
+    numbers = {_number(tar, "audio"): tar for tar in tars}
+    grouped: dict[str, list[dict]] = {tar: [] for tar in tars}
+    for entry in _usable(manifests[0], problems):
+        if entry.get("shard_id") in numbers:
+            grouped[numbers[entry["shard_id"]]].append(entry)
+        else:
+            problems.add(
+                f"manifest {manifests[0]}: {entry['audio_filepath']} has shard_id={entry.get('shard_id')}, but the shards "
+                f"are numbered {min(numbers)} to {max(numbers)}"
+            )
+    yield from grouped.items()
+
+
+def _usable(manifest: str, problems: Problems) -> Iterator[dict]:
+    for entry, problem in iterate_manifest(manifest):
+        if problem:
+            problems.add(problem)
+        else:
+            yield entry
+
+
+def _check_numbers(manifests: list[str], tars: list[str]) -> None:
+    if len(tars) == 1:
+        return
+    found = [_number(path, "manifest") for path in manifests], [_number(path, "audio") for path in tars]
+    if found[0] != found[1]:
+        raise ValueError(f"manifests are numbered {found[0]}, shards {found[1]}: they must agree, in the same order")
+
+
+def _number(path: str, prefix: str) -> int:
+    match = re.search(rf"{prefix}[^/]*_(\d+)[^/]*\.(json|tar)", path)
+    if match is None:
+        raise ValueError(f"{path}: its name must look like {prefix}_0.{'tar' if prefix == 'audio' else 'json'}")
+    return int(match.group(1))
+
+
+def _shard(tar: str, entries: list[dict], problems: Problems) -> _Part:
+    """The utterances of a shard, in the order of its members."""
+    members = _members(tar, problems)
+    order = {name: number for number, name in enumerate(members)}
+    part, used, found = _Part([], [], [], [], []), set(), []
+    for entry in entries:
+        name = entry["audio_filepath"]
+        member = name if name in members else SEGMENT.sub("", name)
+        utterance = (name, entry.get("offset") or 0.0)
+        if _leaves_folder(name):
+            problems.add(f"shard {tar}: the name {name} leaves the folder")
+        elif member not in members:
+            problems.add(f"shard {tar} lacks {name}, which its manifest names")
+        elif utterance in used:
+            problems.add(f"shard {tar}: {name} stands twice in its manifest; the first is used")
+        else:
+            used.add(utterance)
+            found.append((order[member], member, entry))
+    for _, member, entry in sorted(found, key=lambda triple: triple[0]):
+        _append(part, entry["audio_filepath"], *members[member], entry)
+    foreign = sorted(members.keys() - {member for _, member, _ in found})
+    if foreign:
+        problems.add(
+            f"shard {tar} holds {len(foreign)} members that no line of its manifest names, such as {foreign[0]}", lost=0
+        )
+    return part
+
+
+def _members(tar: str, problems: Problems) -> dict[str, tuple[int, int]]:
+    """Position and size of the members' data, by name."""
+    members: dict[str, tuple[int, int]] = {}
+    end = os.path.getsize(tar)
+    try:
+        with tarfile.open(tar, "r:") as archive:
+            for member in archive:
+                if not member.isfile():
+                    continue
+                if member.offset_data + member.size > end:
+                    raise tarfile.ReadError("unexpected end of data")
+                if member.name in members:
+                    problems.add(f"shard {tar} holds {member.name} twice; the first is used")
+                else:
+                    members[member.name] = member.offset_data, member.size
+    except tarfile.TarError as error:
+        # Not counted as lost: the manifest's lines without their members will be.
+        problems.add(
+            f"shard {tar} cannot be read to its end ({error}); {len(members)} members before that are used. Build it again, "
+            "or unpack it if it is compressed",
+            lost=0,
+        )
+    return members
+
+
+def _leaves_folder(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts
+
+
+def _append(part: _Part, name: str, position: int, size: int, entry: dict) -> None:
+    part.names.append(name)
+    part.positions.append(position)
+    part.sizes.append(size)
+    part.starts.append(float(entry.get("offset") or 0.0))
+    part.durations.append(float(entry["duration"]))

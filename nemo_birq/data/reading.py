@@ -1,0 +1,92 @@
+"""From rows of the index to signals. A clip that cannot be used is named, counted and left out."""
+
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from io import BytesIO
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+from nemo.utils import logging
+
+from nemo_birq.data.batch import SpeechBatch
+from nemo_birq.data.index import Place, SpeechIndex
+
+TOLERANCE = 0.2  # seconds by which codecs may disagree on a duration; NeMo's own
+OPEN_FILES = 128  # shards that a process keeps open
+
+
+class UnusableAudio(Exception):
+    """Says what is wrong with an utterance."""
+
+
+class SpeechDataset(torch.utils.data.Dataset):
+    """Rows of the indexes, counted through all of them, to ``SpeechBatch``."""
+
+    def __init__(self, indexes: Sequence[SpeechIndex], sample_rate: int):
+        self.indexes = indexes
+        self.ends = np.cumsum([len(index) for index in indexes])
+        self.sample_rate = sample_rate
+
+    def __getitem__(self, rows: list[int]) -> SpeechBatch:
+        signals, names, skipped = [], [], 0
+        for row in rows:
+            dataset = int(np.searchsorted(self.ends, row, side="right"))
+            place = self.indexes[dataset].place(row - (self.ends[dataset] - len(self.indexes[dataset])))
+            try:
+                signals.append(read_utterance(place, self.sample_rate))
+                names.append(place.name)
+            except UnusableAudio as problem:
+                skipped += 1
+                logging.warning(f"Skipped {place.name} of {place.file}: {problem}")
+        if not signals:  # a rank without an utterance takes the step all the same, see SpeechBatch.is_silent_stand_in
+            signals = [np.zeros(self.sample_rate, np.float32)]
+        lengths = torch.tensor([len(signal) for signal in signals])
+        padded = torch.zeros(len(signals), int(lengths.max()))
+        for target, signal in zip(padded, signals, strict=True):
+            target[: len(signal)] = torch.from_numpy(signal)
+        return SpeechBatch(padded, lengths, names, skipped)
+
+
+def read_utterance(place: Place, sample_rate: int) -> np.ndarray:
+    """Signal of an utterance: (samples,) float32, mono, at the sample rate.
+
+    Raises:
+        UnusableAudio: it cannot be read or decoded, is empty, shorter than its manifest says, or holds NaN or infinity.
+    """
+    try:
+        if place.file == place.name:
+            source: str | BytesIO = place.file
+        else:
+            source = BytesIO(os.pread(_open(place.file).fileno(), place.size, place.position))
+        signal, rate = _decode(source, place)
+    except (OSError, soundfile.SoundFileError) as error:
+        raise UnusableAudio(f"it cannot be decoded ({error})") from error
+    if not np.isfinite(signal).all():
+        raise UnusableAudio("it holds NaN or infinite samples")
+    return signal if rate == sample_rate else soxr.resample(signal, rate, sample_rate)
+
+
+def _decode(source: str | BytesIO, place: Place) -> tuple[np.ndarray, int]:
+    with soundfile.SoundFile(source) as file:
+        rate, duration = file.samplerate, file.frames / file.samplerate
+        end = place.start + place.duration
+        if file.frames == 0:
+            raise UnusableAudio("it holds no audio")
+        if end > duration + TOLERANCE:
+            raise UnusableAudio(f"it holds {duration:.2f} s, but the manifest wants {end:.2f} s of it")
+        whole = place.start == 0 and duration - end <= TOLERANCE
+        wanted = file.frames if whole else round(place.duration * rate)
+        if not whole:
+            file.seek(round(place.start * rate))
+        signal = file.read(wanted, dtype="float32", always_2d=True)
+    if len(signal) < wanted - TOLERANCE * rate or (whole and len(signal) < wanted):
+        raise UnusableAudio(f"it breaks off after {len(signal) / rate:.2f} of {wanted / rate:.2f} s")
+    return signal[:, 0] if signal.shape[1] == 1 else signal.mean(axis=1), rate
+
+
+@lru_cache(maxsize=OPEN_FILES)
+def _open(path: str):
+    return open(path, "rb", buffering=0)  # closed when it falls out of the cache

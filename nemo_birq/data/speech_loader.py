@@ -1,0 +1,141 @@
+"""The data loader: follows the plan of each epoch, and can go on from any batch of it."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+
+import numpy as np
+import torch
+from nemo.utils import logging
+
+from nemo_birq.data.batch import SpeechBatch
+from nemo_birq.data.epoch_plan import BatchSettings, EpochPlan, plan_epoch
+from nemo_birq.data.index import SpeechIndex
+from nemo_birq.data.reading import SpeechDataset
+
+
+class BatchOrder(torch.utils.data.Sampler):
+    """Rows of this rank's batches, from a position on.
+
+    All ranks take one batch of the plan at each step. Where the last step of an epoch has fewer batches than ranks, their
+    utterances are divided over all ranks; a rank that gets none gives a silent stand-in, so that all take the same steps.
+
+    Args:
+        endless: go on with the next epoch when one is over, for training; otherwise one epoch, again and again the same.
+    """
+
+    def __init__(
+        self,
+        indexes: Sequence[SpeechIndex],
+        weights: Sequence[float] | None,
+        settings: BatchSettings,
+        rank: int,
+        world_size: int,
+        endless: bool,
+    ):
+        self.indexes, self.weights, self.settings = indexes, weights, settings
+        self.rank, self.world_size, self.endless = rank, world_size, endless
+        self.epoch = 0
+        self.batch = 0  # of the plan, all ranks together; those before it are done
+        self.planned_for = world_size  # ranks when this epoch began
+        self.plan = lru_cache(maxsize=2)(self._plan)
+        self.length = self._steps(self.plan(0, world_size))
+
+    def _plan(self, epoch: int, world_size: int) -> EpochPlan:
+        return plan_epoch(self.indexes, self.weights, self.settings, epoch, world_size)
+
+    def _steps(self, plan: EpochPlan) -> int:
+        return -(-len(plan) // self.world_size)
+
+    def __len__(self) -> int:
+        """Steps of the first epoch. Others may have a few more or less: Lightning's epochs are all as long as the first."""
+        return self.length
+
+    def __iter__(self) -> Iterator[list[int]]:
+        position = self.epoch, self.batch, self.planned_for
+        while True:
+            rows, position = self._step(position)
+            if rows is None:
+                return
+            yield rows
+
+    def advance(self) -> None:
+        """One more step is done."""
+        _, (self.epoch, self.batch, self.planned_for) = self._step((self.epoch, self.batch, self.planned_for))
+
+    def rewind(self) -> None:
+        """Back to the first batch."""
+        self.epoch, self.batch, self.planned_for = 0, 0, self.world_size
+
+    def _step(self, position: tuple[int, int, int]) -> tuple[list[int] | None, tuple[int, int, int]]:
+        """Rows at a position, and the position after it; None at the end of all."""
+        epoch, batch, planned_for = position
+        plan = self.plan(epoch, planned_for)
+        if batch >= len(plan):
+            if not self.endless:
+                return None, position
+            epoch, batch, planned_for = epoch + 1, 0, self.world_size
+            plan = self.plan(epoch, planned_for)
+        batches = plan.batches(batch, batch + self.world_size)
+        if len(batches) < self.world_size:
+            batches = np.array_split(np.concatenate(batches), self.world_size)
+        return batches[self.rank].tolist(), (epoch, batch + self.world_size, planned_for)
+
+    def fingerprint(self) -> str:
+        """Of all that the plans follow from."""
+        what = [[index.path.name for index in self.indexes], self.weights, asdict(self.settings)]
+        return hashlib.sha256(json.dumps(what, default=list).encode()).hexdigest()[:16]
+
+
+class SpeechLoader(torch.utils.data.DataLoader):
+    """Yields ``SpeechBatch`` in the order of a ``BatchOrder``.
+
+    ``state_dict`` says which batches have been handed out, however many are being read ahead. A loader of the same data and
+    settings that loads it goes on with the next batch, with any number of workers and on any number of ranks.
+    """
+
+    def __init__(self, dataset: SpeechDataset, order: BatchOrder, num_workers: int, pin_memory: bool):
+        super().__init__(
+            dataset,
+            sampler=order,
+            batch_size=None,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            persistent_workers=num_workers > 0,
+        )
+
+    def __iter__(self) -> Iterator[SpeechBatch]:
+        order: BatchOrder = self.sampler
+        if not order.endless:
+            yield from super().__iter__()
+            return
+        for batch in super().__iter__():
+            order.advance()
+            yield batch
+
+    def state_dict(self) -> dict:
+        order: BatchOrder = self.sampler
+        return {
+            "epoch": order.epoch,
+            "batch": order.batch,
+            "planned_for": order.planned_for,
+            "length": order.length,
+            "fingerprint": order.fingerprint(),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        order: BatchOrder = self.sampler
+        if state["fingerprint"] != order.fingerprint():
+            logging.warning(
+                "The training data, their batches or the seed are not those of the checkpoint: the data are read from the "
+                "beginning of a new epoch"
+            )
+            order.epoch, order.batch, order.planned_for = state["epoch"] + 1, 0, order.world_size
+            return
+        order.epoch, order.batch, order.planned_for = state["epoch"], state["batch"], state["planned_for"]
+        if state["planned_for"] == order.world_size:
+            order.length = state["length"]
+        batches = len(order.plan(order.epoch, order.planned_for))
+        logging.info(f"Data go on in epoch {order.epoch} after batch {order.batch} of {batches}")

@@ -1,0 +1,139 @@
+"""Plans of epochs: every utterance once, batches within their limits, the same again, and resumable anywhere."""
+
+import random
+from collections import Counter
+from itertools import islice
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemo_birq.data.epoch_plan import BatchSettings, order_of_utterances, plan_epoch
+from nemo_birq.data.speech_loader import BatchOrder
+
+pytestmark = pytest.mark.unit
+
+
+class Index:
+    """Durations and shards of a dataset that nobody reads."""
+
+    def __init__(self, size: int, shards: int = 4, seed: int = 0):
+        self.durations = np.random.default_rng(seed).uniform(0.3, 20.0, size)
+        self.shards = np.sort(np.arange(size) % shards).astype(np.int32)
+        self.path = type("Path", (), {"name": f"{size}-{shards}-{seed}"})
+
+    def __len__(self) -> int:
+        return len(self.durations)
+
+
+BUCKETS = {"batch_duration": 60.0, "use_bucketing": True, "num_buckets": 4, "bucket_duration_bins": (5.0, 10.0, 15.0)}
+MANNERS = {
+    "by duration": {"batch_duration": 60.0},
+    "by number": {"batch_size": 7},
+    "buckets": BUCKETS | {"bucket_buffer_size": 100},
+    "fixed buckets": {"use_bucketing": True, "bucket_duration_bins": (7.0, 20.0), "bucket_batch_size": (6, 3)},
+    "estimated buckets": {"batch_duration": 60.0, "use_bucketing": True, "num_buckets": 5},
+}
+
+
+@pytest.mark.parametrize("manner", MANNERS)
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_each_epoch_holds_every_utterance_once(manner, shuffle):
+    index = Index(500)
+    chosen = BatchSettings(**MANNERS[manner], shuffle=shuffle, shuffle_buffer_size=50, min_duration=1.0)
+    usable = np.flatnonzero(index.durations >= 1.0)
+    for epoch in (0, 1):
+        plan = plan_epoch([index], None, chosen, epoch, 2)
+        assert sorted(plan.rows) == usable.tolist()
+        assert sum(len(batch) for batch in plan.batches(0, len(plan))) == len(usable)
+    again = plan_epoch([index], None, chosen, 1, 2)
+    assert (again.rows == plan.rows).all() and (again.ends == plan.ends).all()
+    if shuffle:
+        assert (plan_epoch([index], None, chosen, 0, 2).rows != plan.rows).any()
+    elif not chosen.use_bucketing:
+        assert (plan.rows == usable).all()
+
+
+@pytest.mark.parametrize("manner", ["buckets", "estimated buckets"])
+def test_padded_batches_stay_near_batch_duration(manner):
+    """Lhotse closes a batch when one more utterance as long as its longest would not fit; buckets keep lengths alike."""
+    index = Index(500)
+    plan = plan_epoch([index], None, BatchSettings(**MANNERS[manner], shuffle=True), 0, 1)
+    padded = [len(batch) * index.durations[batch].max() for batch in plan.batches(0, len(plan))]
+    assert max(padded) < 1.25 * 60.0
+    assert np.median(padded) > 45.0
+
+
+def test_fixed_buckets_have_their_sizes():
+    index = Index(500)
+    plan = plan_epoch([index], None, BatchSettings(**MANNERS["fixed buckets"], shuffle=True), 0, 1)
+    sizes = Counter((bool(index.durations[batch].max() < 7.0), len(batch)) for batch in plan.batches(0, len(plan)))
+    short = int((index.durations < 7.0).sum())
+    assert sizes[True, 6] == short // 6 and sizes[False, 3] == (500 - short) // 3
+    assert sum(sizes.values()) == sizes[True, 6] + sizes[False, 3] + (short % 6 > 0) + ((500 - short) % 3 > 0)
+
+
+def test_few_shards_are_open_at_a_time():
+    index = Index(1000, shards=20)
+    order = order_of_utterances([index], None, BatchSettings(shuffle=True), 5)
+    visits = index.shards[order]
+    assert (np.diff(visits) != 0).sum() == 19  # one shard after the other
+    assert visits[0] != 0 or visits[-1] != 19  # in another order
+    first = order[visits == visits[0]]
+    assert (np.diff(first) < 0).any()
+
+
+def test_ranks_get_batches_of_like_length():
+    index = Index(2000)
+    plan = plan_epoch([index], None, BatchSettings(**BUCKETS, shuffle=True), 0, 4)
+    longest = [index.durations[batch].max() for batch in plan.batches(0, len(plan))]
+    steps = np.array(longest[: len(longest) // 4 * 4]).reshape(-1, 4)
+    assert np.median(np.ptp(steps, axis=1)) < 0.3 * np.median(
+        np.abs(np.diff(random.Random(0).sample(longest, len(longest))))
+    )
+
+
+def test_weights_repeat_and_never_lose():
+    small, large = Index(30), Index(100, seed=1)
+    order = order_of_utterances([small, large], [1.0, 1.0], BatchSettings(shuffle=True), 0)
+    counts = np.bincount(order, minlength=130)
+    assert counts[30:].tolist() == [1] * 100 and counts[:30].sum() == 100 and set(counts[:30]) == {3, 4}
+    halves = (order[:100] < 30).mean(), (order[100:] < 30).mean()
+    assert halves == pytest.approx((0.5, 0.5), abs=0.02)  # evenly mixed
+
+
+def order(index: Index, rank=0, world_size=1, endless=True) -> BatchOrder:
+    return BatchOrder([index], None, BatchSettings(**BUCKETS, shuffle=True), rank, world_size, endless)
+
+
+@given(size=st.integers(1, 60), world_size=st.integers(1, 5))
+@settings(max_examples=40, deadline=None)
+def test_ranks_share_an_epoch_without_loss_or_repetition(size, world_size):
+    index = Index(size)
+    shares = [list(order(index, rank, world_size, endless=False)) for rank in range(world_size)]
+    assert {len(share) for share in shares} == {len(order(index, 0, world_size))}  # equally many steps
+    assert sorted(row for share in shares for rows in share for row in rows) == list(range(size))
+
+
+@given(stop=st.integers(0, 70), ranks=st.tuples(st.integers(1, 4), st.integers(1, 4)))
+@settings(max_examples=25, deadline=None)
+def test_resumed_on_other_ranks_an_epoch_is_completed(stop, ranks):
+    """What was seen before the stop and what comes after it make whole epochs."""
+    before, after = ranks
+    index = Index(400)
+    first = [order(index, rank, before) for rank in range(before)]
+    seen: Counter = Counter()
+    for one in first:
+        for rows in islice(iter(one), stop):
+            seen.update(rows)
+            one.advance()
+    position = first[0].epoch, first[0].batch, first[0].planned_for
+    assert all((one.epoch, one.batch, one.planned_for) == position for one in first)
+    for rank in range(after):
+        one = order(index, rank, after)
+        one.epoch, one.batch, one.planned_for = position
+        steps = -(-(len(one.plan(position[0], before)) - one.batch) // after)
+        for rows in islice(iter(one), max(0, steps)):
+            seen.update(rows)
+    assert set(seen.values()) == {position[0] + 1} and len(seen) == 400

@@ -1,0 +1,40 @@
+"""A run that is killed in the middle of an epoch and goes on is the run that was never killed."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+import torch
+
+from tests.conftest import ROOT
+from tests.resume_worker import SAVE_EVERY, STEPS, train
+
+pytestmark = pytest.mark.system
+
+
+def seen(folder) -> list[list]:
+    return [json.loads(line) for line in (folder / "seen.jsonl").read_text().splitlines()]
+
+
+def test_killed_and_resumed_run_sees_the_same_utterances_and_ends_with_the_same_weights(tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    expected = train(whole)
+    killed = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "resume_worker.py"), str(broken), "--kill-after", "18", "--workers", "2"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
+    first_part = seen(broken)
+    assert first_part == seen(whole)[:19]  # with two workers the order is that without any
+    found = train(broken, workers=1)
+    resumed = seen(broken)[len(first_part) :]
+    assert resumed[0][0] == 18 // SAVE_EVERY * SAVE_EVERY  # the last checkpoint before
+    assert resumed == seen(whole)[resumed[0][0] :]
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+
+    # Nothing lost, nothing twice: 60 utterances in an epoch, and the run went on into the second.
+    epoch = Counter(name for _, names in seen(whole) for name in names)
+    assert len(seen(whole)) == STEPS and len(epoch) == 60 and set(epoch.values()) == {1, 2}
