@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 from nemo.utils import logging
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from nemo_birq.data.batch import SpeechBatch
+from nemo_birq.data.loader import MOST_SKIPPED
 from nemo_birq.data.speech_loader import SpeechLoader
 from nemo_birq.label_health import LabelHealth
 from nemo_birq.training_log import one_line
@@ -20,11 +22,17 @@ FEW_SKIPPED = 10  # utterances that may be skipped whatever their share
 class TrainingSteps:
     """Steps, their logging and their random numbers; a part of ``BiRQModel``."""
 
+    _step = -1  # the last one
+    _micro_batch = 0  # of those that make a step under accumulate_grad_batches
+
     def training_step(self, batch: Sequence, batch_idx: int) -> dict[str, Tensor]:
         batch = SpeechBatch(*batch)
-        step = self._step = self.trainer.global_step
+        step = self.trainer.global_step
+        # Not batch_idx: a resumed Lightning counts it differently.
+        self._micro_batch = self._micro_batch + 1 if step == self._step else 0
+        self._step = step
         observed = self.schedule.full.enhanced > 0 and self._is_log_step(step)
-        generator = self._generator("train", step, batch_idx)
+        generator = self._generator("train", step, self._micro_batch)
         torch.manual_seed(generator.initial_seed())  # dropout and dither: resumed, those of an uninterrupted run
         loss, health = self.losses(batch, self.schedule.at(step), generator, observe_labels=observed, over_ranks=True)
         if not torch.isfinite(loss):
@@ -83,7 +91,7 @@ class TrainingSteps:
         return {"val_loss": log["val_loss"], "log": log}
 
     def _check_skipped(self, metrics: dict[str, float]) -> None:
-        most = float(self.cfg.train_ds.get("max_skipped_share", 0.05))
+        most = OmegaConf.select(self.cfg, "train_ds.max_skipped_share", default=MOST_SKIPPED)
         if metrics["skipped_utterances"] >= FEW_SKIPPED and metrics["skipped_share"] > most:
             raise RuntimeError(
                 f"{metrics['skipped_utterances']:.0f} utterances, {metrics['skipped_share']:.1%} of those read, could not "
@@ -106,7 +114,7 @@ class TrainingSteps:
         return step == 0 or (step + 1) % self.trainer.log_every_n_steps == 0
 
     def _generator(self, stage: str, *position: int) -> torch.Generator:
-        """Masks and noise depend on stage, rank, step and batch alone: ranks differ, and a resumed run repeats nothing."""
+        """Masks and noise depend on stage, rank, step and micro-batch alone: ranks differ, a resumed run repeats nothing."""
         entropy = (self.birq.seed, self.global_rank, STAGES.index(stage), *position)
         seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
         return torch.Generator(self.device).manual_seed(seed)

@@ -135,7 +135,7 @@ def main() -> None:
     half = args.pretrain_steps // 2
     run = start(
         logs[0], 2, "speech_pre_training.py", f"exp_manager.exp_dir={out}/pretrain",
-        f"trainer.max_steps={args.pretrain_steps}", f"trainer.limit_train_batches={half}",
+        f"trainer.max_steps={args.pretrain_steps}", f"trainer.val_check_interval={half}",
     )  # fmt: skip
     wait("pretraining on 21 minutes of unlabelled audio", logs, [run], args.pretrain_steps)
     nemo = next((out / "pretrain").rglob("*.nemo"))

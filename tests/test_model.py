@@ -6,7 +6,7 @@ import torch
 from nemo_birq import BiRQModel
 from nemo_birq.bilevel_loss import Weights
 from nemo_birq.data.batch import SpeechBatch
-from tests.conftest import SAMPLE_RATE, generator, make_batch, make_config, make_model
+from tests.conftest import CORPUS, SAMPLE_RATE, generator, make_batch, make_config, make_model
 
 pytestmark = pytest.mark.unit
 
@@ -184,9 +184,15 @@ def test_both_weights_zero_are_refused():
         make_model(birq__loss__enhanced_weight=0, birq__loss__anchor_weight=0)
 
 
-def test_validation_from_an_endless_stream_is_refused():
-    with pytest.raises(ValueError, match="single files"):
-        make_model().setup_validation_data({"use_lhotse": True, "tarred_audio_filepaths": "audio_0.tar"})
+def test_validation_from_tar_shards_holds_every_utterance_once():
+    model = make_model()
+    folder = CORPUS / "train"
+    shards = {"manifest_filepath": f"{folder}/tarred_audio_manifest.json"}
+    shards["tarred_audio_filepaths"] = f"{folder}/audio__OP_0..3_CL_.tar"
+    model.setup_validation_data({"use_lhotse": True, "batch_duration": 60, **shards})
+    for _ in range(2):
+        names = [name for batch in model._validation_dl for name in batch.ids]
+        assert len(names) == len(set(names)) == 480
 
 
 def test_apex_optimizer_without_apex_says_what_to_do():

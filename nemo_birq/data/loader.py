@@ -20,6 +20,7 @@ from nemo_birq.data.sources import Source, read_sources
 from nemo_birq.data.speech_loader import BatchOrder, SpeechLoader
 from nemo_birq.data.webdataset import build_webdataset_loader
 
+MOST_SKIPPED = 0.05  # default of max_skipped_share
 MOST_SHOWN = 5  # problems of a dataset
 SETTINGS = {field.name for field in fields(BatchSettings)}
 OTHER_KEYS = {
@@ -43,6 +44,7 @@ def build_dataloader(
         ValueError: a key that is not supported or missing, shards and manifests that do not belong together, or more than
             ``max_skipped_share`` of the utterances cannot be used.
     """
+    config = OmegaConf.create(config)
     for key in config:
         if OmegaConf.is_missing(config, key):
             raise ValueError(f"{key} is not set: name the data on the command line, e.g. model.train_ds.{key}=...")
@@ -57,7 +59,7 @@ def build_dataloader(
         if not config.get("use_lhotse", False):
             return build_webdataset_loader(config, sources, rank, world_size)
         settings = _batch_settings(config)
-        indexes = [_open_checked(source, float(config.get("max_skipped_share", 0.05))) for source in sources]
+        indexes = [_open_checked(source, float(config.get("max_skipped_share", MOST_SKIPPED))) for source in sources]
         weights = None if sources[0].weight is None else [source.weight for source in sources]
         order = BatchOrder(indexes, weights, settings, rank, world_size, endless=training)
         _say(sources, indexes, settings, order)
