@@ -180,6 +180,18 @@ def test_webdataset_skips_bad_members_too(tmp_path):
     assert sum(batch.skipped for batch in batches) >= 2
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_webdataset_ranks_take_equally_many_steps_and_read_everything(tmp_path, workers):
+    """Three shards of 3, 3 and 2 utterances on two ranks: rank 1 has one shard, rank 0 two; a run would hang otherwise."""
+    folder = make_shards(tmp_path / "shards", shards=3)
+    config = node(folder, shards=3, use_lhotse=False, is_tarred=True, batch_size=2, num_workers=workers)
+    ranks = [list(load(config, rank, 2)) for rank in (0, 1)]
+    assert len(ranks[0]) == len(ranks[1]) == len(load(config, 0, 2)) == 3
+    assert {name for batches in ranks for batch in batches for name in batch.ids} == {f"clip{i}.wav" for i in range(8)}
+    with pytest.raises(ValueError, match="rank 1 has 1 shards for 2 workers"):
+        load(node(folder, shards=3, use_lhotse=False, is_tarred=True, batch_size=2, num_workers=2), 1, 2)
+
+
 def test_several_datasets_mix_by_weight(tmp_path):
     """Nothing of the rarer one is lost; the other is read again."""
     one, two = make_shards(tmp_path / "one"), tmp_path / "two"
@@ -289,6 +301,24 @@ def test_loose_files_must_exist(tmp_path):
     (tmp_path / "dev.json").write_text('{"audio_filepath": "a.wav", "duration": 1.0}\n')
     config = OmegaConf.create({"use_lhotse": True, "manifest_filepath": str(tmp_path / "dev.json"), "batch_size": 1})
     refuse(config, ValueError, r"names .*a\.wav, which does not exist")
+
+
+def test_keys_of_nemo_that_are_not_supported_are_refused(tmp_path):
+    folder = make_shards(tmp_path / "shards")
+    refuse(node(folder, perturb_speed=True), ValueError, "perturb_speed=True of NeMo's Lhotse loader is not supported")
+    refuse(node(folder, batch_size=None), ValueError, "size of a batch is not set")
+    refuse(node(folder, min_duration=100.0), ValueError, "no utterance .* between min_duration and max_duration")
+    remote = node(folder, tarred_audio_filepaths="s3://bucket/audio__OP_0..1_CL_.tar")
+    refuse(remote, ValueError, "copy or mount the shards, or stream them")
+
+
+def test_share_of_unusable_utterances_decides(tmp_path):
+    """One of nine lines names nothing."""
+    folder = make_shards(tmp_path / "shards")
+    with open(folder / "sharded_manifests" / "manifest_0.json", "a") as file:
+        file.write('{"audio_filepath": "ghost.wav", "duration": 1.0}\n')
+    refuse(node(folder), ValueError, "1 of 9 utterances .* cannot be used:\n .*audio_0.tar lacks ghost.wav")
+    assert sum(len(batch.ids) for batch in load(node(folder, max_skipped_share=0.2))) == 8
 
 
 def test_way_of_loading_must_be_chosen(tmp_path):

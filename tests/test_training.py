@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from nemo_birq import BiRQModel
 from nemo_birq.data.shards import Utterance, write_shards
 from tests.conftest import CORPUS, ROOT, make_batch
+from tests.test_data import wav
 
 pytestmark = pytest.mark.system
 
@@ -179,6 +180,21 @@ def test_non_finite_loss_stops_with_step_names_and_remedy(tmp_path):
     kept = torch.load(next(tmp_path.rglob("*-last.ckpt")), weights_only=False)
     assert kept["global_step"] == step and all(torch.isfinite(v).all() for v in kept["state_dict"].values())
     assert not list(tmp_path.rglob("small.nemo"))
+
+
+def test_training_goes_on_without_bad_audio_and_stops_where_there_is_much_of_it(tmp_path):
+    clips = [Utterance(f"clip{i}.wav", wav(pitch=200 + 20 * i), {"duration": 1.0}) for i in range(40)]
+    clips += [Utterance(f"bad{i}.wav", b"RIFF", {"duration": 1.0}) for i in range(20)]
+    write_shards(clips, tmp_path / "shards", 2)
+    data = [
+        f"model.train_ds.manifest_filepath={tmp_path}/shards/sharded_manifests/manifest__OP_0..1_CL_.json",
+        f"model.train_ds.tarred_audio_filepaths={tmp_path}/shards/audio__OP_0..1_CL_.tar", "trainer.max_steps=12",
+        "model.train_ds.batch_duration=5", "trainer.log_every_n_steps=6",
+    ]  # fmt: skip
+    printed = pretrain(tmp_path, *data, fails=True)
+    assert "Skipped bad" in printed and "model.train_ds.max_skipped_share=0.05" in printed
+    printed = pretrain(tmp_path, *data, "model.train_ds.max_skipped_share=0.5", "name=tolerant")
+    assert log_lines(printed)[-1][0] == 11 and "| skipped " in log_lines(printed)[-1][1]
 
 
 def test_bad_data_is_refused_before_training(tmp_path):
