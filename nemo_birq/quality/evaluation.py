@@ -1,0 +1,198 @@
+"""From a model and aligned utterances to one row of numbers for each set of labels."""
+
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import Progress
+
+from nemo_birq.model import BiRQModel
+from nemo_birq.quality.alignments import SILENCE, phones_at, unknown_phones
+from nemo_birq.quality.frames import FrameTimes, anchor_times, encoder_times
+from nemo_birq.quality.labelings import collect_frames, has_statistics, kmeans_codes, nearest_codes
+from nemo_birq.quality.measures import Quality, joint_counts, measure, phone_entropy
+from nemo_birq.quality.utterances import Utterances, make_loader
+
+MEMORY_SHARE = 0.7  # of the machine's memory, that the outputs of all layers may take
+
+
+@dataclass
+class Row:
+    """Quality of one set of labels."""
+
+    labels: str
+    """``anchor``, ``enhanced``, ``layer`` (nearest codes) or ``kmeans``."""
+    layer: int | None
+    """1..L; None for the anchor labels, which come from the input."""
+    codes: int
+    """V."""
+    quality: Quality
+
+    def as_json(self) -> dict[str, Any]:
+        return {"labels": self.labels, "layer": self.layer, "codes": self.codes} | self.quality._asdict()
+
+
+@dataclass
+class Evaluation:
+    """What was found."""
+
+    rows: list[Row]
+    phones: list[str]
+    joint: dict[str, np.ndarray]
+    """(P, V) counts of the anchor and the enhanced labels, phones in the order of ``phones``."""
+    layer: int
+    """k of the model."""
+    phone_entropy: float
+    """H(phone) in nats, at the middles of encoder frames."""
+    outside: int
+    """Encoder frames without a phone, left out."""
+    silent: float
+    """Share of silence among the encoder frames with a phone."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader must know about the numbers."""
+
+    def of(self, labels: str) -> list[Row]:
+        """Rows of one kind, by layer."""
+        return [row for row in self.rows if row.labels == labels]
+
+
+def check_memory(model: BiRQModel, seconds: float) -> None:
+    """Refuses more audio than the outputs of all layers have room for.
+
+    Raises:
+        ValueError: naming how many hours fit.
+    """
+    bytes_per_second = len(model.encoder.layers) * model.encoder.d_model * 4 / encoder_times(model).step
+    room = MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if seconds * bytes_per_second > room:
+        raise ValueError(
+            f"the outputs of {len(model.encoder.layers)} layers for {seconds / 3600:.1f} h need "
+            f"{seconds * bytes_per_second / 2**30:.0f} GiB of memory; take fewer, drawn at random: "
+            f"--hours {int(10 * room / bytes_per_second / 3600) / 10}"
+        )
+
+
+def evaluate(
+    model: BiRQModel,
+    utterances: Utterances,
+    progress: Progress,
+    kmeans: bool = True,
+    kmeans_frames: int = 100_000,
+    ignore_silence: bool = False,
+) -> Evaluation:
+    """Labels all frames in every way and compares them with the phones at their middles.
+
+    Args:
+        model: in evaluation mode.
+        utterances: what to look at.
+        progress: shows how far it is.
+        kmeans: also cluster the output of each layer, into as many clusters as there are codes.
+        kmeans_frames: fit the clusters on so many frames.
+        ignore_silence: leave out frames of silence.
+
+    Raises:
+        ValueError: too much audio for the memory, or nothing readable.
+    """
+    check_memory(model, utterances.seconds)
+    task = progress.add_task("all layers of all utterances", total=round(utterances.seconds))
+    with tempfile.TemporaryDirectory() as folder:
+        loader = make_loader(utterances.lines, Path(folder), model.cfg.sample_rate)
+        frames = collect_frames(
+            model, loader, lambda batch: progress.advance(task, float(batch.signal_length.sum()) / model.cfg.sample_rate)
+        )
+
+    names = sorted({item.symbol for items in utterances.alignments.phones.values() for item in items})
+    at_anchor = _phones(utterances, frames.counts, anchor_times(model), names)
+    at_encoder = _phones(utterances, frames.counts, encoder_times(model), names)
+    silence = names.index(SILENCE) if SILENCE in names else -1
+    num_codes = model.birq.quantizer.num_codes
+
+    def count(codes: np.ndarray, phones: np.ndarray) -> np.ndarray:
+        counted = (phones >= 0) & ~(ignore_silence & (phones == silence))
+        return joint_counts(phones[counted], codes[counted], len(names), num_codes)
+
+    layers = range(1, len(frames.layers) + 1)
+    notes = _notes(model, utterances, frames.counts)
+    nearest = [
+        nearest_codes(model, hidden) for hidden in progress.track(frames.layers, description="nearest codes of each layer")
+    ]
+    joint = {
+        "anchor": count(frames.anchor, at_anchor),
+        "enhanced": count(nearest[model.layer - 1] if frames.enhanced is None else frames.enhanced, at_encoder),
+    }
+    rows = [
+        Row("anchor", None, num_codes, measure(joint["anchor"])),
+        Row("enhanced", model.layer, num_codes, measure(joint["enhanced"])),
+    ]
+    rows += [Row("layer", k, num_codes, measure(count(nearest[k - 1], at_encoder))) for k in layers]
+    if kmeans and len(frames.anchor) < num_codes:
+        notes.append(f"No k-means: {len(frames.anchor)} frames cannot be put into {num_codes} clusters.")
+    elif kmeans:
+        for k in progress.track(layers, description="k-means of each layer"):
+            codes = kmeans_codes(frames.layers[k - 1], num_codes, kmeans_frames)
+            rows.append(Row("kmeans", k, num_codes, measure(count(codes, at_encoder))))
+    return Evaluation(
+        rows=rows,
+        phones=names,
+        joint=joint,
+        layer=model.layer,
+        phone_entropy=phone_entropy(joint["enhanced"]),
+        outside=int((at_encoder < 0).sum()),
+        silent=float((at_encoder == silence).sum() / max(1, (at_encoder >= 0).sum())) if silence >= 0 else 0.0,
+        notes=notes,
+    )
+
+
+def _phones(utterances: Utterances, counts: dict[str, int], times: FrameTimes, names: list[str]) -> np.ndarray:
+    """Number of the phone at the middle of each frame, -1 where there is none: (N,) int64."""
+    number = {name: i for i, name in enumerate(names)} | {None: -1}
+    found = [phones_at(utterances.alignments.phones[name], times.middles(count)) for name, count in counts.items()]
+    return np.array([number[phone] for phones in found for phone in phones], dtype=np.int64)
+
+
+def _notes(model: BiRQModel, utterances: Utterances, read: dict[str, int]) -> list[str]:
+    notes = []
+    if utterances.unaligned:
+        notes.append(f"{len(utterances.unaligned)} utterances have no alignment: {_some(utterances.unaligned)}.")
+    unused = utterances.alignments.available - len(utterances.lines)
+    if unused:
+        notes.append(f"{unused} alignments were not used: they are of no utterance of the manifest, or of none that was drawn.")
+    unread = sorted(utterances.lines.keys() - read.keys())
+    if unread:
+        notes.append(f"{len(unread)} utterances could not be read: {_some(unread)}.")
+    unknown = unknown_phones(utterances.alignments.phones)
+    if unknown:
+        notes.append(f"{len(unknown)} symbols are not in ARPAbet; each counts as a phone: {_some(unknown)}.")
+    if model.birq.quantizer.num_books > 1:
+        notes.append(f"The first of {model.birq.quantizer.num_books} codebooks was looked at.")
+    if not has_statistics(model):
+        notes.append(
+            "The model never made enhanced labels in training (w1 was 0 so far): it has no statistics of layer k, and those of "
+            "this audio were taken."
+        )
+    return notes
+
+
+def _some(names: list[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def which_layer(evaluation: Evaluation) -> str:
+    """Answers "which layer k?" in a sentence or two."""
+    nearest, clustered = evaluation.of("layer"), evaluation.of("kmeans")
+    best = max(nearest, key=lambda row: row.quality.pnmi)
+    anchor = evaluation.rows[0].quality.pnmi
+    answer = f"Nearest codes tell most about the phones in layer {best.layer} (PNMI {best.quality.pnmi:.3f})"
+    if best.layer == evaluation.layer:
+        answer += ", which is the model's k"
+    else:
+        answer += f"; the model's k = {evaluation.layer} has {nearest[evaluation.layer - 1].quality.pnmi:.3f}"
+    answer += f", the anchor labels {anchor:.3f}."
+    if clustered:
+        top = max(clustered, key=lambda row: row.quality.pnmi)
+        also = " too" if top.layer == best.layer else ""
+        answer += f" With k-means it is layer {top.layer}{also} ({top.quality.pnmi:.3f})."
+    return answer

@@ -1,0 +1,111 @@
+"""All labels of all frames: anchor, enhanced, nearest codes of every layer, k-means of every layer.
+
+Shapes: B utterances, T' encoder frames, N frames of all utterances, D encoder width, L layers, V codes.
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from nemo.collections.asr.modules.conformer_encoder import ConformerMultiLayerFeatureExtractor
+from sklearn.cluster import MiniBatchKMeans
+from torch import Tensor
+
+from nemo_birq.data.batch import SpeechBatch
+from nemo_birq.layer_normalization import LayerNormalization
+from nemo_birq.masking import valid_frames
+from nemo_birq.model import BiRQModel
+
+CHUNK = 8192  # frames whose scores of all codes are in memory at once
+
+
+class Frames(NamedTuple):
+    """Frames of whole utterances, one utterance after the other."""
+
+    counts: dict[str, int]
+    """Encoder frames by utterance, in order; they sum up to N."""
+    anchor: np.ndarray
+    """(N,) int64, of the first codebook."""
+    enhanced: np.ndarray | None
+    """(N,) int64, likewise, as ``BiRQModel.labels`` gives them; None where the model has no statistics of layer k yet."""
+    layers: list[Tensor]
+    """L outputs of shape (N, D), float32, on the CPU."""
+
+
+def has_statistics(model: BiRQModel) -> bool:
+    """Whether the model knows how to normalize layer k; without, its labels depend on the batch."""
+    normalization = model.enhanced_labeler.normalization
+    return normalization.kind == "layer_norm" or int(normalization.num_updates) > 0
+
+
+@torch.no_grad()
+def collect_frames(model: BiRQModel, batches: Iterable[SpeechBatch], advance: Callable[[SpeechBatch], None]) -> Frames:
+    """One pass of the unmasked utterances through all layers.
+
+    Args:
+        model: in evaluation mode.
+        batches: utterances; their ids are paths of audio files.
+        advance: called after each batch.
+    """
+    extractor = ConformerMultiLayerFeatureExtractor(model.encoder, include_final_output=False)
+    enhanced_known = has_statistics(model)
+    counts: dict[str, int] = {}
+    anchor, enhanced = [], []
+    layers: list[list[Tensor]] = [[] for _ in model.encoder.layers]
+    for batch in batches:
+        if batch.is_silent_stand_in:
+            continue
+        signal, length = batch.signal.to(model.device), batch.signal_length.to(model.device)
+        features, feature_len = model.preprocessor(input_signal=signal, length=length)
+        outputs, (encoded_len, *_) = extractor(audio_signal=features, length=feature_len)
+        hidden = [output.transpose(1, 2) for output in outputs]
+        valid = valid_frames(encoded_len, hidden[0].shape[1])
+        anchor.append(model.anchor_labeler(features, valid)[:, 0].cpu())
+        if enhanced_known:
+            enhanced.append(model.enhanced_labeler.nearest(hidden[model.layer - 1], valid, valid)[:, 0].cpu())
+        for kept, output in zip(layers, hidden, strict=True):
+            kept.append(output[valid].float().cpu())
+        counts |= zip((Path(path).stem for path in batch.ids), encoded_len.tolist(), strict=True)
+        advance(batch)
+    if not counts:
+        raise ValueError("none of the utterances could be read; the warnings above say why")
+    joined = [torch.cat(kept) for kept in layers if kept]
+    return Frames(counts, torch.cat(anchor).numpy(), torch.cat(enhanced).numpy() if enhanced_known else None, joined)
+
+
+@torch.no_grad()
+def nearest_codes(model: BiRQModel, hidden: Tensor) -> np.ndarray:
+    """Labels that the model's labeler would make of a layer, were it layer k: (N, D) -> (N,) int64, first codebook.
+
+    Normalized as the model's labels are, with the statistics of these N frames: of other layers than k there are no others.
+    """
+    labeler = model.enhanced_labeler
+    kind = labeler.normalization.kind
+    normalization = LayerNormalization(hidden.shape[1], kind, "batch", 0.0).eval()
+    everything = torch.ones(1, len(hidden), dtype=torch.bool)
+    normalized = normalization(hidden.unsqueeze(0), everything, everything)
+    codes = [labeler.quantizer.nearest(chunk.to(model.device))[:, 0].cpu() for chunk in normalized.split(CHUNK)]
+    return torch.cat(codes).numpy()
+
+
+def kmeans_codes(hidden: Tensor, num_codes: int, fit_frames: int, seed: int = 0) -> np.ndarray:
+    """Labels by k-means of the layer's output as it is, as in HuBERT: (N, D) -> (N,) int64.
+
+    Args:
+        hidden: N frames.
+        num_codes: number of clusters, at most N.
+        fit_frames: fit on so many frames, drawn at random; all get labels.
+        seed: of that draw and of the centres to begin with.
+    """
+    frames = hidden.numpy()
+    drawn = frames
+    if len(frames) > fit_frames:
+        drawn = frames[np.random.default_rng(seed).choice(len(frames), fit_frames, replace=False)]
+    # HuBERT's settings, but for a batch in proportion to the clusters and one start in place of 20.
+    kmeans = MiniBatchKMeans(
+        num_codes, random_state=seed, n_init=1, batch_size=max(4096, 2 * num_codes), max_no_improvement=20,
+        reassignment_ratio=0.0,
+    )  # fmt: skip
+    return kmeans.fit(drawn).predict(frames).astype(np.int64)

@@ -1,0 +1,59 @@
+"""How much labels tell about phones: purities and PNMI as HuBERT defines them (arXiv 2106.07447, section IV.D).
+
+All are of the joint distribution p(phone, code) over frames. Shapes: N frames, P phones, V codes.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import entropy
+from sklearn.metrics import mutual_info_score
+from sklearn.metrics.cluster import expected_mutual_information
+
+
+class Quality(NamedTuple):
+    """Of one set of labels. Comparable between sets with the same number of codes only."""
+
+    frames: int
+    codes_used: int
+    phone_purity: float
+    """Share of frames whose phone is the most frequent one of their code; 1 with a code for each frame."""
+    cluster_purity: float
+    """Share of frames whose code is the most frequent one of their phone; falls as codes are added."""
+    pnmi: float
+    """I(phone; code) / H(phone), the share of what there is to know about the phone that the code tells; 0 to 1."""
+    pnmi_by_chance: float
+    """Expected PNMI of the same codes dealt to the frames at random: not 0, since frames are finite."""
+
+
+def joint_counts(phones: np.ndarray, codes: np.ndarray, num_phones: int, num_codes: int) -> np.ndarray:
+    """Frames of each pair: (N,), (N,) integers -> (P, V) int64."""
+    pairs = np.bincount(phones * num_codes + codes, minlength=num_phones * num_codes)
+    return pairs.reshape(num_phones, num_codes)
+
+
+def phone_entropy(counts: np.ndarray) -> float:
+    """H(phone) in nats, of (P, V) counts."""
+    return float(entropy(counts.sum(axis=1)))
+
+
+def measure(counts: np.ndarray) -> Quality:
+    """Quality of labels with the joint counts (P, V).
+
+    Raises:
+        ValueError: no frames, or a single phone, about which there is nothing to know.
+    """
+    frames = int(counts.sum())
+    used = counts[:, counts.any(axis=0)]
+    used = used[used.any(axis=1)]
+    if used.shape[0] < 2:
+        raise ValueError(f"{frames} frames of {used.shape[0]} phones cannot be measured: at least two phones are needed")
+    known = phone_entropy(used)
+    return Quality(
+        frames=frames,
+        codes_used=used.shape[1],
+        phone_purity=float(used.max(axis=0).sum() / frames),
+        cluster_purity=float(used.max(axis=1).sum() / frames),
+        pnmi=float(mutual_info_score(None, None, contingency=used) / known),
+        pnmi_by_chance=float(expected_mutual_information(used, frames) / known),
+    )
