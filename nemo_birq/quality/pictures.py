@@ -14,30 +14,26 @@ from nemo_birq.quality.evaluation import Evaluation
 DPI = 110
 
 
-def sorted_given_code(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """p(phone | code) of the codes in use, as a picture wants it.
+def sorted_given_code(counts: np.ndarray) -> np.ndarray:
+    """p(phone | code) of the codes in use: (P, V) joint counts -> (P, codes in use).
 
-    Args:
-        counts: (P, V) joint counts.
-
-    Returns:
-        The numbers of the phones that occur, the most frequent first, and p(phone | code) in that order of phones, its
-        columns sorted by most likely phone, then by its probability.
+    Columns are sorted by most likely phone, then by its probability.
     """
-    phones = np.argsort(-counts.sum(axis=1), kind="stable")
-    phones = phones[counts.sum(axis=1)[phones] > 0]
-    used = counts[phones][:, counts.any(axis=0)]
+    used = counts[:, counts.any(axis=0)]
     given = used / used.sum(axis=0)
-    return phones, given[:, np.lexsort((-given.max(axis=0), given.argmax(axis=0)))]
+    return given[:, np.lexsort((-given.max(axis=0), given.argmax(axis=0)))]
 
 
 def draw_phones(evaluation: Evaluation, path: Path) -> None:
     """Heat maps of p(phone | code) of anchor and enhanced labels, side by side."""
+    frequency = evaluation.joint["enhanced"].sum(axis=1)
+    order = np.argsort(-frequency, kind="stable")
+    order = order[frequency[order] > 0]
     figure, axes = plt.subplots(1, 2, figsize=(13, 6.6), layout="constrained")
     for axis, row in zip(axes, evaluation.rows[:2], strict=True):
-        phones, given = sorted_given_code(evaluation.joint[row.labels])
+        given = sorted_given_code(evaluation.joint[row.labels][order])
         image = axis.imshow(given, aspect="auto", cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
-        axis.set_yticks(range(len(phones)), [evaluation.phones[i] for i in phones], fontsize=7)
+        axis.set_yticks(range(len(order)), [evaluation.phones[i] for i in order], fontsize=7)
         name = "Anchor labels" if row.layer is None else f"Enhanced labels (layer {row.layer})"
         axis.set_title(f"{name}: PNMI {row.quality.pnmi:.2f}, {row.quality.codes_used} of {row.codes} codes in use")
         axis.set_xlabel("codes in use, sorted by their most likely phone")
@@ -51,18 +47,19 @@ def draw_layers(evaluation: Evaluation, path: Path) -> None:
     figure, axis = plt.subplots(figsize=(8, 4.8), layout="constrained")
     anchor, enhanced = (row.quality for row in evaluation.rows[:2])
     axis.axhline(anchor.pnmi, color="tab:blue", lw=1.5, label="anchor labels")
+    axis.axhline(anchor.pnmi_by_chance, color="tab:blue", ls=":")
     for labels, name, colour in (("layer", "nearest codes", "tab:orange"), ("kmeans", "k-means", "tab:green")):
         rows = evaluation.of(labels)
         if rows:
             layers = [row.layer for row in rows]
             axis.plot(layers, [row.quality.pnmi for row in rows], "o-", color=colour, label=name)
-            axis.plot(layers, [row.quality.pnmi_by_chance for row in rows], ":", color=colour, label=f"{name}, by chance")
-    axis.axhline(anchor.pnmi_by_chance, color="tab:blue", ls=":", label="anchor labels, by chance")
+            axis.plot(layers, [row.quality.pnmi_by_chance for row in rows], ":", color=colour)
     axis.axvline(evaluation.layer, color="grey", lw=1, ls="--")
     axis.annotate(
         f" the model's k = {evaluation.layer}", (evaluation.layer, 0.02), xycoords=("data", "axes fraction"), color="dimgrey"
     )
-    axis.plot(evaluation.layer, enhanced.pnmi, "*", ms=15, color="tab:red", label="enhanced labels of the model", zorder=3)
+    axis.plot(evaluation.layer, enhanced.pnmi, "*", ms=15, color="tab:red", label="enhanced labels", zorder=3)
+    axis.plot([], [], ":", color="grey", label="of the same codes\ndealt at random")
     highest = max(row.quality.pnmi for row in evaluation.rows)
     axis.set(xlabel="encoder layer", ylabel="PNMI", ylim=(0, min(1.0, 1.15 * highest)))
     axis.set_title(f"What labels of {evaluation.rows[0].codes} codes tell about the phones")

@@ -1,0 +1,115 @@
+"""One utterance as the model sees it in training: its labels, a mask, and what it predicts under the mask."""
+
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lhotse.supervision import AlignmentItem
+
+from nemo_birq.bilevel_loss import predict
+from nemo_birq.masking import valid_frames
+from nemo_birq.model import BiRQModel
+from nemo_birq.quality.frames import FrameTimes, anchor_times, encoder_times, mel_times
+from nemo_birq.quality.utterances import make_loader
+
+
+class LabelTrack(NamedTuple):
+    """Labels of one kind, and predictions at masked frames."""
+
+    name: str
+    times: FrameTimes
+    labels: np.ndarray
+    """(T',) int64, of the first codebook."""
+    predictions: np.ndarray
+    """(T',) int64, likewise; -1 where nothing is masked."""
+
+    @property
+    def right(self) -> int:
+        """Masked frames that are predicted right."""
+        return int((self.labels == self.predictions).sum())
+
+    @property
+    def masked(self) -> int:
+        return int((self.predictions >= 0).sum())
+
+
+class UtteranceView(NamedTuple):
+    """Everything that the picture shows; T mel frames, F mel bins, T' encoder frames."""
+
+    name: str
+    text: str
+    seconds: float
+    features: np.ndarray
+    """(F, T) float32, normalized log-mel, not masked."""
+    frequencies: np.ndarray
+    """(F,) centres of the mel bins, in Hz."""
+    mask: np.ndarray
+    """(T,) bool."""
+    mel: FrameTimes
+    anchor: LabelTrack
+    enhanced: LabelTrack
+    phones: list[AlignmentItem]
+    words: list[AlignmentItem]
+    seed: int
+
+
+@torch.no_grad()
+def view_utterance(
+    model: BiRQModel, line: dict, phones: list[AlignmentItem], words: list[AlignmentItem], seed: int
+) -> UtteranceView:
+    """Runs both passes over an utterance.
+
+    Args:
+        model: in evaluation mode.
+        line: of a manifest, with an absolute path.
+        phones, words: its alignment, if any.
+        seed: of mask and noise.
+
+    Raises:
+        ValueError: the audio cannot be read.
+    """
+    path = line["audio_filepath"]
+    with tempfile.TemporaryDirectory() as folder:
+        batch = next(iter(make_loader({path: line}, Path(folder), model.cfg.sample_rate)), None)
+    if batch is None or batch.is_silent_stand_in:
+        raise ValueError(f"{path} cannot be read; the warning above says why")
+    signal, length = batch.signal.to(model.device), batch.signal_length.to(model.device)
+    features, lengths = model.preprocessor(input_signal=signal, length=length)
+    generator = torch.Generator(model.device).manual_seed(seed)
+    _, mask, encoded, encoded_len = model.forward(
+        processed_signal=features, processed_signal_length=lengths, generator=generator
+    )
+    valid = valid_frames(encoded_len, encoded.shape[2])
+    frames = model.masking.encoder_frames(mask[:, 0] > 0, model.anchor_labeler.subsampling)
+    frames = F.pad(frames, (0, valid.shape[1] - frames.shape[1])) & valid
+    hidden = encoded.transpose(1, 2)[frames]
+    heads = model.decoder_losses
+    labels = model.labels(signal, length)
+    count = int(encoded_len[0])
+
+    def track(name: str, head: str, times: FrameTimes, codes: torch.Tensor) -> LabelTrack:
+        predictions = torch.full((encoded.shape[2],), -1, device=encoded.device)
+        predictions[frames[0]] = predict(heads[head]["decoder"], hidden).argmax(dim=1)[:, 0]
+        return LabelTrack(name, times, codes[0, :count, 0].cpu().numpy(), predictions[:count].cpu().numpy())
+
+    front_end = model.preprocessor.featurizer
+    return UtteranceView(
+        name=Path(path).stem,
+        text=line.get("text", ""),
+        seconds=float(length[0]) / model.cfg.sample_rate,
+        features=features[0, :, : int(lengths[0])].float().cpu().numpy(),
+        frequencies=front_end.fb[0].argmax(dim=1).cpu().numpy() * front_end.sample_rate / front_end.n_fft,
+        mask=mask[0, 0, : int(lengths[0])].cpu().numpy() > 0,
+        mel=mel_times(model),
+        anchor=track("anchor labels", "anchor", anchor_times(model), labels.anchor),
+        enhanced=track(
+            f"enhanced labels\n(layer {model.layer})", "enhanced" if "enhanced" in heads else "anchor", encoder_times(model),
+            labels.enhanced,
+        ),
+        phones=phones,
+        words=words,
+        seed=seed,
+    )  # fmt: skip
