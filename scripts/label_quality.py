@@ -9,7 +9,6 @@ label_quality_phones.png beside the model, or to --out. docs/label_quality.md ex
 """
 
 import argparse
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -20,8 +19,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from nemo_birq.quality.checkpoints import open_model
-from nemo_birq.quality.evaluation import Evaluation, check_memory, evaluate, which_layer
-from nemo_birq.quality.pictures import draw_layers, draw_phones
+from nemo_birq.quality.evaluation import Evaluation, evaluate, which_layer
+from nemo_birq.quality.results import check_out, write_results
 from nemo_birq.quality.utterances import read_utterances
 
 NAMES = {"anchor": "anchor", "enhanced": "enhanced", "layer": "nearest", "kmeans": "k-means"}
@@ -61,41 +60,19 @@ def table(evaluation: Evaluation) -> Table:
     return found
 
 
-def check_out(path: Path, model: Path) -> None:
-    """Refuses to overwrite the results of another model."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_file() and Path(json.loads(path.read_text(encoding="utf-8"))["model"]).resolve() != model.resolve():
-        raise ValueError(f"{path} holds the results of another model; give another folder with --out")
-
-
 def main() -> None:
     args = arguments()
     logging.setLevel(logging.WARNING)
-    path = (args.out or args.model.parent) / "label_quality.json"
+    folder = args.out or args.model.parent
     opened = open_model(args.model)
-    model = opened.model
-    check_out(path, args.model)
-    utterances = read_utterances(args.manifest, args.alignments, model.cfg.sample_rate, args.hours)
-    check_memory(model, utterances.seconds)
+    check_out(folder, args.model)
+    utterances = read_utterances(args.manifest, args.alignments, opened.model.cfg.sample_rate, args.hours)
     with Progress(console=console, transient=True) as progress:
         evaluation = evaluate(
-            model, utterances, progress, not args.no_kmeans, args.kmeans_frames, args.ignore_silence
+            opened.model, utterances, progress, not args.no_kmeans, args.kmeans_frames, args.ignore_silence
         )
-
-    result = {
-        "model": str(args.model),
-        "step": opened.step,
-        "num_codes": model.birq.quantizer.num_codes,
-        "layer": model.layer,
-        "phone_entropy": evaluation.phone_entropy,
-        "command": shlex.join(["python", *sys.argv]),
-        "notes": evaluation.notes,
-        "rows": [row.as_json() for row in evaluation.rows],
-    }
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    pictures = {draw_layers: "label_quality_layers.png", draw_phones: "label_quality_phones.png"}
-    for draw, name in pictures.items():
-        draw(evaluation, path.with_name(name))
+    about = {"model": str(args.model), "step": opened.step, "command": shlex.join(["python", *sys.argv])}
+    written = write_results(evaluation, about, folder)
 
     console.print(table(evaluation))
     silence = "left out" if args.ignore_silence else "one phone, SIL; --ignore-silence leaves it out"
@@ -109,8 +86,8 @@ def main() -> None:
     for note in evaluation.notes:
         console.print(f"[yellow]Note:[/] {note}", highlight=False)
     console.print(f"[bold]Which layer k?[/] {which_layer(evaluation)}", highlight=False)
-    for name in (path.name, *pictures.values()):
-        console.print(str(path.with_name(name)), soft_wrap=True, highlight=False)
+    for path in written:
+        console.print(str(path), soft_wrap=True, highlight=False)
 
 
 if __name__ == "__main__":

@@ -157,9 +157,7 @@ def check_alignments(phones: dict[str, list[AlignmentItem]], durations: dict[str
     late = {name: items[-1].end for name, items in phones.items() if items and items[-1].end > durations[name] + LATE}
     if late:
         name, end = max(late.items(), key=lambda pair: pair[1])
-        message = (
-            f"{len(late)} of {len(phones)} alignments end after their audio, {name} at {end:.2f} s of {durations[name]:.2f} s"
-        )
+        message = f"{len(late)} of {len(phones)} alignments end after their audio, {name} at {end:.2f} s of {durations[name]:.2f} s"
         if len(late) > len(phones) / 2:
             raise ValueError(f"{message}. Are their times in seconds, and are they of this audio?")
         logging.warning(message)

@@ -1,5 +1,6 @@
 """Opens a ``.nemo`` or a Lightning checkpoint of this project, and says what is wrong with any other file."""
 
+import pickle
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,7 +40,10 @@ def open_model(path: str | Path) -> Opened:
         with logging.temp_verbosity(logging.ERROR):  # it would print how the model was trained
             model, step = BiRQModel.restore_from(str(path), map_location=device), None
     elif path.suffix == ".ckpt":
-        checkpoint = torch.load(path, map_location="cpu", weights_only=False)
+        try:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=False)
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            raise ValueError(f"model {path} cannot be read as a checkpoint ({type(error).__name__}: {error})") from error
         _check_is_birq(path, checkpoint.get(ModelPT.CHECKPOINT_HYPER_PARAMS_KEY, {}).get("cfg"))
         with logging.temp_verbosity(logging.ERROR):
             model = BiRQModel.load_from_checkpoint(str(path), map_location=device, weights_only=False)

@@ -159,7 +159,9 @@ def _notes(model: BiRQModel, utterances: Utterances, read: dict[str, int]) -> li
         notes.append(f"{len(utterances.unaligned)} utterances have no alignment: {_some(utterances.unaligned)}.")
     unused = utterances.alignments.available - len(utterances.lines)
     if unused:
-        notes.append(f"{unused} alignments were not used: they are of no utterance of the manifest, or of none that was drawn.")
+        notes.append(
+            f"{unused} alignments were not used: they are of no utterance of the manifest, or of none that was drawn."
+        )
     unread = sorted(utterances.lines.keys() - read.keys())
     if unread:
         notes.append(f"{len(unread)} utterances could not be read: {_some(unread)}.")

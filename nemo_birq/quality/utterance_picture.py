@@ -52,7 +52,9 @@ def _spectrogram(axis: Axes, view: UtteranceView) -> None:
     for masked, frames in groupby(range(len(view.mask)), key=lambda i: view.mask[i]):
         span = list(frames)
         if masked:
-            axis.axvspan(edges[span[0]], edges[span[-1] + 1], facecolor=(1, 1, 1, 0.55), edgecolor="grey", hatch="//", lw=0.8)
+            axis.axvspan(
+                edges[span[0]], edges[span[-1] + 1], facecolor=(1, 1, 1, 0.55), edgecolor="grey", hatch="//", lw=0.8
+            )
     kilohertz = [f for f in (0.25, 0.5, 1, 2, 4, 8) if f * 1000 <= view.frequencies[-1]]
     axis.set_yticks(np.interp(np.array(kilohertz) * 1000, view.frequencies, np.arange(bins)), [f"{f:g}" for f in kilohertz])
     axis.set_ylabel("kHz (mel scale)")

@@ -60,12 +60,15 @@ def read_lines(manifest: str | Path, sample_rate: int) -> dict[str, dict]:
     if count > 1:
         raise ValueError(f"manifest {manifest} has {count} files named {name}; alignments cannot tell them apart")
     return {
-        Path(line["audio_filepath"]).stem: line | {"audio_filepath": str((manifest.parent / line["audio_filepath"]).resolve())}
+        Path(line["audio_filepath"]).stem: line
+        | {"audio_filepath": str((manifest.parent / line["audio_filepath"]).resolve())}
         for line in lines
     }
 
 
-def read_utterances(manifest: str | Path, alignments: str | Path, sample_rate: int, hours: float | None = None) -> Utterances:
+def read_utterances(
+    manifest: str | Path, alignments: str | Path, sample_rate: int, hours: float | None = None
+) -> Utterances:
     """Joins manifest and alignments.
 
     Args:
