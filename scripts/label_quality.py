@@ -77,7 +77,7 @@ def main() -> None:
     console.print(table(evaluation))
     silence = "left out" if args.ignore_silence else "one phone, SIL; --ignore-silence leaves it out"
     console.print(
-        f"{len(utterances.lines)} utterances, {utterances.seconds / 60:.1f} minutes, {utterances.coverage:.1%} of them aligned; "
+        f"{len(utterances.lines)} utterances, {utterances.seconds / 60:.1f} minutes, {utterances.coverage:.1%} aligned; "
         f"{evaluation.outside} frames without a phone left out; H(phone) {evaluation.phone_entropy:.2f} nats; "
         f"{evaluation.silent:.0%} of the frames are silence ({silence}).",
         highlight=False,

@@ -135,9 +135,11 @@ def _in_order(items, where: object) -> list[AlignmentItem]:
 
 def phones_at(items: list[AlignmentItem], times: np.ndarray) -> list[str | None]:
     """The phone at each time (seconds), None outside all intervals. An interval holds its start, but not its end."""
-    starts = np.array([item.start for item in items])
-    last = np.searchsorted(np.round(starts, 6), np.round(times, 6), side="right") - 1
-    return [items[i].symbol if i >= 0 and round(time, 6) < round(items[i].end, 6) else None for i, time in zip(last, times)]
+    # In whole microseconds, so that 0.1 + 0.2 is not after 0.3.
+    starts, ends = np.rint(1e6 * np.array([(item.start, item.end) for item in items])).T
+    times = np.rint(1e6 * times)
+    last = np.searchsorted(starts, times, side="right") - 1
+    return [items[i].symbol if i >= 0 and time < ends[i] else None for i, time in zip(last, times, strict=True)]
 
 
 def check_alignments(phones: dict[str, list[AlignmentItem]], durations: dict[str, float]) -> float:
@@ -157,7 +159,8 @@ def check_alignments(phones: dict[str, list[AlignmentItem]], durations: dict[str
     late = {name: items[-1].end for name, items in phones.items() if items and items[-1].end > durations[name] + LATE}
     if late:
         name, end = max(late.items(), key=lambda pair: pair[1])
-        message = f"{len(late)} of {len(phones)} alignments end after their audio, {name} at {end:.2f} s of {durations[name]:.2f} s"
+        example = f"{name} at {end:.2f} s of {durations[name]:.2f} s"
+        message = f"{len(late)} of {len(phones)} alignments end after their audio, {example}"
         if len(late) > len(phones) / 2:
             raise ValueError(f"{message}. Are their times in seconds, and are they of this audio?")
         logging.warning(message)

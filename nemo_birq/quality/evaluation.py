@@ -159,9 +159,7 @@ def _notes(model: BiRQModel, utterances: Utterances, read: dict[str, int]) -> li
         notes.append(f"{len(utterances.unaligned)} utterances have no alignment: {_some(utterances.unaligned)}.")
     unused = utterances.alignments.available - len(utterances.lines)
     if unused:
-        notes.append(
-            f"{unused} alignments were not used: they are of no utterance of the manifest, or of none that was drawn."
-        )
+        notes.append(f"{unused} alignments were not used: their utterances are not in the manifest, or were not drawn.")
     unread = sorted(utterances.lines.keys() - read.keys())
     if unread:
         notes.append(f"{len(unread)} utterances could not be read: {_some(unread)}.")
@@ -172,8 +170,8 @@ def _notes(model: BiRQModel, utterances: Utterances, read: dict[str, int]) -> li
         notes.append(f"The first of {model.birq.quantizer.num_books} codebooks was looked at.")
     if not has_statistics(model):
         notes.append(
-            "The model never made enhanced labels in training (w1 was 0 so far): it has no statistics of layer k, and those of "
-            "this audio were taken."
+            "The model never made enhanced labels in training (w1 was 0 so far): it has no statistics of layer k, and those "
+            "of this audio were taken."
         )
     return notes
 

@@ -1,12 +1,12 @@
 """Where in time a label lies: the middle of each frame, in seconds.
 
 * Mel frame i is centred at sample ``i * hop``: NeMo's short-time Fourier transform is centred (``torch.stft`` with
-  ``center=True``, zeros on both sides). With ``exact_pad`` it is not, and the middle is ``i * hop + hop / 2``. (The window of
-  even length is symmetric about half a sample earlier; half a sample is left out here.)
-* Encoder frame t sees the mel frames around its own middle. A convolution or pooling with kernel K, stride s and p zeros on the
-  left centres its output t at input ``s * t + (K - 1) / 2 - p``. NeMo's ``striding`` and ``dw_striding`` (K = 3, p = 1) thus
-  centre encoder frame t at mel frame ``S * t``; with causal subsampling (p = 2) at ``S * t - (S - 1)``; ``stacking`` at
-  ``S * t + (S - 1) / 2``. Layers of the encoder see both sides (or, limited, what they see) around that and do not move it.
+  ``center=True``, zeros on both sides). With ``exact_pad`` it is not, and the middle is ``i * hop + hop / 2``. (The window
+  of even length is symmetric about half a sample earlier, which is left out here.)
+* Encoder frame t sees the mel frames around its own middle. A convolution with kernel K, stride s and p zeros on
+  the left centres its output t at input ``s * t + (K - 1) / 2 - p``. NeMo's ``striding`` and ``dw_striding`` (K = 3, p = 1)
+  thus centre encoder frame t at mel frame ``S * t``; with causal subsampling (p = 2) at ``S * t - (S - 1)``; ``stacking``
+  at ``S * t + (S - 1) / 2``. The layers of the encoder add context to a frame and leave it where it is.
 * Anchor label t is of the stacked mel frames ``S * t`` to ``S * t + S - 1``, with the middle ``S * t + (S - 1) / 2``: 15 ms
   after that of the encoder frame with S = 4, 35 ms with S = 8.
 
@@ -68,12 +68,9 @@ def _offset(pre_encode: nn.Module, subsampling: int) -> float:
         return (subsampling - 1) / 2  # stacking
     offset, stride = 0.0, 1
     for module in pre_encode.conv.modules():
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.MaxPool2d):
+        if isinstance(module, nn.Conv2d):
             left = getattr(module, "_left_padding", None)  # of causal convolutions, which pad by themselves
-            offset += stride * ((_time(module.kernel_size) - 1) / 2 - (_time(module.padding) if left is None else left))
-            stride *= _time(module.stride)
+            # Of the two dimensions time is the first, frequency the second.
+            offset += stride * ((module.kernel_size[0] - 1) / 2 - (module.padding[0] if left is None else left))
+            stride *= module.stride[0]
     return offset
-
-
-def _time(size: int | tuple[int, ...]) -> int:
-    return size if isinstance(size, int) else size[0]  # time comes before frequency

@@ -43,11 +43,11 @@ def read_lines(manifest: str | Path, sample_rate: int) -> dict[str, dict]:
     if not manifest.is_file():
         raise FileNotFoundError(f"manifest {manifest} does not exist")
     lines = read_manifest(str(manifest))
-    if all("shard_id" in line for line in lines) and not (manifest.parent / lines[0]["audio_filepath"]).is_file():
+    first = lines[0]
+    if all("shard_id" in line for line in lines) and not (manifest.parent / first["audio_filepath"]).is_file():
         raise ValueError(
-            f"manifest {manifest} names members of tar shards ({lines[0]['audio_filepath']} in shard {lines[0]['shard_id']}); "
-            "labels are looked at utterance by utterance: give a manifest of single audio files, such as that of the "
-            "validation set"
+            f"manifest {manifest} names members of tar shards ({first['audio_filepath']} of shard {first['shard_id']}): give a "
+            "manifest of single audio files, such as that of the validation set"
         )
     lines = check_manifest_of_files(str(manifest), sample_rate)
     cut = [line["audio_filepath"] for line in lines if line.get("offset")]
