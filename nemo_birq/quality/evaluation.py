@@ -12,10 +12,11 @@ from rich.progress import Progress
 from nemo_birq.model import BiRQModel
 from nemo_birq.quality.alignments import SILENCE, phones_at, unknown_phones
 from nemo_birq.quality.frames import FrameTimes, anchor_times, encoder_times
-from nemo_birq.quality.labelings import collect_frames, has_statistics, kmeans_codes, nearest_codes
+from nemo_birq.quality.labelings import collect_frames, has_statistics, label_sets
 from nemo_birq.quality.measures import Quality, joint_counts, measure, phone_entropy
 from nemo_birq.quality.utterances import Utterances, make_loader
 
+MUCH_CHANCE = 0.1  # PNMI by chance that a reader must be told of
 MEMORY_SHARE = 0.7  # of the machine's memory, that the outputs of all layers may take
 
 
@@ -107,33 +108,26 @@ def evaluate(
     names = sorted({item.symbol for items in utterances.alignments.phones.values() for item in items})
     at_anchor = _phones(utterances, frames.counts, anchor_times(model), names)
     at_encoder = _phones(utterances, frames.counts, encoder_times(model), names)
-    silence = names.index(SILENCE) if SILENCE in names else -1
+    silence = names.index(SILENCE) if SILENCE in names else None
     num_codes = model.birq.quantizer.num_codes
-
-    def count(codes: np.ndarray, phones: np.ndarray) -> np.ndarray:
-        counted = (phones >= 0) & ~(ignore_silence & (phones == silence))
-        return joint_counts(phones[counted], codes[counted], len(names), num_codes)
-
-    layers = range(1, len(frames.layers) + 1)
     notes = _notes(model, utterances, frames.counts)
-    nearest = [
-        nearest_codes(model, hidden) for hidden in progress.track(frames.layers, description="nearest codes of each layer")
-    ]
-    joint = {
-        "anchor": count(frames.anchor, at_anchor),
-        "enhanced": count(nearest[model.layer - 1] if frames.enhanced is None else frames.enhanced, at_encoder),
-    }
-    rows = [
-        Row("anchor", None, num_codes, measure(joint["anchor"])),
-        Row("enhanced", model.layer, num_codes, measure(joint["enhanced"])),
-    ]
-    rows += [Row("layer", k, num_codes, measure(count(nearest[k - 1], at_encoder))) for k in layers]
     if kmeans and len(frames.anchor) < num_codes:
         notes.append(f"No k-means: {len(frames.anchor)} frames cannot be put into {num_codes} clusters.")
-    elif kmeans:
-        for k in progress.track(layers, description="k-means of each layer"):
-            codes = kmeans_codes(frames.layers[k - 1], num_codes, kmeans_frames)
-            rows.append(Row("kmeans", k, num_codes, measure(count(codes, at_encoder))))
+        kmeans = False
+    rows, joint = [], {}
+    for labels, layer, codes in label_sets(model, frames, kmeans_frames if kmeans else 0, progress):
+        phones = at_anchor if labels == "anchor" else at_encoder
+        counted = (phones >= 0) & ~(ignore_silence & (phones == silence))
+        counts = joint_counts(phones[counted], codes[counted], len(names), num_codes)
+        rows.append(Row(labels, layer, num_codes, measure(counts)))
+        if labels in ("anchor", "enhanced"):
+            joint[labels] = counts
+    chance = max(row.quality.pnmi_by_chance for row in rows)
+    if chance > MUCH_CHANCE:
+        notes.append(
+            f"With {rows[0].quality.frames:,} frames, {num_codes} codes dealt at random have a PNMI of up to {chance:.2f}: look "
+            "at how far a PNMI is above its own chance, or take more audio."
+        )
     return Evaluation(
         rows=rows,
         phones=names,
@@ -141,7 +135,7 @@ def evaluate(
         layer=model.layer,
         phone_entropy=phone_entropy(joint["enhanced"]),
         outside=int((at_encoder < 0).sum()),
-        silent=float((at_encoder == silence).sum() / max(1, (at_encoder >= 0).sum())) if silence >= 0 else 0.0,
+        silent=float((at_encoder == silence).sum() / max(1, (at_encoder >= 0).sum())),
         notes=notes,
     )
 
@@ -191,6 +185,9 @@ def which_layer(evaluation: Evaluation) -> str:
     else:
         answer += f"; the model's k = {evaluation.layer} has {nearest[evaluation.layer - 1].quality.pnmi:.3f}"
     answer += f", the anchor labels {anchor:.3f}."
+    above = max(nearest, key=lambda row: row.quality.pnmi - row.quality.pnmi_by_chance)
+    if above.layer != best.layer:
+        answer += f" What is not chance is most in layer {above.layer}."
     if clustered:
         top = max(clustered, key=lambda row: row.quality.pnmi)
         also = " too" if top.layer == best.layer else ""

@@ -3,13 +3,14 @@
 Shapes: B utterances, T' encoder frames, N frames of all utterances, D encoder width, L layers, V codes.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from nemo.collections.asr.modules.conformer_encoder import ConformerMultiLayerFeatureExtractor
+from rich.progress import Progress
 from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
@@ -109,3 +110,25 @@ def kmeans_codes(hidden: Tensor, num_codes: int, fit_frames: int, seed: int = 0)
         reassignment_ratio=0.0,
     )  # fmt: skip
     return kmeans.fit(drawn).predict(frames).astype(np.int64)
+
+
+def label_sets(
+    model: BiRQModel, frames: Frames, kmeans_frames: int, progress: Progress
+) -> Iterator[tuple[str, int | None, np.ndarray]]:
+    """All sets of labels: kind (as in ``evaluation.Row``), layer, and (N,) int64 labels.
+
+    Args:
+        model: whose projection and codebook are used.
+        frames: what to label.
+        kmeans_frames: fit k-means on so many frames; 0: no k-means.
+        progress: shows how far it is.
+    """
+    described = "nearest codes of each layer"
+    nearest = [nearest_codes(model, hidden) for hidden in progress.track(frames.layers, description=described)]
+    yield "anchor", None, frames.anchor
+    yield "enhanced", model.layer, nearest[model.layer - 1] if frames.enhanced is None else frames.enhanced
+    for layer, codes in enumerate(nearest, start=1):
+        yield "layer", layer, codes
+    if kmeans_frames:
+        for layer, hidden in enumerate(progress.track(frames.layers, description="k-means of each layer"), start=1):
+            yield "kmeans", layer, kmeans_codes(hidden, model.birq.quantizer.num_codes, kmeans_frames)

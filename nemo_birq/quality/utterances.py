@@ -46,8 +46,8 @@ def read_lines(manifest: str | Path, sample_rate: int) -> dict[str, dict]:
     first = lines[0]
     if all("shard_id" in line for line in lines) and not (manifest.parent / first["audio_filepath"]).is_file():
         raise ValueError(
-            f"manifest {manifest} names members of tar shards ({first['audio_filepath']} of shard {first['shard_id']}): give a "
-            "manifest of single audio files, such as that of the validation set"
+            f"manifest {manifest} names members of tar shards ({first['audio_filepath']}): give a manifest "
+            "of single audio files, such as that of the validation set"
         )
     lines = check_manifest_of_files(str(manifest), sample_rate)
     cut = [line["audio_filepath"] for line in lines if line.get("offset")]
