@@ -125,8 +125,8 @@ def evaluate(
     chance = max(row.quality.pnmi_by_chance for row in rows)
     if chance > MUCH_CHANCE:
         notes.append(
-            f"With {rows[0].quality.frames:,} frames, {num_codes} codes dealt at random have a PNMI of up to {chance:.2f}: look "
-            "at how far a PNMI is above its own chance, or take more audio."
+            f"With {rows[0].quality.frames:,} frames, {num_codes} codes dealt at random have a PNMI of up to {chance:.2f}: "
+            "look at how far a PNMI is above its own chance, or take more audio."
         )
     return Evaluation(
         rows=rows,
