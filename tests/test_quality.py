@@ -433,7 +433,7 @@ def test_kmeans_finds_clusters_that_are_there_and_repeats_itself():
 
 
 @pytest.mark.unit
-def test_evaluation_of_a_model_that_never_made_enhanced_labels():
+def test_evaluation_of_a_model_that_never_made_enhanced_labels(tmp_path):
     """A fresh model with two books: the statistics are those of the audio, and both is said."""
     model = make_model(birq__quantizer__num_books=2, decoder__num_decoders=2).eval()
     assert not has_statistics(model)
@@ -451,6 +451,13 @@ def test_evaluation_of_a_model_that_never_made_enhanced_labels():
     frames, spoken = whole.rows[1].quality.frames, found.rows[1].quality.frames
     assert spoken == pytest.approx((1 - whole.silent) * frames) and 0.05 < whole.silent < 0.5
     assert found.joint["enhanced"][found.phones.index("SIL")].sum() == 0
+    # Each kind of labels is compared with the phones at its own times.
+    counts = collected(model, utterances, tmp_path).counts
+    for labels, times in (("anchor", fr.anchor_times(model)), ("enhanced", fr.encoder_times(model))):
+        phones = _phones(utterances, counts, times, whole.phones)
+        expected = np.bincount(phones[phones >= 0], minlength=len(whole.phones))
+        assert np.array_equal(whole.joint[labels].sum(axis=1), expected)
+    assert not np.array_equal(whole.joint["anchor"].sum(axis=1), whole.joint["enhanced"].sum(axis=1))
 
 
 @pytest.mark.unit
