@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from lhotse.supervision import AlignmentItem
 from nemo.collections.asr.models import SpeechEncDecSelfSupervisedModel
 from nemo.collections.asr.modules import ConformerEncoder
 from nemo.core import ModelPT
+from nemo.utils import logging
 from omegaconf import open_dict
 from rich.progress import Progress
 from sklearn.metrics import mutual_info_score
@@ -547,36 +549,44 @@ def test_files_without_enhanced_labels_are_refused(tmp_path):
 
 
 @pytest.mark.system
-def test_commands_of_a_user(small, tmp_path):
-    """Both at once: most of the time is spent importing."""
+def test_command_of_a_user(small, tmp_path):
     small[0].save_to(str(tmp_path / "small.nemo"))
-    arguments = [str(tmp_path / "small.nemo"), "--manifest", str(MANIFEST), "--alignments", str(CTM)]
-    commands = {
-        "label_quality.py": [f"--out={tmp_path / 'out'}", "--hours=0.02"],
-        "show_utterance.py": ["--utterance=spk024-validation-00001"],
-    }
-    running = {
-        script: subprocess.Popen(
-            [sys.executable, str(ROOT / "scripts" / script), *arguments, *options],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"COLUMNS": "120"}, cwd=ROOT,
-        )
-        for script, options in commands.items()
-    }  # fmt: skip
-    printed = {script: process.communicate()[0] for script, process in running.items()}
-    assert all(process.returncode == 0 for process in running.values()), printed
-    assert (tmp_path / "spk024-validation-00001.png").read_bytes().startswith(b"\x89PNG")
-
-    result = json.loads((tmp_path / "out" / "label_quality.json").read_text())
-    assert (result["model"], result["step"], result["num_codes"]) == (arguments[0], None, 24)
+    model, out = tmp_path / "small.nemo", tmp_path / "out"
+    command = [str(ROOT / "scripts" / "label_quality.py"), str(model), f"--manifest={MANIFEST}", f"--alignments={CTM}"]
+    done = subprocess.run(
+        [sys.executable, *command, f"--out={out}", "--hours=0.02"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"COLUMNS": "120"}, cwd=ROOT,
+    )  # fmt: skip
+    printed = done.stdout
+    assert done.returncode == 0, printed
+    result = json.loads((out / "label_quality.json").read_text())
+    assert (result["model"], result["step"], result["num_codes"]) == (str(model), None, 24)
     assert 3 < result["phone_entropy"] < log(41) and "--hours=0.02" in result["command"]
     assert Counter(row["labels"] for row in result["rows"]) == {"anchor": 1, "enhanced": 1, "layer": 3, "kmeans": 3}
     for row in result["rows"]:
         assert row["codes"] == 24 >= row["codes_used"] and row["pnmi_by_chance"] < row["pnmi"] < 1
-        assert f"{row['pnmi']:.3f}" in printed["label_quality.py"]
+        assert f"{row['pnmi']:.3f}" in printed
     for text in ("Which layer k?", "only at the same number of codes", "SIL", "2 = k"):
-        assert text in printed["label_quality.py"]
+        assert text in printed
     for name in ("label_quality_layers.png", "label_quality_phones.png"):
-        assert (tmp_path / "out" / name).stat().st_size > 10_000
+        assert (out / name).stat().st_size > 10_000
+
+
+@pytest.mark.system
+def test_picture_of_an_utterance(small, tmp_path, monkeypatch, capsys):
+    """The script in this process: it has been imported already."""
+    small[0].save_to(str(tmp_path / "small.nemo"))
+    script = str(ROOT / "scripts" / "show_utterance.py")
+    arguments = [script, str(tmp_path / "small.nemo"), f"--manifest={MANIFEST}", f"--alignments={CTM}"]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--utterance=spk024-validation-00001"])
+    with logging.temp_verbosity(logging.WARNING):  # the script sets it
+        runpy.run_path(script, run_name="__main__")
+    picture = tmp_path / "spk024-validation-00001.png"
+    assert capsys.readouterr().out.strip().endswith(str(picture))
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 50_000
+    monkeypatch.setattr(sys, "argv", [*arguments, "--utterance=nobody"])
+    with pytest.raises(SystemExit, match="has no utterance nobody; it has for example spk024-"):
+        runpy.run_path(script, run_name="__main__")
 
 
 @pytest.mark.unit
