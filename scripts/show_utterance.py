@@ -37,9 +37,7 @@ def main() -> None:
     lines = read_lines(args.manifest, model.cfg.sample_rate)
     name = args.utterance
     if name not in lines:
-        raise ValueError(
-            f"manifest {args.manifest} has no utterance {name}; it has for example {', '.join(list(lines)[:3])}"
-        )
+        raise ValueError(f"manifest {args.manifest} has no utterance {name}; it has for example {min(lines)}")
     found = read_alignments(args.alignments, {name}) if args.alignments else Alignments({}, {}, 0)
     view = view_utterance(model, lines[name], found.phones.get(name, []), found.words.get(name, []), args.seed)
     path = (args.out or args.model.parent) / f"{name}.png"
