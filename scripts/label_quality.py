@@ -66,7 +66,7 @@ def main() -> None:
     folder = args.out or args.model.parent
     opened = open_model(args.model)
     check_out(folder, args.model)
-    utterances = read_utterances(args.manifest, args.alignments, opened.model.cfg.sample_rate, args.hours)
+    utterances = read_utterances(args.manifest, args.alignments, args.hours)
     with Progress(console=console, transient=True) as progress:
         evaluation = evaluate(
             opened.model, utterances, progress, not args.no_kmeans, args.kmeans_frames, args.ignore_silence

@@ -34,7 +34,7 @@ def main() -> None:
     args = arguments()
     logging.setLevel(logging.WARNING)
     model = open_model(args.model).model
-    lines = read_lines(args.manifest, model.cfg.sample_rate)
+    lines = read_lines(args.manifest)
     name = args.utterance
     if name not in lines:
         raise ValueError(f"manifest {args.manifest} has no utterance {name}; it has for example {min(lines)}")

@@ -201,7 +201,7 @@ def test_phone_at_a_time():
 
 @pytest.mark.unit
 def test_phones_of_frames_of_the_corpus_against_a_search_line_by_line():
-    utterances = read_utterances(MANIFEST, CTM, SAMPLE_RATE)
+    utterances = read_utterances(MANIFEST, CTM)
     assert utterances.coverage == pytest.approx(1, abs=1e-3) and not utterances.unaligned
     intervals: dict[str, list] = {}
     for name, _, start, duration, phone in (line.split() for line in CTM.read_text().splitlines()):
@@ -331,7 +331,7 @@ def test_alignments_that_belong_to_something_else(tmp_path):
         return path
 
     def read(change):
-        return read_utterances(MANIFEST, written(change), SAMPLE_RATE)
+        return read_utterances(MANIFEST, written(change))
 
     with pytest.raises(ValueError, match=r"60 of 60 alignments end after their audio.*in seconds"):
         read(lambda name, c, start, duration, p: (name, c, str(1000 * float(start)), str(1000 * float(duration)), p))
@@ -343,31 +343,31 @@ def test_alignments_that_belong_to_something_else(tmp_path):
     assert len(some.unaligned) == sum("spk025" in line for line in MANIFEST.read_text().splitlines()) > 0
     assert some.alignments.available == 60 and len(some.lines) + len(some.unaligned) == 60
     with pytest.raises(FileNotFoundError, match=r"no .TextGrid file"):
-        read_utterances(MANIFEST, tmp_path, SAMPLE_RATE)
+        read_utterances(MANIFEST, tmp_path)
     with pytest.raises(FileNotFoundError, match="do not exist: name a CTM file"):
-        read_utterances(MANIFEST, tmp_path / "none.ctm", SAMPLE_RATE)
+        read_utterances(MANIFEST, tmp_path / "none.ctm")
 
 
 @pytest.mark.unit
 def test_manifests_that_do_not_do(tmp_path):
     with pytest.raises(ValueError, match="names members of tar shards"):
-        read_lines(CORPUS / "train" / "tarred_audio_manifest.json", SAMPLE_RATE)
+        read_lines(CORPUS / "train" / "tarred_audio_manifest.json")
     with pytest.raises(FileNotFoundError, match="does not exist"):
-        read_lines(tmp_path / "none.json", SAMPLE_RATE)
+        read_lines(tmp_path / "none.json")
     line = json.loads(MANIFEST.read_text().splitlines()[0])
     line["audio_filepath"] = str(MANIFEST.parent / line["audio_filepath"])
     manifest = tmp_path / "manifest.json"
     manifest.write_text(json.dumps(line) + "\n" + json.dumps(line))
     with pytest.raises(ValueError, match="has 2 files named spk025-validation-00000"):
-        read_lines(manifest, SAMPLE_RATE)
+        read_lines(manifest)
     manifest.write_text(json.dumps(line | {"offset": 0.5}))
     with pytest.raises(ValueError, match="begins at an offset"):
-        read_lines(manifest, SAMPLE_RATE)
+        read_lines(manifest)
 
 
 @pytest.mark.unit
 def test_a_draw_of_utterances_is_repeatable():
-    one, two = (read_utterances(MANIFEST, CTM, SAMPLE_RATE, hours=60 / 3600) for _ in range(2))
+    one, two = (read_utterances(MANIFEST, CTM, hours=60 / 3600) for _ in range(2))
     assert list(one.lines) == list(two.lines) and 60 <= one.seconds < 66
     assert len({name.split("-")[0] for name in one.lines}) == 4  # all speakers, not the first ones
 
@@ -382,7 +382,7 @@ def small():
     model.train()
     batch = make_batch()
     model.losses(batch, model.schedule.full, generator(), observe_labels=True, over_ranks=False)
-    utterances = read_utterances(MANIFEST, CTM, SAMPLE_RATE, hours=20 / 3600)
+    utterances = read_utterances(MANIFEST, CTM, hours=20 / 3600)
     return model.eval(), utterances
 
 
@@ -439,7 +439,7 @@ def test_evaluation_of_a_model_that_never_made_enhanced_labels(tmp_path):
     """A fresh model with two books: the statistics are those of the audio, and both is said."""
     model = make_model(birq__quantizer__num_books=2, decoder__num_decoders=2).eval()
     assert not has_statistics(model)
-    utterances = read_utterances(MANIFEST, CTM, SAMPLE_RATE, hours=20 / 3600)
+    utterances = read_utterances(MANIFEST, CTM, hours=20 / 3600)
     with Progress(disable=True) as progress:
         found = evaluate(model, utterances, progress, kmeans=False, ignore_silence=True)
         whole = evaluate(model, utterances, progress, kmeans=False)

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
-from nemo_birq.data.checks import check_manifest_of_files, read_manifest
 from nemo_birq.data.loader import build_dataloader
+from nemo_birq.data.manifests import check_manifest_of_files, read_manifest
 from nemo_birq.quality.alignments import Alignments, check_alignments, read_alignments
 
 BATCH_SECONDS = 120.0
@@ -32,7 +32,7 @@ class Utterances(NamedTuple):
         return sum(line["duration"] for line in self.lines.values())
 
 
-def read_lines(manifest: str | Path, sample_rate: int) -> dict[str, dict]:
+def read_lines(manifest: str | Path) -> dict[str, dict]:
     """Lines of a manifest of single files by utterance, the file's name without suffix; ``audio_filepath`` made absolute.
 
     Raises:
@@ -49,7 +49,7 @@ def read_lines(manifest: str | Path, sample_rate: int) -> dict[str, dict]:
             f"manifest {manifest} names members of tar shards ({first['audio_filepath']}): give a manifest "
             "of single audio files, such as that of the validation set"
         )
-    lines = check_manifest_of_files(str(manifest), sample_rate)
+    lines = check_manifest_of_files(str(manifest))
     cut = [line["audio_filepath"] for line in lines if line.get("offset")]
     if cut:
         raise ValueError(
@@ -66,21 +66,18 @@ def read_lines(manifest: str | Path, sample_rate: int) -> dict[str, dict]:
     }
 
 
-def read_utterances(
-    manifest: str | Path, alignments: str | Path, sample_rate: int, hours: float | None = None
-) -> Utterances:
+def read_utterances(manifest: str | Path, alignments: str | Path, hours: float | None = None) -> Utterances:
     """Joins manifest and alignments.
 
     Args:
         manifest: of single files.
         alignments: see ``alignments.read_alignments``.
-        sample_rate: the model's, in Hz.
         hours: take only so much audio, utterances drawn at random, always the same.
 
     Raises:
         FileNotFoundError, ValueError: see ``read_lines``, ``read_alignments`` and ``check_alignments``.
     """
-    lines = read_lines(manifest, sample_rate)
+    lines = read_lines(manifest)
     found = read_alignments(alignments, set(lines))
     unaligned = sorted(lines.keys() - found.phones.keys())
     chosen = _draw(sorted(found.phones), {name: line["duration"] for name, line in lines.items()}, hours)
@@ -115,4 +112,4 @@ def make_loader(lines: dict[str, dict], folder: Path, sample_rate: int) -> DataL
         "use_lhotse": True, "manifest_filepath": str(manifest), "shuffle": False, "num_workers": 0,
         "batch_duration": max(BATCH_SECONDS, in_order[-1]["duration"]), "use_bucketing": False,
     }  # fmt: skip
-    return build_dataloader(OmegaConf.create(config), sample_rate, rank=0, world_size=1)
+    return build_dataloader(OmegaConf.create(config), sample_rate, rank=0, world_size=1, training=False)
