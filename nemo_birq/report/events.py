@@ -1,0 +1,63 @@
+"""What a run logged for TensorBoard, over all the files of a run that was resumed."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+
+class Point(NamedTuple):
+    """One logged number."""
+
+    step: int
+    value: float
+    time: float
+    """Seconds since 1970."""
+
+
+def read_events(folder: Path) -> list[dict[str, list[Point]]]:
+    """The scalars of every event file under a folder, by tag; files in the order in which they were begun.
+
+    Raises:
+        ValueError: there is no event file with a scalar.
+    """
+    files = []
+    for path in folder.rglob("events.out*"):
+        accumulator = EventAccumulator(str(path), size_guidance={"scalars": 0})  # 0: every point, not a random 10,000
+        accumulator.Reload()
+        tags = accumulator.Tags()["scalars"]
+        if tags:
+            files.append({t: [Point(e.step, e.value, e.wall_time) for e in accumulator.Scalars(t)] for t in tags})
+    if not files:
+        raise ValueError(
+            f"{folder} holds no TensorBoard scalars (events.out*). Name the folder of a run, such as "
+            "nemo_experiments/<name>, and train with exp_manager.create_tensorboard_logger=true."
+        )
+    return sorted(files, key=lambda file: min(points[0].time for points in file.values()))
+
+
+def first_step(file: dict[str, list[Point]]) -> int | None:
+    """The first step that training logged in a file; None if it logged none. Timings are logged one step early."""
+    return min((points[0].step for tag, points in file.items() if tag.startswith("train_") and "timing" not in tag), default=None)
+
+
+def join(files: list[dict[str, list[Point]]]) -> dict[str, list[Point]]:
+    """One curve for each tag. What an earlier file has from the step on where a later one begins was trained anew: it is dropped."""
+    joined: dict[str, list[Point]] = {}
+    for file in files:
+        begin = first_step(file)
+        if begin is not None:
+            joined = {tag: [p for p in points if p.step < begin] for tag, points in joined.items()}
+        for tag, points in file.items():
+            own = points[0].step
+            joined[tag] = [p for p in joined.get(tag, []) if p.step < own] + points
+    return {tag: points for tag, points in joined.items() if points}
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Every curve that was logged under a folder as (step, value), joined over resumption.
+
+    Raises:
+        ValueError: there is no event file with a scalar.
+    """
+    return {tag: [(p.step, p.value) for p in points] for tag, points in join(read_events(folder)).items()}

@@ -1,0 +1,97 @@
+"""Puts pictures, table and words on one page that needs nothing else, and writes the pictures beside it."""
+
+import base64
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from nemo_birq.report.catalogue import SECTIONS, Line, Picture, Section
+from nemo_birq.report.pictures import COLOURS, Drawn, colour, draw, draw_layers, draw_quality_over_time
+from nemo_birq.report.runs import STATUS, Run, differences
+from nemo_birq.report.table import table
+
+PAGE = "index.html"
+
+
+def write_report(runs: list[Run], out: Path, progress: Callable[[str], None] = lambda name: None) -> Path:
+    """Writes ``index.html`` and a PNG for each picture, and gives the path of the page.
+
+    Args:
+        runs: to show, in this order.
+        out: folder; a report that is there is replaced.
+        progress: is told the title of each picture before it is drawn.
+
+    Raises:
+        ValueError: more runs than colours, or ``out`` holds an index.html that is no report.
+    """
+    if len(runs) > len(COLOURS):
+        raise ValueError(f"{len(runs)} runs are too many for one picture; compare at most {len(COLOURS)}.")
+    page = out / PAGE
+    if page.exists() and 'content="nemo_birq report"' not in page.read_text(encoding="utf-8", errors="replace"):
+        raise ValueError(f"{page} is there and is not a report of ours; choose another --out.")
+    sections = []
+    for section in (*SECTIONS, memory(runs)):
+        drawn, missing = [], []
+        for picture in section.pictures:
+            progress(picture.title)
+            one = draw(picture, runs)
+            drawn.append(one) if one else missing.append(picture.title)
+        if section.pictures:
+            sections.append({"name": section.name, "title": section.title, "text": section.text, "drawn": drawn, "missing": missing})
+    progress("Label quality")
+    sections.insert(3, _quality(runs))
+    out.mkdir(parents=True, exist_ok=True)
+    for picture in (picture for section in sections for picture in section["drawn"]):
+        (out / f"{picture.name}.png").write_bytes(picture.light)
+    page.write_text(html(runs, sections), encoding="utf-8")
+    return page
+
+
+def memory(runs: list[Run]) -> Section:
+    """Memory under whatever name it was logged, such as by Lightning's DeviceStatsMonitor."""
+    tags = sorted({tag for run in runs for tag in run.curves if "memory" in tag or tag.endswith("allocated_bytes.all.peak")})
+    pictures = tuple(Picture(f"memory_{i}", tag, "as logged", (Line(tag, tag),)) for i, tag in enumerate(tags))
+    return Section("memory", "Memory", "", pictures)
+
+
+def html(runs: list[Run], sections: list[dict[str, Any]]) -> str:
+    """The page as text."""
+    environment = Environment(loader=PackageLoader("nemo_birq.report", "."), autoescape=True, undefined=StrictUndefined)
+    environment.trim_blocks = environment.lstrip_blocks = True
+    environment.filters["inline"] = lambda data: base64.b64encode(data).decode("ascii")
+    return environment.get_template("page.html.jinja").render(
+        runs=[(run, colour(index)) for index, run in enumerate(runs)],
+        title="BiRQ: " + (runs[0].name if len(runs) == 1 else f"{len(runs)} runs side by side"),
+        statuses=STATUS,
+        sections=sections,
+        table=table(runs),
+        differences=differences(runs),
+        duration=duration,
+    )
+
+
+def duration(seconds: float) -> str:
+    """``1 h 05 min``, ``2 min 40 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"
+
+
+def _quality(runs: list[Run]) -> dict[str, Any]:
+    pictures: dict[str, Drawn | None] = {
+        "Label quality by layer (scripts/label_quality.py writes label_quality.json)": draw_layers(runs),
+        "Label quality over time (it takes label_quality*.json of two steps)": draw_quality_over_time(runs),
+    }
+    text = (
+        "PNMI: the share of what there is to know about the phones that the codes tell. Compare only at the same number of codes: "
+        + "; ".join(f"{run.name} {run.quality[-1].get('num_codes', 'unknown')}" for run in runs if run.quality)
+        + "."
+    )
+    return {
+        "name": "quality",
+        "title": "Do the labels mean anything?",
+        "text": text if any(run.quality for run in runs) else "",
+        "drawn": [drawn for drawn in pictures.values() if drawn],
+        "missing": [title for title, drawn in pictures.items() if not drawn],
+    }

@@ -1,0 +1,180 @@
+"""Draws the curves of all runs, each picture once for light and once for dark pages."""
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from nemo_birq.report.catalogue import Line, Picture
+from nemo_birq.report.events import Point
+from nemo_birq.report.runs import Run
+
+COLOURS = ("#3b82d6", "#e0782f", "#2e9e6b", "#b562cc", "#c79a12", "#d64f68", "#3aa7b5", "#8a7f78", "#6f6fe0", "#7f9b2c")
+"""Of the runs, in their order; legible on both grounds."""
+THEMES = {"light": ("#ffffff", "#24292f", "#d8dee4"), "dark": ("#161b22", "#e6edf3", "#30363d")}
+"""Ground, ink and grid."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture as PNG for both themes, with the text for those who do not see it."""
+
+    name: str
+    title: str
+    alt: str
+    light: bytes
+    dark: bytes
+
+
+def colour(index: int) -> str:
+    """Of the run at this place in the order of the runs."""
+    return COLOURS[index % len(COLOURS)]
+
+
+def points_of(run: Run, line: Line) -> list[Point]:
+    """The curve of a run, empty where it was not logged."""
+    return run.curves.get(line.tag) or run.curves.get(line.instead or "", [])
+
+
+def draw(picture: Picture, runs: list[Run]) -> Drawn | None:
+    """Draws the curves of a picture; None if no run logged any."""
+    curves = [(i, run, line, p) for i, run in enumerate(runs) for line in picture.lines if (p := points_of(run, line))]
+    if not curves:
+        return None
+
+    def paint(axes: Axes) -> list[Line2D]:
+        for index, _, line, points in curves:
+            few = {"marker": "o", "markersize": 3.5} if line.style == "o" or len(points) < 8 else {}
+            style = "-" if line.style == "o" else line.style
+            axes.plot(
+                [p.step for p in points], [p.value for p in points], color=colour(index), ls=style, lw=0.9 if few else 1.5, **few
+            )
+        for level in picture.limits.values():
+            axes.axhline(level, color="#d1495b", ls=(0, (6, 3)), lw=1)
+        axes.set(xlabel="step", ylabel=picture.unit)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        if picture.log and all(p.value > 0 for *_, points in curves for p in points):
+            axes.set_yscale("log")
+        return _legend(picture, curves, runs)
+
+    return Drawn(picture.name, picture.title, _alt(picture, curves), *(_png(picture.title, paint, theme) for theme in THEMES))
+
+
+def _legend(picture: Picture, curves: list, runs: list[Run]) -> list[Line2D]:
+    ink = "#8b949e"
+    shown = sorted({index for index, *_ in curves})
+    handles = [Line2D([], [], color=colour(i), lw=3, label=runs[i].name) for i in shown] if len(runs) > 1 else []
+    lines = [line for line in picture.lines if any(line == drawn for _, _, drawn, _ in curves)]
+    if len(lines) > 1 or picture.lines[0] not in lines:
+        for line in lines:
+            marked = {"marker": "o", "markersize": 3.5, "ls": "-", "lw": 0.9} if line.style == "o" else {"ls": line.style}
+            handles.append(Line2D([], [], color=ink if len(runs) > 1 else colour(0), label=line.label, **marked))
+    handles += [
+        Line2D([], [], color="#d1495b", ls=(0, (6, 3)), lw=1, label=f"{word} {level:g}" if level else word)
+        for word, level in picture.limits.items()
+    ]
+    return handles
+
+
+def _alt(picture: Picture, curves: list) -> str:
+    said = [
+        f"{run.name}, {line.label}: {points[0].value:.3g} at step {points[0].step}, {points[-1].value:.3g} at step {points[-1].step}"
+        for _, run, line, points in curves
+    ]
+    return f"{picture.title} over steps. {'; '.join(said)}."
+
+
+def draw_layers(runs: list[Run]) -> Drawn | None:
+    """PNMI of the codes of every layer, and of the labels that were trained on, at the last look; None if unknown."""
+    looks = [(i, run, run.quality[-1]) for i, run in enumerate(runs) if run.quality]
+    kinds = {"layer": ("nearest codes of each layer", "-"), "kmeans": ("k-means of each layer", "--")}
+    flat = {"anchor": ("anchor labels", ":"), "enhanced": ("enhanced labels (at layer k)", "D")}
+    drawn: dict[str, str] = {}
+
+    def paint(axes: Axes) -> list[Line2D]:
+        for index, _, look in looks:
+            for kind, (word, style) in kinds.items():
+                points = sorted((r["layer"], r["pnmi"]) for r in quality_rows(look, kind) if r.get("layer") is not None)
+                if points:
+                    axes.plot(*zip(*points, strict=True), color=colour(index), ls=style, marker="o", markersize=3.5)
+                    drawn[word] = style
+            for row in quality_rows(look, "anchor"):
+                axes.axhline(row["pnmi"], color=colour(index), ls=":")
+                drawn[flat["anchor"][0]] = ":"
+            for row in quality_rows(look, "enhanced"):
+                if row.get("layer") is not None:
+                    axes.plot(row["layer"], row["pnmi"], color=colour(index), marker="D", ls="none", markersize=7)
+                    drawn[flat["enhanced"][0]] = "D"
+        axes.set(xlabel="encoder layer", ylabel="PNMI")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        handles = [Line2D([], [], color=colour(i), lw=3, label=run.name) for i, run, _ in looks] if len(runs) > 1 else []
+        ink = "#8b949e" if len(runs) > 1 else colour(0)
+        marks = {word: {"marker": "D", "ls": "none"} if style == "D" else {"ls": style} for word, style in drawn.items()}
+        return handles + [Line2D([], [], color=ink, label=word, **mark) for word, mark in marks.items()]
+
+    said = [f"{run.name}, {_row_name(row)}: {row['pnmi']:.3f}" for _, run, look in looks for row in quality_rows(look)]
+    if not said:
+        return None
+    title = "What the labels tell about phones, by layer"
+    return Drawn("quality_layers", title, f"{title}, PNMI. {'; '.join(said)}.", *(_png(title, paint, t) for t in THEMES))
+
+
+def draw_quality_over_time(runs: list[Run]) -> Drawn | None:
+    """PNMI of anchor and enhanced labels over steps; None if no run was looked at twice."""
+    lines = (Line("anchor", "anchor", ":"), Line("enhanced", "enhanced"))
+    looked = [replace(run, curves={k: v for k, v in _over_time(run).items() if len(v) > 1}) for run in runs]
+    return draw(Picture("quality_over_time", "Label quality over time", "PNMI", lines), looked)
+
+
+def _over_time(run: Run) -> dict[str, list[Point]]:
+    looks = [look for look in run.quality if isinstance(look.get("step"), int)]
+    return {
+        kind: [Point(look["step"], row["pnmi"], 0.0) for look in looks for row in quality_rows(look, kind)[:1]]
+        for kind in ("anchor", "enhanced")
+    }
+
+
+def quality_rows(look: dict, kind: str | None = None) -> list[dict]:
+    """Rows of a label_quality.json that have a PNMI, of one kind of labels or of all."""
+    return [
+        row for row in look["rows"]
+        if isinstance(row, dict) and row.get("pnmi") is not None and (kind is None or row.get("labels") == kind)
+    ]  # fmt: skip
+
+
+def _row_name(row: dict) -> str:
+    return f"{row.get('labels')} {row['layer']}" if row.get("layer") is not None else str(row.get("labels"))
+
+
+@contextmanager
+def _theme(name: str) -> Iterator[None]:
+    ground, ink, grid = THEMES[name]
+    inks = dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"), ink)
+    grounds = dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), ground)
+    with rc_context(
+        inks | grounds | {"axes.edgecolor": grid, "grid.color": grid, "axes.grid": True, "font.size": 10.5, "axes.titlesize": 11.5,
+        "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.axisbelow": True, "legend.frameon": False,
+        "legend.fontsize": 10, "axes.spines.top": False, "axes.spines.right": False, "grid.linewidth": 0.7}
+    ):  # fmt: skip
+        yield
+
+
+def _png(title: str, paint: Callable[[Axes], list[Line2D]], theme: str) -> bytes:
+    with _theme(theme):
+        figure = Figure(figsize=(6, 3.9), layout="constrained")
+        axes = figure.add_subplot()
+        handles = paint(axes)
+        axes.set_title(title)
+        if handles:
+            longest = max(len(str(handle.get_label())) for handle in handles)
+            columns = min(len(handles), max(1, 64 // (longest + 6)))
+            figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=150)
+    return buffer.getvalue()

@@ -1,0 +1,206 @@
+"""Reads the folder that exp_manager made for a run: curves, configuration, command, alarms, label quality."""
+
+import json
+import shlex
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nemo_birq.report.events import Point, first_step, join, read_events
+
+STATUS = {
+    "healthy": "healthy: ended without an alarm",
+    "unhealthy": "not healthy: see the alarms",
+    "interrupted": "interrupted",
+    "running": "running, or stopped from outside",
+    None: "not watched: no alarms.json",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, over all its resumptions."""
+
+    name: str
+    folder: Path
+    curves: dict[str, list[Point]]
+    config: dict[str, Any]
+    """Flat: ``model.optim.lr``; of other parts than the model, what the command set."""
+    command: str | None
+    status: str | None
+    alarms: list[dict[str, Any]]
+    quality: list[dict[str, Any]]
+    """Contents of ``label_quality*.json``, by step."""
+    seconds: float
+    """From the first to the last logged number of every part."""
+    audio_hours: float | None
+    """Hours of audio that the weights have seen, an estimate: the mean audio of a step times the steps."""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def began(self) -> datetime:
+        return datetime.fromtimestamp(min(points[0].time for points in self.curves.values()))
+
+    @property
+    def steps(self) -> int:
+        return _steps(self.curves)
+
+    def last(self, tag: str) -> Point | None:
+        points = self.curves.get(tag)
+        return points[-1] if points else None
+
+
+def read_runs(arguments: list[str]) -> list[Run]:
+    """Reads runs given as ``FOLDER`` or ``NAME=FOLDER``.
+
+    Raises:
+        ValueError: a folder is missing, holds no run or several, holds an unreadable file, or two runs have one name.
+    """
+    runs: dict[str, Run] = {}
+    for argument in arguments:
+        name, equals, folder = argument.partition("=")
+        if not equals or Path(argument).exists():
+            name, folder = "", argument
+        run = read_run(Path(folder), name)
+        for other in runs.values():
+            if other.folder == run.folder:
+                raise ValueError(f"{run.folder} is given twice.")
+        if run.name in runs:
+            raise ValueError(
+                f"Two runs are called {run.name}: {runs[run.name].folder} and {run.folder}. Give them names: "
+                f"first={runs[run.name].folder} second={run.folder}"
+            )
+        runs[run.name] = run
+    return list(runs.values())
+
+
+def read_run(folder: Path, name: str = "") -> Run:
+    """Reads one run, called ``name`` or by its folder.
+
+    Raises:
+        ValueError: as ``read_runs``.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder. Name the folder of a run, such as nemo_experiments/<name>.")
+    folder = folder.resolve()
+    files = read_events(folder)
+    root = _root(folder)
+    above = root.parent if root.name.startswith("version_") else root
+    curves = join(files)
+    arguments = _command(above)
+    config = _flat(_yaml(_newest(folder, "hparams.yaml"))) | _overrides(arguments)
+    alarms = _json(_newest(root, "alarms.json") or _newest(above, "alarms.json"))
+    quality = [_json(path) | {"file": path.name} for path in sorted(above.rglob("label_quality*.json"))]
+    for found, path in ((alarms, "alarms.json"), *((q, q["file"]) for q in quality)):
+        key = "alarms" if path == "alarms.json" else "rows"
+        if found and not isinstance(found.get(key), list):
+            raise ValueError(f"{path} of {root} has no list {key!r}: it was written by something else, or cut off. Remove it.")
+    return Run(
+        name=name or (root.name if root is above else f"{above.name}/{root.name}"),
+        folder=root,
+        curves=curves,
+        config=config,
+        command=shlex.join(["python", *arguments]) if arguments else None,
+        status=alarms.get("status"),
+        alarms=alarms.get("alarms", []),
+        quality=sorted(quality, key=lambda q: q.get("step") or 0),
+        seconds=sum(_span(file) for file in files),
+        audio_hours=_audio_hours(files, curves),
+        notes=_resumptions(files),
+    )
+
+
+def _root(folder: Path) -> Path:
+    """The folder of the run: where exp_manager left cmd-args.log, at or under the folder given."""
+    roots = set()
+    for events in folder.rglob("events.out*"):
+        between = [events.parent, *events.parent.parents]
+        between = between[: between.index(folder) + 1]
+        roots.add(next((f for f in between if (f / "cmd-args.log").is_file()), folder))
+    if len(roots) > 1:
+        raise ValueError(f"{folder} holds several runs; name those that you mean: {', '.join(map(str, sorted(roots)))}")
+    return roots.pop()
+
+
+def _newest(folder: Path, name: str) -> Path | None:
+    direct = folder / name
+    return direct if direct.is_file() else max(folder.rglob(name), key=lambda p: p.stat().st_mtime, default=None)
+
+
+def _json(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not readable as JSON ({error}). Repair it, or move it away.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no JSON object. Repair it, or move it away.")
+    return found
+
+
+def _yaml(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not readable as YAML ({error}). Repair it, or move it away.") from error
+    return {"model": found.pop("cfg")} | found if "cfg" in found else found
+
+
+def _command(folder: Path) -> list[str]:
+    """Lightning wrote the arguments joined by blanks: those with a blank inside come apart."""
+    path = folder / "cmd-args.log"
+    return path.read_text(encoding="utf-8").split() if path.is_file() else []
+
+
+def _overrides(arguments: list[str]) -> dict[str, str]:
+    """What the command set outside of the model, whose whole configuration is known. Names are not a difference."""
+    pairs = (argument.lstrip("+~").split("=", 1) for argument in arguments if "=" in argument)
+    return {k: v for k, v in pairs if not k.startswith(("model.", "name", "exp_manager.name", "exp_manager.exp_dir"))}
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {prefix: value} if prefix else {}
+    return {k: v for name, inner in value.items() for k, v in _flat(inner, f"{prefix}.{name}" if prefix else str(name)).items()}
+
+
+def _span(file: dict[str, list[Point]]) -> float:
+    return max(points[-1].time for points in file.values()) - min(points[0].time for points in file.values())
+
+
+def _steps(curves: dict[str, list[Point]]) -> int:
+    return 1 + max(points[-1].step for tag, points in curves.items() if "timing" not in tag)  # counted from 0
+
+
+def _audio_hours(files: list[dict[str, list[Point]]], curves: dict[str, list[Point]]) -> float | None:
+    """Throughput is logged over the time since the log line before; the time of a file's first one is not known."""
+    logged = [file.get("train_audio_hours_per_hour", []) for file in files]
+    pairs = [pair for points in logged for pair in zip(points, points[1:], strict=False)]
+    steps = sum(now.step - before.step for before, now in pairs)
+    hours = sum(now.value * (now.time - before.time) / 3600 for before, now in pairs)
+    return hours / steps * _steps(curves) if steps else None
+
+
+def _resumptions(files: list[dict[str, list[Point]]]) -> list[str]:
+    notes = []
+    for earlier, later in zip(files, files[1:], strict=False):
+        begin = first_step(later)
+        if begin is None:
+            continue
+        again = [p.step for points in earlier.values() for p in points if p.step >= begin]
+        repeated = f"; what was logged before from there to step {max(again)} was trained anew and is left out" if again else ""
+        notes.append(f"Resumed: the next part logs from step {begin}{repeated}.")
+    return notes
+
+
+def differences(runs: list[Run]) -> dict[str, list[Any]]:
+    """Keys of the configurations whose values are not the same in all runs; a key that a run lacks is ``None`` there."""
+    keys = {key: None for run in runs for key in run.config}
+    found = {key: [run.config.get(key) for run in runs] for key in keys}
+    return {key: values for key, values in found.items() if any(value != values[0] for value in values)}
