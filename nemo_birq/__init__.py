@@ -1,10 +1,22 @@
 """BiRQ, bi-level self-labeling random quantization (arXiv 2509.15430), as a NeMo model collection."""
 
 import logging
+from typing import TYPE_CHECKING
+
+from nemo_birq.version import VERSION as __version__
 
 logging.getLogger("nv_one_logger").setLevel(logging.ERROR)  # NeMo's telemetry reports at import that it is switched off
 
-from nemo_birq.model import BiRQModel  # noqa: E402
-from nemo_birq.version import VERSION as __version__  # noqa: E402
+if TYPE_CHECKING:
+    from nemo_birq.model import BiRQModel
 
 __all__ = ["BiRQModel", "__version__"]
+
+
+def __getattr__(name: str) -> type:
+    """Imports the model when it is asked for: NeMo takes ten seconds, and the report does without."""
+    if name == "BiRQModel":
+        from nemo_birq.model import BiRQModel
+
+        return BiRQModel
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

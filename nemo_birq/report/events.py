@@ -38,11 +38,13 @@ def read_events(folder: Path) -> list[dict[str, list[Point]]]:
 
 def first_step(file: dict[str, list[Point]]) -> int | None:
     """The first step that training logged in a file; None if it logged none. Timings are logged one step early."""
-    return min((points[0].step for tag, points in file.items() if tag.startswith("train_") and "timing" not in tag), default=None)
+    return min(
+        (points[0].step for tag, points in file.items() if tag.startswith("train_") and "timing" not in tag), default=None
+    )
 
 
 def join(files: list[dict[str, list[Point]]]) -> dict[str, list[Point]]:
-    """One curve for each tag. What an earlier file has from the step on where a later one begins was trained anew: it is dropped."""
+    """One curve for each tag. Where a later file begins, an earlier one ends: its further steps were trained anew."""
     joined: dict[str, list[Point]] = {}
     for file in files:
         begin = first_step(file)

@@ -39,7 +39,9 @@ def write_report(runs: list[Run], out: Path, progress: Callable[[str], None] = l
             one = draw(picture, runs)
             drawn.append(one) if one else missing.append(picture.title)
         if section.pictures:
-            sections.append({"name": section.name, "title": section.title, "text": section.text, "drawn": drawn, "missing": missing})
+            sections.append(
+                {"name": section.name, "title": section.title, "text": section.text, "drawn": drawn, "missing": missing}
+            )
     progress("Label quality")
     sections.insert(3, _quality(runs))
     out.mkdir(parents=True, exist_ok=True)
@@ -84,7 +86,8 @@ def _quality(runs: list[Run]) -> dict[str, Any]:
         "Label quality over time (it takes label_quality*.json of two steps)": draw_quality_over_time(runs),
     }
     text = (
-        "PNMI: the share of what there is to know about the phones that the codes tell. Compare only at the same number of codes: "
+        "PNMI: the share of what there is to know about the phones that the codes tell. Compare only at the same number of "
+        "codes: "
         + "; ".join(f"{run.name} {run.quality[-1].get('num_codes', 'unknown')}" for run in runs if run.quality)
         + "."
     )

@@ -50,11 +50,10 @@ def draw(picture: Picture, runs: list[Run]) -> Drawn | None:
 
     def paint(axes: Axes) -> list[Line2D]:
         for index, _, line, points in curves:
-            few = {"marker": "o", "markersize": 3.5} if line.style == "o" or len(points) < 8 else {}
-            style = "-" if line.style == "o" else line.style
-            axes.plot(
-                [p.step for p in points], [p.value for p in points], color=colour(index), ls=style, lw=0.9 if few else 1.5, **few
-            )
+            marked = line.style == "o" or (line.style != ":" and len(points) < 8)
+            style = {"ls": "-" if line.style == "o" else line.style, "lw": 0.9 if marked else 1.5}
+            marker = {"marker": "o", "markersize": 3.5} if marked else {}
+            axes.plot([p.step for p in points], [p.value for p in points], color=colour(index), **style, **marker)
         for level in picture.limits.values():
             axes.axhline(level, color="#d1495b", ls=(0, (6, 3)), lw=1)
         axes.set(xlabel="step", ylabel=picture.unit)
@@ -63,13 +62,16 @@ def draw(picture: Picture, runs: list[Run]) -> Drawn | None:
             axes.set_yscale("log")
         return _legend(picture, curves, runs)
 
-    return Drawn(picture.name, picture.title, _alt(picture, curves), *(_png(picture.title, paint, theme) for theme in THEMES))
+    return Drawn(
+        picture.name, picture.title, _alt(picture, curves), *(_png(picture.title, paint, theme) for theme in THEMES)
+    )
 
 
 def _legend(picture: Picture, curves: list, runs: list[Run]) -> list[Line2D]:
     ink = "#8b949e"
     shown = sorted({index for index, *_ in curves})
-    handles = [Line2D([], [], color=colour(i), lw=3, label=runs[i].name) for i in shown] if len(runs) > 1 else []
+    names = [Line2D([], [], color=colour(i), lw=3, label=runs[i].name) for i in shown] if len(runs) > 1 else []
+    handles: list[Line2D] = []
     lines = [line for line in picture.lines if any(line == drawn for _, _, drawn, _ in curves)]
     if len(lines) > 1 or picture.lines[0] not in lines:
         for line in lines:
@@ -79,14 +81,23 @@ def _legend(picture: Picture, curves: list, runs: list[Run]) -> list[Line2D]:
         Line2D([], [], color="#d1495b", ls=(0, (6, 3)), lw=1, label=f"{word} {level:g}" if level else word)
         for word, level in picture.limits.items()
     ]
-    return handles
+    return _in_two_rows(names, handles)
+
+
+def _in_two_rows(names: list[Line2D], styles: list[Line2D]) -> list[Line2D]:
+    """Runs in the first row of the legend, kinds of lines in the second; matplotlib fills column by column."""
+    if not names or not styles:
+        return names + styles
+    width = max(len(names), len(styles))
+    rows = [row + [Line2D([], [], ls="none", label=" ") for _ in range(width - len(row))] for row in (names, styles)]
+    return [handle for column in zip(*rows, strict=True) for handle in column]
 
 
 def _alt(picture: Picture, curves: list) -> str:
-    said = [
-        f"{run.name}, {line.label}: {points[0].value:.3g} at step {points[0].step}, {points[-1].value:.3g} at step {points[-1].step}"
-        for _, run, line, points in curves
-    ]
+    def at(point: Point) -> str:
+        return f"{point.value:.3g} at step {point.step}"
+
+    said = [f"{run.name}, {line.label}: {at(points[0])}, {at(points[-1])}" for _, run, line, points in curves]
     return f"{picture.title} over steps. {'; '.join(said)}."
 
 
@@ -116,7 +127,7 @@ def draw_layers(runs: list[Run]) -> Drawn | None:
         handles = [Line2D([], [], color=colour(i), lw=3, label=run.name) for i, run, _ in looks] if len(runs) > 1 else []
         ink = "#8b949e" if len(runs) > 1 else colour(0)
         marks = {word: {"marker": "D", "ls": "none"} if style == "D" else {"ls": style} for word, style in drawn.items()}
-        return handles + [Line2D([], [], color=ink, label=word, **mark) for word, mark in marks.items()]
+        return _in_two_rows(handles, [Line2D([], [], color=ink, label=word, **mark) for word, mark in marks.items()])
 
     said = [f"{run.name}, {_row_name(row)}: {row['pnmi']:.3f}" for _, run, look in looks for row in quality_rows(look)]
     if not said:
@@ -157,24 +168,27 @@ def _theme(name: str) -> Iterator[None]:
     ground, ink, grid = THEMES[name]
     inks = dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"), ink)
     grounds = dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), ground)
-    with rc_context(
-        inks | grounds | {"axes.edgecolor": grid, "grid.color": grid, "axes.grid": True, "font.size": 10.5, "axes.titlesize": 11.5,
-        "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.axisbelow": True, "legend.frameon": False,
-        "legend.fontsize": 10, "axes.spines.top": False, "axes.spines.right": False, "grid.linewidth": 0.7}
-    ):  # fmt: skip
+    shape = {
+        "axes.edgecolor": grid, "grid.color": grid, "grid.linewidth": 0.7, "axes.grid": True, "axes.axisbelow": True,
+        "axes.spines.top": False, "axes.spines.right": False, "font.size": 10.5, "axes.titlesize": 11.5,
+        "axes.titleweight": "bold", "axes.titlelocation": "left", "legend.frameon": False, "legend.fontsize": 10,
+    }  # fmt: skip
+    with rc_context(inks | grounds | shape):
         yield
 
 
 def _png(title: str, paint: Callable[[Axes], list[Line2D]], theme: str) -> bytes:
     with _theme(theme):
-        figure = Figure(figsize=(6, 3.9), layout="constrained")
+        figure = Figure(figsize=(5.2, 3.7), layout="constrained")
         axes = figure.add_subplot()
         handles = paint(axes)
         axes.set_title(title)
         if handles:
-            longest = max(len(str(handle.get_label())) for handle in handles)
-            columns = min(len(handles), max(1, 64 // (longest + 6)))
+            two_rows = any(handle.get_label() == " " for handle in handles) or len(handles) > 4
+            columns = -(-len(handles) // 2) if two_rows else len(handles)
+            if sum(len(str(handle.get_label())) + 6 for handle in handles) / (2 if two_rows else 1) > 66:  # too wide: a list
+                handles, columns = [handle for handle in handles if handle.get_label() != " "], 1 if len(handles) < 5 else 2
             figure.legend(handles=handles, loc="outside lower center", ncols=columns)
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=150)
+        figure.savefig(buffer, format="png", dpi=170)
     return buffer.getvalue()

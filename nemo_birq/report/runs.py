@@ -1,9 +1,11 @@
 """Reads the folder that exp_manager made for a run: curves, configuration, command, alarms, label quality."""
 
 import json
+import re
 import shlex
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ class Run:
     name: str
     folder: Path
     curves: dict[str, list[Point]]
+    steps: int
     config: dict[str, Any]
     """Flat: ``model.optim.lr``; of other parts than the model, what the command set."""
     command: str | None
@@ -43,10 +46,6 @@ class Run:
     @property
     def began(self) -> datetime:
         return datetime.fromtimestamp(min(points[0].time for points in self.curves.values()))
-
-    @property
-    def steps(self) -> int:
-        return _steps(self.curves)
 
     def last(self, tag: str) -> Point | None:
         points = self.curves.get(tag)
@@ -90,6 +89,7 @@ def read_run(folder: Path, name: str = "") -> Run:
     root = _root(folder)
     above = root.parent if root.name.startswith("version_") else root
     curves = join(files)
+    steps = max(_last_step(curves) + 1, *_checkpoints(above))  # steps are counted from 0
     arguments = _command(above)
     config = _flat(_yaml(_newest(folder, "hparams.yaml"))) | _overrides(arguments)
     alarms = _json(_newest(root, "alarms.json") or _newest(above, "alarms.json"))
@@ -97,18 +97,21 @@ def read_run(folder: Path, name: str = "") -> Run:
     for found, path in ((alarms, "alarms.json"), *((q, q["file"]) for q in quality)):
         key = "alarms" if path == "alarms.json" else "rows"
         if found and not isinstance(found.get(key), list):
-            raise ValueError(f"{path} of {root} has no list {key!r}: it was written by something else, or cut off. Remove it.")
+            raise ValueError(
+                f"{path} of {root} has no list {key!r}: it was written by something else, or cut off. Remove it."
+            )
     return Run(
         name=name or (root.name if root is above else f"{above.name}/{root.name}"),
         folder=root,
         curves=curves,
+        steps=steps,
         config=config,
         command=shlex.join(["python", *arguments]) if arguments else None,
         status=alarms.get("status"),
         alarms=alarms.get("alarms", []),
         quality=sorted(quality, key=lambda q: q.get("step") or 0),
         seconds=sum(_span(file) for file in files),
-        audio_hours=_audio_hours(files, curves),
+        audio_hours=_audio_hours(files, steps),
         notes=_resumptions(files),
     )
 
@@ -167,40 +170,50 @@ def _overrides(arguments: list[str]) -> dict[str, str]:
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(value, dict) or not value:
         return {prefix: value} if prefix else {}
-    return {k: v for name, inner in value.items() for k, v in _flat(inner, f"{prefix}.{name}" if prefix else str(name)).items()}
+    return {
+        k: v for name, inner in value.items() for k, v in _flat(inner, f"{prefix}.{name}" if prefix else str(name)).items()
+    }
 
 
 def _span(file: dict[str, list[Point]]) -> float:
     return max(points[-1].time for points in file.values()) - min(points[0].time for points in file.values())
 
 
-def _steps(curves: dict[str, list[Point]]) -> int:
-    return 1 + max(points[-1].step for tag, points in curves.items() if "timing" not in tag)  # counted from 0
+def _last_step(curves: dict[str, list[Point]]) -> int:
+    return max(points[-1].step for tag, points in curves.items() if "timing" not in tag)
 
 
-def _audio_hours(files: list[dict[str, list[Point]]], curves: dict[str, list[Point]]) -> float | None:
+def _checkpoints(folder: Path) -> list[int]:
+    """How many steps the checkpoints have behind them, by their names; logging may have ended before."""
+    return [int(found[1]) for path in folder.rglob("*.ckpt") if (found := re.search(r"step=(\d+)", path.name))] or [0]
+
+
+def _audio_hours(files: list[dict[str, list[Point]]], steps_trained: int) -> float | None:
     """Throughput is logged over the time since the log line before; the time of a file's first one is not known."""
     logged = [file.get("train_audio_hours_per_hour", []) for file in files]
-    pairs = [pair for points in logged for pair in zip(points, points[1:], strict=False)]
+    pairs = [pair for points in logged for pair in pairwise(points)]
     steps = sum(now.step - before.step for before, now in pairs)
     hours = sum(now.value * (now.time - before.time) / 3600 for before, now in pairs)
-    return hours / steps * _steps(curves) if steps else None
+    return hours / steps * steps_trained if steps else None
 
 
 def _resumptions(files: list[dict[str, list[Point]]]) -> list[str]:
     notes = []
-    for earlier, later in zip(files, files[1:], strict=False):
+    for earlier, later in pairwise(files):
         begin = first_step(later)
         if begin is None:
             continue
         again = [p.step for points in earlier.values() for p in points if p.step >= begin]
-        repeated = f"; what was logged before from there to step {max(again)} was trained anew and is left out" if again else ""
-        notes.append(f"Resumed: the next part logs from step {begin}{repeated}.")
+        repeated = f"; what was logged before, up to step {max(again)}, was trained anew and is left out" if again else ""
+        notes.append(f"Resumed: the next part logs from step {begin} on{repeated}.")
     return notes
 
 
 def differences(runs: list[Run]) -> dict[str, list[Any]]:
-    """Keys of the configurations whose values are not the same in all runs; a key that a run lacks is ``None`` there."""
-    keys = {key: None for run in runs for key in run.config}
+    """Keys of the configurations whose values are not the same in all runs; a key that a run lacks is ``None`` there.
+
+    ``model.loss_list`` is left out: the model makes it from ``model.birq``.
+    """
+    keys = {key: None for run in runs for key in run.config if not key.startswith("model.loss_list.")}
     found = {key: [run.config.get(key) for run in runs] for key in keys}
     return {key: values for key, values in found.items() if any(value != values[0] for value in values)}

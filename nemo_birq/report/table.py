@@ -27,10 +27,12 @@ class TableRow:
 
 
 def number(value: float) -> str:
-    """Four significant digits; small ones as powers of ten."""
-    if value != 0 and abs(value) < 1e-3:
+    """Four significant digits; small ones as powers of ten, whole ones as they are."""
+    if value == int(value):
+        return f"{value:,.0f}"
+    if abs(value) < 1e-3:
         return f"{value:.2e}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.4g}"
 
 
 def table(runs: list[Run]) -> dict[str, list[TableRow]]:
