@@ -22,7 +22,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from rich.console import Console
 from rich.table import Table
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from nemo_birq.report.events import scalars
 
 ROOT = Path(__file__).resolve().parents[1]
 CORPUS = ROOT / "tarred_manifests"
@@ -65,16 +66,6 @@ def wait(what: str, logs: list[Path], processes: list[subprocess.Popen], steps: 
     seconds = time.monotonic() - began
     console.print(f"{what}: {seconds:.0f} s")
     return seconds
-
-
-def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Everything that was logged under a folder."""
-    found = {}
-    for path in folder.rglob("events.out*"):
-        events = EventAccumulator(str(path))
-        events.Reload()
-        found |= {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-    return found
 
 
 def draw(logged: dict[str, list[tuple[int, float]]], path: Path) -> None:

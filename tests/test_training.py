@@ -13,10 +13,10 @@ import pytest
 import soundfile
 import torch
 from hydra import compose, initialize_config_dir
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nemo_birq import BiRQModel
 from nemo_birq.data.shards import Utterance, write_shards
+from nemo_birq.report.events import scalars
 from tests.conftest import CORPUS, ROOT, make_batch
 from tests.test_data import wav
 
@@ -63,16 +63,6 @@ def pretrain(folder: Path, *overrides: str, config: str = "birq_conformer_tiny",
 def log_lines(printed: str) -> list[tuple[int, str]]:
     """Steps and texts of the log lines."""
     return [(int(m[1]), m[2]) for m in re.finditer(r"step (\d+) \| (anchor \d.*)", printed)]
-
-
-def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    found: dict[str, list[tuple[int, float]]] = {}
-    for path in sorted(folder.rglob("events.out*")):
-        events = EventAccumulator(str(path))
-        events.Reload()
-        for tag in events.Tags()["scalars"]:
-            found.setdefault(tag, []).extend((event.step, event.value) for event in events.Scalars(tag))
-    return found
 
 
 @pytest.fixture(scope="module")

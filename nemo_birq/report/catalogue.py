@@ -145,7 +145,7 @@ def _rows(stage: str) -> tuple[Row, ...]:
             Row(f"{task} accuracy", f"{name}_accuracy"),
             Row(f"{task} accuracy above unigram", f"{name}_accuracy", "high", above=f"{name}_top1"),
             Row(f"{task} perplexity", f"{name}_perplexity"),
-            Row(f"{task} normalized entropy", f"{name}_normalized_entropy", "high" if task == "enhanced" else None),
+            Row(f"{task} normalized entropy", f"{name}_normalized_entropy"),
         ]
     return (
         *both,

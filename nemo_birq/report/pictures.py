@@ -48,7 +48,7 @@ def draw(picture: Picture, runs: list[Run]) -> Drawn | None:
     if not curves:
         return None
 
-    def paint(axes: Axes) -> list[Line2D]:
+    def paint(axes: Axes) -> list[list[Line2D]]:
         for index, _, line, points in curves:
             marked = line.style == "o" or (line.style != ":" and len(points) < 8)
             style = {"ls": "-" if line.style == "o" else line.style, "lw": 0.9 if marked else 1.5}
@@ -67,7 +67,8 @@ def draw(picture: Picture, runs: list[Run]) -> Drawn | None:
     )
 
 
-def _legend(picture: Picture, curves: list, runs: list[Run]) -> list[Line2D]:
+def _legend(picture: Picture, curves: list, runs: list[Run]) -> list[list[Line2D]]:
+    """The runs in the first row, the kinds of lines in the second."""
     ink = "#8b949e"
     shown = sorted({index for index, *_ in curves})
     names = [Line2D([], [], color=colour(i), lw=3, label=runs[i].name) for i in shown] if len(runs) > 1 else []
@@ -81,16 +82,7 @@ def _legend(picture: Picture, curves: list, runs: list[Run]) -> list[Line2D]:
         Line2D([], [], color="#d1495b", ls=(0, (6, 3)), lw=1, label=f"{word} {level:g}" if level else word)
         for word, level in picture.limits.items()
     ]
-    return _in_two_rows(names, handles)
-
-
-def _in_two_rows(names: list[Line2D], styles: list[Line2D]) -> list[Line2D]:
-    """Runs in the first row of the legend, kinds of lines in the second; matplotlib fills column by column."""
-    if not names or not styles:
-        return names + styles
-    width = max(len(names), len(styles))
-    rows = [row + [Line2D([], [], ls="none", label=" ") for _ in range(width - len(row))] for row in (names, styles)]
-    return [handle for column in zip(*rows, strict=True) for handle in column]
+    return [names, handles]
 
 
 def _alt(picture: Picture, curves: list) -> str:
@@ -108,7 +100,7 @@ def draw_layers(runs: list[Run]) -> Drawn | None:
     flat = {"anchor": ("anchor labels", ":"), "enhanced": ("enhanced labels (at layer k)", "D")}
     drawn: dict[str, str] = {}
 
-    def paint(axes: Axes) -> list[Line2D]:
+    def paint(axes: Axes) -> list[list[Line2D]]:
         for index, _, look in looks:
             for kind, (word, style) in kinds.items():
                 points = sorted((r["layer"], r["pnmi"]) for r in quality_rows(look, kind) if r.get("layer") is not None)
@@ -127,7 +119,7 @@ def draw_layers(runs: list[Run]) -> Drawn | None:
         handles = [Line2D([], [], color=colour(i), lw=3, label=run.name) for i, run, _ in looks] if len(runs) > 1 else []
         ink = "#8b949e" if len(runs) > 1 else colour(0)
         marks = {word: {"marker": "D", "ls": "none"} if style == "D" else {"ls": style} for word, style in drawn.items()}
-        return _in_two_rows(handles, [Line2D([], [], color=ink, label=word, **mark) for word, mark in marks.items()])
+        return [handles, [Line2D([], [], color=ink, label=word, **mark) for word, mark in marks.items()]]
 
     said = [f"{run.name}, {_row_name(row)}: {row['pnmi']:.3f}" for _, run, look in looks for row in quality_rows(look)]
     if not said:
@@ -177,18 +169,24 @@ def _theme(name: str) -> Iterator[None]:
         yield
 
 
-def _png(title: str, paint: Callable[[Axes], list[Line2D]], theme: str) -> bytes:
+def _png(title: str, paint: Callable[[Axes], list[list[Line2D]]], theme: str) -> bytes:
     with _theme(theme):
         figure = Figure(figsize=(5.2, 3.7), layout="constrained")
         axes = figure.add_subplot()
-        handles = paint(axes)
+        rows = [row for row in paint(axes) if row]
         axes.set_title(title)
-        if handles:
-            two_rows = any(handle.get_label() == " " for handle in handles) or len(handles) > 4
-            columns = -(-len(handles) // 2) if two_rows else len(handles)
-            if sum(len(str(handle.get_label())) + 6 for handle in handles) / (2 if two_rows else 1) > 66:  # too wide: a list
-                handles, columns = [handle for handle in handles if handle.get_label() != " "], 1 if len(handles) < 5 else 2
+        if rows:
+            handles, columns = _by_columns(rows)
             figure.legend(handles=handles, loc="outside lower center", ncols=columns)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=170)
     return buffer.getvalue()
+
+
+def _by_columns(rows: list[list[Line2D]]) -> tuple[list[Line2D], int]:
+    """Entries of a legend in the order that keeps the rows, as matplotlib fills column by column; a list if too wide."""
+    if max(sum(len(str(handle.get_label())) + 6 for handle in row) for row in rows) > 70:
+        return [handle for row in rows for handle in row], 1
+    width = max(map(len, rows))
+    filled = [row + [Line2D([], [], ls="none", label=" ") for _ in range(width - len(row))] for row in rows]
+    return [handle for column in zip(*filled, strict=True) for handle in column], width
