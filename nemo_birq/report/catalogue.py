@@ -101,8 +101,8 @@ SECTIONS = (
                 (
                     Line("train_gradient_norm_anchor", "anchor", ":"),
                     Line("train_gradient_norm_enhanced", "enhanced"),
-                    Line("train_gradient_norm_enhanced_prediction", "enhanced, through the prediction", "--"),
-                    Line("train_gradient_norm_enhanced_label", "enhanced, through the label", "-."),
+                    Line("train_gradient_norm_enhanced_prediction", "through prediction", "--"),
+                    Line("train_gradient_norm_enhanced_label", "through label", "-."),
                 ),
                 log=True,
             ),

@@ -96,8 +96,8 @@ def _alt(picture: Picture, curves: list) -> str:
 def draw_layers(runs: list[Run]) -> Drawn | None:
     """PNMI of the codes of every layer, and of the labels that were trained on, at the last look; None if unknown."""
     looks = [(i, run, run.quality[-1]) for i, run in enumerate(runs) if run.quality]
-    kinds = {"layer": ("nearest codes of each layer", "-"), "kmeans": ("k-means of each layer", "--")}
-    flat = {"anchor": ("anchor labels", ":"), "enhanced": ("enhanced labels (at layer k)", "D")}
+    kinds = {"layer": ("every layer", "-"), "kmeans": ("k-means", "--")}
+    flat = {"anchor": ("anchor", ":"), "enhanced": ("enhanced (layer k)", "D")}
     drawn: dict[str, str] = {}
 
     def paint(axes: Axes) -> list[list[Line2D]]:
@@ -171,12 +171,13 @@ def _theme(name: str) -> Iterator[None]:
 
 def _png(title: str, paint: Callable[[Axes], list[list[Line2D]]], theme: str) -> bytes:
     with _theme(theme):
-        figure = Figure(figsize=(5.2, 3.7), layout="constrained")
+        figure = Figure(figsize=(5.2, 3.2), layout="constrained")
         axes = figure.add_subplot()
         rows = [row for row in paint(axes) if row]
         axes.set_title(title)
         if rows:
             handles, columns = _by_columns(rows)
+            figure.set_figheight(3.2 + 0.22 * -(-len(handles) // columns))
             figure.legend(handles=handles, loc="outside lower center", ncols=columns)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=170)
