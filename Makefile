@@ -10,7 +10,7 @@ demo: $(VENV)/.complete
 	$(VENV)/bin/python scripts/demo.py
 
 test: lint
-	$(VENV)/bin/python -m pytest tests
+	$(VENV)/bin/python -m pytest tests -n auto --maxprocesses 8 --dist loadfile
 
 lint: $(VENV)/.complete
 	$(VENV)/bin/ruff check nemo_birq scripts tests
