@@ -14,7 +14,7 @@ __all__ = ["BiRQModel", "__version__"]
 
 
 def __getattr__(name: str) -> type:
-    """Imports the model when it is asked for: NeMo takes ten seconds, and the report does without."""
+    """Imports the model when it is asked for: NeMo takes ten seconds, and builders of shards and reports do without."""
     if name == "BiRQModel":
         from nemo_birq.model import BiRQModel
 

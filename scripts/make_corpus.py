@@ -16,10 +16,8 @@ import json
 import os
 import random
 import shutil
-import struct
 import sys
 import tempfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -31,6 +29,7 @@ from corpus_grammar import sentences
 from corpus_readme import Speaker, Tally, readme
 from rich.progress import Progress
 
+from nemo_birq.data.building.audio import with_serial
 from nemo_birq.data.shards import Utterance, write_shards
 
 SAMPLE_RATE = 16000
@@ -98,26 +97,7 @@ def encode(wave: np.ndarray, compression_level: float, serial: int) -> bytes:
     """Encode floats of shape [samples] at 16 kHz as Ogg/Opus, with the given serial number in the Ogg pages."""
     buffer = io.BytesIO()
     sf.write(buffer, wave, SAMPLE_RATE, format="OGG", subtype="OPUS", compression_level=compression_level)
-    ogg = bytearray(buffer.getvalue())
-    # libsndfile takes the serial number from the clock; with one of ours the same speech gives the same bytes.
-    start = 0
-    while start < len(ogg):
-        lacing = ogg[start + 27 : start + 27 + ogg[start + 26]]
-        end = start + 27 + len(lacing) + sum(lacing)
-        struct.pack_into("<I", ogg, start + 14, serial)
-        struct.pack_into("<I", ogg, start + 22, 0)
-        struct.pack_into("<I", ogg, start + 22, ogg_checksum(bytes(ogg[start:end])))
-        start = end
-    return bytes(ogg)
-
-
-_REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
-
-
-def ogg_checksum(page: bytes) -> int:
-    """CRC-32 as Ogg defines it: zlib's polynomial, but most significant bit first, and no inversion."""
-    mirrored = zlib.crc32(page.translate(_REVERSED_BITS), 0xFFFFFFFF) ^ 0xFFFFFFFF
-    return int(f"{mirrored:032b}"[::-1], 2)
+    return with_serial(buffer.getvalue(), serial)  # with one of ours the same speech gives the same bytes
 
 
 def ctm_lines(name: str, segments: list[Segment], lead: float, duration: float) -> list[str]:

@@ -14,7 +14,7 @@ import torch
 from omegaconf import OmegaConf
 
 from nemo_birq.data.loader import build_dataloader
-from nemo_birq.data.shards import Utterance, utterances_of_manifest, write_shards
+from nemo_birq.data.shards import Utterance, write_shards
 from nemo_birq.data.sources import read_sources
 from tests.conftest import CORPUS, SAMPLE_RATE
 
@@ -358,15 +358,3 @@ def test_equal_names_are_refused_and_leave_no_shard(tmp_path):
     with pytest.raises(ValueError, match=r"a\.wav"):
         write_shards([utterance, utterance], tmp_path, 1)
     assert not list(tmp_path.glob("*.tar"))
-
-
-def test_manifest_of_files_becomes_shards(tmp_path):
-    (tmp_path / "audio").mkdir()
-    lines = [{"audio_filepath": f"audio/{i}.wav", "duration": 1.0, "text": "one"} for i in range(5)]
-    for line in lines:
-        (tmp_path / line["audio_filepath"]).write_bytes(wav())
-    utterances = utterances_of_manifest(tmp_path / "train.json", lines, seed=1)
-    write_shards(utterances, tmp_path / "shards", 2)
-    config = node(tmp_path / "shards")
-    names = [name for batch in load(config) for name in batch.ids]
-    assert sorted(names) == [f"{i}.wav" for i in range(5)]

@@ -1,4 +1,4 @@
-"""Writes tar shards in NeMo's format, from a manifest of single files.
+"""Writes tar shards in NeMo's format.
 
 audio_0.tar ... audio_{n-1}.tar                        members: the audio files
 tarred_audio_manifest.json                             one line for each utterance, with shard_id
@@ -6,13 +6,16 @@ sharded_manifests/manifest_0.json ... _{n-1}.json      the lines of each shard, 
 """
 
 import json
-import random
+import os
 import tarfile
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
+
+PART = ".part"
+"""Ends the name of a file that is still being written."""
 
 
 class Utterance(NamedTuple):
@@ -20,10 +23,70 @@ class Utterance(NamedTuple):
 
     member: str
     """Name inside the tar, with the extension of its format."""
-    audio: bytes | Path
+    audio: bytes
     """An encoded audio file."""
     line: dict
     """Its manifest line: duration (seconds), and text, speaker, ... if known."""
+
+
+class ShardPaths(NamedTuple):
+    """Where a shard and its manifest lie."""
+
+    tar: Path
+    manifest: Path
+
+
+def shard_paths(folder: Path, shard_id: int) -> ShardPaths:
+    return ShardPaths(folder / f"audio_{shard_id}.tar", folder / "sharded_manifests" / f"manifest_{shard_id}.json")
+
+
+class ShardWriter:
+    """Writes one shard and its manifest; they get their final names when the ``with`` block ends without an error."""
+
+    def __init__(self, folder: Path, shard_id: int):
+        self.paths = shard_paths(folder, shard_id)
+        self.shard_id = shard_id
+        self._parts = [path.with_name(path.name + PART) for path in self.paths]
+
+    def __enter__(self) -> "ShardWriter":
+        self.paths.manifest.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(self._parts[0], "wb")
+        self._manifest = open(self._parts[1], "w", encoding="utf-8")
+        self._tar = tarfile.open(fileobj=self._file, mode="w")
+        return self
+
+    def add(self, utterance: Utterance) -> None:
+        member = tarfile.TarInfo(utterance.member)  # with time and owner 0: the same input gives the same bytes
+        member.size = len(utterance.audio)
+        self._tar.addfile(member, BytesIO(utterance.audio))
+        line = utterance.line | {"audio_filepath": utterance.member, "shard_id": self.shard_id}
+        self._manifest.write(json.dumps(line) + "\n")
+
+    def __exit__(self, error: type | None, *_) -> None:
+        try:
+            if error is None:
+                self._tar.close()
+                for file in (self._file, self._manifest):
+                    file.flush()
+                    os.fsync(file.fileno())
+                for part, path in zip(self._parts, self.paths, strict=True):
+                    os.replace(part, path)
+        finally:
+            for file, part in zip((self._file, self._manifest), self._parts, strict=True):
+                with suppress(OSError):  # of a full disk, which is on its way up already
+                    file.close()
+                part.unlink(missing_ok=True)
+
+
+def merge_manifests(folder: Path, num_shards: int) -> Path:
+    """Writes ``tarred_audio_manifest.json``: the manifests of all shards, one after the other."""
+    target = folder / "tarred_audio_manifest.json"
+    part = target.with_name(target.name + PART)
+    with open(part, "wb") as merged:
+        for shard_id in range(num_shards):
+            merged.write(shard_paths(folder, shard_id).manifest.read_bytes())
+    os.replace(part, target)
+    return target
 
 
 def write_shards(utterances: Sequence[Utterance] | Iterable[Utterance], out: Path, num_shards: int) -> None:
@@ -37,36 +100,12 @@ def write_shards(utterances: Sequence[Utterance] | Iterable[Utterance], out: Pat
     """
     if list(out.glob("audio_*.tar")):
         raise FileExistsError(f"{out} already holds shards; give another folder, or remove them first")
-    manifests = out / "sharded_manifests"
-    manifests.mkdir(parents=True, exist_ok=True)
-    targets = [out / f"audio_{i}.tar" for i in range(num_shards)]
-    lists = [manifests / f"manifest_{i}.json" for i in range(num_shards)]
-    everything = out / "tarred_audio_manifest.json"
-    parts = {path: path.with_name(path.name + ".part") for path in [*targets, *lists, everything]}
     seen: set[str] = set()
     with ExitStack() as stack:
-        tars = [stack.enter_context(tarfile.open(parts[path], "w")) for path in targets]
-        files = [stack.enter_context(open(parts[path], "w", encoding="utf-8")) for path in lists]
+        writers = [stack.enter_context(ShardWriter(out, shard_id)) for shard_id in range(num_shards)]
         for number, utterance in enumerate(utterances):
             if utterance.member in seen:
                 raise ValueError(f"two utterances are called {utterance.member}; names of files must differ")
             seen.add(utterance.member)
-            shard = number % num_shards
-            audio = utterance.audio if isinstance(utterance.audio, bytes) else utterance.audio.read_bytes()
-            member = tarfile.TarInfo(utterance.member)  # with time and owner 0: the same input gives the same bytes
-            member.size = len(audio)
-            tars[shard].addfile(member, BytesIO(audio))
-            line = utterance.line | {"audio_filepath": utterance.member, "shard_id": shard}
-            files[shard].write(json.dumps(line) + "\n")
-    parts[everything].write_text("".join(parts[path].read_text(encoding="utf-8") for path in lists), encoding="utf-8")
-    for path, part in parts.items():
-        part.rename(path)
-
-
-def utterances_of_manifest(manifest: Path, lines: Iterable[dict], seed: int) -> list[Utterance]:
-    """The utterances of a manifest with single files, shuffled, so that each shard is a sample of the whole."""
-    utterances = [
-        Utterance(Path(line["audio_filepath"]).name, manifest.parent / line["audio_filepath"], line) for line in lines
-    ]
-    random.Random(seed).shuffle(utterances)
-    return utterances
+            writers[number % num_shards].add(utterance)
+    merge_manifests(out, num_shards)

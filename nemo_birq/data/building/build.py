@@ -1,0 +1,160 @@
+"""Builds shard sets from what a recipe finds."""
+
+import errno
+import json
+import shutil
+from pathlib import Path
+from typing import Protocol
+
+from filelock import FileLock, Timeout
+
+from nemo_birq.data.building.card import draw_durations, make_card
+from nemo_birq.data.building.headers import Header, read_headers
+from nemo_birq.data.building.planning import (
+    PLAN,
+    SCRATCH,
+    BuildOptions,
+    Plan,
+    check_same_command,
+    make_plan,
+    read_plan,
+    write_json,
+    write_plan,
+)
+from nemo_birq.data.building.segments import BuildError, Listing, Skipped
+from nemo_birq.data.building.shard_job import ShardJob, build_shard, file_sha256, is_finished, record_path
+from nemo_birq.data.building.workers import run_jobs
+from nemo_birq.data.shards import merge_manifests
+
+CARD = "dataset_card.json"
+LOCK = ".build.lock"
+_HEADERS_IN_A_JOB = 500
+
+
+class Recipe(Protocol):
+    """A kind of input."""
+
+    def describe(self) -> dict:
+        """What it reads, to recognize the same input again: no work that takes long."""
+
+    def read(self, scratch: Path, workers: int, show: "Show") -> Listing:
+        """The segments; ``scratch`` is a folder for what has to be unpacked, and is removed after the build."""
+
+
+class Show(Protocol):
+    """Shows progress: called with what is done, how much of it, out of how much."""
+
+    def __call__(self, what: str, done: float, total: float) -> None: ...
+
+
+def build(recipe: Recipe, out: Path, options: BuildOptions, workers: int, max_skipped_share: float, show: Show) -> dict:
+    """Builds shards, or goes on with a build that was interrupted; gives the dataset card.
+
+    Args:
+        out: a new folder, or that of an interrupted build by the same command.
+        workers: processes; the shards do not depend on it.
+        max_skipped_share: of the utterances; more than that is an error, once everything is written.
+
+    Raises:
+        BuildError: with what to do about it. What is finished stays.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / LOCK)
+    try:
+        with lock.acquire(timeout=0):
+            card = _build(recipe, out, options, workers, show)
+    except Timeout as error:
+        raise BuildError(f"another process builds in {out} right now; wait for it, or give another folder") from error
+    _check_card(out, card, max_skipped_share)
+    return card
+
+
+def _build(recipe: Recipe, out: Path, options: BuildOptions, workers: int, show: Show) -> dict:
+    source = json.loads(json.dumps(recipe.describe()))
+    try:
+        plan = _plan(recipe, source, out, options, workers, show)
+        if (out / CARD).is_file():
+            shutil.rmtree(out / SCRATCH, ignore_errors=True)
+            return json.loads((out / CARD).read_text(encoding="utf-8"))
+        records = _build_shards(plan, out, options, workers, show)
+        return _finish(plan, records, out)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            raise
+        raise BuildError(
+            f"no space left while building in {out} ({error.strerror}): free some, and run the same command again; shards "
+            "that are finished are kept"
+        ) from error
+
+
+def _plan(recipe: Recipe, source: dict, out: Path, options: BuildOptions, workers: int, show: Show) -> Plan:
+    plan = read_plan(out)
+    if plan is not None:
+        check_same_command(out, plan, source, options)
+        return plan
+    if any(out.glob("audio_*.tar")) or any(out.glob("bucket*")):
+        raise BuildError(f"{out} holds shards, but no {PLAN} of this script: give another folder")
+    listing = recipe.read(out / SCRATCH / "unpacked", workers, show)
+    headers = _read_headers(sorted({segment.path for segment in listing.segments}), workers, show)
+    plan, contents = make_plan(source, options, listing.segments, headers, listing.skipped)
+    write_plan(out, plan, contents)
+    return plan
+
+
+def _read_headers(paths: list[str], workers: int, show: Show) -> dict[str, Header | Skipped]:
+    jobs = [paths[i : i + _HEADERS_IN_A_JOB] for i in range(0, len(paths), _HEADERS_IN_A_JOB)]
+    headers: dict[str, Header | Skipped] = {}
+    for number, found in run_jobs(read_headers, jobs, workers, lambda done: show("headers of files", done, len(paths))):
+        headers |= zip(jobs[number], found, strict=True)
+    return headers
+
+
+def _build_shards(plan: Plan, out: Path, options: BuildOptions, workers: int, show: Show) -> list[dict]:
+    """Builds the shards that are not finished; gives the records of all, in the order of the plan."""
+    records: dict[int, dict] = {}
+    for number, shard in enumerate(plan.shards):
+        path = record_path(out, shard)
+        if path.is_file():
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if is_finished(out, record):
+                records[number] = record
+        show("finished shards", number + 1, len(plan.shards))
+    missing = [number for number in range(len(plan.shards)) if number not in records]
+    jobs = [ShardJob(str(out), plan.shards[number], options.codec, options.sample_rate) for number in missing]
+    total = sum(shard.seconds for shard in plan.shards)
+    before = total - sum(job.shard.seconds for job in jobs)
+
+    def tick(done: float) -> None:
+        show("hours of audio", (before + done) / 3600, total / 3600)
+
+    for number, record in run_jobs(build_shard, jobs, workers, tick):
+        records[missing[number]] = record
+    return [records[number] for number in range(len(plan.shards))]
+
+
+def _finish(plan: Plan, records: list[dict], out: Path) -> dict:
+    files = {name: digest for record in records for name, digest in record["files"].items()}
+    for folder in dict.fromkeys(shard.folder for shard in plan.shards):
+        whole = merge_manifests(out / folder, sum(shard.folder == folder for shard in plan.shards))
+        files[whole.relative_to(out).as_posix()] = file_sha256(whole)
+    card = make_card(plan, records, files)
+    draw_durations(card, out / "durations.png")
+    write_json(out / CARD, card)
+    shutil.rmtree(out / SCRATCH)
+    return card
+
+
+def _check_card(out: Path, card: dict, max_skipped_share: float) -> None:
+    empty = [name for name, entry in card["shards"].items() if not entry["utterances"]]
+    if empty:
+        raise BuildError(
+            f"{len(empty)} shards are empty, since no utterance planned for them can be used ({', '.join(empty[:3])}): see "
+            f"{out / CARD}, and build with fewer shards in another folder"
+        )
+    if card["skipped_share"] > max_skipped_share:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in card["skipped_kinds"].items())
+        raise BuildError(
+            f"{card['skipped_share']:.1%} of the utterances were left out ({kinds}), more than max_skipped_share="
+            f"{max_skipped_share}. The shards are complete and the reasons are in {out / CARD}; mend the input and build "
+            "again in another folder, or use the shards as they are"
+        )

@@ -1,0 +1,109 @@
+"""The dataset card: what is in a shard set, and what was left out."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from nemo_birq.data.building.planning import Plan
+
+_BINS = 60
+
+
+def make_card(plan: Plan, records: list[dict], files: dict[str, str]) -> dict:
+    """The content of ``dataset_card.json``: the same build gives the same card.
+
+    Args:
+        records: of all shards, see ``shard_job``.
+        files: SHA-256 of every tar and manifest, by path relative to the output folder.
+    """
+    durations = np.array([duration for record in records for duration in record["durations"]])
+    skipped = [list(entry) for entry in plan.skipped] + [entry for record in records for entry in record["skipped"]]
+    skipped.sort()
+    bounds = np.linspace(0, np.ceil(durations.max(initial=1.0)), _BINS + 1)
+    options = plan.options
+    return {
+        "utterances": len(durations),
+        "hours": round(durations.sum() / 3600, 6),
+        "shards": {
+            f"{shard.folder}/audio_{shard.shard_id}.tar".removeprefix("./"): {
+                "utterances": len(record["durations"]),
+                "hours": round(sum(record["durations"]) / 3600, 6),
+                "bytes": record["bytes"],
+            }
+            for shard, record in zip(plan.shards, records, strict=True)
+        },
+        "bytes": sum(record["bytes"] for record in records),
+        "codec": options["codec"],
+        "sample_rate": options["sample_rate"],
+        "seed": options["seed"],
+        "options": options,
+        "source": _without_paths(plan.source),
+        "long_recordings": plan.cuts,
+        "too_short": plan.too_short | {"below_seconds": options["min_duration"]},
+        "bucket_limits_seconds": plan.bucket_limits,
+        "duration_seconds": _summary(durations),
+        "duration_histogram": {
+            "bounds_seconds": [round(bound, 3) for bound in bounds.tolist()],
+            "utterances": np.histogram(durations, bounds)[0].tolist(),
+            "hours": [round(h, 6) for h in (np.histogram(durations, bounds, weights=durations)[0] / 3600).tolist()],
+        },
+        "sample_rates_seen": _total(records, "sample_rates"),
+        "channels_seen": _total(records, "channels"),
+        "clipped_sample_share": _sum(records, "clipped_samples") / max(1, _sum(records, "samples")),
+        "utterances_with_clipping": _sum(records, "utterances_with_clipping"),
+        "skipped_share": len(skipped) / max(1, len(skipped) + len(durations)),
+        "skipped_kinds": dict(sorted(Counter(kind for _, kind, _ in skipped).items())),
+        "skipped": [{"name": name, "kind": kind, "reason": reason} for name, kind, reason in skipped],
+        "versions": {"libsndfile": soundfile.__libsndfile_version__, "soxr": soxr.__version__},
+        "sha256": dict(sorted(files.items())),
+    }
+
+
+def _without_paths(source: dict) -> dict:
+    """The card goes with the shards to other machines, where the folders of this one say nothing."""
+    return {key: value for key, value in source.items() if key != "root"} | {
+        "input": [Path(path).name for path in source["input"]]
+    }
+
+
+def _summary(durations: np.ndarray) -> dict:
+    if not len(durations):
+        return {}
+    low, median, high = np.percentile(durations, [5, 50, 95])
+    values = {"least": durations.min(), "5%": low, "median": median, "mean": durations.mean(), "95%": high}
+    return {name: round(float(value), 3) for name, value in (values | {"most": durations.max()}).items()}
+
+
+def _sum(records: list[dict], key: str) -> int:
+    return sum(record[key] for record in records)
+
+
+def _total(records: list[dict], key: str) -> dict:
+    return dict(sorted(sum((Counter(record[key]) for record in records), Counter()).items()))
+
+
+def draw_durations(card: dict, path: Path) -> None:
+    """Draws the histogram of durations: how many utterances, and how many hours of audio, have which length."""
+    from matplotlib.figure import Figure  # without pyplot: no window, no global state
+
+    bounds = np.array(card["duration_histogram"]["bounds_seconds"])
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots(2, 1, sharex=True)
+    for ax, key, color in zip(axes, ("utterances", "hours"), ("#33658a", "#f26419"), strict=True):
+        ax.bar(bounds[:-1], card["duration_histogram"][key], np.diff(bounds), align="edge", color=color, edgecolor="white")
+        ax.set_ylabel(f"{key} per {bounds[1]:.2g} s")
+        ax.grid(axis="y", alpha=0.3)
+        ax.spines[["top", "right"]].set_visible(False)
+        for limit in card["bucket_limits_seconds"][:-1]:
+            ax.axvline(limit, color="#444444", linestyle="--", linewidth=1)
+    if len(card["bucket_limits_seconds"]) > 1:
+        axes[0].plot([], [], color="#444444", linestyle="--", linewidth=1, label="limits of the buckets")
+        figure.legend(loc="outside lower right", frameon=False)
+    axes[1].set_xlabel("length of an utterance, seconds")
+    axes[1].set_xlim(0, bounds[-1])
+    median = card["duration_seconds"].get("median", 0)
+    axes[0].set_title(f"{card['utterances']:,} utterances, {card['hours']:,.2f} hours, median {median:.1f} s")
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,224 @@
+"""The plan of a build: which piece of which file goes into which shard.
+
+It is made once, from headers alone, and written down under ``.build`` in the output folder. Each shard then is a job of its
+own, which depends on the plan and on nothing else: that makes a build the same with any number of processes, and lets an
+interrupted one go on.
+"""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from nemo_birq.data.building.audio import CODECS, OPUS_RATES
+from nemo_birq.data.building.cutting import Piece, cut
+from nemo_birq.data.building.headers import Header
+from nemo_birq.data.building.naming import member_names
+from nemo_birq.data.building.segments import BuildError, Segment, Skipped
+
+SCRATCH = ".build"
+PLAN = "build_plan.json"
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What determines the shards, beside their input."""
+
+    codec: str = "flac"
+    sample_rate: int = 16000
+    """Hz."""
+    min_duration: float = 0.1
+    """Seconds; shorter utterances are left out."""
+    max_duration: float = 30.0
+    """Seconds; longer ones are cut."""
+    shard_hours: float = 1.0
+    """Hours of audio in a shard, roughly; without effect where ``num_shards`` is given."""
+    num_shards: int | None = None
+    """In each bucket."""
+    buckets: int = 1
+    """Shard sets of utterances of similar length."""
+    seed: int = 0
+    """Of the shuffle over shards."""
+
+    def __post_init__(self) -> None:
+        if self.codec not in CODECS:
+            raise BuildError(f"codec {self.codec} is unknown; there are {', '.join(CODECS)}")
+        if self.codec == "opus" and self.sample_rate not in OPUS_RATES:
+            raise BuildError(f"opus has no sample rate of {self.sample_rate} Hz, only {', '.join(map(str, OPUS_RATES))}")
+        if not 0 < self.min_duration < self.max_duration:
+            raise BuildError(f"min_duration {self.min_duration} s must lie between 0 and max_duration {self.max_duration} s")
+        for name in ("sample_rate", "shard_hours", "buckets", "num_shards"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise BuildError(f"{name} is {value} and must be above 0")
+
+    @property
+    def suffix(self) -> str:
+        return f".{self.codec}"
+
+
+class ShardPlan(NamedTuple):
+    """One shard to be built."""
+
+    folder: str
+    """Of the shard set, relative to the output folder: "." or "bucket1", ..."""
+    shard_id: int
+    utterances: int
+    seconds: float
+
+    @property
+    def file_name(self) -> str:
+        """Of its pieces, and of the record of it once it is built."""
+        return f"{'' if self.folder == '.' else self.folder + '_'}{self.shard_id:06d}.jsonl"
+
+
+class Plan(NamedTuple):
+    """A whole build."""
+
+    source: dict
+    """What the command reads."""
+    options: dict
+    shards: list[ShardPlan]
+    skipped: list[Skipped]
+    too_short: dict
+    """Utterances below the least duration: how many, and how many hours."""
+    cuts: dict
+    """How many pieces were cut in which way."""
+    bucket_limits: list[float]
+    """The longest duration in each bucket, seconds."""
+
+
+def make_plan(
+    source: dict,
+    options: BuildOptions,
+    segments: list[Segment],
+    headers: dict[str, Header | Skipped],
+    skipped: list[Skipped],
+) -> tuple[Plan, list[list[tuple[str, Piece]]]]:
+    """The plan, and for each of its shards the pieces with the names of their members.
+
+    Raises:
+        BuildError: there is nothing to build from, or less than one utterance for a shard.
+    """
+    skipped = list(skipped)
+    cuts: Counter = Counter()
+    pieces = list(_pieces(segments, headers, options.max_duration, cuts, skipped))
+    kept = [piece for piece in pieces if piece.seconds >= options.min_duration]
+    if not kept:
+        reasons = "; ".join(f"{entry.name}: {entry.reason}" for entry in skipped[:3])
+        raise BuildError(f"nothing to build from: {len(skipped)} unusable, {len(pieces)} too short. {reasons}")
+    too_short = sum(piece.seconds for piece in pieces) - sum(piece.seconds for piece in kept)
+    names = member_names([(piece.name, piece.identity) for piece in kept], options.suffix)
+    if len(set(names)) < len(names):
+        raise BuildError(f"two members would be called {Counter(names).most_common(1)[0][0]}; rename one of their files")
+    named = sorted(zip(names, kept, strict=True), key=lambda pair: pair[0])
+    random.Random(options.seed).shuffle(named)
+
+    shards, contents, limits = [], [], []
+    for number, bucket in enumerate(_buckets(named, options.buckets), start=1):
+        folder = "." if options.buckets == 1 else f"bucket{number}"
+        limits.append(round(max(piece.seconds for _, piece in bucket), 3))
+        for shard_id, dealt in enumerate(_deal(bucket, options, folder)):
+            shards.append(ShardPlan(folder, shard_id, len(dealt), sum(piece.seconds for _, piece in dealt)))
+            contents.append(dealt)
+    dropped = {"utterances": len(pieces) - len(kept), "hours": too_short / 3600}
+    return Plan(source, asdict(options), shards, skipped, dropped, dict(sorted(cuts.items())), limits), contents
+
+
+def _pieces(
+    segments: list[Segment], headers: dict[str, Header | Skipped], longest: float, cuts: Counter, skipped: list[Skipped]
+) -> Iterator[Piece]:
+    seen: set[str] = set()
+    for segment in segments:
+        header = headers[segment.path]
+        if segment.identity in seen:
+            skipped.append(Skipped(segment.identity, "duplicate", "an utterance of the same name was there before"))
+        elif isinstance(header, Skipped):
+            skipped.append(header._replace(name=segment.identity))
+        else:
+            found = cut(segment, header, longest, cuts)
+            if isinstance(found, Skipped):
+                skipped.append(found)
+            else:
+                yield from found
+        seen.add(segment.identity)
+
+
+def _buckets(named: list[tuple[str, Piece]], number: int) -> list[list[tuple[str, Piece]]]:
+    """Buckets with equally many hours, the shortest utterances first; the order inside stays."""
+    seconds = np.array([piece.seconds for _, piece in named])
+    by_length = np.argsort(seconds, kind="stable")
+    hours = np.cumsum(seconds[by_length])
+    bucket = np.empty(len(named), dtype=int)
+    bucket[by_length] = np.minimum((hours - seconds[by_length] / 2) * number // hours[-1], number - 1)
+    buckets = [[pair for pair, where in zip(named, bucket, strict=True) if where == i] for i in range(number)]
+    if not all(buckets):
+        raise BuildError(f"{len(named)} utterances are too few for {number} buckets; ask for fewer")
+    return buckets
+
+
+def _deal(bucket: list[tuple[str, Piece]], options: BuildOptions, folder: str) -> list[list[tuple[str, Piece]]]:
+    hours = sum(piece.seconds for _, piece in bucket) / 3600
+    number = options.num_shards or max(1, round(hours / options.shard_hours))
+    if number > len(bucket):
+        where = "" if folder == "." else f" of {folder}"
+        raise BuildError(f"{len(bucket)} utterances{where} cannot fill {number} shards; ask for fewer")
+    return [bucket[shard_id::number] for shard_id in range(number)]
+
+
+def write_plan(out: Path, plan: Plan, contents: list[list[tuple[str, Piece]]]) -> None:
+    """Writes the plan; the file that says so comes last."""
+    scratch = out / SCRATCH
+    (scratch / "pieces").mkdir(parents=True, exist_ok=True)
+    (scratch / "records").mkdir(exist_ok=True)
+    for shard, dealt in zip(plan.shards, contents, strict=True):
+        with open(scratch / "pieces" / shard.file_name, "w", encoding="utf-8") as file:
+            file.writelines(json.dumps([member, asdict(piece)]) + "\n" for member, piece in dealt)
+    write_json(out / PLAN, plan._asdict())
+
+
+def read_plan(out: Path) -> Plan | None:
+    """The plan of an earlier build in this folder."""
+    if not (out / PLAN).is_file():
+        return None
+    plan = Plan(**json.loads((out / PLAN).read_text(encoding="utf-8")))
+    shards, skipped = [ShardPlan(*shard) for shard in plan.shards], [Skipped(*entry) for entry in plan.skipped]
+    return plan._replace(shards=shards, skipped=skipped)
+
+
+def read_pieces(out: Path, shard: ShardPlan) -> Iterator[tuple[str, Piece]]:
+    """The pieces of a shard with the names of their members."""
+    with open(out / SCRATCH / "pieces" / shard.file_name, encoding="utf-8") as file:
+        for line in file:
+            member, fields = json.loads(line)
+            if fields["channels"] is not None:
+                fields["channels"] = tuple(fields["channels"])
+            yield member, Piece(**fields)
+
+
+def check_same_command(out: Path, plan: Plan, source: dict, options: BuildOptions) -> None:
+    """Raises a BuildError that names how this command differs from the one that began to build in this folder."""
+    before = plan.source | plan.options
+    now = json.loads(json.dumps(source | asdict(options)))
+    differences = [
+        f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
+    if differences:
+        raise BuildError(
+            f"{out} holds a build with other input or options: {'; '.join(differences)}. Give the command of that build to "
+            "go on with it, or another output folder"
+        )
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Writes a file that is there as a whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)

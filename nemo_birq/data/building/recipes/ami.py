@@ -1,0 +1,90 @@
+"""The AMI meeting corpus, as Lhotse downloads it: wav_db/<meeting>/audio/*.wav and the manual annotations 1.6.2."""
+
+import zipfile
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import soundfile
+
+from nemo_birq.data.building.recipes.inputs import fingerprint, require_folder
+from nemo_birq.data.building.segments import BuildError, Listing, Segment, Skipped
+
+FILES = {"ihm": "*Headset-?.wav", "sdm": "*Array1-01.wav"}
+ANNOTATIONS = "ami_public_manual_1.6.2"
+
+
+@dataclass(frozen=True)
+class AmiRecipe:
+    """The annotated utterances of one split, cut out of the meetings, with Lhotse's splits and text normalization.
+
+    Meetings are read one by one: Lhotse's recipe for the whole corpus would end at the first file that it cannot open.
+    """
+
+    root: Path
+    mic: str = "ihm"
+    """ihm: each speaker's own headset; sdm: the first microphone of the first array."""
+    split: str = "train"
+    partition: str = "full-corpus-asr"
+    text: str = "kaldi"
+
+    def describe(self) -> dict:
+        remedy = f"lhotse download ami --mic {self.mic} <folder>, and give <folder>"
+        require_folder(self.root, remedy)
+        files = sorted(self.root.rglob(FILES[self.mic]))
+        if not files:
+            raise FileNotFoundError(f"{self.root} holds no {FILES[self.mic]}: {remedy}")
+        chosen = {"mic": self.mic, "split": self.split, "partition": self.partition, "text": self.text}
+        return {"kind": "ami", "input": [str(self.root.resolve())]} | chosen | fingerprint(self.root, files)
+
+    def read(self, scratch: Path, workers: int, show) -> Listing:
+        from lhotse import RecordingSet
+        from lhotse.recipes.ami import PARTITIONS, parse_ami_annotations, prepare_supervision_ihm, prepare_supervision_other
+
+        from nemo_birq.data.building.recipes.supervisions import segment_of_supervision
+
+        annotations = parse_ami_annotations(self._annotations(scratch), normalize=self.text)
+        wanted = set(PARTITIONS[self.partition][self.split])
+        files = sorted((path for path in self.root.rglob(FILES[self.mic]) if _meeting(path) in wanted), key=_meeting)
+        skipped: list[Skipped] = []
+        recordings = []
+        for number, (meeting, paths) in enumerate(groupby(files, key=_meeting), start=1):
+            found = self._recording(meeting, sorted(paths))
+            (skipped if isinstance(found, Skipped) else recordings).append(found)
+            show("meetings", number, len(wanted))
+        audio = RecordingSet.from_recordings(recordings)
+        supervise = prepare_supervision_ihm if self.mic == "ihm" else prepare_supervision_other
+        found = [segment_of_supervision(s, audio[s.recording_id]) for s in supervise(audio, annotations)]
+        segments = [_in_english(entry) for entry in found if isinstance(entry, Segment)]
+        return Listing(segments, skipped + [entry for entry in found if isinstance(entry, Skipped)])
+
+    def _recording(self, meeting: str, paths: list[Path]):
+        from lhotse.recipes.ami import prepare_audio_grouped, prepare_audio_single
+
+        if self.mic == "ihm" and [path.stem[-1] for path in paths] != [str(i) for i in range(len(paths))]:
+            # Lhotse numbers the channels in the order of the files: utterances would get another speaker's microphone.
+            return Skipped(meeting, "missing", f"there are only the headsets {[path.stem[-1] for path in paths]}")
+        try:
+            found = list(prepare_audio_grouped(paths) if self.mic == "ihm" else prepare_audio_single(paths, self.mic))
+        except (soundfile.SoundFileError, OSError) as error:
+            return Skipped(meeting, "unreadable", f"Lhotse cannot read its audio: {error}")
+        return found[0] if found else Skipped(meeting, "unsupported", "one of its headsets is a stereo file")
+
+    def _annotations(self, scratch: Path) -> Path:
+        folder, archive = self.root / ANNOTATIONS, self.root / f"{ANNOTATIONS}.zip"
+        if folder.is_dir():
+            return folder
+        if not archive.is_file():
+            raise BuildError(f"{self.root} holds neither {folder.name} nor {archive.name}: lhotse download ami <folder>")
+        with zipfile.ZipFile(archive) as packed:
+            packed.extractall(scratch)
+        return scratch
+
+
+def _meeting(path: Path) -> str:
+    return path.parts[-3]
+
+
+def _in_english(segment: Segment) -> Segment:
+    segment.line["lang"] = "en"
+    return segment

@@ -1,0 +1,28 @@
+"""Lhotse cuts: a .jsonl or .jsonl.gz file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nemo_birq.data.building.segments import Listing, Segment
+from nemo_birq.data.building.shard_job import file_sha256
+
+
+@dataclass(frozen=True)
+class CutsRecipe:
+    """Every cut becomes an utterance, with text, speaker and language of its supervisions."""
+
+    path: Path
+
+    def describe(self) -> dict:
+        if not self.path.is_file():
+            raise FileNotFoundError(f"there are no cuts {self.path}")
+        return {"kind": "cuts", "input": [str(self.path.resolve())], "sha256": file_sha256(self.path)[:16]}
+
+    def read(self, scratch: Path, workers: int, show) -> Listing:
+        from lhotse import CutSet
+
+        from nemo_birq.data.building.recipes.supervisions import segment_of_cut
+
+        found = [segment_of_cut(cut) for cut in CutSet.from_jsonl_lazy(self.path)]
+        segments = [entry for entry in found if isinstance(entry, Segment)]
+        return Listing(segments, [entry for entry in found if not isinstance(entry, Segment)])

@@ -1,0 +1,36 @@
+"""All audio files under a folder."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from nemo_birq.data.building.recipes.inputs import SUFFIXES, fingerprint, require_folder, without_suffix
+from nemo_birq.data.building.segments import BuildError, Listing, Segment
+
+
+@dataclass(frozen=True)
+class FolderRecipe:
+    """Every file that libsndfile reads becomes utterances, at any depth, without text."""
+
+    root: Path
+
+    def describe(self) -> dict:
+        require_folder(self.root, "give the folder with the audio")
+        return {"kind": "folder", "input": [str(self.root.resolve())]} | fingerprint(self.root, self._files())
+
+    def read(self, scratch: Path, workers: int, show) -> Listing:
+        files = self._files()
+        if not files:
+            others = Counter(path.suffix.lower() or "no suffix" for path in self.root.rglob("*") if path.is_file())
+            raise BuildError(
+                f"{self.root} holds no audio that libsndfile reads, only {dict(others.most_common(5)) or 'nothing'}; "
+                "convert it first, for example: ffmpeg -i a.m4a a.flac"
+            )
+        names = [path.relative_to(self.root).as_posix() for path in files]
+        segments = [
+            Segment(str(path.absolute()), without_suffix(name), name) for path, name in zip(files, names, strict=True)
+        ]
+        return Listing(segments, [])
+
+    def _files(self) -> list[Path]:
+        return sorted(path for path in self.root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())

@@ -1,0 +1,36 @@
+"""What recipes share."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import soundfile
+
+# Suffixes that libsndfile reads; raw samples have no header, and nobody could say what they are.
+SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"} | {
+    ".opus",
+    ".oga",
+    ".aif",
+    ".aifc",
+    ".sph",
+}
+
+
+def require_folder(path: Path, remedy: str) -> None:
+    if not path.is_dir():
+        raise FileNotFoundError(f"there is no folder {path}: {remedy}")
+
+
+def fingerprint(root: Path, files: Iterable[Path]) -> dict:
+    """Number, names and sizes of files, to notice that an input has changed between two runs."""
+    digest, count = hashlib.sha256(), 0
+    for path in sorted(files):
+        digest.update(f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n".encode())
+        count += 1
+    return {"files": count, "names_and_sizes": digest.hexdigest()[:16]}
+
+
+def without_suffix(name: str) -> str:
+    """A relative path without the suffix of an audio file."""
+    stem, dot, suffix = name.rpartition(".")
+    return stem if dot and f".{suffix.lower()}" in SUFFIXES else name

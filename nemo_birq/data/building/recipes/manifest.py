@@ -1,0 +1,88 @@
+"""NeMo manifests: JSON lines that name audio files, or segments of them."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from nemo_birq.data.building.recipes.inputs import without_suffix
+from nemo_birq.data.building.segments import Listing, Segment, Skipped
+from nemo_birq.data.building.shard_job import file_sha256
+
+LOCATION = {"audio_filepath", "duration", "offset"}
+
+
+@dataclass(frozen=True)
+class ManifestRecipe:
+    """Every line becomes an utterance: the file, or ``duration`` seconds of it from ``offset``; other keys are kept."""
+
+    manifests: list[Path]
+    root: Path | None = None
+    """What relative paths are relative to; None: each manifest's own folder."""
+
+    def describe(self) -> dict:
+        for manifest in self.manifests:
+            if not manifest.is_file():
+                raise FileNotFoundError(f"there is no manifest {manifest}")
+        return {
+            "kind": "manifest",
+            "input": [str(manifest.resolve()) for manifest in self.manifests],
+            "root": self.root and str(self.root.resolve()),
+            "sha256": [file_sha256(manifest)[:16] for manifest in self.manifests],
+        }
+
+    def read(self, scratch: Path, workers: int, show) -> Listing:
+        segments: list[Segment] = []
+        skipped: list[Skipped] = []
+        for manifest in self.manifests:
+            root = Path(os.path.abspath(self.root or manifest.parent))
+            for where, line in read_lines(manifest, skipped):
+                found = _segment(line, root)
+                if isinstance(found, Segment):
+                    segments.append(found)
+                else:
+                    skipped.append(Skipped(where, *found))
+        return Listing(segments, skipped)
+
+
+def read_lines(manifest: Path, skipped: list[Skipped]) -> Iterator[tuple[str, dict]]:
+    """The lines of a manifest with the place of each; those that are no JSON objects in UTF-8 go to ``skipped``."""
+    with open(manifest, "rb") as file:
+        for number, raw in enumerate(file, start=1):
+            where = f"{manifest.name}, line {number}"
+            if not raw.strip():
+                continue
+            try:
+                line = json.loads(raw.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                skipped.append(Skipped(where, "not text", f"not UTF-8: byte {raw[error.start]:#x} at {error.start}"))
+                continue
+            except json.JSONDecodeError as error:
+                skipped.append(Skipped(where, "not text", f"not JSON: {error}"))
+                continue
+            if isinstance(line, dict):
+                yield where, line
+            else:
+                skipped.append(Skipped(where, "not text", f"not a JSON object but {type(line).__name__}"))
+
+
+def _segment(line: dict, root: Path) -> Segment | tuple[str, str]:
+    """The segment that a line names, or kind and reason why there is none."""
+    given, offset, duration = line.get("audio_filepath"), line.get("offset") or 0.0, line.get("duration")
+    if not isinstance(given, str) or not given:
+        return "missing", f"no audio_filepath; the line has the keys {sorted(line)}"
+    for key, value, least in (("offset", offset, 0.0), ("duration", duration, 1e-6)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value >= least):
+            return "empty", f"{key}={value!r} of {given} is no number of seconds"
+    path = os.path.normpath(root / given)
+    relative = os.path.relpath(path, root)
+    if not os.path.isabs(given) and relative.startswith(".."):
+        return "outside", f"{given} leaves {root}; if that is meant, give the folder that holds the audio as --root"
+    times = ""
+    if "offset" in line:
+        end = "end" if duration is None else f"{round(1000 * (offset + duration)):08d}"
+        times = f"-{round(1000 * offset):08d}-{end}"
+    kept = {key: value for key, value in line.items() if key not in LOCATION}
+    identity = f"{relative}{times}"
+    return Segment(path, without_suffix(relative) + times, identity, float(offset), duration, line=kept)

@@ -1,0 +1,149 @@
+"""YODAS (espnet/yodas, espnet/yodas2 on the hub): data/<subset>/{audio/*.tar.gz,text/*}, for subsets such as en000.
+
+YODAS has one wav for each utterance and text/00000000.txt with "<utterance> <text>" lines; YODAS2 has one wav for each video
+and text/00000000.json with [{"audio_id": <video>, "text": {<utterance>: <text>}}]. An utterance is called
+<video>-<number>-<start>-<end>, in hundredths of a second; the name of a video may hold hyphens, too.
+"""
+
+import json
+import tarfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from nemo_birq.data.building.planning import write_json
+from nemo_birq.data.building.recipes.inputs import SUFFIXES, fingerprint, require_folder
+from nemo_birq.data.building.segments import BuildError, Listing, Segment, Skipped, Spoken
+from nemo_birq.data.building.workers import advance, run_jobs
+
+_PROBLEMS = "problems.json"
+
+
+class Archive(NamedTuple):
+    """An archive of audio, with the text that belongs to it."""
+
+    tar: Path
+    text: Path
+    subset: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.subset}/{self.tar.name.split('.')[0]}"
+
+
+@dataclass(frozen=True)
+class YodasRecipe:
+    """Utterances (YODAS), or videos, cut between their utterances where they are too long (YODAS2)."""
+
+    root: Path
+    subsets: tuple[str, ...] = ()
+    """Such as en000; none: all that are there."""
+
+    def describe(self) -> dict:
+        archives = self._archives()
+        files = [path for archive in archives for path in (archive.tar, archive.text) if path.is_file()]
+        subsets = sorted({archive.subset for archive in archives})
+        found = {"kind": "yodas", "input": [str(self.root.resolve())], "subsets": subsets}
+        return found | fingerprint(self.root, files)
+
+    def read(self, scratch: Path, workers: int, show) -> Listing:
+        archives = self._archives()
+        jobs = [(str(archive.tar), str(scratch / archive.name)) for archive in archives]
+        total = sum(archive.tar.stat().st_size for archive in archives) / 1e9
+        for _ in run_jobs(unpack, jobs, workers, lambda done: show("GB of archives", done / 1e9, total)):
+            pass
+        segments: list[Segment] = []
+        skipped: list[Skipped] = []
+        for archive in archives:
+            unpacked = scratch / archive.name
+            skipped += [Skipped(*entry) for entry in json.loads((unpacked / _PROBLEMS).read_text())["skipped"]]
+            segments += _segments(archive, unpacked, skipped)
+        return Listing(segments, skipped)
+
+    def _archives(self) -> list[Archive]:
+        data = self.root / "data"
+        remedy = "huggingface-cli download --repo-type dataset espnet/yodas2 --include 'data/en000/*' --local-dir <folder>"
+        require_folder(data, f"{remedy}, and give <folder>")
+        there = sorted(path.name for path in data.iterdir() if path.is_dir())
+        absent = set(self.subsets) - set(there)
+        if absent:
+            raise BuildError(f"{data} has no subset {', '.join(sorted(absent))}; it has {', '.join(there) or 'none'}")
+        archives = []
+        for subset in self.subsets or there:
+            for tar in sorted((data / subset / "audio").glob("*.tar.gz")):
+                long_form = data / subset / "text" / tar.name.replace(".tar.gz", ".json")
+                archives.append(Archive(tar, long_form if long_form.is_file() else long_form.with_suffix(".txt"), subset))
+        if not archives:
+            raise BuildError(f"{data} has no */audio/*.tar.gz: {remedy}")
+        return archives
+
+
+def unpack(job: tuple[str, str]) -> None:
+    """A job for a worker: unpacks an archive, once, and writes down what was wrong with it.
+
+    A gzip file is read from its beginning to its end; shards take their utterances from anywhere.
+    """
+    archive, target = Path(job[0]), Path(job[1])
+    if (target / _PROBLEMS).is_file():
+        return
+    target.mkdir(parents=True, exist_ok=True)
+    name = f"{target.parent.name}/{target.name}"
+    skipped = []
+    try:
+        with tarfile.open(archive, "r|gz") as tar:
+            for member in tar:
+                path = PurePosixPath(member.name)
+                if path.is_absolute() or ".." in path.parts:
+                    skipped.append(Skipped(f"{name}/{path.name}", "outside", f"the archive calls it {member.name}"))
+                elif member.isfile() and path.suffix.lower() in SUFFIXES:
+                    (target / path.name).write_bytes(tar.extractfile(member).read())
+                    advance(member.size)
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        skipped.append(Skipped(f"{name}.tar.gz", "truncated", f"only its beginning can be unpacked: {error}"))
+    write_json(target / _PROBLEMS, {"skipped": skipped})
+
+
+def _segments(archive: Archive, unpacked: Path, skipped: list[Skipped]) -> Iterator[Segment]:
+    long_form = archive.text.suffix == ".json"
+    try:
+        texts = _long_form_texts(archive.text) if long_form else _utterance_texts(archive.text, archive.name, skipped)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        skipped.append(Skipped(f"{archive.name}{archive.text.suffix}", "not text", f"no texts: {error}"))
+        texts = {}
+    for path in sorted(unpacked.iterdir()):
+        if path.name == _PROBLEMS:
+            continue
+        text = texts.pop(path.stem, None)
+        line = {"lang": archive.subset[:2], "subset": archive.subset}
+        if isinstance(text, str):
+            line["text"] = text
+        elif text:
+            line["text"] = " ".join(utterance.text for utterance in text)
+        line["video"] = path.stem if long_form else path.stem.rsplit("-", 3)[0]
+        spoken = text if long_form and text else ()
+        yield Segment(str(path.absolute()), path.stem, f"{archive.subset}/{path.stem}", line=line, spoken=spoken)
+    for name in texts:
+        skipped.append(Skipped(f"{archive.subset}/{name}", "missing", f"{archive.text.name} names it, the archive lacks it"))
+
+
+def _utterance_texts(path: Path, name: str, skipped: list[Skipped]) -> dict[str, str]:
+    texts = {}
+    for raw in path.read_bytes().splitlines():
+        utterance, _, text = raw.partition(b" ")
+        try:
+            texts[utterance.decode("utf-8")] = text.decode("utf-8").strip()
+        except UnicodeDecodeError:
+            skipped.append(Skipped(f"{name}/{utterance.decode('ascii', 'replace')}", "not text", f"{path.name}: not UTF-8"))
+    return texts
+
+
+def _long_form_texts(path: Path) -> dict[str, tuple[Spoken, ...]]:
+    videos = json.loads(path.read_text(encoding="utf-8"))
+    return {video["audio_id"]: tuple(sorted(_spoken(*item) for item in video["text"].items())) for video in videos}
+
+
+def _spoken(utterance: str, text: str) -> Spoken:
+    _, _, start, end = utterance.rsplit("-", 3)
+    return Spoken(int(start) / 100, int(end) / 100, text.strip())

@@ -1,0 +1,56 @@
+"""What the recipes give to the planner."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class BuildError(Exception):
+    """A build that cannot go on, with what to do about it."""
+
+
+class Skipped(NamedTuple):
+    """An utterance that is left out."""
+
+    name: str
+    """Of the file, relative to the input folder, or of the utterance."""
+    kind: str
+    """missing, unreadable, empty, truncated, not a number, not text, duplicate, outside, unsupported."""
+    reason: str
+
+
+class Spoken(NamedTuple):
+    """An utterance inside a longer recording."""
+
+    start: float
+    """Seconds from the beginning of the file."""
+    end: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of an audio file that the recipe wants in the shards."""
+
+    path: str
+    """The audio file."""
+    name: str
+    """What the member is called after: the path relative to the input folder without suffix, or the utterance's own name."""
+    identity: str
+    """Two segments with the same identity are the same utterance; does not depend on where the input folder lies."""
+    start: float = 0.0
+    """Seconds."""
+    duration: float | None = None
+    """Seconds; None: to the end."""
+    channels: tuple[int, ...] | None = None
+    """To be mixed to mono; None: all."""
+    line: dict = field(default_factory=dict)
+    """Keys of the manifest line beside audio_filepath and duration."""
+    spoken: tuple[Spoken, ...] = ()
+    """Where a long recording may be cut."""
+
+
+class Listing(NamedTuple):
+    """What a recipe found."""
+
+    segments: list[Segment]
+    skipped: list[Skipped]

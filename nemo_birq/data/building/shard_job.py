@@ -1,0 +1,97 @@
+"""Builds one shard of a plan."""
+
+import hashlib
+import zlib
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from nemo_birq.data.building.audio import BadAudioError, decode, encode, to_mono
+from nemo_birq.data.building.cutting import Piece
+from nemo_birq.data.building.planning import SCRATCH, ShardPlan, read_pieces, write_json
+from nemo_birq.data.building.workers import advance
+from nemo_birq.data.shards import ShardWriter, Utterance, shard_paths
+
+# Manifest keys become attributes of a Lhotse cut, and these are the cut's own; the last three are written anew.
+RESERVED_KEYS = {"id", "start", "channel", "supervisions", "features", "recording", "custom"}
+OWN_KEYS = {"audio_filepath", "duration", "offset", "shard_id"}
+
+
+class ShardJob(NamedTuple):
+    """One shard, for a worker."""
+
+    out: str
+    shard: ShardPlan
+    codec: str
+    sample_rate: int
+
+
+def record_path(out: Path, shard: ShardPlan) -> Path:
+    """Of the file that says that a shard is finished, and what is in it."""
+    return (out / SCRATCH / "records" / shard.file_name).with_suffix(".json")
+
+
+def build_shard(job: ShardJob) -> dict:
+    """Builds a shard, writes its record, and gives it.
+
+    Raises:
+        OSError: the shard cannot be written; nothing is left of it then.
+    """
+    out = Path(job.out)
+    skipped: list[tuple[str, str, str]] = []
+    durations: list[float] = []
+    rates: Counter = Counter()
+    channels: Counter = Counter()
+    samples = clipped = utterances_clipped = 0
+    with ShardWriter(out / job.shard.folder, job.shard.shard_id) as writer:
+        for member, piece in read_pieces(out, job.shard):
+            try:
+                decoded = decode(piece)
+            except BadAudioError as error:
+                skipped.append((piece.identity, error.kind, str(error)))
+                advance(piece.seconds)
+                continue
+            signal = to_mono(decoded, job.sample_rate)
+            audio = encode(signal, job.sample_rate, job.codec, serial=zlib.crc32(member.encode()))
+            duration = round(len(signal) / job.sample_rate, 6)
+            writer.add(Utterance(member, audio, {"duration": duration} | _carried(piece)))
+            durations.append(duration)
+            rates[str(decoded.sample_rate)] += 1
+            channels[str(decoded.signal.shape[1])] += 1
+            full = decoded.clipped_samples()
+            samples, clipped = samples + decoded.signal.size, clipped + full
+            utterances_clipped += full > 0
+            advance(piece.seconds)
+    paths = shard_paths(out / job.shard.folder, job.shard.shard_id)
+    record = {
+        "files": {path.relative_to(out).as_posix(): file_sha256(path) for path in paths},
+        "bytes": paths.tar.stat().st_size,
+        "durations": durations,
+        "sample_rates": rates,
+        "channels": channels,
+        "samples": samples,
+        "clipped_samples": clipped,
+        "utterances_with_clipping": utterances_clipped,
+        "skipped": skipped,
+    }
+    write_json(record_path(out, job.shard), record)
+    return record
+
+
+def _carried(piece: Piece) -> dict:
+    return {
+        f"source_{key}" if key in RESERVED_KEYS else key: value for key, value in piece.line.items() if key not in OWN_KEYS
+    }
+
+
+def file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def is_finished(out: Path, record: dict) -> bool:
+    """Whether the files of a finished shard are still as they were written."""
+    return all((out / name).is_file() and file_sha256(out / name) == digest for name, digest in record["files"].items())

@@ -1,0 +1,234 @@
+"""Does every shard hold what its manifest and the dataset card say?"""
+
+import io
+import json
+import re
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+
+from nemo_birq.data.building.build import CARD
+from nemo_birq.data.building.cutting import TOLERANCE
+from nemo_birq.data.building.recipes.inputs import SUFFIXES
+from nemo_birq.data.building.shard_job import file_sha256
+from nemo_birq.data.building.workers import advance, run_jobs
+from nemo_birq.data.shards import PART
+
+_SUB = re.compile(r"-sub\d+(?=\.\w+$|$)")  # NeMo: several lines of one member are called member-sub1, member-sub2, ...
+_END_OF_TAR = 1024  # bytes of zeros, at least
+
+
+class Problem(NamedTuple):
+    """Something that is wrong, and where."""
+
+    shard: str
+    """Path relative to the folder that was checked."""
+    member: str
+    problem: str
+
+
+class ShardCheck(NamedTuple):
+    """One shard, for a worker."""
+
+    folder: str
+    tar: str
+    """Relative to the folder, as is the manifest."""
+    manifest: str
+    sha256: dict[str, str]
+    """What the card says of the two."""
+    decode: bool
+
+
+class CheckedShard(NamedTuple):
+    problems: list[Problem]
+    members: list[str]
+    lines: list[str]
+    """Of the manifest."""
+
+
+def verify(folder: Path, decode: bool, workers: int, tick) -> tuple[list[Problem], int]:
+    """The problems of all shards under a folder, and the number of their members.
+
+    Args:
+        folder: of one or more shard sets, with or without a dataset card.
+        decode: whether to decode every member.
+        tick: is called with the bytes that are checked so far, and their total.
+
+    Raises:
+        FileNotFoundError: there are no shards.
+    """
+    card = json.loads((folder / CARD).read_text(encoding="utf-8")) if (folder / CARD).is_file() else {"sha256": {}}
+    tars = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("audio_*.tar"))
+    if not tars:
+        raise FileNotFoundError(f"there is no audio_*.tar under {folder}")
+    problems = [Problem(path.relative_to(folder).as_posix(), "", "left by an interrupted build: run its command again")
+                for path in sorted(folder.rglob(f"*{PART}"))]  # fmt: skip
+    problems += _compare_with_card(folder, tars, card["sha256"])
+    jobs = [ShardCheck(str(folder), tar, _manifest_of(tar), card["sha256"], decode) for tar in tars]
+    total = sum((folder / tar).stat().st_size for tar in tars)
+    results: dict[int, CheckedShard] = dict(run_jobs(check_shard, jobs, workers, lambda done: tick(done, total)))
+    checked = [results[number] for number in range(len(jobs))]
+    problems += [problem for result in checked for problem in result.problems]
+    problems += _same_name_in_two_shards(tars, checked)
+    problems += _whole_manifests(folder, tars, checked)
+    return problems, sum(len(result.members) for result in checked)
+
+
+def _manifest_of(tar: str) -> str:
+    path = PurePosixPath(tar)
+    return (path.parent / "sharded_manifests" / f"manifest_{path.stem.removeprefix('audio_')}.json").as_posix()
+
+
+def _compare_with_card(folder: Path, tars: list[str], sha256: dict[str, str]) -> Iterator[Problem]:
+    for name in sha256:
+        if not (folder / name).is_file():
+            yield Problem(name, "", f"{CARD} names it, but it is not there")
+    if sha256:
+        for tar in set(tars) - sha256.keys():
+            yield Problem(tar, "", f"{CARD} does not know this shard")
+        for name in sha256:
+            # The shards and their manifests are read by the workers.
+            if name.endswith("tarred_audio_manifest.json") and (folder / name).is_file():
+                yield from _checksum(folder, name, sha256)
+
+
+def _checksum(folder: Path, name: str, sha256: dict[str, str]) -> Iterator[Problem]:
+    if name in sha256 and file_sha256(folder / name) != sha256[name]:
+        yield Problem(name, "", f"its SHA-256 differs from the one in {CARD}")
+
+
+def check_shard(job: ShardCheck) -> CheckedShard:
+    """A job for a worker: one shard and its manifest."""
+    folder = Path(job.folder)
+    problems = list(_checksum(folder, job.tar, job.sha256))
+    lines: list[str] = []
+    if (folder / job.manifest).is_file():
+        problems += _checksum(folder, job.manifest, job.sha256)
+        lines = (folder / job.manifest).read_text(encoding="utf-8", errors="replace").splitlines()
+    else:
+        whole = folder / PurePosixPath(job.tar).parent / "tarred_audio_manifest.json"
+        shard_id = int(PurePosixPath(job.tar).stem.rpartition("_")[2])
+        problems.append(Problem(job.tar, "", f"there is no {PurePosixPath(job.manifest).name} of it"))
+        lines = [line for line in _read_lines(whole) if _parsed(line).get("shard_id") == shard_id]
+    by_member = _group(lines, job, problems)
+    members = _check_members(job, by_member, problems)
+    for name in by_member.keys() - set(members):
+        problems.append(Problem(job.tar, name, "the manifest has a line for it, the shard lacks it"))
+    return CheckedShard(problems, members, lines)
+
+
+def _read_lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+
+
+def _parsed(line: str) -> dict:
+    try:
+        entry = json.loads(line)
+    except json.JSONDecodeError:
+        return {}
+    return entry if isinstance(entry, dict) else {}
+
+
+def _group(lines: list[str], job: ShardCheck, problems: list[Problem]) -> dict[str, list[dict]]:
+    """Lines by the member that they belong to."""
+    by_member: dict[str, list[dict]] = {}
+    seen: set[tuple[str, float]] = set()
+    shard_id = PurePosixPath(job.tar).stem.rpartition("_")[2]
+    for number, line in enumerate(lines, start=1):
+        entry = _parsed(line)
+        name, duration = entry.get("audio_filepath"), entry.get("duration")
+        if not isinstance(name, str) or not isinstance(duration, int | float):
+            if line.strip():
+                problems.append(Problem(job.manifest, f"line {number}", "no JSON object with audio_filepath and duration"))
+            continue
+        if (name, entry.get("offset", 0.0)) in seen:
+            problems.append(Problem(job.manifest, name, "two lines have this name"))
+        seen.add((name, entry.get("offset", 0.0)))
+        if str(entry.get("shard_id", shard_id)) != shard_id:
+            problems.append(Problem(job.manifest, name, f"its shard_id is {entry['shard_id']}"))
+        by_member.setdefault(_SUB.sub("", name), []).append(entry)
+    return by_member
+
+
+def _check_members(job: ShardCheck, by_member: dict[str, list[dict]], problems: list[Problem]) -> list[str]:
+    """Checks the members of a tar one by one; gives the names of its audio files."""
+    path = Path(job.folder) / job.tar
+    names: dict[str, None] = {}
+
+    def report(name: str, problem: str) -> None:
+        problems.append(Problem(job.tar, name, problem))
+
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                data = tar.extractfile(member).read() if member.isfile() else b""
+                advance(512 + len(data))
+                if member.name.startswith("/") or ".." in PurePosixPath(member.name).parts:
+                    report(member.name, "its name leaves the folder")
+                if not member.isfile() or PurePosixPath(member.name).suffix.lower() not in SUFFIXES:
+                    report(member.name, "no audio file")
+                    continue
+                if member.name in names:
+                    report(member.name, "two members have this name")
+                names[member.name] = None
+                if member.name not in by_member:
+                    report(member.name, "the manifest has no line for it")
+                problem = find_problem(data, by_member.get(member.name, []), job.decode)
+                if problem:
+                    report(member.name, problem)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        report("", f"no whole tar file: {error}")
+        return list(names)
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - _END_OF_TAR))
+        if any(file.read()):
+            report("", "no whole tar file: its end is missing")
+    return list(names)
+
+
+def find_problem(data: bytes, lines: list[dict], decode: bool) -> str | None:
+    """What is wrong with a member, or None."""
+    try:
+        info = soundfile.info(io.BytesIO(data))
+        if info.frames == 0:
+            return "it holds no audio"
+        if decode:
+            signal, _ = soundfile.read(io.BytesIO(data), dtype="float32")
+            if len(signal) < info.frames - TOLERANCE * info.samplerate:
+                return f"only {len(signal) / info.samplerate:.2f} s of {info.duration:.2f} s can be decoded"
+            if not np.isfinite(signal).all():
+                return "it holds samples that are not finite numbers"
+    except soundfile.SoundFileError as error:
+        return f"it cannot be decoded: {error}"
+    wanted = max(((line.get("offset") or 0.0) + line["duration"] for line in lines), default=0.0)
+    if wanted > info.duration + TOLERANCE:
+        return f"it holds {info.duration:.2f} s, but the manifest wants {wanted:.2f} s of it"
+    return None
+
+
+def _same_name_in_two_shards(tars: list[str], checked: list[CheckedShard]) -> Iterator[Problem]:
+    where: dict[tuple[str, str], str] = {}
+    for tar, result in zip(tars, checked, strict=True):
+        shard_set = str(PurePosixPath(tar).parent)
+        for name in result.members:
+            other = where.setdefault((shard_set, name), tar)
+            if other != tar:
+                yield Problem(tar, name, f"{other} has a member of this name, too")
+
+
+def _whole_manifests(folder: Path, tars: list[str], checked: list[CheckedShard]) -> Iterable[Problem]:
+    """Compares each tarred_audio_manifest.json with those of the shards."""
+    sets: dict[str, list[str]] = {}
+    for tar, result in zip(tars, checked, strict=True):
+        sets.setdefault(str(PurePosixPath(tar).parent), []).extend(result.lines)
+    for shard_set, lines in sets.items():
+        whole = folder / shard_set / "tarred_audio_manifest.json"
+        name = whole.relative_to(folder).as_posix()
+        if not whole.is_file():
+            yield Problem(name, "", "it is not there")
+        elif sorted(_read_lines(whole)) != sorted(lines):
+            yield Problem(name, "", "its lines are not those of the manifests of the shards")

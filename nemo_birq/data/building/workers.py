@@ -1,0 +1,90 @@
+"""Work in many processes, with progress finer than a job, and without orphans."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import Any, TypeVar
+
+from nemo_birq.data.building.segments import BuildError
+
+Job = TypeVar("Job")
+Tick = Callable[[float], None]
+"""Called now and then with the work that is done so far."""
+
+_advance: Callable[[float], None] = lambda amount: None  # noqa: E731
+
+
+def advance(amount: float) -> None:
+    """Called by a job when some of its work is done."""
+    _advance(amount)
+
+
+def run_jobs(function: Callable[[Job], Any], jobs: Sequence[Job], workers: int, tick: Tick) -> Iterator[tuple[int, Any]]:
+    """Runs ``function`` on all jobs; gives the number of each job with its result, in the order in which they end.
+
+    Raises:
+        BuildError: the system killed a process.
+        Exception: what a job raised; jobs that have not begun are not run then.
+    """
+    if workers == 1:
+        yield from _run_here(function, jobs, tick)
+        return
+    # Spawned, not forked: a forked process would keep the lock on the output folder, and inherit threads that stand still.
+    context = get_context("spawn")
+    done = context.Value("d", 0.0)
+    with ProcessPoolExecutor(workers, context, _start_worker, (done, os.getpid())) as pool:
+        waiting = {pool.submit(function, job): number for number, job in enumerate(jobs)}
+        try:
+            while waiting:
+                finished, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    yield waiting.pop(future), future.result()
+                tick(done.value)
+        except BrokenProcessPool as error:
+            raise BuildError(
+                "a process was killed by the system, most likely for want of memory: run the same command again with "
+                "fewer --workers; what is finished is kept"
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _run_here(function: Callable[[Job], Any], jobs: Sequence[Job], tick: Tick) -> Iterator[tuple[int, Any]]:
+    global _advance
+    total = 0.0
+
+    def count(amount: float) -> None:
+        nonlocal total
+        total += amount
+        tick(total)
+
+    previous, _advance = _advance, count
+    try:
+        for number, job in enumerate(jobs):
+            yield number, function(job)
+    finally:
+        _advance = previous
+
+
+def _start_worker(done: Any, parent: int) -> None:
+    global _advance
+
+    def count(amount: float) -> None:
+        with done.get_lock():
+            done.value += amount
+
+    _advance = count
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which stops the others
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process when its parent was killed: it would wait for work for ever."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
