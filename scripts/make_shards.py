@@ -125,6 +125,7 @@ def summary(card: dict, out: Path) -> Table:
 
 def main() -> None:
     args = parse_arguments()
+    os.environ.setdefault("TQDM_DISABLE", "1")  # Lhotse is imported later; its progress bars would run into ours
     console = Console(stderr=True)
     names = BuildOptions.__dataclass_fields__
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.2f} of {task.total:,.2f}")

@@ -10,6 +10,7 @@ import soundfile
 import soxr
 
 from nemo_birq.data.building.cutting import TOLERANCE, Piece
+from nemo_birq.data.building.segments import said_by
 
 CODECS = ("flac", "opus", "wav")
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
@@ -48,7 +49,7 @@ def decode(piece: Piece) -> Decoded:
             signal = file.read(piece.frames, dtype="float32", always_2d=True)
             rate = file.samplerate
     except (soundfile.SoundFileError, OSError) as error:
-        raise BadAudioError("unreadable", f"cannot be decoded: {error}") from error
+        raise BadAudioError("unreadable", f"cannot be decoded: {said_by(error)}") from error
     if len(signal) < piece.frames - TOLERANCE * rate or not len(signal):
         raise BadAudioError("truncated", f"{len(signal) / rate:.2f} s of {piece.seconds:.2f} s can be decoded")
     if piece.channels is not None:

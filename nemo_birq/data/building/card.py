@@ -9,7 +9,8 @@ import soxr
 
 from nemo_birq.data.building.planning import Plan
 
-_BINS = 60
+_MOST_BINS = 60
+_WIDTHS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 120.0, 300.0, 600.0)  # seconds
 
 
 def make_card(plan: Plan, records: list[dict], files: dict[str, str]) -> dict:
@@ -20,9 +21,9 @@ def make_card(plan: Plan, records: list[dict], files: dict[str, str]) -> dict:
         files: SHA-256 of every tar and manifest, by path relative to the output folder.
     """
     durations = np.array([duration for record in records for duration in record["durations"]])
-    skipped = [list(entry) for entry in plan.skipped] + [entry for record in records for entry in record["skipped"]]
-    skipped.sort()
-    bounds = np.linspace(0, np.ceil(durations.max(initial=1.0)), _BINS + 1)
+    # A record that was read from its file has lists where a new one has tuples.
+    skipped = sorted(tuple(entry) for entry in [*plan.skipped, *(e for record in records for e in record["skipped"])])
+    bounds = _bounds(durations.max(initial=1.0))
     options = plan.options
     return {
         "utterances": len(durations),
@@ -69,6 +70,13 @@ def _without_paths(source: dict) -> dict:
     }
 
 
+def _bounds(longest: float) -> np.ndarray:
+    """Bins of a round width, from 0 to above the longest duration."""
+    width = next((width for width in _WIDTHS if longest < width * _MOST_BINS), longest / _MOST_BINS)
+    number = int(np.floor(round(longest / width, 6))) + 1  # rounded, since 3 // 0.1 is 29
+    return np.round(width * np.arange(number + 1), 6)
+
+
 def _summary(durations: np.ndarray) -> dict:
     if not len(durations):
         return {}
@@ -89,12 +97,15 @@ def draw_durations(card: dict, path: Path) -> None:
     """Draws the histogram of durations: how many utterances, and how many hours of audio, have which length."""
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
 
-    bounds = np.array(card["duration_histogram"]["bounds_seconds"])
+    histogram = card["duration_histogram"]
+    bounds = np.array(histogram["bounds_seconds"])
+    unit, factor = ("hours", 1) if card["hours"] >= 10 else ("minutes", 60)
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots(2, 1, sharex=True)
-    for ax, key, color in zip(axes, ("utterances", "hours"), ("#33658a", "#f26419"), strict=True):
-        ax.bar(bounds[:-1], card["duration_histogram"][key], np.diff(bounds), align="edge", color=color, edgecolor="white")
-        ax.set_ylabel(f"{key} per {bounds[1]:.2g} s")
+    panels = (("utterances", histogram["utterances"], "#33658a"), (unit, np.multiply(histogram["hours"], factor), "#f26419"))
+    for ax, (label, heights, color) in zip(axes, panels, strict=True):
+        ax.bar(bounds[:-1], heights, np.diff(bounds), align="edge", color=color, edgecolor="white", linewidth=0.5)
+        ax.set_ylabel(f"{label} per {bounds[1]:.3g} s")
         ax.grid(axis="y", alpha=0.3)
         ax.spines[["top", "right"]].set_visible(False)
         for limit in card["bucket_limits_seconds"][:-1]:
@@ -105,5 +116,6 @@ def draw_durations(card: dict, path: Path) -> None:
     axes[1].set_xlabel("length of an utterance, seconds")
     axes[1].set_xlim(0, bounds[-1])
     median = card["duration_seconds"].get("median", 0)
-    axes[0].set_title(f"{card['utterances']:,} utterances, {card['hours']:,.2f} hours, median {median:.1f} s")
+    total = f"{card['hours'] * factor:,.1f} {unit}"
+    axes[0].set_title(f"{card['utterances']:,} utterances, {total}, half of them below {median:.1f} s")
     figure.savefig(path, dpi=110)

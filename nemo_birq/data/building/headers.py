@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import soundfile
 
-from nemo_birq.data.building.segments import Skipped
+from nemo_birq.data.building.segments import Skipped, said_by
 from nemo_birq.data.building.workers import advance
 
 _CUT_OFF = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
@@ -32,7 +32,7 @@ def read_header(path: str) -> Header | Skipped:
     try:
         info = soundfile.info(path, verbose=path.lower().endswith(".wav"))
     except (soundfile.SoundFileError, OSError) as error:
-        return Skipped(path, "unreadable", f"no audio that libsndfile reads: {error}")
+        return Skipped(path, "unreadable", f"no audio that libsndfile reads: {said_by(error)}")
     if info.frames == 0:
         return Skipped(path, "empty", "it holds no audio")
     cut_off = _CUT_OFF.search(info.extra_info or "")

@@ -54,3 +54,8 @@ class Listing(NamedTuple):
 
     segments: list[Segment]
     skipped: list[Skipped]
+
+
+def said_by(error: Exception) -> str:
+    """The message of libsndfile without the path, which differs from machine to machine."""
+    return getattr(error, "error_string", str(error))

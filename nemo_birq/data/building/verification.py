@@ -14,6 +14,7 @@ import soundfile
 from nemo_birq.data.building.build import CARD
 from nemo_birq.data.building.cutting import TOLERANCE
 from nemo_birq.data.building.recipes.inputs import SUFFIXES
+from nemo_birq.data.building.segments import said_by
 from nemo_birq.data.building.shard_job import file_sha256
 from nemo_birq.data.building.workers import advance, run_jobs
 from nemo_birq.data.shards import PART
@@ -203,7 +204,7 @@ def find_problem(data: bytes, lines: list[dict], decode: bool) -> str | None:
             if not np.isfinite(signal).all():
                 return "it holds samples that are not finite numbers"
     except soundfile.SoundFileError as error:
-        return f"it cannot be decoded: {error}"
+        return f"it cannot be decoded: {said_by(error)}"
     wanted = max(((line.get("offset") or 0.0) + line["duration"] for line in lines), default=0.0)
     if wanted > info.duration + TOLERANCE:
         return f"it holds {info.duration:.2f} s, but the manifest wants {wanted:.2f} s of it"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import soundfile
 
-from nemo_birq.data.building.recipes.inputs import fingerprint, require_folder
+from nemo_birq.data.building.recipes.inputs import files_under, fingerprint, require_folder
 from nemo_birq.data.building.segments import BuildError, Listing, Segment, Skipped
 
 FILES = {"ihm": "*Headset-?.wav", "sdm": "*Array1-01.wav"}
@@ -31,7 +31,7 @@ class AmiRecipe:
     def describe(self) -> dict:
         remedy = f"lhotse download ami --mic {self.mic} <folder>, and give <folder>"
         require_folder(self.root, remedy)
-        files = sorted(self.root.rglob(FILES[self.mic]))
+        files = self._files()
         if not files:
             raise FileNotFoundError(f"{self.root} holds no {FILES[self.mic]}: {remedy}")
         chosen = {"mic": self.mic, "split": self.split, "partition": self.partition, "text": self.text}
@@ -45,7 +45,7 @@ class AmiRecipe:
 
         annotations = parse_ami_annotations(self._annotations(scratch), normalize=self.text)
         wanted = set(PARTITIONS[self.partition][self.split])
-        files = sorted((path for path in self.root.rglob(FILES[self.mic]) if _meeting(path) in wanted), key=_meeting)
+        files = sorted((path for path in self._files() if _meeting(path) in wanted), key=_meeting)
         skipped: list[Skipped] = []
         recordings = []
         for number, (meeting, paths) in enumerate(groupby(files, key=_meeting), start=1):
@@ -57,6 +57,9 @@ class AmiRecipe:
         found = [segment_of_supervision(s, audio[s.recording_id]) for s in supervise(audio, annotations)]
         segments = [_in_english(entry) for entry in found if isinstance(entry, Segment)]
         return Listing(segments, skipped + [entry for entry in found if isinstance(entry, Skipped)])
+
+    def _files(self) -> list[Path]:
+        return [path for path in files_under(self.root) if path.match(FILES[self.mic])]
 
     def _recording(self, meeting: str, paths: list[Path]):
         from lhotse.recipes.ami import prepare_audio_grouped, prepare_audio_single

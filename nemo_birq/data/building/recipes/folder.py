@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from nemo_birq.data.building.recipes.inputs import SUFFIXES, fingerprint, require_folder, without_suffix
+from nemo_birq.data.building.recipes.inputs import SUFFIXES, files_under, fingerprint, require_folder, without_suffix
 from nemo_birq.data.building.segments import BuildError, Listing, Segment
 
 
@@ -21,7 +21,7 @@ class FolderRecipe:
     def read(self, scratch: Path, workers: int, show) -> Listing:
         files = self._files()
         if not files:
-            others = Counter(path.suffix.lower() or "no suffix" for path in self.root.rglob("*") if path.is_file())
+            others = Counter(path.suffix.lower() or "no suffix" for path in files_under(self.root))
             raise BuildError(
                 f"{self.root} holds no audio that libsndfile reads, only {dict(others.most_common(5)) or 'nothing'}; "
                 "convert it first, for example: ffmpeg -i a.m4a a.flac"
@@ -33,4 +33,4 @@ class FolderRecipe:
         return Listing(segments, [])
 
     def _files(self) -> list[Path]:
-        return sorted(path for path in self.root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        return [path for path in files_under(self.root) if path.suffix.lower() in SUFFIXES]

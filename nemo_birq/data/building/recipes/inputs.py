@@ -1,6 +1,7 @@
 """What recipes share."""
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,6 +20,19 @@ SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} - {".r
 def require_folder(path: Path, remedy: str) -> None:
     if not path.is_dir():
         raise FileNotFoundError(f"there is no folder {path}: {remedy}")
+
+
+def files_under(root: Path) -> list[Path]:
+    """All files at any depth, also behind links to folders, in the order of their names."""
+    files, seen = [], set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link to a folder above would lead round and round
+            folders.clear()
+            continue
+        seen.add(real)
+        files += [Path(folder) / name for name in names]
+    return sorted(path for path in files if path.is_file())
 
 
 def fingerprint(root: Path, files: Iterable[Path]) -> dict:

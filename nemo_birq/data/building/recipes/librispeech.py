@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import soundfile
-
-from nemo_birq.data.building.recipes.inputs import fingerprint, require_folder
+from nemo_birq.data.building.recipes.inputs import files_under, fingerprint, require_folder
 from nemo_birq.data.building.segments import Listing, Segment, Skipped
 
 TRAIN_960 = ("train-clean-100", "train-clean-360", "train-other-500")
@@ -28,23 +26,24 @@ class LibriSpeechRecipe:
         for part in self.parts:
             remedy = f"lhotse download librispeech -p {part} <folder>, and give <folder>/LibriSpeech"
             require_folder(self.root / part, remedy)
-            files += [path for path in (self.root / part).rglob("*") if path.suffix in (".flac", ".txt")]
+            files += [path for path in files_under(self.root / part) if path.suffix in (".flac", ".txt")]
         found = {"kind": "librispeech", "input": [str(self.root.resolve())], "parts": list(self.parts)}
         return found | {"lower_case": self.lower_case} | fingerprint(self.root, files)
 
     def read(self, scratch: Path, workers: int, show) -> Listing:
+        from lhotse.audio import AudioLoadingError
         from lhotse.recipes.librispeech import parse_utterance
 
         segments: list[Segment] = []
         skipped: list[Skipped] = []
         for part in self.parts:
-            transcripts = sorted((self.root / part).rglob("*.trans.txt"))
+            transcripts = [path for path in files_under(self.root / part) if path.name.endswith(".trans.txt")]
             for number, transcript in enumerate(transcripts, start=1):
                 for name, line in _read_transcript(transcript, skipped):
                     try:
                         found = parse_utterance(self.root / part, line, {})
-                    except (soundfile.SoundFileError, OSError, RuntimeError, ValueError, AssertionError) as error:
-                        skipped.append(Skipped(name, "unreadable", f"Lhotse cannot read it: {error}"))
+                    except AudioLoadingError:
+                        skipped.append(Skipped(name, "unreadable", "Lhotse finds no audio in it"))
                         continue
                     if found is None:
                         skipped.append(Skipped(name, "missing", f"{transcript.name} names it, but there is no {name}.flac"))

@@ -78,7 +78,10 @@ def _segment(line: dict, root: Path) -> Segment | tuple[str, str]:
     path = os.path.normpath(root / given)
     relative = os.path.relpath(path, root)
     if not os.path.isabs(given) and relative.startswith(".."):
-        return "outside", f"{given} leaves {root}; if that is meant, give the folder that holds the audio as --root"
+        return (
+            "outside",
+            f"{given} leaves the folder of the manifest; if that is meant, give the folder with the audio as --root",
+        )
     times = ""
     if "offset" in line:
         end = "end" if duration is None else f"{round(1000 * (offset + duration)):08d}"
