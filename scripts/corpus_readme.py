@@ -99,8 +99,9 @@ the speech, and 0.1 to 0.3 s of that noise alone at both ends. Speed and pitch v
    of its own, whose name is unique and has no dot but that of its suffix.
 2. Write a manifest with one JSON line for each: `audio_filepath`, `duration`, and, where known, `text` and `speaker`.
    Pretraining reads no text.
-3. `python scripts/make_shards.py --manifest train.json --out train` shuffles the utterances and writes the tars, the
-   whole manifest and that of each shard. Validation and test sets stay as they are: a manifest and single files.
+3. `python scripts/make_shards.py manifest train.json --out train` shuffles the utterances and writes the tars, the
+   whole manifest and that of each shard; it also resamples, mixes to mono and cuts segments out of long files, so that
+   step 1 can be left out. Validation and test sets stay as they are: a manifest and single files.
 4. Phone times are needed for probing only. Take them from a forced aligner, as CTM with these labels or others.
 
 ## Licence

@@ -115,8 +115,8 @@ def summary(card: dict, out: Path) -> Table:
     table.add_row("too short", f"{short['utterances']:,} below {short['below_seconds']} s, {short['hours']:.2f} hours")
     kinds = ", ".join(f"{number} {kind}" for kind, number in card["skipped_kinds"].items()) or "none"
     table.add_row("left out", f"{len(card['skipped']):,} ({card['skipped_share']:.2%}): {kinds}")
-    clipped = f"{card['clipped_sample_share']:.2e} of the samples, in {card['utterances_with_clipping']:,} utterances"
-    table.add_row("clipped", clipped)
+    share, number = card["clipped_sample_share"], card["utterances_with_clipping"]
+    table.add_row("clipped", f"{share:.1e} of the samples, in {number:,} utterances" if number else "nothing")
     for entry in card["skipped"][:5]:
         table.add_row("", f"{entry['name']}: {entry['reason']}")
     table.add_row("more", f"{CARD}, durations.png; check with scripts/verify_shards.py {out}")
