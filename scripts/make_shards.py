@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from nemo_birq.data.building.audio import CODECS
 from nemo_birq.data.building.build import CARD, Recipe, build
@@ -118,7 +119,7 @@ def summary(card: dict, out: Path) -> Table:
     share, number = card["clipped_sample_share"], card["utterances_with_clipping"]
     table.add_row("clipped", f"{share:.1e} of the samples, in {number:,} utterances" if number else "nothing")
     for entry in card["skipped"][:5]:
-        table.add_row("", f"{entry['name']}: {entry['reason']}")
+        table.add_row("", Text(f"{entry['name']}: {entry['reason']}"))
     table.add_row("more", f"{CARD}, durations.png; check with scripts/verify_shards.py {out}")
     return table
 
@@ -137,6 +138,8 @@ def main() -> None:
             )
     except (BuildError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on where this one stopped")
     Console().print(summary(card, args.out))
 
 

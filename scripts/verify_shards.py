@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from nemo_birq.data.building.verification import verify
 
@@ -44,7 +45,7 @@ def main() -> None:
         return
     table = Table("shard", "member", "problem", title=f"{len(problems):,} problems, {members:,} members")
     for problem in problems[:_MOST_ROWS]:
-        table.add_row(*problem)
+        table.add_row(*map(Text, problem))
     if len(problems) > _MOST_ROWS:
         table.add_row("...", "", f"{len(problems) - _MOST_ROWS:,} more")
     Console(width=None if sys.stdout.isatty() else 160).print(table)

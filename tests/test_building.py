@@ -356,7 +356,7 @@ def pile(tmp_path_factory) -> Path:
     bad = ("corrupt.flac", "truncated.flac", "truncated.wav", "truncated.ogg", "empty.wav", "nan.wav", "zero.wav", "no.wav")
     entries += [{"audio_filepath": f"audio/{name}", "duration": 3.0 if "t" in name else 1.0} for name in bad]
     entries += [entries[0] | {"text": "again"}, {"audio_filepath": "../outside.wav", "duration": 1.0}, {"duration": 1.0}]
-    entries += [{"audio_filepath": "audio/good1.wav", "offset": 0.5, "duration": "long"}]
+    entries += [{"audio_filepath": "audio/good1.wav", "offset": float("inf"), "duration": 0.5}]
     manifest = write_lines(root / "train.json", *entries)
     with open(manifest, "ab") as file:
         file.write(b'{"audio_filepath": "audio/good2.wav", "duration": 1.0, "text": "caf\xe9"}\n[1, 2]\nno json\n\n')
@@ -375,7 +375,7 @@ FAULTS = {
     "audio/good0.wav": ("duplicate", "same name"),
     "train.json, line 26": ("outside", "--root"),
     "train.json, line 27": ("missing", "no audio_filepath"),
-    "train.json, line 28": ("empty", "duration='long'"),
+    "train.json, line 28": ("empty", "offset=inf"),
     "train.json, line 29": ("not text", "not UTF-8: byte 0xe9"),
     "train.json, line 30": ("not text", "list"),
     "train.json, line 31": ("not text", "not JSON"),
@@ -414,6 +414,13 @@ def test_a_wav_of_unknown_length_is_whole(tmp_path):
     assert read_header(str(tmp_path / "x.wav")) == Header(16000, SAMPLE_RATE, 1)
 
 
+def test_a_name_that_is_not_utf8(tmp_path):
+    clip = write(tmp_path / "in" / "x.wav", noise(1.0))
+    os.rename(clip, bytes(tmp_path / "in") + b"/caf\xe9.wav")
+    card = make(FolderRecipe(tmp_path / "in"), tmp_path / "out")
+    assert card["utterances"] == 1 and list(lines(tmp_path / "out")) == ["caf_.flac"]
+
+
 def test_a_shard_that_would_be_empty_is_an_error(tmp_path):
     for name in ("a", "b"):
         write(tmp_path / "in" / f"{name}.wav", np.full((8000, 1), np.nan if name == "a" else 0.1), subtype="FLOAT")
@@ -449,46 +456,67 @@ def test_a_folder_without_audio_says_what_it_holds(tmp_path):
 # --- interruptions ----------------------------------------------------------------------------------------------------
 
 
+def wait_for_a_shard(process: subprocess.Popen, out: Path) -> list[str]:
+    """Names of the records of finished shards, as soon as there is one."""
+    records = out / SCRATCH / "records"
+    while not (records.is_dir() and list(records.glob("*.json"))) and process.poll() is None:
+        time.sleep(0.01)
+    return sorted(path.name for path in records.glob("*.json"))
+
+
+@pytest.fixture(scope="module")
+def much(tmp_path_factory) -> Path:
+    """Enough audio to catch the build while it is at work."""
+    root = tmp_path_factory.mktemp("much")
+    for i in range(24):
+        write(root / f"{i}.flac", noise(10.0))
+    return root
+
+
 def command(source: Path, out: Path, *options: str) -> list[str]:
     return [sys.executable, str(ROOT / "scripts" / "make_shards.py"), "folder", str(source), "--out", str(out), *options]
 
 
-def test_a_killed_build_goes_on_where_it_was(tmp_path):
+def test_a_killed_build_goes_on_where_it_was(tmp_path, much):
     """Killed without a chance to clean up; what is there under its final name is whole, and the end is the same."""
-    for i in range(24):
-        write(tmp_path / "in" / f"{i}.flac", noise(10.0))
-    options = "--workers", "2", "--num-shards", "12"
-    process = subprocess.Popen(command(tmp_path / "in", tmp_path / "out", *options), cwd=ROOT, stderr=subprocess.DEVNULL)
-    records = tmp_path / "out" / SCRATCH / "records"
-    while not (records.is_dir() and list(records.glob("*.json"))) and process.poll() is None:
-        time.sleep(0.01)
+    out, options = tmp_path / "out", ("--workers", "2", "--num-shards", "24")
+    process = subprocess.Popen(command(much, out, *options), cwd=ROOT, stderr=subprocess.DEVNULL)
+    wait_for_a_shard(process, out)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.send_signal(signal.SIGKILL)
     process.wait()
-    done = sorted(path.name for path in records.glob("*.json"))
-    assert 0 < len(done) < 12 and not (tmp_path / "out" / CARD).exists()
-    for path in (tmp_path / "out").glob("audio_*.tar"):
-        with tarfile.open(path) as tar:
-            assert len(tar.getmembers()) == 2 and not any(path.read_bytes()[-1024:])
-    kept = {name: (records / name).stat().st_mtime_ns for name in done}
     deadline = time.monotonic() + 10
     while any(Path(f"/proc/{child}/exe").exists() for child in children):  # no process is left alone
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    done = [f"audio_{int(path.stem)}.tar" for path in sorted((out / SCRATCH / "records").glob("*.json"))]
+    assert 0 < len(done) < 24 and not (out / CARD).exists()
+    for path in out.glob("audio_*.tar"):
+        with tarfile.open(path) as tar:
+            assert len(tar.getmembers()) == 1 and not any(path.read_bytes()[-1024:])
 
-    with pytest.raises(BuildError, match=r"codec was 'flac' and is 'wav'; num_shards was 12 and is 3"):
-        make(FolderRecipe(tmp_path / "in"), tmp_path / "out", codec="wav", num_shards=3)
-    torn = tmp_path / "out" / f"audio_{int(done[0].split('.')[0])}.tar"
-    torn.write_bytes(torn.read_bytes()[:-5000])  # by whatever else happened that night: is built again
-    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("audio_*.tar") if path != torn}
-    make(FolderRecipe(tmp_path / "in"), tmp_path / "out", num_shards=12)
-    for name in done[1:]:
-        tar = f"audio_{int(name.split('.')[0])}.tar"
-        assert (tmp_path / "out" / tar).stat().st_mtime_ns == before[tar]
-    assert kept
-    make(FolderRecipe(tmp_path / "in"), tmp_path / "whole", num_shards=12)
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-    assert not list((tmp_path / "out").rglob("*.part")) and not (tmp_path / "out" / SCRATCH).exists()
+    with pytest.raises(BuildError, match=r"codec was 'flac' and is 'wav'; num_shards was 24 and is 3"):
+        make(FolderRecipe(much), out, codec="wav", num_shards=3)
+    (out / done[0]).write_bytes((out / done[0]).read_bytes()[:-5000])  # by whatever else happened: it is built again
+    before = {name: (out / name).stat().st_mtime_ns for name in done[1:]}
+    make(FolderRecipe(much), out, num_shards=24)
+    assert {name: (out / name).stat().st_mtime_ns for name in done[1:]} == before
+    make(FolderRecipe(much), tmp_path / "whole", num_shards=24)
+    assert contents(out) == contents(tmp_path / "whole")
+    assert not list(out.rglob("*.part")) and not (out / SCRATCH).exists()
+
+
+def test_ctrl_c_stops_at_once_and_cleans_up(tmp_path, much):
+    process = subprocess.Popen(
+        command(much, tmp_path, "--workers", "2", "--num-shards", "3", "--codec", "opus"),
+        cwd=ROOT, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not list(tmp_path.glob("*.part")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, printed = process.communicate(timeout=20)
+    assert process.returncode == 1 and "the same command goes on" in printed and "Traceback" not in printed, printed
+    assert not list(tmp_path.rglob("*.part")) and not list(tmp_path.glob("*.tar"))
 
 
 def test_a_changed_input_is_noticed(tmp_path):

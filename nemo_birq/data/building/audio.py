@@ -1,6 +1,7 @@
 """Decoding, conversion and encoding of one piece of audio."""
 
 import io
+import os
 import struct
 import zlib
 from typing import NamedTuple
@@ -44,7 +45,7 @@ def decode(piece: Piece) -> Decoded:
         BadAudioError: it cannot be decoded, is shorter than its header says, or holds values that are no numbers.
     """
     try:
-        with soundfile.SoundFile(piece.path) as file:
+        with soundfile.SoundFile(os.fsencode(piece.path)) as file:
             file.seek(piece.start)
             signal = file.read(piece.frames, dtype="float32", always_2d=True)
             rate = file.samplerate

@@ -1,5 +1,6 @@
 """How long audio files are, from their headers."""
 
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +31,7 @@ def read_header(path: str) -> Header | Skipped:
     if not Path(path).is_file():
         return Skipped(path, "missing", "there is no such file")
     try:
-        info = soundfile.info(path, verbose=path.lower().endswith(".wav"))
+        info = soundfile.info(os.fsencode(path), verbose=path.lower().endswith(".wav"))
     except (soundfile.SoundFileError, OSError) as error:
         return Skipped(path, "unreadable", f"no audio that libsndfile reads: {said_by(error)}")
     if info.frames == 0:

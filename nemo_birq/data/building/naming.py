@@ -29,6 +29,6 @@ def member_names(names: Iterable[tuple[str, str]], suffix: str) -> list[str]:
     members = []
     for flat, identity in pairs:
         if taken[flat] > 1 or len(flat) > LONGEST:
-            flat = f"{flat[:LONGEST]}-{hashlib.sha256(identity.encode()).hexdigest()[:10]}"
+            flat = f"{flat[:LONGEST]}-{hashlib.sha256(identity.encode(errors='surrogateescape')).hexdigest()[:10]}"
         members.append(flat + suffix)
     return members

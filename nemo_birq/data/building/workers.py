@@ -36,22 +36,23 @@ def run_jobs(function: Callable[[Job], Any], jobs: Sequence[Job], workers: int, 
         return
     # Spawned, not forked: a forked process would keep the lock on the output folder, and inherit threads that stand still.
     context = get_context("spawn")
-    done = context.Value("d", 0.0)
-    with ProcessPoolExecutor(workers, context, _start_worker, (done, os.getpid())) as pool:
+    done, stop = context.Value("d", 0.0), context.Value("b", 0)
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (done, stop, os.getpid()))
+    try:
         waiting = {pool.submit(function, job): number for number, job in enumerate(jobs)}
-        try:
-            while waiting:
-                finished, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    yield waiting.pop(future), future.result()
-                tick(done.value)
-        except BrokenProcessPool as error:
-            raise BuildError(
-                "a process was killed by the system, most likely for want of memory: run the same command again with "
-                "fewer --workers; what is finished is kept"
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        while waiting:
+            finished, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+            for future in finished:
+                yield waiting.pop(future), future.result()
+            tick(done.value)
+    except BrokenProcessPool as error:
+        raise BuildError(
+            "a process was killed by the system, most likely for want of memory: run the same command again with "
+            "fewer --workers; what is finished is kept"
+        ) from error
+    finally:
+        stop.value = 1
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _run_here(function: Callable[[Job], Any], jobs: Sequence[Job], tick: Tick) -> Iterator[tuple[int, Any]]:
@@ -71,10 +72,16 @@ def _run_here(function: Callable[[Job], Any], jobs: Sequence[Job], tick: Tick) -
         _advance = previous
 
 
-def _start_worker(done: Any, parent: int) -> None:
+class StoppedError(Exception):
+    """Ends a job whose result nobody waits for any more."""
+
+
+def _start_worker(done: Any, stop: Any, parent: int) -> None:
     global _advance
 
     def count(amount: float) -> None:
+        if stop.value:
+            raise StoppedError
         with done.get_lock():
             done.value += amount
 

@@ -39,7 +39,7 @@ def fingerprint(root: Path, files: Iterable[Path]) -> dict:
     """Number, names and sizes of files, to notice that an input has changed between two runs."""
     digest, count = hashlib.sha256(), 0
     for path in sorted(files):
-        digest.update(f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n".encode())
+        digest.update(f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n".encode(errors="surrogateescape"))
         count += 1
     return {"files": count, "names_and_sizes": digest.hexdigest()[:16]}
 

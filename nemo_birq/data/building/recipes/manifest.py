@@ -1,6 +1,7 @@
 """NeMo manifests: JSON lines that name audio files, or segments of them."""
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -73,7 +74,8 @@ def _segment(line: dict, root: Path) -> Segment | tuple[str, str]:
     if not isinstance(given, str) or not given:
         return "missing", f"no audio_filepath; the line has the keys {sorted(line)}"
     for key, value, least in (("offset", offset, 0.0), ("duration", duration, 1e-6)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value >= least):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (is_number and least <= value < math.inf):
             return "empty", f"{key}={value!r} of {given} is no number of seconds"
     path = os.path.normpath(root / given)
     relative = os.path.relpath(path, root)

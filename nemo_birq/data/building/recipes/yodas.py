@@ -64,7 +64,7 @@ class YodasRecipe:
 
     def _archives(self) -> list[Archive]:
         data = self.root / "data"
-        remedy = "huggingface-cli download --repo-type dataset espnet/yodas2 --include 'data/en000/*' --local-dir <folder>"
+        remedy = "hf download --repo-type dataset espnet/yodas2 --include 'data/en000/*' --local-dir <folder>"
         require_folder(data, f"{remedy}, and give <folder>")
         there = sorted(path.name for path in data.iterdir() if path.is_dir())
         absent = set(self.subsets) - set(there)
