@@ -136,7 +136,7 @@ def main() -> None:
             card = build(
                 recipe_of(args), args.out, options, max(1, args.workers), args.max_skipped_share, ProgressLines(progress)
             )
-    except (BuildError, FileNotFoundError) as error:
+    except (BuildError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on where this one stopped")

@@ -58,19 +58,19 @@ def build(recipe: Recipe, out: Path, options: BuildOptions, workers: int, max_sk
     Raises:
         BuildError: with what to do about it. What is finished stays.
     """
+    source = json.loads(json.dumps(recipe.describe()))
     out.mkdir(parents=True, exist_ok=True)
     lock = FileLock(out / LOCK)
     try:
         with lock.acquire(timeout=0):
-            card = _build(recipe, out, options, workers, show)
+            card = _build(recipe, source, out, options, workers, show)
     except Timeout as error:
         raise BuildError(f"another process builds in {out} right now; wait for it, or give another folder") from error
     _check_card(out, card, max_skipped_share)
     return card
 
 
-def _build(recipe: Recipe, out: Path, options: BuildOptions, workers: int, show: Show) -> dict:
-    source = json.loads(json.dumps(recipe.describe()))
+def _build(recipe: Recipe, source: dict, out: Path, options: BuildOptions, workers: int, show: Show) -> dict:
     try:
         plan = _plan(recipe, source, out, options, workers, show)
         if (out / CARD).is_file():

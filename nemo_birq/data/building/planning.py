@@ -178,7 +178,7 @@ def write_plan(out: Path, plan: Plan, contents: list[list[tuple[str, Piece]]]) -
     (scratch / "records").mkdir(exist_ok=True)
     for shard, dealt in zip(plan.shards, contents, strict=True):
         with open(scratch / "pieces" / shard.file_name, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps([member, asdict(piece)]) + "\n" for member, piece in dealt)
+            file.writelines(json.dumps([member, vars(piece)]) + "\n" for member, piece in dealt)
     write_json(out / PLAN, plan._asdict())
 
 
