@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -69,7 +70,7 @@ def test_librispeech_with_faults(tmp_path, librispeech):
     assert {entry.name: entry.kind for entry in found.skipped} == {
         "84-198-0001": "unreadable", "84-198-0002": "missing", "84-198-0003": "not text", "84-198-0004": "not text"
     }  # fmt: skip
-    with pytest.raises(FileNotFoundError, match="lhotse download librispeech -p test-clean"):
+    with pytest.raises(FileNotFoundError, match="test-clean: lhotse download librispeech"):
         LibriSpeechRecipe(tmp_path, ("test-clean",)).describe()
 
 
@@ -163,6 +164,13 @@ def test_ami_with_faults(tmp_path, ami):
     found = read(AmiRecipe(tmp_path, "ihm"), tmp_path)
     assert found.segments == []
     assert {entry.name: entry.kind for entry in found.skipped} == {"ES2002a": "missing", "ES2005a": "unreadable"}
+
+
+def test_ami_with_damaged_annotations(tmp_path, ami):
+    shutil.copytree(ami, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "ami_public_manual_1.6.2" / "words" / "ES2002a.A.words.xml").unlink()
+    with pytest.raises(BuildError, match="download them again"):
+        read(AmiRecipe(tmp_path), tmp_path)
 
 
 # --- YODAS ------------------------------------------------------------------------------------------------------------
@@ -278,6 +286,13 @@ def test_cuts(tmp_path):
     ]
     whole = make(CutsRecipe(cuts), tmp_path / "whole", max_skipped_share=0.5)
     assert lines(tmp_path / "whole")["long.flac"]["text"] == "one two three" and whole["utterances"] == 2
+
+
+def test_what_is_no_file_of_cuts(tmp_path):
+    for name, content in (("a.jsonl.gz", b"no gzip"), ("b.jsonl", b"no json\n"), ("c.jsonl", b'{"audio_filepath": "x"}\n')):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(BuildError, match=f"{name} holds something else than Lhotse cuts"):
+            read(CutsRecipe(tmp_path / name), tmp_path)
 
 
 def test_a_manifest_elsewhere_and_absolute_paths(tmp_path):

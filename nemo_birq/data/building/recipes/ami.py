@@ -4,6 +4,7 @@ import zipfile
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from xml.etree.ElementTree import ParseError
 
 import soundfile
 
@@ -43,7 +44,13 @@ class AmiRecipe:
 
         from nemo_birq.data.building.recipes.supervisions import segment_of_supervision
 
-        annotations = parse_ami_annotations(self._annotations(scratch), normalize=self.text)
+        folder = self._annotations(scratch)
+        try:
+            annotations = parse_ami_annotations(folder, normalize=self.text)
+        except (OSError, KeyError, ParseError) as error:
+            raise BuildError(
+                f"the annotations in {folder} are damaged or incomplete ({error!r}): download them again"
+            ) from error
         wanted = set(PARTITIONS[self.partition][self.split])
         files = sorted((path for path in self._files() if _meeting(path) in wanted), key=_meeting)
         skipped: list[Skipped] = []

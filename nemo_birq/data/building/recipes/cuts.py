@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from nemo_birq.data.building.segments import Listing, Segment
+from nemo_birq.data.building.segments import BuildError, Listing, Segment
 from nemo_birq.data.building.shard_job import file_sha256
 
 
@@ -23,6 +23,9 @@ class CutsRecipe:
 
         from nemo_birq.data.building.recipes.supervisions import segment_of_cut
 
-        found = [segment_of_cut(cut) for cut in CutSet.from_jsonl_lazy(self.path)]
+        try:
+            found = [segment_of_cut(cut) for cut in CutSet.from_jsonl_lazy(self.path)]
+        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+            raise BuildError(f"{self.path} holds something else than Lhotse cuts, or is damaged: {error!r}") from error
         segments = [entry for entry in found if isinstance(entry, Segment)]
         return Listing(segments, [entry for entry in found if not isinstance(entry, Segment)])

@@ -24,7 +24,7 @@ class LibriSpeechRecipe:
     def describe(self) -> dict:
         files = []
         for part in self.parts:
-            remedy = f"lhotse download librispeech -p {part} <folder>, and give <folder>/LibriSpeech"
+            remedy = "lhotse download librispeech --full <folder>, and give <folder>/LibriSpeech"
             require_folder(self.root / part, remedy)
             files += [path for path in files_under(self.root / part) if path.suffix in (".flac", ".txt")]
         found = {"kind": "librispeech", "input": [str(self.root.resolve())], "parts": list(self.parts)}
