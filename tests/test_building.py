@@ -680,6 +680,16 @@ def test_fast_verification_reads_headers_only(tmp_path, shards):
     assert problems(tmp_path / "out", decode=False) == [] != problems(tmp_path / "out")
 
 
+def test_a_set_with_one_manifest_for_all_shards(tmp_path, shards):
+    shutil.copytree(shards, tmp_path / "out")
+    (tmp_path / "out" / CARD).unlink()
+    shutil.rmtree(tmp_path / "out" / "sharded_manifests")
+    assert problems(tmp_path / "out") == []
+    whole = tmp_path / "out" / "tarred_audio_manifest.json"
+    whole.write_text("".join(whole.read_text().splitlines(keepends=True)[:-1]))
+    assert [problem for _, _, problem in problems(tmp_path / "out")] == ["the manifest has no line for it"]
+
+
 def test_the_embedded_corpus_has_nothing_wrong():
     found, number = verify(CORPUS / "train", False, 1, lambda done, total: None)
     assert found == [] and number == 480

@@ -20,6 +20,7 @@ from nemo_birq.data.building.workers import advance, run_jobs
 from nemo_birq.data.shards import PART
 
 _SUB = re.compile(r"-sub\d+(?=\.\w+$|$)")  # NeMo: several lines of one member are called member-sub1, member-sub2, ...
+_SHARD = re.compile(r"^audio_(\d+)\.tar$")
 _END_OF_TAR = 1024  # bytes of zeros, at least
 
 
@@ -63,13 +64,16 @@ def verify(folder: Path, decode: bool, workers: int, tick) -> tuple[list[Problem
         FileNotFoundError: there are no shards.
     """
     card = json.loads((folder / CARD).read_text(encoding="utf-8")) if (folder / CARD).is_file() else {"sha256": {}}
-    tars = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("audio_*.tar"))
+    tars = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("audio_*.tar") if _SHARD.search(path.name))
     if not tars:
         raise FileNotFoundError(f"there is no audio_*.tar under {folder}")
     problems = [Problem(path.relative_to(folder).as_posix(), "", "left by an interrupted build: run its command again")
                 for path in sorted(folder.rglob(f"*{PART}"))]  # fmt: skip
     problems += _compare_with_card(folder, tars, card["sha256"])
-    jobs = [ShardCheck(str(folder), tar, _manifest_of(tar), card["sha256"], decode) for tar in tars]
+    jobs = []
+    for tar in tars:
+        sha256 = {name: card["sha256"][name] for name in (tar, _manifest_of(tar)) if name in card["sha256"]}
+        jobs.append(ShardCheck(str(folder), tar, _manifest_of(tar), sha256, decode))
     total = sum((folder / tar).stat().st_size for tar in tars)
     results: dict[int, CheckedShard] = dict(run_jobs(check_shard, jobs, workers, lambda done: tick(done, total)))
     checked = [results[number] for number in range(len(jobs))]
@@ -111,15 +115,20 @@ def check_shard(job: ShardCheck) -> CheckedShard:
         problems += _checksum(folder, job.manifest, job.sha256)
         lines = (folder / job.manifest).read_text(encoding="utf-8", errors="replace").splitlines()
     else:
+        # Older sets have the manifest of all shards alone.
         whole = folder / PurePosixPath(job.tar).parent / "tarred_audio_manifest.json"
-        shard_id = int(PurePosixPath(job.tar).stem.rpartition("_")[2])
-        problems.append(Problem(job.tar, "", f"there is no {PurePosixPath(job.manifest).name} of it"))
-        lines = [line for line in _read_lines(whole) if _parsed(line).get("shard_id") == shard_id]
+        lines = [line for line in _read_lines(whole) if _parsed(line).get("shard_id") == _shard_id(job.tar)]
+        if not lines or (folder / job.manifest).parent.is_dir():
+            problems.append(Problem(job.tar, "", f"there is no {PurePosixPath(job.manifest).name} of it"))
     by_member = _group(lines, job, problems)
     members = _check_members(job, by_member, problems)
     for name in by_member.keys() - set(members):
         problems.append(Problem(job.tar, name, "the manifest has a line for it, the shard lacks it"))
     return CheckedShard(problems, members, lines)
+
+
+def _shard_id(tar: str) -> int:
+    return int(_SHARD.search(PurePosixPath(tar).name)[1])
 
 
 def _read_lines(path: Path) -> list[str]:
@@ -138,7 +147,6 @@ def _group(lines: list[str], job: ShardCheck, problems: list[Problem]) -> dict[s
     """Lines by the member that they belong to."""
     by_member: dict[str, list[dict]] = {}
     seen: set[tuple[str, float]] = set()
-    shard_id = PurePosixPath(job.tar).stem.rpartition("_")[2]
     for number, line in enumerate(lines, start=1):
         entry = _parsed(line)
         name, duration = entry.get("audio_filepath"), entry.get("duration")
@@ -149,7 +157,7 @@ def _group(lines: list[str], job: ShardCheck, problems: list[Problem]) -> dict[s
         if (name, entry.get("offset", 0.0)) in seen:
             problems.append(Problem(job.manifest, name, "two lines have this name"))
         seen.add((name, entry.get("offset", 0.0)))
-        if str(entry.get("shard_id", shard_id)) != shard_id:
+        if entry.get("shard_id", _shard_id(job.tar)) != _shard_id(job.tar):
             problems.append(Problem(job.manifest, name, f"its shard_id is {entry['shard_id']}"))
         by_member.setdefault(_SUB.sub("", name), []).append(entry)
     return by_member

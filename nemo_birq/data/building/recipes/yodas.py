@@ -90,14 +90,18 @@ def unpack(job: tuple[str, str]) -> None:
         return
     target.mkdir(parents=True, exist_ok=True)
     name = f"{target.parent.name}/{target.name}"
-    skipped = []
+    skipped: list[Skipped] = []
+    seen: set[str] = set()
     try:
         with tarfile.open(archive, "r|gz") as tar:
             for member in tar:
                 path = PurePosixPath(member.name)
                 if path.is_absolute() or ".." in path.parts:
                     skipped.append(Skipped(f"{name}/{path.name}", "outside", f"the archive calls it {member.name}"))
+                elif path.name in seen:
+                    skipped.append(Skipped(f"{name}/{path.name}", "duplicate", "the archive has two files of this name"))
                 elif member.isfile() and path.suffix.lower() in SUFFIXES:
+                    seen.add(path.name)
                     (target / path.name).write_bytes(tar.extractfile(member).read())
                     advance(member.size)
     except (tarfile.TarError, EOFError, zlib.error) as error:
