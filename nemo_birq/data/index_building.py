@@ -16,11 +16,10 @@ import numpy as np
 import pyarrow as pa
 from rich.progress import track
 
-from nemo_birq.data.manifests import iterate_manifest
+from nemo_birq.data.manifests import SEGMENT, iterate_manifest
 from nemo_birq.data.sources import Source
 
 MOST_PROBLEMS = 1000  # kept in words; all are counted
-SEGMENT = re.compile(r"-sub\d+(?=\.\w+$|$)")  # segments of one member are named member-sub1, member-sub2, ...
 
 
 class _Part(NamedTuple):

@@ -1,11 +1,14 @@
-"""Reading NeMo manifests: one JSON object a line."""
+"""NeMo manifests: one JSON object a line."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 # Manifest keys become attributes of a Lhotse cut; these are the cut's own and would overwrite what it is.
 RESERVED_KEYS = {"id", "start", "channel", "supervisions", "features", "recording", "custom"}
+SEGMENT = re.compile(r"-sub\d+(?=\.\w+$|$)")  # NeMo: lines of parts of one member are called member-sub1, member-sub2, ...
+TOLERANCE = 0.2  # seconds by which a manifest and an audio file may disagree on a duration; NeMo's own
 
 
 def is_remote(path: str) -> bool:

@@ -13,8 +13,8 @@ from nemo.utils import logging
 
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.index import Place, SpeechIndex
+from nemo_birq.data.manifests import TOLERANCE
 
-TOLERANCE = 0.2  # seconds by which codecs may disagree on a duration; NeMo's own
 OPEN_FILES = 128  # shards that a process keeps open
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import soundfile
 import soxr
 
-from nemo_birq.data.building.cutting import TOLERANCE, Piece
+from nemo_birq.data.building.cutting import Piece
 from nemo_birq.data.building.segments import said_by
+from nemo_birq.data.manifests import TOLERANCE
 
 CODECS = ("flac", "opus", "wav")
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from nemo_birq.data.building.headers import Header
 from nemo_birq.data.building.segments import Segment, Skipped, Spoken
+from nemo_birq.data.manifests import TOLERANCE
 
-TOLERANCE = 0.2  # seconds by which a manifest may disagree with the file; NeMo's own
 ROUNDING = 0.05  # seconds by which a manifest rounds the duration of a whole file
 
 WHOLE, AT_UTTERANCES, EQUAL = "not cut", "at utterance boundaries", "into equal pieces, without their text"

@@ -10,10 +10,10 @@ from nemo_birq.data.building.audio import BadAudioError, decode, encode, to_mono
 from nemo_birq.data.building.cutting import Piece
 from nemo_birq.data.building.planning import SCRATCH, ShardPlan, read_pieces, write_json
 from nemo_birq.data.building.workers import advance
+from nemo_birq.data.manifests import RESERVED_KEYS
 from nemo_birq.data.shards import ShardWriter, Utterance, shard_paths
 
-# Manifest keys become attributes of a Lhotse cut, and these are the cut's own; the last three are written anew.
-RESERVED_KEYS = {"id", "start", "channel", "supervisions", "features", "recording", "custom"}
+# Written anew, or without meaning once a piece is a file of its own.
 OWN_KEYS = {"audio_filepath", "duration", "offset", "shard_id"}
 
 

@@ -12,14 +12,13 @@ import numpy as np
 import soundfile
 
 from nemo_birq.data.building.build import CARD
-from nemo_birq.data.building.cutting import TOLERANCE
 from nemo_birq.data.building.recipes.inputs import SUFFIXES
 from nemo_birq.data.building.segments import said_by
 from nemo_birq.data.building.shard_job import file_sha256
 from nemo_birq.data.building.workers import advance, run_jobs
+from nemo_birq.data.manifests import SEGMENT, TOLERANCE
 from nemo_birq.data.shards import PART
 
-_SUB = re.compile(r"-sub\d+(?=\.\w+$|$)")  # NeMo: several lines of one member are called member-sub1, member-sub2, ...
 _SHARD = re.compile(r"^audio_(\d+)\.tar$")
 _END_OF_TAR = 1024  # bytes of zeros, at least
 
@@ -159,7 +158,7 @@ def _group(lines: list[str], job: ShardCheck, problems: list[Problem]) -> dict[s
         seen.add((name, entry.get("offset", 0.0)))
         if entry.get("shard_id", _shard_id(job.tar)) != _shard_id(job.tar):
             problems.append(Problem(job.manifest, name, f"its shard_id is {entry['shard_id']}"))
-        by_member.setdefault(_SUB.sub("", name), []).append(entry)
+        by_member.setdefault(SEGMENT.sub("", name), []).append(entry)
     return by_member
 
 
