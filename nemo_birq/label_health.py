@@ -11,6 +11,8 @@ from torchmetrics import Metric
 
 from nemo_birq.enhanced_labeler import EnhancedLabels
 
+TASKS = ("anchor", "enhanced")
+
 
 def histogram(labels: Tensor, num_codes: int) -> Tensor:
     """Counts of each code: (N, H) int64 -> (H, V) float32."""
@@ -34,7 +36,8 @@ class LabelHealth(Metric):
     * ``*_unigram_entropy``: the loss of a predictor that only knows how frequent each code is; learning begins below it.
       For the soft enhanced labels it is the entropy of the codes that were picked.
     * ``*_perplexity``, ``*_normalized_entropy`` (entropy / ln V) of the labels: collapsed below about 0.3.
-    * ``*_top1``: share of the most frequent code. ``*_coverage``: share of the codebook that occurred.
+    * ``*_top1``: share of the most frequent code, which is also ``*_unigram_accuracy``, what that predictor gets right.
+    * ``*_coverage``: share of the codebook that occurred; ``*_cumulative_coverage``: since the start, over all resets.
     * ``selection_agreement``: how often Gumbel-softmax picks the nearest code; near 0 the labels are noise.
     * ``anchor_agreement``: how often anchor and enhanced label are the same code.
     * ``masked_fraction``: masked frames among all frames inside the true lengths.
@@ -47,7 +50,9 @@ class LabelHealth(Metric):
     def __init__(self, num_codes: int, num_books: int):
         super().__init__()
         self.num_codes = num_codes
-        for task in ("anchor", "enhanced"):
+        for task in TASKS:
+            # No state: resets leave it. Not persistent: the state dict has the shape of the stock NeMo class.
+            self.register_buffer(f"{task}_used", torch.zeros(num_books, num_codes, dtype=torch.bool), persistent=False)
             self.add_state(f"{task}_counts", torch.zeros(num_books, num_codes, dtype=torch.float32), dist_reduce_fx="sum")
             self.add_state(f"{task}_loss", torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
             self.add_state(f"{task}_frames", torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
@@ -101,20 +106,25 @@ class LabelHealth(Metric):
     def compute(self) -> dict[str, float]:
         masked = float(self.anchor_frames)
         result = {"masked_fraction": masked / max(1.0, float(self.frames))}
-        for task in ("anchor", "enhanced"):
+        for task in TASKS:
             frames = float(getattr(self, f"{task}_frames"))
             if frames == 0:
                 continue
             counts = getattr(self, f"{task}_counts")
             nats = float(entropy(counts).mean())
+            top1 = float((counts.amax(dim=1) / counts.sum(dim=1).clamp(min=1)).mean())
+            used = getattr(self, f"{task}_used")
+            used |= counts > 0  # the counts of all ranks, here
             result |= {
                 f"{task}_loss": float(getattr(self, f"{task}_loss")) / frames,
                 f"{task}_accuracy": float(getattr(self, f"{task}_correct")) / frames,
                 f"{task}_unigram_entropy": nats,
                 f"{task}_perplexity": math.exp(nats),
                 f"{task}_normalized_entropy": nats / math.log(self.num_codes),
-                f"{task}_top1": float((counts.amax(dim=1) / counts.sum(dim=1).clamp(min=1)).mean()),
+                f"{task}_unigram_accuracy": top1,
+                f"{task}_top1": top1,
                 f"{task}_coverage": float((counts > 0).float().mean()),
+                f"{task}_cumulative_coverage": float(used.float().mean()),
             }
             if task == "enhanced":
                 result["selection_agreement"] = float(self.as_nearest) / frames

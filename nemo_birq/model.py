@@ -29,12 +29,15 @@ from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
 from nemo_birq import label_tensors
+from nemo_birq.alarms import Alarms
 from nemo_birq.anchor_labeler import AnchorLabeler
 from nemo_birq.bilevel_loss import BilevelLoss, Weights, WeightSchedule, predict
 from nemo_birq.config import BiRQConfig, parse
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.loader import build_dataloader, check_training_length
 from nemo_birq.enhanced_labeler import EnhancedLabeler
+from nemo_birq.finite_check import FiniteCheck
+from nemo_birq.label_churn import Churn, LabelProbe
 from nemo_birq.label_files import LabelFiles
 from nemo_birq.label_health import LabelHealth
 from nemo_birq.layer_normalization import LayerNormalization
@@ -53,6 +56,8 @@ class Losses(NamedTuple):
     """Scalar w1 F + w2 G of this rank, to be averaged over ranks."""
     health: dict[str, Any]
     """Arguments of ``LabelHealth.update``."""
+    terms: dict[str, Any]
+    """Arguments of ``BilevelLoss``, with their graph."""
 
 
 class Labels(NamedTuple):
@@ -106,6 +111,10 @@ class BiRQModel(TrainingSteps, LabelFiles, SpeechEncDecSelfSupervisedModel):
         self.schedule = WeightSchedule(loss.enhanced_weight, loss.anchor_weight, loss.start_step, loss.ramp_steps)
         self.bilevel_loss = BilevelLoss()
         self.training_log = TrainingLog(birq.quantizer.num_codes, birq.quantizer.num_books, cfg.preprocessor.sample_rate)
+        self.finite_check = FiniteCheck()
+        self.probe = LabelProbe(birq.watch.probe_seconds, cfg.preprocessor.sample_rate)
+        self.alarms = Alarms(birq)
+        self._churn = {"train": Churn(), "val": Churn()}
         self._validation_health: dict[int, LabelHealth] = {}
 
     # --- the method -----------------------------------------------------------------------------------------------
@@ -194,15 +203,16 @@ class BiRQModel(TrainingSteps, LabelFiles, SpeechEncDecSelfSupervisedModel):
             enhanced_log_probs = anchor_log_probs
             if "enhanced" in self.decoder_losses:
                 enhanced_log_probs = predict(self.decoder_losses["enhanced"]["decoder"], hidden)
-        loss, anchor_sum, enhanced_sum = self.bilevel_loss(
-            anchor_log_probs=anchor_log_probs,
-            anchor_labels=anchor_labels,
-            enhanced_log_probs=enhanced_log_probs,
-            enhanced_labels=None if enhanced is None else enhanced.soft,
-            enhanced_weight=weights.enhanced,
-            anchor_weight=weights.anchor,
-            over_ranks=over_ranks,
-        )
+        terms = {
+            "anchor_log_probs": anchor_log_probs,
+            "anchor_labels": anchor_labels,
+            "enhanced_log_probs": enhanced_log_probs,
+            "enhanced_labels": None if enhanced is None else enhanced.soft,
+            "enhanced_weight": weights.enhanced,
+            "anchor_weight": weights.anchor,
+            "over_ranks": over_ranks,
+        }
+        loss, anchor_sum, enhanced_sum = self.bilevel_loss(**terms)
         if enhanced is None and "enhanced" in self.decoder_losses:
             # A head without a gradient would be an error under DDP while w1 is still 0.
             loss = loss + 0.0 * sum(p.sum() for p in self.decoder_losses["enhanced"].parameters())
@@ -218,7 +228,7 @@ class BiRQModel(TrainingSteps, LabelFiles, SpeechEncDecSelfSupervisedModel):
                 "enhanced_predictions": enhanced_log_probs.detach().argmax(dim=1),
                 "enhanced_loss": enhanced_sum,
             }
-        return Losses(loss, health)
+        return Losses(loss, health, terms)
 
     @torch.no_grad()
     def labels(self, input_signal: Tensor, input_signal_length: Tensor) -> Labels:

@@ -2,28 +2,44 @@
 
 import time
 
-from torch import nn
-from torchmetrics import SumMetric
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, SumMetric
 
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.skipping import skipped_since_last_time
+from nemo_birq.gradient_health import GradientProducts
 from nemo_birq.label_health import LabelHealth
+from nemo_birq.masking import valid_frames
+
+SILENCE = 1e-4  # between the lowest and the highest sample, which are in [-1, 1]: three steps of 16 bits
+
+
+def is_silent(signal: Tensor, lengths: Tensor) -> Tensor:
+    """Which utterances are silent or constant: (B, samples) and (B,) lengths -> (B,) bool."""
+    inside = torch.where(valid_frames(lengths, signal.shape[1]), signal, signal[:, :1])
+    low, high = torch.aminmax(inside, dim=1)
+    return high - low < SILENCE
 
 
 class TrainingLog(nn.Module):
-    """Gathers label health and throughput between two looks, without waiting for the device."""
+    """Gathers label health, gradients and throughput between two looks, without waiting for the device."""
 
     def __init__(self, num_codes: int, num_books: int, sample_rate: int):
         super().__init__()
         self.health = LabelHealth(num_codes, num_books)
         self.sample_rate = sample_rate
-        self.audio_seconds = SumMetric()
-        self.skipped = SumMetric()
+        # The search for NaN would wait for the device.
+        self.audio_seconds = SumMetric(nan_strategy="disable")
+        self.skipped = SumMetric(nan_strategy="disable")
+        self.silent_share = MeanMetric(nan_strategy="disable")
+        self.gradients: GradientProducts | None = None
         self.since = time.monotonic()
 
     def count(self, batch: SpeechBatch) -> None:
         """Adds a batch."""
         self.audio_seconds.update(batch.signal_length.sum() / self.sample_rate)
+        self.silent_share.update(is_silent(batch.signal, batch.signal_length))
         # By the loader's worker, and by this process, which reads the manifests of single files.
         self.skipped.update(batch.skipped + skipped_since_last_time())
 
@@ -37,8 +53,12 @@ class TrainingLog(nn.Module):
         # Seconds of audio per second of wall time, which is hours per hour.
         result["audio_hours_per_hour"] = float(self.audio_seconds.compute()) / max(now - self.since, 1e-9)
         result["skipped_utterances"] = float(self.skipped.compute())
-        self.health.reset()
-        self.audio_seconds.reset()
+        result["silent_share"] = float(self.silent_share.compute())
+        if self.gradients is not None:
+            result |= self.gradients.metrics()
+        self.gradients = None
+        for metric in (self.health, self.audio_seconds, self.silent_share):
+            metric.reset()
         self.since = now
         return result
 
@@ -59,12 +79,14 @@ def one_line(step: int, metrics: dict[str, float]) -> str:
     if "anchor_loss" in metrics:
         parts.append(task("anchor"))
     if "enhanced_loss" in metrics:
+        churn = f" churn {metrics['enhanced_churn']:.2f}" if "enhanced_churn" in metrics else ""
         parts.append(
-            f"{task('enhanced')} w1 {metrics['enhanced_weight']:.3f} pick=nearest {metrics['selection_agreement']:.2f}"
+            f"{task('enhanced')} w1 {metrics['enhanced_weight']:.3f} pick=nearest {metrics['selection_agreement']:.2f}{churn}"
         )
     parts.append(f"masked {metrics['masked_fraction']:.0%}")
     if "grad_norm" in metrics:
-        parts.append(f"grad {metrics['grad_norm']:.2f}")
+        cosine = f" cos {metrics['gradient_cosine']:+.2f}" if "gradient_cosine" in metrics else ""
+        parts.append(f"grad {metrics['grad_norm']:.2f}{cosine}")
     parts.append(f"lr {metrics['learning_rate']:.1e}")
     parts.append(f"{metrics['audio_hours_per_hour']:.0f} h/h")
     if metrics["skipped_utterances"]:
