@@ -19,7 +19,8 @@ LEAST_ENTROPY = 0.3
 LEAST_GAIN = 0.05
 # Share of ln V by which the entropy of the enhanced labels may fall from its highest value; living labels move by less.
 LARGEST_FALL = 0.2
-# BEST-RQ predicts 20 to 33 % of speech, HuBERT and wav2vec 2.0 half of it. Beyond, there is too little to predict, or to predict from.
+# BEST-RQ predicts 20 to 33 % of speech, HuBERT and wav2vec 2.0 half of it. Beyond, there is too little to predict, or too
+# little to predict it from.
 MASKED_RANGE = (0.1, 0.6)
 # A corpus has a silent recording now and then; one in ten is a fault of reading or cutting.
 MOST_SILENCE = 0.1
@@ -53,9 +54,9 @@ def noise_labels(look: Look) -> Finding | None:
     return Finding(
         value,
         LEAST_AGREEMENT,
-        f"Gumbel-softmax picks the nearest code in only {value:.1%} of the frames: the enhanced labels are noise and cannot be "
-        f"learned. Raise model.birq.labels.logit_scale (now {look.birq.labels.logit_scale:g}; the default is 40); "
-        "scripts/check_labels.py suggests a value for your data.",
+        f"Gumbel-softmax picks the nearest code in only {value:.1%} of the frames: the enhanced labels are noise and "
+        f"cannot be learned. Raise model.birq.labels.logit_scale (now {look.birq.labels.logit_scale:g}; the default is "
+        "40); scripts/check_labels.py suggests a value for your data.",
     )
 
 
@@ -66,10 +67,11 @@ def collapsed_labels(look: Look) -> Finding | None:
     return Finding(
         value,
         LEAST_ENTROPY,
-        f"the enhanced labels have collapsed: normalized entropy {value:.2f}, only {look.metrics['enhanced_perplexity']:.1f} of "
-        f"{look.birq.quantizer.num_codes} codes are in use. Their task is trivial, its low loss means nothing. Start again "
-        "with labels=default, that is model.birq.labels.label_gradient=0 and normalization=per_feature, or let the enhanced "
-        "labels count later (model.birq.loss.start_step); docs/labels.md says what was measured.",
+        f"the enhanced labels have collapsed: normalized entropy {value:.2f}, only "
+        f"{look.metrics['enhanced_perplexity']:.1f} of {look.birq.quantizer.num_codes} codes are in use. Their task is "
+        "trivial, its low loss means nothing. Start again with labels=default, that is model.birq.labels.label_gradient=0 "
+        "and normalization=per_feature, or let the enhanced labels count later (model.birq.loss.start_step); "
+        "docs/labels.md says what was measured.",
     )
 
 
@@ -98,10 +100,10 @@ def anchor_not_learned(look: Look) -> Finding | None:
         gain,
         LEAST_GAIN,
         f"after {look.step + 1} steps the anchor loss {look.metrics['anchor_loss']:.2f} is not below the unigram entropy "
-        f"{look.metrics['anchor_unigram_entropy']:.2f}: the model knows how frequent each code is and nothing about the frame. "
-        "Look at the learning rate (too low in a long warm-up, or too high), at parameters that are frozen, at spans too long "
-        "for the start (model.birq.masking.span_frames), and with one shared head at model.birq.loss.head=separate. If the "
-        "warm-up is simply longer than this, raise model.birq.watch.learned_by_step.",
+        f"{look.metrics['anchor_unigram_entropy']:.2f}: the model knows how frequent each code is and nothing about the "
+        "frame. Look at the learning rate (too low in a long warm-up, or too high), at parameters that are frozen, at "
+        "spans too long for the start (model.birq.masking.span_frames), and with one shared head at "
+        "model.birq.loss.head=separate. If the warm-up is simply longer than this, raise model.birq.watch.learned_by_step.",
     )
 
 
@@ -117,10 +119,11 @@ def shrinking_labels(look: Look) -> Finding | None:
     return Finding(
         fall,
         LARGEST_FALL,
-        f"the enhanced loss has fallen by {loss:.2f} nats, the entropy of its labels by {nats:.2f}: it falls because the labels "
-        f"become fewer (perplexity {look.widest['enhanced_perplexity']:.0f} to {look.metrics['enhanced_perplexity']:.0f}), not "
-        "because they are learned. If it goes on they collapse: lower model.birq.labels.label_gradient (0 is the default) or "
-        "model.birq.loss.enhanced_weight, or raise model.birq.loss.start_step.",
+        f"the enhanced loss has fallen by {loss:.2f} nats, the entropy of its labels by {nats:.2f}: it falls because the "
+        f"labels become fewer (perplexity {look.widest['enhanced_perplexity']:.0f} to "
+        f"{look.metrics['enhanced_perplexity']:.0f}), not because they are learned. If it goes on they collapse: lower "
+        "model.birq.labels.label_gradient (0 is the default) or model.birq.loss.enhanced_weight, or raise "
+        "model.birq.loss.start_step.",
     )
 
 

@@ -2,8 +2,8 @@
 
     {"status": "running", "alarms": [{"name", "step", "value", "threshold", "message"}, ...]}
 
-``status`` is ``running``, and at the end ``healthy``, ``unhealthy`` or ``interrupted``. A resumed run keeps earlier alarms and
-does not repeat them.
+``status`` is ``running``, and at the end ``healthy``, ``unhealthy`` or ``interrupted``. A resumed run keeps earlier alarms
+and does not repeat them.
 """
 
 import json

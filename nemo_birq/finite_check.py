@@ -1,7 +1,7 @@
 """Stops a run whose loss is not finite, without waiting for the device at every step.
 
-Losses stay on the device until someone looks: at logged steps, before validation, and before anything is saved. So a NaN may be
-trained on for some steps, but what lies on the disk is from before it.
+Losses stay on the device until someone looks: at logged steps, before validation, and before anything is saved. So a NaN
+may be trained on for some steps, but what lies on the disk is from before it.
 """
 
 from typing import NamedTuple
@@ -43,7 +43,9 @@ class FiniteCheck:
         finite = torch.isfinite(losses)
         (broken,) = sum_over_ranks((~finite).sum())
         if broken:
-            found = [(s.number, float(s.loss), s.utterances) for s, fine in zip(steps, finite.tolist(), strict=True) if not fine]
+            found = [
+                (s.number, float(s.loss), s.utterances) for s, fine in zip(steps, finite.tolist(), strict=True) if not fine
+            ]
             raise FloatingPointError(_message(*_first_of_all_ranks(found[:1])))
 
 
@@ -57,8 +59,8 @@ def _first_of_all_ranks(found: list) -> tuple:
 
 def _message(step: int, loss: float, utterances: list[str] | None) -> str:
     return (
-        f"the loss is {loss} at step {step}; the batch held: {', '.join(utterances or []) or 'not known by name'}. Training "
-        "stopped before anything was saved with it: the last checkpoint is from before that step. Listen to these utterances "
-        "and remove broken ones from the manifest; if they are fine, resume with a lower model.optim.lr, with "
-        "trainer.gradient_clip_val=1.0, or with trainer.precision=bf16-mixed instead of 16-mixed."
+        f"the loss is {loss} at step {step}; the batch held: {', '.join(utterances or []) or 'not known by name'}. "
+        "Training stopped before anything was saved with it: the last checkpoint is from before that step. Listen to "
+        "these utterances and remove broken ones from the manifest; if they are fine, resume with a lower model.optim.lr, "
+        "with trainer.gradient_clip_val=1.0, or with trainer.precision=bf16-mixed instead of 16-mixed."
     )

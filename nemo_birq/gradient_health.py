@@ -1,9 +1,10 @@
 """How hard each task pulls at the encoder, and whether they pull the same way.
 
-The gradient of an optimizer step is w1 grad F + w2 grad G, and grad F has two paths: through the prediction log p, and through
-the label y^(k). Each of the three is taken by itself, on the graph of the training step and before its backward pass.
-Nothing is left behind: no ``.grad``, no hook of DDP, no random number. It costs about one backward pass for each path, hence
-``birq.watch.gradient_interval``; until that backward pass is over the graph stays in memory beside one gradient for each path.
+The gradient of an optimizer step is w1 grad F + w2 grad G, and grad F has two paths: through the prediction log p, and
+through the label y^(k). Each of the three is taken by itself, on the graph of the training step and before its backward
+pass. Nothing is left behind: no ``.grad``, no hook of DDP, no random number. It costs about one backward pass for each
+path, hence ``birq.watch.gradient_interval``, and memory for one gradient for each path beside the whole graph: where that
+does not fit, the first step says so.
 
 Under ``16-mixed`` these gradients are not scaled, and small ones underflow; float32 and bfloat16 need no scaling.
 """
@@ -32,8 +33,7 @@ class GradientProducts(NamedTuple):
         tasks = torch.tensor([[name == "anchor" for name in self.names], [name != "anchor" for name in self.names]]).double()
         anchor, enhanced = (float(task @ table @ task) ** 0.5 for task in tasks)
         result = {
-            f"gradient_norm_{name}": float(square) ** 0.5
-            for name, square in zip(self.names, table.diagonal(), strict=True)
+            f"gradient_norm_{name}": float(square) ** 0.5 for name, square in zip(self.names, table.diagonal(), strict=True)
         }
         if len(self.names) > 1:
             result["gradient_norm_enhanced"] = enhanced

@@ -40,7 +40,9 @@ def selection_table(result: Preflight) -> Table:
     for column in ("logit_scale", "this data, layer k", "random unit vectors"):
         table.add_column(column, justify="right")
     for i, scale in enumerate(SCALES):
-        cells = [f"{s.agreement[i]:.3f} ({s.codes[i]:.0f})" for s in (result.selection["layer k"], result.selection["random"])]
+        cells = [
+            f"{s.agreement[i]:.3f} ({s.codes[i]:.0f})" for s in (result.selection["layer k"], result.selection["random"])
+        ]
         table.add_row(f"{scale:g}", *cells, style="bold" if scale == result.logit_scale else None)
     return table
 
@@ -48,7 +50,10 @@ def selection_table(result: Preflight) -> Table:
 def draw(result: Preflight, path: Path) -> None:
     """Curves of the selection over ``logit_scale``, as a PNG."""
     figure, (agreement, codes) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-    curves = {"random": ("random unit vectors", {"color": "lightgrey", "lw": 5}), "layer k": ("this data, layer k", {"marker": "o"})}
+    curves = {
+        "random": ("random unit vectors", {"color": "lightgrey", "lw": 5}),
+        "layer k": ("this data, layer k", {"marker": "o"}),
+    }
     for key, (label, style) in curves.items():
         agreement.plot(SCALES, result.selection[key].agreement, ms=3, label=label, **style)
         codes.plot(SCALES, result.selection[key].codes, ms=3, label=label, **style)

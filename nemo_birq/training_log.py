@@ -80,9 +80,8 @@ def one_line(step: int, metrics: dict[str, float]) -> str:
         parts.append(task("anchor"))
     if "enhanced_loss" in metrics:
         churn = f" churn {metrics['enhanced_churn']:.2f}" if "enhanced_churn" in metrics else ""
-        parts.append(
-            f"{task('enhanced')} w1 {metrics['enhanced_weight']:.3f} pick=nearest {metrics['selection_agreement']:.2f}{churn}"
-        )
+        selection = f"pick=nearest {metrics['selection_agreement']:.2f}{churn}"
+        parts.append(f"{task('enhanced')} w1 {metrics['enhanced_weight']:.3f} {selection}")
     parts.append(f"masked {metrics['masked_fraction']:.0%}")
     if "grad_norm" in metrics:
         cosine = f" cos {metrics['gradient_cosine']:+.2f}" if "gradient_cosine" in metrics else ""

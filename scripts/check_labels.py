@@ -30,6 +30,7 @@ def main(cfg: DictConfig) -> None:
         cfg.model.validation_ds = None
         for key in ("bucket_buffer_size", "shuffle_buffer_size"):
             cfg.model.train_ds[key] = min(FEW, cfg.model.train_ds.get(key, FEW))
+        cfg.model.train_ds.concurrent_bucketing = False  # its thread would keep the process from ending
     model = BiRQModel(cfg.model).to("cuda" if torch.cuda.is_available() else "cpu")
     result = preflight.measure(model, model.train_dataloader(), cfg.get("minutes", 5))
     console = Console(width=max(100, Console().width))
