@@ -13,8 +13,8 @@ test: lint
 	$(VENV)/bin/python -m pytest tests
 
 lint: $(VENV)/.complete
-	$(VENV)/bin/ruff check nemo_birq scripts tests
-	$(VENV)/bin/ruff format --check nemo_birq scripts tests
+	$(VENV)/bin/ruff check nemo_birq scripts tests benchmarks
+	$(VENV)/bin/ruff format --check nemo_birq scripts tests benchmarks
 
 $(VENV)/.complete: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -5,8 +5,8 @@
 Four kinds of steps alternate: without any watching, with what happens at every step (sums on the device), a logged step
 (sums read, labels of the probe made again, alarms, logger), and one that compares gradients. From their medians follows
 the share of the training time at the default intervals of configuration and trainer. What happens at every step is too
-little to be seen as a difference of steps, so it is also timed from inside, and that is what counts. Seconds are those of the processor,
-which other programs on the machine disturb less than a clock; with one thread (OMP_NUM_THREADS=1) they are the same.
+little to be seen as a difference of steps, so it is also timed from inside, and that is what counts. Seconds are those of
+the processor, which other programs disturb less than a clock's; with one thread (OMP_NUM_THREADS=1) both are the same.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Tells the user in words, once and at once, that a run is sick; keeps it in ``alarms.json`` beside the logs.
+"""Tells the user in words, once and at once, that a run is sick; keeps it in ``alarms.json`` in the experiment's folder.
 
     {"status": "running", "alarms": [{"name", "step", "value", "threshold", "message"}, ...]}
 
@@ -47,8 +47,10 @@ class Alarms(Callback):
         self.widest: dict[str, float] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        own_folder = trainer.loggers or Path(trainer.default_root_dir) != Path.cwd()
-        folder = trainer.log_dir if own_folder else None  # all ranks must ask for it
+        # NeMo's exp_manager makes the experiment's folder the root; a logger's folder is another one after resuming.
+        folder = trainer.default_root_dir
+        if Path(folder) == Path.cwd():
+            folder = trainer.log_dir if trainer.loggers else None  # all ranks must ask for it
         self.path = Path(folder) / FILE if folder and trainer.is_global_zero else None
         if self.path is not None and trainer.global_step > 0 and self.path.exists():
             self.raised = [Alarm(**alarm) for alarm in json.loads(self.path.read_text())["alarms"]]

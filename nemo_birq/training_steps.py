@@ -57,10 +57,10 @@ class TrainingSteps:
         self.alarms.check(self.trainer, self._step, metrics)
         named = {f"train_{name}": value for name, value in metrics.items()}
         named["learning_rate"] = named.pop("train_learning_rate")
-        self.log_dict(named, on_step=True)
-        if self._step == 0:  # Lightning's own interval begins later; the first values are worth having
-            for logger in self.loggers:
-                logger.log_metrics(named, step=0)
+        self.log_dict(named, on_step=True, logger=False)
+        # Lightning would begin later than step 0, and repeat what is not measured at every logged step.
+        for logger in self.loggers:
+            logger.log_metrics(named | {"epoch": self.trainer.current_epoch}, step=self._step)
 
     def validation_step(self, batch: Sequence, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         batch = SpeechBatch(*batch)
