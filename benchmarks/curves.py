@@ -75,7 +75,7 @@ def draw(name: str, curves: Curves, alarms: list[dict], path: Path) -> None:
         (losses, "Losses, and the line below which learning begins", "nats"),
         (labels, "Labels", "share"),
         (moves, "What still moves", "share, cosine"),
-        (gradients, "Gradients on the encoder, weights included", "norm"),
+        (gradients, "Gradients of w1 F and w2 G on the encoder", "norm"),
     ):
         axes.set_title(title, fontsize=10, loc="left")
         axes.set_ylabel(unit)

@@ -63,7 +63,7 @@ class WatchConfig:
 
     gradient_interval: int = 200
     """Steps between two comparisons of the tasks' gradients, which cost about two backward passes; 0: never."""
-    probe_seconds: float = 30.0
+    probe_seconds: float = 15.0
     """Audio of each rank whose labels are made again at every logged step, to see how many changed; 0: none."""
     learned_by_step: int = 5000
     """Step by which the anchor loss must be below its unigram entropy; a run that is not there is told so."""

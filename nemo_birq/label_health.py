@@ -71,34 +71,35 @@ class LabelHealth(Metric):
         self,
         num_frames: Tensor,
         anchor_labels: Tensor,
-        anchor_predictions: Tensor,
+        anchor_log_probs: Tensor,
         anchor_loss: Tensor,
         enhanced: EnhancedLabels | None = None,
-        enhanced_predictions: Tensor | None = None,
+        enhanced_log_probs: Tensor | None = None,
         enhanced_loss: Tensor | None = None,
     ) -> None:
         """Adds a batch.
 
         Args:
             num_frames: number of frames inside the true lengths, masked or not.
-            anchor_labels, anchor_predictions, enhanced_predictions: (N, H) codes.
+            anchor_labels: (N, H) codes.
+            anchor_log_probs, enhanced_log_probs: (N, V, H) predictions.
             anchor_loss, enhanced_loss: sums over the N frames, nats.
             enhanced: the enhanced labels.
         """
         self.frames += num_frames
-        self._add("anchor", anchor_labels, anchor_predictions, anchor_loss)
+        self._add("anchor", anchor_labels, anchor_log_probs, anchor_loss)
         if enhanced is not None:
             picked = enhanced.picked
-            self._add("enhanced", picked, enhanced_predictions, enhanced_loss)
+            self._add("enhanced", picked, enhanced_log_probs, enhanced_loss)
             self.as_nearest += (picked == enhanced.nearest).float().mean(dim=1).sum()
             self.as_anchor += (picked == anchor_labels).float().mean(dim=1).sum()
 
-    def _add(self, task: str, labels: Tensor, predictions: Tensor, loss: Tensor) -> None:
+    def _add(self, task: str, labels: Tensor, log_probs: Tensor, loss: Tensor) -> None:
         state = {
             "counts": histogram(labels, self.num_codes),
             "loss": loss,
             "frames": len(labels),
-            "correct": (labels == predictions).float().mean(dim=1).sum(),
+            "correct": (labels == log_probs.argmax(dim=1)).float().mean(dim=1).sum(),
         }
         for name, value in state.items():
             setattr(self, f"{task}_{name}", getattr(self, f"{task}_{name}") + value)

@@ -219,13 +219,13 @@ class BiRQModel(TrainingSteps, LabelFiles, SpeechEncDecSelfSupervisedModel):
         health = {
             "num_frames": valid.sum(),
             "anchor_labels": anchor_labels,
-            "anchor_predictions": anchor_log_probs.detach().argmax(dim=1),
+            "anchor_log_probs": anchor_log_probs.detach(),
             "anchor_loss": anchor_sum,
         }
         if enhanced is not None:
             health |= {
                 "enhanced": enhanced,
-                "enhanced_predictions": enhanced_log_probs.detach().argmax(dim=1),
+                "enhanced_log_probs": enhanced_log_probs.detach(),
                 "enhanced_loss": enhanced_sum,
             }
         return Losses(loss, health, terms)

@@ -41,7 +41,7 @@ def test_losses_and_gradients_equal_those_of_the_joined_batch(results, case):
         if key in NOT_COMPARED:
             continue
         for rank in ranks:
-            assert rank["metrics"][key] == pytest.approx(value, rel=1e-3 if "gradient" in key else 1e-4, abs=1e-6), key
+            assert rank["metrics"][key] == pytest.approx(value, rel=1e-3 if "grad" in key else 1e-4, abs=1e-6), key
     for rank in ranks:
         torch.testing.assert_close(rank["running_mean"], joined["running_mean"], rtol=1e-4, atol=1e-5)
 

@@ -120,7 +120,7 @@ def test_code_use_counts_from_the_start_and_chance_from_the_labels():
 
     def look(*labels):
         codes = torch.tensor(labels).unsqueeze(1)
-        health.update(torch.tensor(20), codes, codes, torch.tensor(1.0))
+        health.update(torch.tensor(20), codes, torch.zeros(len(labels), 8, 1), torch.tensor(1.0))
         result = health.compute()
         health.reset()
         return result
@@ -128,17 +128,18 @@ def test_code_use_counts_from_the_start_and_chance_from_the_labels():
     first, second = look(0, 0, 0, 1), look(5, 1)
     assert (first["anchor_coverage"], first["anchor_cumulative_coverage"]) == (2 / 8, 2 / 8)
     assert (second["anchor_coverage"], second["anchor_cumulative_coverage"]) == (2 / 8, 3 / 8)
+    assert first["anchor_accuracy"] == 0.75  # code 0 is predicted
     assert first["anchor_unigram_accuracy"] == first["anchor_top1"] == 0.75
     assert first["anchor_unigram_entropy"] == pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
     assert not [name for name in health.state_dict() if "used" in name]  # stock NeMo opens our state dict strictly
 
 
 def test_silent_utterances():
-    signal = torch.zeros(4, 100)
-    signal[1, :50] = 0.3  # constant, then padding
-    signal[2] = 3e-5 * torch.randn(100, generator=generator()).clamp(-1, 1)  # dither
-    signal[3, 7] = 0.01
-    lengths = torch.tensor([100, 50, 100, 100])
+    signal = torch.zeros(4, 1000)
+    signal[1, :500] = 0.3  # constant, then padding
+    signal[2] = 3e-5 * torch.randn(1000, generator=generator()).clamp(-1, 1)  # dither
+    signal[3, 100:200] = 0.01 * torch.randn(100, generator=generator())
+    lengths = torch.tensor([1000, 500, 1000, 1000])
     assert is_silent(signal, lengths).tolist() == [True, True, True, False]
     log = TrainingLog(8, 1, SAMPLE_RATE)
     log.count(SpeechBatch(signal, lengths, list("abcd")))
