@@ -5,13 +5,13 @@ Shapes: B utterances, T feature frames, T' encoder frames, N frames, H codebooks
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from omegaconf import OmegaConf
-from rich.progress import track
+from rich.progress import Progress
 from torch import Tensor
 
 from nemo_birq.alarm_rules import Look, Rule, collapsed_labels, degenerate_features, masked_share, noise_labels, silence
@@ -73,11 +73,11 @@ class Preflight:
     silent_share: float
     skipped: int
     masked_fraction: float
-    labels: dict[str, CodeUse] = field(default_factory=dict)
+    labels: dict[str, CodeUse]
     """Anchor labels as configured, with and without per-feature normalization, and the nearest codes of layer k."""
-    selection: dict[str, Selection] = field(default_factory=dict)
+    selection: dict[str, Selection]
     """On this data's layer k, and on random unit vectors."""
-    logit_scale: float = 0.0
+    logit_scale: float
     """As configured."""
 
     def failures(self, model: BiRQModel) -> list[str]:
@@ -102,9 +102,66 @@ class Preflight:
         return [finding.message for finding in findings if finding is not None]
 
 
+class _Tally:
+    """Counts over batches, labelled by the initial model in the mode of training."""
+
+    def __init__(self, model: BiRQModel):
+        self.model = model
+        self.generator = torch.Generator(model.device).manual_seed(0)
+        self.preprocessors = {
+            name: model.from_config_dict(OmegaConf.merge(model.cfg.preprocessor, {"normalize": normalize})).to(model.device)
+            for name, normalize in (("anchor, per_feature", "per_feature"), ("anchor, not normalized", None))
+        }
+        shape = model.birq.quantizer.num_books, model.birq.quantizer.num_codes
+        names = ("anchor", *self.preprocessors, "layer k")
+        self.counts = {name: torch.zeros(*shape, device=model.device) for name in names}
+        self.units: list[Tensor] = []
+        self.seconds, self.frames, self.masked, self.utterances, self.silent, self.skipped = 0.0, 0, 0, 0, 0, 0
+
+    def add(self, batch: SpeechBatch) -> None:
+        model = self.model
+        signal, signal_length = batch.signal.to(model.device), batch.signal_length.to(model.device)
+        features, lengths = model.preprocessor(input_signal=signal, length=signal_length)
+        hidden, encoded_len = encode_to_layer(model.encoder, features, lengths, model.layer)
+        valid = valid_frames(encoded_len, hidden.shape[1])
+        self._count("anchor", model.anchor_labeler(features, valid))
+        for name, preprocessor in self.preprocessors.items():
+            self._count(name, model.anchor_labeler(preprocessor(input_signal=signal, length=signal_length)[0], valid))
+        normalized = model.enhanced_labeler.normalization(hidden, valid, valid, update=False)
+        self._count("layer k", model.enhanced_labeler.quantizer.nearest(normalized))
+        self.units.append(model.enhanced_labeler.quantizer.unit_vectors(normalized).cpu())
+        mask = model.masking.draw(lengths, features.shape[2], self.generator)
+        frames = model.masking.encoder_frames(mask, model.anchor_labeler.subsampling)
+        self.masked += int((F.pad(frames, (0, valid.shape[1] - frames.shape[1])) & valid).sum())
+        self.frames += int(valid.sum())
+        self.silent += int(is_silent(signal, signal_length).sum())
+        self.utterances += len(signal)
+        self.skipped += batch.skipped
+        self.seconds += float(signal_length.sum()) / model.cfg.preprocessor.sample_rate
+
+    def _count(self, name: str, labels: Tensor) -> None:
+        self.counts[name] += histogram(labels, self.counts[name].shape[1])
+
+    def result(self) -> Preflight:
+        codebook = self.model.enhanced_labeler.quantizer.codebook.cpu()
+        units = torch.cat(self.units)
+        sample = units[torch.randperm(len(units), generator=torch.Generator().manual_seed(0))[:SAMPLED_FRAMES]]
+        random = F.normalize(torch.randn(sample.shape, generator=torch.Generator().manual_seed(1)), dim=-1)
+        return Preflight(
+            minutes=self.seconds / 60,
+            frames=self.frames,
+            silent_share=self.silent / self.utterances,
+            skipped=self.skipped,
+            masked_fraction=self.masked / max(1, self.frames),
+            labels={name: CodeUse.of(count) for name, count in self.counts.items()},
+            selection={"layer k": selection(sample, codebook), "random": selection(random, codebook)},
+            logit_scale=self.model.birq.labels.logit_scale,
+        )
+
+
 @torch.no_grad()
 def measure(model: BiRQModel, batches: Iterable[SpeechBatch], minutes: float) -> Preflight:
-    """Labels a sample of the data with the initial model, in the mode of training, without changing the model.
+    """Labels a sample of the data with the initial model, without changing it.
 
     Args:
         model: freshly built.
@@ -115,53 +172,17 @@ def measure(model: BiRQModel, batches: Iterable[SpeechBatch], minutes: float) ->
         ValueError: there is no batch.
     """
     model.train()
-    generator = torch.Generator(model.device).manual_seed(0)
-    kinds = {kind: _preprocessor(model, kind) for kind in ("per_feature", None)}
-    books, codes = model.birq.quantizer.num_books, model.birq.quantizer.num_codes
-    names = ("anchor", "anchor, per_feature", "anchor, not normalized", "layer k")
-    counts = {name: torch.zeros(books, codes, device=model.device) for name in names}
-    silent, units, skipped, seconds, masked, frames_in_all, utterances = 0, [], 0, 0.0, 0, 0, 0
-    for raw in track(batches, "labelling", transient=True):
-        batch = SpeechBatch(*raw)
-        signal, signal_length = batch.signal.to(model.device), batch.signal_length.to(model.device)
-        features, lengths = model.preprocessor(input_signal=signal, length=signal_length)
-        hidden, encoded_len = encode_to_layer(model.encoder, features, lengths, model.layer)
-        valid = valid_frames(encoded_len, hidden.shape[1])
-        frames = model.masking.encoder_frames(
-            model.masking.draw(lengths, features.shape[2], generator), model.anchor_labeler.subsampling
-        )
-        masked += int((F.pad(frames, (0, valid.shape[1] - frames.shape[1])) & valid).sum())
-        frames_in_all += int(valid.sum())
-        counts["anchor"] += histogram(model.anchor_labeler(features, valid), codes)
-        for kind, preprocessor in kinds.items():
-            other, _ = preprocessor(input_signal=signal, length=signal_length)
-            name = f"anchor, {kind or 'not normalized'}"
-            counts[name] += histogram(model.anchor_labeler(other, valid), codes)
-        normalized = model.enhanced_labeler.normalization(hidden, valid, valid, update=False)
-        counts["layer k"] += histogram(model.enhanced_labeler.quantizer.nearest(normalized), codes)
-        units.append(model.enhanced_labeler.quantizer.unit_vectors(normalized).cpu())
-        silent += int(is_silent(signal, signal_length).sum())
-        utterances += len(signal)
-        skipped += batch.skipped
-        seconds += float(signal_length.sum()) / model.cfg.preprocessor.sample_rate
-        if seconds >= 60 * minutes:
-            break
-    if not utterances:
+    tally = _Tally(model)
+    with Progress(transient=True) as progress:
+        task = progress.add_task("labelling", total=60 * minutes)
+        for batch in batches:
+            tally.add(SpeechBatch(*batch))
+            progress.update(task, completed=tally.seconds)
+            if tally.seconds >= 60 * minutes:
+                break
+    if tally.utterances == 0:
         raise ValueError("the data loader of model.train_ds yields no batch: look at min_duration and max_duration")
-    codebook = model.enhanced_labeler.quantizer.codebook.cpu()
-    found = torch.cat(units)
-    sample = found[torch.randperm(len(found), generator=torch.Generator().manual_seed(0))[:SAMPLED_FRAMES]]
-    random = F.normalize(torch.randn(sample.shape, generator=torch.Generator().manual_seed(1)), dim=-1)
-    return Preflight(
-        minutes=seconds / 60,
-        frames=frames_in_all,
-        silent_share=silent / utterances,
-        skipped=skipped,
-        masked_fraction=masked / max(1, frames_in_all),
-        labels={name: CodeUse.of(count) for name, count in counts.items()},
-        selection={"layer k": selection(sample, codebook), "random": selection(random, codebook)},
-        logit_scale=model.birq.labels.logit_scale,
-    )
+    return tally.result()
 
 
 def selection(units: Tensor, codebook: Tensor) -> Selection:
@@ -178,8 +199,3 @@ def selection(units: Tensor, codebook: Tensor) -> Selection:
         result.agreement.append(float(share.amax(dim=-1).mean()))
         result.codes.append(float(torch.special.entr(share).sum(dim=-1).mean().exp()))
     return result
-
-
-def _preprocessor(model: BiRQModel, normalize: str | None) -> torch.nn.Module:
-    config = OmegaConf.merge(model.cfg.preprocessor, {"normalize": normalize})
-    return model.from_config_dict(config).to(model.device)
