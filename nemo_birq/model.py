@@ -29,23 +29,18 @@ from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
 from nemo_birq import label_tensors
-from nemo_birq.alarms import Alarms
 from nemo_birq.anchor_labeler import AnchorLabeler
 from nemo_birq.bilevel_loss import BilevelLoss, Weights, WeightSchedule, predict
 from nemo_birq.config import BiRQConfig, parse
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.loader import build_dataloader, check_training_length
 from nemo_birq.enhanced_labeler import EnhancedLabeler
-from nemo_birq.finite_check import FiniteCheck
-from nemo_birq.label_churn import Churn, LabelProbe
 from nemo_birq.label_files import LabelFiles
-from nemo_birq.label_health import LabelHealth
 from nemo_birq.layer_normalization import LayerNormalization
 from nemo_birq.layer_pass import encode_to_layer, resolve_layer
 from nemo_birq.masking import SpanMasking, valid_frames
 from nemo_birq.quantizer import RandomProjectionQuantizer
 from nemo_birq.stock_config import with_stock_nodes
-from nemo_birq.training_log import TrainingLog
 from nemo_birq.training_steps import TrainingSteps
 
 
@@ -110,12 +105,7 @@ class BiRQModel(TrainingSteps, LabelFiles, SpeechEncDecSelfSupervisedModel):
         loss = birq.loss
         self.schedule = WeightSchedule(loss.enhanced_weight, loss.anchor_weight, loss.start_step, loss.ramp_steps)
         self.bilevel_loss = BilevelLoss()
-        self.training_log = TrainingLog(birq.quantizer.num_codes, birq.quantizer.num_books, cfg.preprocessor.sample_rate)
-        self.finite_check = FiniteCheck()
-        self.probe = LabelProbe(birq.watch.probe_seconds, cfg.preprocessor.sample_rate)
-        self.alarms = Alarms(birq)
-        self._churn = {"train": Churn(), "val": Churn()}
-        self._validation_health: dict[int, LabelHealth] = {}
+        self.set_up_watching(cfg.preprocessor.sample_rate)
 
     # --- the method -----------------------------------------------------------------------------------------------
 

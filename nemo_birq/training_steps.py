@@ -9,16 +9,29 @@ from lightning.pytorch import Callback
 from nemo.utils import logging
 from torch import Tensor
 
+from nemo_birq.alarms import Alarms
 from nemo_birq.data.batch import SpeechBatch
+from nemo_birq.finite_check import FiniteCheck
 from nemo_birq.gradient_health import gradient_products, split_loss
+from nemo_birq.label_churn import Churn, LabelProbe
 from nemo_birq.label_health import TASKS, LabelHealth
-from nemo_birq.training_log import one_line
+from nemo_birq.training_log import TrainingLog, one_line
 
 STAGES = ("train", "validation")
 
 
 class TrainingSteps:
     """Steps, their logging and their random numbers; a part of ``BiRQModel``."""
+
+    def set_up_watching(self, sample_rate: int) -> None:
+        """What a run is watched with; ``self.birq`` must be there."""
+        quantizer, watch = self.birq.quantizer, self.birq.watch
+        self.training_log = TrainingLog(quantizer.num_codes, quantizer.num_books, sample_rate)
+        self.finite_check = FiniteCheck()
+        self.probe = LabelProbe(watch.probe_seconds, sample_rate)
+        self.alarms = Alarms(self.birq)
+        self._churn = {"train": Churn(), "val": Churn()}
+        self._validation_health: dict[int, LabelHealth] = {}
 
     def training_step(self, batch: Sequence, batch_idx: int) -> dict[str, Tensor]:
         batch = SpeechBatch(*batch)
