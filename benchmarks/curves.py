@@ -35,9 +35,14 @@ CLOSER = [
 Curves = dict[str, list[tuple[int, float]]]
 
 
+def record(run: Path) -> dict:
+    """What ``alarms.json`` says; empty where there is none yet."""
+    return next((json.loads(path.read_text()) for path in run.rglob("alarms.json")), {})
+
+
 def train(folder: Path) -> None:
     """Makes the runs that are not there yet, two at a time."""
-    missing = [name for name in RUNS if not list((folder / name).rglob("alarms.json"))]
+    missing = [name for name in RUNS if record(folder / name).get("status") not in ("healthy", "unhealthy")]
     folder.mkdir(parents=True, exist_ok=True)
     for pair in (missing[:2], missing[2:]):
         logs = [folder / f"{name}.log" for name in pair]
@@ -100,8 +105,8 @@ def main() -> None:
     args = parser.parse_args()
     train(args.runs.resolve())
     for name, (title, _) in RUNS.items():
-        record = json.loads(next((args.runs / name).rglob("alarms.json")).read_text())
-        draw(title, scalars(args.runs / name), record["alarms"], args.pictures / f"curves_{name}.png")
+        run = args.runs / name
+        draw(title, scalars(run), record(run)["alarms"], args.pictures / f"curves_{name}.png")
 
 
 if __name__ == "__main__":
