@@ -58,6 +58,18 @@ class LossConfig:
 
 
 @dataclass
+class WatchConfig:
+    """What is measured beside training, and when an alarm is due; see docs/reading_the_curves.md."""
+
+    gradient_interval: int = 200
+    """Steps between two comparisons of the tasks' gradients, which cost about two backward passes; 0: never."""
+    probe_seconds: float = 15.0
+    """Audio of each rank whose labels are made again at every logged step, to see how many changed; 0: none."""
+    learned_by_step: int = 5000
+    """Step by which the anchor loss must be below its unigram entropy; a run that is not there is told so."""
+
+
+@dataclass
 class BiRQConfig:
     """Everything that BiRQ adds to a NeMo self-supervised model."""
 
@@ -65,6 +77,7 @@ class BiRQConfig:
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     labels: LabelsConfig = field(default_factory=LabelsConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
     seed: int = 0
     """Of masks and Gumbel noise; drawn anew for each rank, step and batch."""
 
@@ -105,6 +118,10 @@ def parse(node: DictConfig | dict | None) -> BiRQConfig:
     _require(loss.start_step >= 0, "loss.start_step", loss.start_step, "at least 0")
     _require(loss.ramp_steps >= 0, "loss.ramp_steps", loss.ramp_steps, "at least 0")
     _require(loss.head in ("shared", "separate"), "loss.head", loss.head, "'shared' or 'separate'")
+    watch = config.watch
+    _require(watch.gradient_interval >= 0, "watch.gradient_interval", watch.gradient_interval, "at least 0; 0 is never")
+    _require(watch.probe_seconds >= 0, "watch.probe_seconds", watch.probe_seconds, "at least 0; 0 is no probe")
+    _require(watch.learned_by_step >= 0, "watch.learned_by_step", watch.learned_by_step, "at least 0")
     return config
 
 

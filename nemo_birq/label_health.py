@@ -11,6 +11,8 @@ from torchmetrics import Metric
 
 from nemo_birq.enhanced_labeler import EnhancedLabels
 
+TASKS = ("anchor", "enhanced")
+
 
 def histogram(labels: Tensor, num_codes: int) -> Tensor:
     """Counts of each code: (N, H) int64 -> (H, V) float32."""
@@ -34,7 +36,8 @@ class LabelHealth(Metric):
     * ``*_unigram_entropy``: the loss of a predictor that only knows how frequent each code is; learning begins below it.
       For the soft enhanced labels it is the entropy of the codes that were picked.
     * ``*_perplexity``, ``*_normalized_entropy`` (entropy / ln V) of the labels: collapsed below about 0.3.
-    * ``*_top1``: share of the most frequent code. ``*_coverage``: share of the codebook that occurred.
+    * ``*_top1``: share of the most frequent code, which is also ``*_unigram_accuracy``, what that predictor gets right.
+    * ``*_coverage``: share of the codebook that occurred; ``*_cumulative_coverage``: since the start, over all resets.
     * ``selection_agreement``: how often Gumbel-softmax picks the nearest code; near 0 the labels are noise.
     * ``anchor_agreement``: how often anchor and enhanced label are the same code.
     * ``masked_fraction``: masked frames among all frames inside the true lengths.
@@ -47,7 +50,9 @@ class LabelHealth(Metric):
     def __init__(self, num_codes: int, num_books: int):
         super().__init__()
         self.num_codes = num_codes
-        for task in ("anchor", "enhanced"):
+        for task in TASKS:
+            # No state: resets leave it. Not persistent: the state dict has the shape of the stock NeMo class.
+            self.register_buffer(f"{task}_used", torch.zeros(num_books, num_codes, dtype=torch.bool), persistent=False)
             self.add_state(f"{task}_counts", torch.zeros(num_books, num_codes, dtype=torch.float32), dist_reduce_fx="sum")
             self.add_state(f"{task}_loss", torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
             self.add_state(f"{task}_frames", torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
@@ -66,34 +71,35 @@ class LabelHealth(Metric):
         self,
         num_frames: Tensor,
         anchor_labels: Tensor,
-        anchor_predictions: Tensor,
+        anchor_log_probs: Tensor,
         anchor_loss: Tensor,
         enhanced: EnhancedLabels | None = None,
-        enhanced_predictions: Tensor | None = None,
+        enhanced_log_probs: Tensor | None = None,
         enhanced_loss: Tensor | None = None,
     ) -> None:
         """Adds a batch.
 
         Args:
             num_frames: number of frames inside the true lengths, masked or not.
-            anchor_labels, anchor_predictions, enhanced_predictions: (N, H) codes.
+            anchor_labels: (N, H) codes.
+            anchor_log_probs, enhanced_log_probs: (N, V, H) predictions.
             anchor_loss, enhanced_loss: sums over the N frames, nats.
             enhanced: the enhanced labels.
         """
         self.frames += num_frames
-        self._add("anchor", anchor_labels, anchor_predictions, anchor_loss)
+        self._add("anchor", anchor_labels, anchor_log_probs, anchor_loss)
         if enhanced is not None:
             picked = enhanced.picked
-            self._add("enhanced", picked, enhanced_predictions, enhanced_loss)
+            self._add("enhanced", picked, enhanced_log_probs, enhanced_loss)
             self.as_nearest += (picked == enhanced.nearest).float().mean(dim=1).sum()
             self.as_anchor += (picked == anchor_labels).float().mean(dim=1).sum()
 
-    def _add(self, task: str, labels: Tensor, predictions: Tensor, loss: Tensor) -> None:
+    def _add(self, task: str, labels: Tensor, log_probs: Tensor, loss: Tensor) -> None:
         state = {
             "counts": histogram(labels, self.num_codes),
             "loss": loss,
             "frames": len(labels),
-            "correct": (labels == predictions).float().mean(dim=1).sum(),
+            "correct": (labels == log_probs.argmax(dim=1)).float().mean(dim=1).sum(),
         }
         for name, value in state.items():
             setattr(self, f"{task}_{name}", getattr(self, f"{task}_{name}") + value)
@@ -101,20 +107,25 @@ class LabelHealth(Metric):
     def compute(self) -> dict[str, float]:
         masked = float(self.anchor_frames)
         result = {"masked_fraction": masked / max(1.0, float(self.frames))}
-        for task in ("anchor", "enhanced"):
+        for task in TASKS:
             frames = float(getattr(self, f"{task}_frames"))
             if frames == 0:
                 continue
             counts = getattr(self, f"{task}_counts")
             nats = float(entropy(counts).mean())
+            top1 = float((counts.amax(dim=1) / counts.sum(dim=1).clamp(min=1)).mean())
+            used = getattr(self, f"{task}_used")
+            used |= counts > 0  # the counts of all ranks, here
             result |= {
                 f"{task}_loss": float(getattr(self, f"{task}_loss")) / frames,
                 f"{task}_accuracy": float(getattr(self, f"{task}_correct")) / frames,
                 f"{task}_unigram_entropy": nats,
                 f"{task}_perplexity": math.exp(nats),
                 f"{task}_normalized_entropy": nats / math.log(self.num_codes),
-                f"{task}_top1": float((counts.amax(dim=1) / counts.sum(dim=1).clamp(min=1)).mean()),
+                f"{task}_unigram_accuracy": top1,
+                f"{task}_top1": top1,
                 f"{task}_coverage": float((counts > 0).float().mean()),
+                f"{task}_cumulative_coverage": float(used.float().mean()),
             }
             if task == "enhanced":
                 result["selection_agreement"] = float(self.as_nearest) / frames

@@ -36,13 +36,11 @@ from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.loader import build_dataloader
 from nemo_birq.enhanced_labeler import EnhancedLabeler
 from nemo_birq.label_files import LabelFiles
-from nemo_birq.label_health import LabelHealth
 from nemo_birq.layer_normalization import LayerNormalization
 from nemo_birq.layer_pass import encode_to_layer, resolve_layer
 from nemo_birq.masking import SpanMasking, valid_frames
 from nemo_birq.quantizer import RandomProjectionQuantizer
 from nemo_birq.stock_config import with_stock_nodes
-from nemo_birq.training_log import TrainingLog
 from nemo_birq.training_steps import TrainingSteps
 
 
@@ -53,6 +51,8 @@ class Losses(NamedTuple):
     """Scalar w1 F + w2 G of this rank, to be averaged over ranks."""
     health: dict[str, Any]
     """Arguments of ``LabelHealth.update``."""
+    terms: dict[str, Any]
+    """Arguments of ``BilevelLoss``, with their graph."""
 
 
 class Labels(NamedTuple):
@@ -105,8 +105,7 @@ class BiRQModel(TrainingSteps, LabelFiles, SpeechEncDecSelfSupervisedModel):
         loss = birq.loss
         self.schedule = WeightSchedule(loss.enhanced_weight, loss.anchor_weight, loss.start_step, loss.ramp_steps)
         self.bilevel_loss = BilevelLoss()
-        self.training_log = TrainingLog(birq.quantizer.num_codes, birq.quantizer.num_books, cfg.preprocessor.sample_rate)
-        self._validation_health: dict[int, LabelHealth] = {}
+        self.set_up_watching(cfg.preprocessor.sample_rate)
 
     # --- the method -----------------------------------------------------------------------------------------------
 
@@ -194,31 +193,32 @@ class BiRQModel(TrainingSteps, LabelFiles, SpeechEncDecSelfSupervisedModel):
             enhanced_log_probs = anchor_log_probs
             if "enhanced" in self.decoder_losses:
                 enhanced_log_probs = predict(self.decoder_losses["enhanced"]["decoder"], hidden)
-        loss, anchor_sum, enhanced_sum = self.bilevel_loss(
-            anchor_log_probs=anchor_log_probs,
-            anchor_labels=anchor_labels,
-            enhanced_log_probs=enhanced_log_probs,
-            enhanced_labels=None if enhanced is None else enhanced.soft,
-            enhanced_weight=weights.enhanced,
-            anchor_weight=weights.anchor,
-            over_ranks=over_ranks,
-        )
+        terms = {
+            "anchor_log_probs": anchor_log_probs,
+            "anchor_labels": anchor_labels,
+            "enhanced_log_probs": enhanced_log_probs,
+            "enhanced_labels": None if enhanced is None else enhanced.soft,
+            "enhanced_weight": weights.enhanced,
+            "anchor_weight": weights.anchor,
+            "over_ranks": over_ranks,
+        }
+        loss, anchor_sum, enhanced_sum = self.bilevel_loss(**terms)
         if enhanced is None and "enhanced" in self.decoder_losses:
             # A head without a gradient would be an error under DDP while w1 is still 0.
             loss = loss + 0.0 * sum(p.sum() for p in self.decoder_losses["enhanced"].parameters())
         health = {
             "num_frames": valid.sum(),
             "anchor_labels": anchor_labels,
-            "anchor_predictions": anchor_log_probs.detach().argmax(dim=1),
+            "anchor_log_probs": anchor_log_probs.detach(),
             "anchor_loss": anchor_sum,
         }
         if enhanced is not None:
             health |= {
                 "enhanced": enhanced,
-                "enhanced_predictions": enhanced_log_probs.detach().argmax(dim=1),
+                "enhanced_log_probs": enhanced_log_probs.detach(),
                 "enhanced_loss": enhanced_sum,
             }
-        return Losses(loss, health)
+        return Losses(loss, health, terms)
 
     @torch.no_grad()
     def labels(self, input_signal: Tensor, input_signal_length: Tensor) -> Labels:

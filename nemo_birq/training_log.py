@@ -2,28 +2,46 @@
 
 import time
 
-from torch import nn
-from torchmetrics import SumMetric
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, SumMetric
 
 from nemo_birq.data.batch import SpeechBatch
+from nemo_birq.gradient_health import GradientProducts
 from nemo_birq.label_health import LabelHealth
+from nemo_birq.masking import valid_frames
+
+SILENCE = 1e-4  # between the lowest and the highest sample, which are in [-1, 1]: three steps of 16 bits
+EVERY = 16  # sample looked at: a signal that is constant there and not between is not speech
+
+
+def is_silent(signal: Tensor, lengths: Tensor) -> Tensor:
+    """Which utterances are silent or constant: (B, samples) and (B,) lengths -> (B,) bool."""
+    some = signal[:, ::EVERY]
+    inside = torch.where(valid_frames(lengths.div(EVERY, rounding_mode="floor"), some.shape[1]), some, some[:, :1])
+    low, high = torch.aminmax(inside, dim=1)
+    return high - low < SILENCE
 
 
 class TrainingLog(nn.Module):
-    """Gathers label health and throughput between two looks, without waiting for the device."""
+    """Gathers label health, gradients and throughput between two looks, without waiting for the device."""
 
     def __init__(self, num_codes: int, num_books: int, sample_rate: int):
         super().__init__()
         self.health = LabelHealth(num_codes, num_books)
         self.sample_rate = sample_rate
-        self.audio_seconds = SumMetric()
-        self.utterances = SumMetric()
-        self.skipped = SumMetric()
+        # The search for NaN would wait for the device.
+        self.audio_seconds = SumMetric(nan_strategy="disable")
+        self.utterances = SumMetric(nan_strategy="disable")
+        self.skipped = SumMetric(nan_strategy="disable")
+        self.silent_share = MeanMetric(nan_strategy="disable")
+        self.gradients: GradientProducts | None = None
         self.since = time.monotonic()
 
     def count(self, batch: SpeechBatch) -> None:
         """Adds a batch."""
         self.audio_seconds.update(batch.signal_length.sum() / self.sample_rate)
+        self.silent_share.update(is_silent(batch.signal, batch.signal_length))
         self.utterances.update(len(batch.signal_length) + batch.skipped)
         self.skipped.update(batch.skipped)
 
@@ -38,8 +56,12 @@ class TrainingLog(nn.Module):
         result["audio_hours_per_hour"] = float(self.audio_seconds.compute()) / max(now - self.since, 1e-9)
         result["skipped_utterances"] = float(self.skipped.compute())
         result["skipped_share"] = result["skipped_utterances"] / max(1.0, float(self.utterances.compute()))
-        self.health.reset()
-        self.audio_seconds.reset()
+        result["silent_share"] = float(self.silent_share.compute())
+        if self.gradients is not None:
+            result |= self.gradients.metrics()
+        self.gradients = None
+        for metric in (self.health, self.audio_seconds, self.silent_share):
+            metric.reset()
         self.since = now
         return result
 
@@ -60,12 +82,13 @@ def one_line(step: int, metrics: dict[str, float]) -> str:
     if "anchor_loss" in metrics:
         parts.append(task("anchor"))
     if "enhanced_loss" in metrics:
-        parts.append(
-            f"{task('enhanced')} w1 {metrics['enhanced_weight']:.3f} pick=nearest {metrics['selection_agreement']:.2f}"
-        )
+        churn = f" churn {metrics['enhanced_churn']:.2f}" if "enhanced_churn" in metrics else ""
+        selection = f"pick=nearest {metrics['selection_agreement']:.2f}{churn}"
+        parts.append(f"{task('enhanced')} w1 {metrics['enhanced_weight']:.3f} {selection}")
     parts.append(f"masked {metrics['masked_fraction']:.0%}")
     if "grad_norm" in metrics:
-        parts.append(f"grad {metrics['grad_norm']:.2f}")
+        cosine = f" cos {metrics['gradient_cosine']:+.2f}" if "gradient_cosine" in metrics else ""
+        parts.append(f"grad {metrics['grad_norm']:.2f}{cosine}")
     parts.append(f"lr {metrics['learning_rate']:.1e}")
     parts.append(f"{metrics['audio_hours_per_hour']:.0f} h/h")
     if metrics["skipped_utterances"]:

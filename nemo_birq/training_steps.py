@@ -5,15 +5,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch import Callback
 from nemo.utils import logging
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from nemo_birq.alarms import Alarms
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.loader import MOST_SKIPPED
 from nemo_birq.data.speech_loader import SpeechLoader
-from nemo_birq.label_health import LabelHealth
-from nemo_birq.training_log import one_line
+from nemo_birq.finite_check import FiniteCheck
+from nemo_birq.gradient_health import gradient_products, split_loss
+from nemo_birq.label_churn import Churn, LabelProbe
+from nemo_birq.label_health import TASKS, LabelHealth
+from nemo_birq.training_log import TrainingLog, one_line
 
 STAGES = ("train", "validation")
 FEW_SKIPPED = 10  # utterances that may be skipped whatever their share
@@ -25,6 +30,16 @@ class TrainingSteps:
     _step = -1  # the last one
     _micro_batch = 0  # of those that make a step under accumulate_grad_batches
 
+    def set_up_watching(self, sample_rate: int) -> None:
+        """What a run is watched with; ``self.birq`` must be there."""
+        quantizer, watch = self.birq.quantizer, self.birq.watch
+        self.training_log = TrainingLog(quantizer.num_codes, quantizer.num_books, sample_rate)
+        self.finite_check = FiniteCheck()
+        self.probe = LabelProbe(watch.probe_seconds, sample_rate)
+        self.alarms = Alarms(self.birq)
+        self._churn = {"train": Churn(), "val": Churn()}
+        self._validation_health: dict[int, LabelHealth] = {}
+
     def training_step(self, batch: Sequence, batch_idx: int) -> dict[str, Tensor]:
         batch = SpeechBatch(*batch)
         step = self.trainer.global_step
@@ -34,12 +49,14 @@ class TrainingSteps:
         observed = self.schedule.full.enhanced > 0 and self._is_log_step(step)
         generator = self._generator("train", step, self._micro_batch)
         torch.manual_seed(generator.initial_seed())  # dropout and dither: resumed, those of an uninterrupted run
-        loss, health = self.losses(batch, self.schedule.at(step), generator, observe_labels=observed, over_ranks=True)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(_non_finite_message(float(loss), step, batch))
-        self.training_log.health.update(**health)
+        losses = self.losses(batch, self.schedule.at(step), generator, observe_labels=observed, over_ranks=True)
+        self.finite_check.remember(step, batch, losses.loss)
+        self.training_log.health.update(**losses.health)
         self.training_log.count(batch)
-        return {"loss": loss}
+        if self._is_gradient_step(step) and self._micro_batch == 0:
+            parts = split_loss(self.bilevel_loss, losses.terms)
+            self.training_log.gradients = gradient_products(parts, self.encoder.parameters())
+        return {"loss": losses.loss}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self._is_log_step(self.trainer.global_step):
@@ -54,24 +71,29 @@ class TrainingSteps:
         accumulating = self.trainer.global_step == self._step
         if accumulating or not self._is_log_step(self._step):
             return
+        self.finite_check.look()
         weights = self.schedule.at(self._step)
         metrics = self.training_log.collect() | self._optimizer_metrics | {"enhanced_weight": weights.enhanced}
         metrics["loss"] = weights.anchor * metrics.get("anchor_loss", 0.0)
         metrics["loss"] += weights.enhanced * metrics.get("enhanced_loss", 0.0)
+        metrics |= self._look_at_probe("train", "enhanced_churn")
         logging.info(one_line(self._step, metrics))
         self._check_skipped(metrics)
+        self.alarms.check(self.trainer, self._step, metrics)
         named = {f"train_{name}": value for name, value in metrics.items()}
         named["learning_rate"] = named.pop("train_learning_rate")
-        self.log_dict(named, on_step=True)
-        if self._step == 0:  # Lightning's own interval begins later; the first values are worth having
-            for logger in self.loggers:
-                logger.log_metrics(named, step=0)
+        self.log_dict(named, on_step=True, logger=False)
+        # Lightning would begin later than step 0, and repeat what is not measured at every logged step.
+        for logger in self.loggers:
+            logger.log_metrics(named | {"epoch": self.trainer.current_epoch}, step=self._step)
 
     def validation_step(self, batch: Sequence, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         batch = SpeechBatch(*batch)
         generator = self._generator("validation", dataloader_idx, batch_idx)
         full = self.schedule.full
-        loss, health = self.losses(batch, full, generator, observe_labels=False, over_ranks=False)
+        loss, health, _ = self.losses(batch, full, generator, observe_labels=False, over_ranks=False)
+        if dataloader_idx == 0:
+            self.probe.fill(batch)
         if dataloader_idx not in self._validation_health:
             sizes = self.birq.quantizer.num_codes, self.birq.quantizer.num_books
             self._validation_health[dataloader_idx] = LabelHealth(*sizes).to(self.device)
@@ -87,6 +109,8 @@ class TrainingSteps:
         health.reset()
         full = self.schedule.full
         loss = full.anchor * metrics.get("anchor_loss", 0.0) + full.enhanced * metrics.get("enhanced_loss", 0.0)
+        if dataloader_idx == 0:
+            metrics |= {name: 1 - churn for name, churn in self._look_at_probe("val", "enhanced_previous_agreement").items()}
         log = {f"val_{name}": torch.tensor(value) for name, value in metrics.items()} | {"val_loss": torch.tensor(loss)}
         return {"val_loss": log["val_loss"], "log": log}
 
@@ -99,19 +123,49 @@ class TrainingSteps:
                 "scripts/verify_shards.py looks through all shards. The last checkpoint is untouched."
             )
 
+    def on_validation_start(self) -> None:
+        super().on_validation_start()
+        self.finite_check.look()
+
+    def on_train_epoch_end(self) -> None:
+        super().on_train_epoch_end()
+        self.finite_check.look()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.finite_check.look()
         super().on_save_checkpoint(checkpoint)
+        checkpoint["birq_codes_used"] = {task: self._codes_used(task).cpu() for task in TASKS}
         if isinstance(self._train_dl, SpeechLoader):
             checkpoint["birq_data_position"] = self._train_dl.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
+        for task, used in checkpoint.get("birq_codes_used", {}).items():
+            self._codes_used(task).copy_(used)
         # Lightning restores a loader by itself in the middle of an epoch, but not at its end where max_epochs counts.
         if isinstance(self._train_dl, SpeechLoader) and "birq_data_position" in checkpoint:
             self._train_dl.load_state_dict(checkpoint["birq_data_position"])
 
+    def configure_callbacks(self) -> list[Callback]:
+        return [*super().configure_callbacks(), self.alarms]
+
+    def _codes_used(self, task: str) -> Tensor:
+        return getattr(self.training_log.health, f"{task}_used")
+
+    def _look_at_probe(self, stage: str, name: str) -> dict[str, float]:
+        """Share of the probe's frames whose enhanced label is not that of this stage's last look; empty at the first."""
+        if self.schedule.full.enhanced == 0 or self.birq.watch.probe_seconds == 0:
+            return {}
+        with self.trainer.precision_plugin.forward_context():
+            labels = self.probe.label(self)
+        changed = self._churn[stage].look(labels, self.device)
+        return {} if changed is None else {name: changed}
+
     def _is_log_step(self, step: int) -> bool:
-        return step == 0 or (step + 1) % self.trainer.log_every_n_steps == 0
+        return _is_due(step, self.trainer.log_every_n_steps)
+
+    def _is_gradient_step(self, step: int) -> bool:
+        return _is_due(step, self.birq.watch.gradient_interval)
 
     def _generator(self, stage: str, *position: int) -> torch.Generator:
         """Masks and noise depend on stage, rank, step and micro-batch alone: ranks differ, a resumed run repeats nothing."""
@@ -120,11 +174,5 @@ class TrainingSteps:
         return torch.Generator(self.device).manual_seed(seed)
 
 
-def _non_finite_message(loss: float, step: int, batch: SpeechBatch) -> str:
-    names = ", ".join(batch.ids or []) or "not known by name"
-    return (
-        f"the loss is {loss} at step {step}; the batch held: {names}. Training stopped before the weights were changed; the "
-        "last checkpoint is untouched. Listen to these utterances and remove broken ones from the manifest; if they are "
-        "fine, resume with a lower model.optim.lr, with trainer.gradient_clip_val=1.0, or with trainer.precision=bf16-mixed "
-        "instead of 16-mixed."
-    )
+def _is_due(step: int, interval: int) -> bool:
+    return interval > 0 and (step == 0 or (step + 1) % interval == 0)

@@ -8,8 +8,10 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors: threads on shared cores only wait for each other
 os.environ.setdefault("WANDB_MODE", "disabled")
 
+import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_birq import BiRQModel
@@ -97,6 +99,31 @@ def make_batch(seconds: tuple[float, ...] = (2.0, 1.3, 0.7), seed: int = 0) -> S
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+class Speech(torch.utils.data.IterableDataset):
+    """Batches of structured signals, each its own; ``change`` may spoil them."""
+
+    def __init__(self, change=lambda batch: batch):
+        self.change = change
+
+    def __iter__(self):
+        for number in range(1000):
+            yield self.change(make_batch((1.5, 1.2, 0.9, 0.8), seed=number))
+
+
+def train(model, folder, steps, lr=1e-3, change=lambda batch: batch, ckpt_path=None, **options) -> pl.Trainer:
+    """Trains a small model with a real trainer; AdamW, TensorBoard, one batch of validation at the start."""
+    options = {"log_every_n_steps": 1, "enable_checkpointing": False, "num_sanity_val_steps": 1} | options
+    model.configure_optimizers = lambda: torch.optim.AdamW(model.parameters(), lr=lr)
+    loader = torch.utils.data.DataLoader(Speech(change), batch_size=None)
+    model._validation_dl = loader  # what NeMo's hooks look at
+    trainer = pl.Trainer(
+        accelerator="cpu", max_steps=steps, limit_val_batches=1, logger=TensorBoardLogger(folder, name="", version=""),
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, **options,
+    )  # fmt: skip
+    trainer.fit(model, loader, loader, ckpt_path=ckpt_path)
+    return trainer
 
 
 @pytest.fixture

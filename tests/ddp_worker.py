@@ -17,6 +17,8 @@ import torch
 
 import nemo_birq.enhanced_labeler
 from nemo_birq.data.batch import SpeechBatch
+from nemo_birq.finite_check import FiniteCheck
+from nemo_birq.label_churn import Churn
 from tests.conftest import make_batch, make_model
 
 QUIET = {
@@ -48,6 +50,25 @@ def mask_by_length(lengths, num_frames, _generator, masked=True):
         start = int(length) % 7
         row[start : min(int(length), start + int(length) // 2)] = masked
     return mask
+
+
+def look_at_labels(rank: int) -> list[float | None]:
+    churn, device = Churn(), torch.device("cpu")
+    looks = [[1, 2, 3, 4], [1, 2, 8, 9], [0, 0, 0, 0]] if rank == 0 else [[5, 6], [5, 6], None]
+    return [churn.look(None if look is None else torch.tensor(look).unsqueeze(1), device) for look in looks]
+
+
+def find_broken_loss(rank: int) -> str:
+    """Broken on rank 1 at step 3, and therefore, by the gradients, on rank 0 at step 4."""
+    check = FiniteCheck()
+    for step in range(6):
+        loss = torch.tensor(float("nan") if step >= 4 - rank else 1.0)
+        check.remember(step, SpeechBatch(torch.zeros(1, 1), torch.ones(1), ["broken" if rank == 1 else "fine"]), loss)
+    try:
+        check.look()
+    except FloatingPointError as error:
+        return str(error)
+    return ""
 
 
 def run(case: str, devices: int, out: Path) -> None:
@@ -85,6 +106,8 @@ def run(case: str, devices: int, out: Path) -> None:
     rank = trainer.global_rank
     generator = model._generator("train", 0, 0)
     result = {
+        "churn": look_at_labels(rank),
+        "not_finite": find_broken_loss(rank),
         "gradients": record.gradients,
         "metrics": {k: float(v) for k, v in trainer.callback_metrics.items()},
         "fixed": {n: b for n, b in model.named_buffers() if n.endswith(("projection", "codebook"))},

@@ -104,7 +104,7 @@ def test_without_enhanced_labels_the_loss_is_nemos(monkeypatch, batch):
     assert masks[:, 0].any()
     monkeypatch.setattr(model.masking, "draw", lambda *_: masks[:, 0].bool())
     monkeypatch.setattr(model.masking, "fill", lambda *_: masked_features)
-    loss, _ = model.losses(batch, Weights(0.0, 1.0), generator(), observe_labels=False, over_ranks=False)
+    loss, _, _ = model.losses(batch, Weights(0.0, 1.0), generator(), observe_labels=False, over_ranks=False)
     assert float(loss) == pytest.approx(float(expected), abs=1e-5)
 
 
@@ -214,7 +214,7 @@ def test_half_a_label_gradient_is_half_the_label_path():
 def test_no_masked_frame_gives_zero_with_a_graph(monkeypatch, batch):
     model = make_model().train()
     monkeypatch.setattr(model.masking, "draw", lambda lengths, frames, _: torch.zeros(len(lengths), frames).bool())
-    loss, health = model.losses(batch, Weights(0.7, 1.3), generator(), observe_labels=False, over_ranks=True)
+    loss, health, _ = model.losses(batch, Weights(0.7, 1.3), generator(), observe_labels=False, over_ranks=True)
     loss.backward()
     assert float(loss) == 0.0 and len(health["anchor_labels"]) == 0
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
@@ -224,7 +224,7 @@ def test_no_masked_frame_gives_zero_with_a_graph(monkeypatch, batch):
 def test_initial_anchor_loss_is_near_ln_v():
     model = make_model(birq__quantizer__num_codes=512, decoder__num_classes=512, birq__masking__start_probability=0.1)
     batch = make_batch((4.0,) * 8)
-    _, health = model.eval().losses(batch, Weights(0.0, 1.0), generator(), observe_labels=False, over_ranks=False)
+    _, health, _ = model.eval().losses(batch, Weights(0.0, 1.0), generator(), observe_labels=False, over_ranks=False)
     assert float(health["anchor_loss"]) / len(health["anchor_labels"]) == pytest.approx(math.log(512), rel=0.05)
 
 

@@ -32,7 +32,7 @@ def losses(model, batch, seed=0):
 @pytest.mark.parametrize("changes", ENCODERS.values(), ids=ENCODERS.keys())
 def test_every_parameter_learns(changes, batch):
     model = make_model(**changes).train()
-    loss, health = losses(model, batch)
+    loss, health, _ = losses(model, batch)
     assert len(health["anchor_labels"]) > 0 and torch.isfinite(loss)
     loss.backward()
     idle = [n for n, p in model.named_parameters() if p.grad is None]
@@ -106,7 +106,7 @@ def test_permuted_utterances_have_permuted_labels(batch):
 def test_short_and_single_utterances_train(seconds):
     model = make_model().train()
     for seed in range(4):
-        loss, _ = losses(model, make_batch(seconds), seed=seed)
+        loss, _, _ = losses(model, make_batch(seconds), seed=seed)
         assert torch.isfinite(loss)
         loss.backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
@@ -120,7 +120,7 @@ def test_seed_repeats_masks_and_noise(batch):
 
 def test_batch_without_a_readable_utterance_teaches_nothing():
     model = make_model().train()
-    loss, _ = losses(model, SpeechBatch(torch.zeros(1, SAMPLE_RATE), torch.tensor([SAMPLE_RATE]), [], 3))
+    loss, _, _ = losses(model, SpeechBatch(torch.zeros(1, SAMPLE_RATE), torch.tensor([SAMPLE_RATE]), [], 3))
     loss.backward()
     assert float(loss) == 0 and not any(p.grad.any() for p in model.parameters() if p.grad is not None)
     assert model.enhanced_labeler.normalization.num_updates == 0

@@ -84,10 +84,12 @@ def test_training_logs_health_of_both_tasks(trained):
     for name in (
         "anchor_loss", "anchor_accuracy", "anchor_perplexity", "anchor_normalized_entropy", "anchor_unigram_entropy",
         "enhanced_loss", "enhanced_accuracy", "enhanced_perplexity", "enhanced_normalized_entropy", "selection_agreement",
-        "anchor_agreement", "masked_fraction",
+        "anchor_agreement", "masked_fraction", "anchor_cumulative_coverage", "enhanced_unigram_accuracy",
     ):  # fmt: skip
         assert f"train_{name}" in logged and f"val_{name}" in logged, name
-    for name in ("train_grad_norm", "learning_rate", "train_audio_hours_per_hour", "train_enhanced_weight", "val_loss"):
+    for name in ("train_grad_norm", "learning_rate", "train_audio_hours_per_hour", "train_enhanced_weight", "val_loss",
+        "train_enhanced_churn", "val_enhanced_previous_agreement", "train_gradient_norm_anchor", "train_silent_share",
+    ):  # fmt: skip
         assert name in logged, name
     assert logged["train_anchor_loss"][0][0] == 0
     assert 0.1 < logged["train_masked_fraction"][-1][1] < 0.6
@@ -104,6 +106,7 @@ def test_resumed_run_goes_on_where_it_stopped(trained):
     schedule = last["lr_schedulers"][0]
     assert schedule["last_epoch"] == 20 and first["lr_schedulers"][0]["last_epoch"] == 12
     assert [step for step, _ in log_lines(again)] == [15, 19]
+    assert json.loads((folder / "small" / "alarms.json").read_text()) == {"status": "healthy", "alarms": []}
     assert all(torch.equal(first["birq_label_tensors"][k], last["birq_label_tensors"][k]) for k in ("codebook",))
 
 

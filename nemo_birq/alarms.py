@@ -1,0 +1,107 @@
+"""Tells the user in words, once and at once, that a run is sick; keeps it in ``alarms.json`` in the experiment's folder.
+
+    {"status": "running", "alarms": [{"name", "step", "value", "threshold", "message"}, ...]}
+
+``status`` is ``running``, and at the end ``healthy``, ``unhealthy`` or ``interrupted``. A resumed run keeps earlier alarms
+and does not repeat them.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from nemo.utils import logging
+
+from nemo_birq.alarm_rules import RULES, Look
+from nemo_birq.config import BiRQConfig
+
+FILE = "alarms.json"
+
+
+@dataclass
+class Alarm:
+    """An alarm as the file has it."""
+
+    name: str
+    step: int
+    value: float | None
+    """Of the number that is beyond ``threshold``; None where it is not finite."""
+    threshold: float | None
+    message: str
+
+
+class Alarms(Callback):
+    """Looks at the numbers of every logged step. Works on all ranks, speaks and writes on the first.
+
+    Args:
+        birq: configuration of the model, for the rules and for the words.
+    """
+
+    def __init__(self, birq: BiRQConfig):
+        self.birq = birq
+        self.raised: list[Alarm] = []
+        self.path: Path | None = None
+        self.widest: dict[str, float] | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # NeMo's exp_manager makes the experiment's folder the root; a logger's folder is another one after resuming.
+        folder = trainer.default_root_dir
+        if Path(folder) == Path.cwd():
+            folder = trainer.log_dir if trainer.loggers else None  # all ranks must ask for it
+        self.path = Path(folder) / FILE if folder and trainer.is_global_zero else None
+        if self.path is not None and trainer.global_step > 0 and self.path.exists():
+            self.raised = [Alarm(**alarm) for alarm in json.loads(self.path.read_text())["alarms"]]
+        self._write("running")
+
+    def check(self, trainer: Trainer, step: int, metrics: dict[str, float]) -> None:
+        """Raises the alarms that have become true.
+
+        Args:
+            trainer: that trains.
+            step: optimizer step, counted from 0.
+            metrics: of this step, without ``train_``.
+        """
+        look = Look(step, metrics, self.birq, self.widest)
+        for rule in RULES:
+            finding = rule(look)
+            if finding is not None:
+                self._add(trainer, Alarm(rule.__name__, step, *finding))
+        if metrics["enhanced_weight"] > 0 and "enhanced_normalized_entropy" in metrics:
+            self.widest = max(self.widest or metrics, metrics, key=lambda m: m["enhanced_normalized_entropy"])
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write("unhealthy" if self.raised else "healthy")
+        if not trainer.is_global_zero:
+            return
+        if not self.raised:
+            logging.info(f"This run was healthy: no alarm in {trainer.global_step} steps.")
+            return
+        told = "\n".join(f"  step {alarm.step}, {alarm.name}: {alarm.message}" for alarm in self.raised)
+        logging.warning(f"This run was not healthy, {len(self.raised)} alarm(s):\n{told}")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, FloatingPointError):
+            self._add(trainer, Alarm("non_finite_loss", trainer.global_step, None, None, str(exception)))
+        self._write("interrupted")
+
+    def _add(self, trainer: Trainer, alarm: Alarm) -> None:
+        if alarm.name in {earlier.name for earlier in self.raised}:
+            return
+        self.raised.append(alarm)
+        if trainer.is_global_zero:
+            logging.warning(f"ALARM {alarm.name} at step {alarm.step}: {alarm.message}")
+        self._write("running")
+
+    def _write(self, status: str) -> None:
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps({"status": status, "alarms": [_plain(alarm) for alarm in self.raised]}, indent=1))
+
+
+def _plain(alarm: Alarm) -> dict[str, Any]:
+    finite = alarm.value is None or math.isfinite(alarm.value)  # JSON knows no NaN
+    return asdict(alarm) | ({} if finite else {"value": None})

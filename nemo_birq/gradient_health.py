@@ -1,0 +1,84 @@
+"""How hard each task pulls at the encoder, and whether they pull the same way.
+
+The gradient of an optimizer step is w1 grad F + w2 grad G, and grad F has two paths: through the prediction log p, and
+through the label y^(k). Each of the three is taken by itself, on the graph of the training step and before its backward
+pass. Nothing is left behind: no ``.grad``, no hook of DDP, no random number. It costs about one backward pass for each
+path, hence ``birq.watch.gradient_interval``, and memory for one gradient for each path beside the whole graph: where that
+does not fit, the first step says so.
+
+Under ``16-mixed`` these gradients are not scaled, and small ones underflow; float32 and bfloat16 need no scaling.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from nemo_birq.bilevel_loss import BilevelLoss
+from nemo_birq.distributed import sum_over_ranks, world_size
+
+
+class GradientProducts(NamedTuple):
+    """Inner products of the gradients of P paths, over all parameters and averaged over ranks as DDP does."""
+
+    names: tuple[str, ...]
+    """Of ``anchor`` (w2 G), ``enhanced_prediction`` and ``enhanced_label`` (w1 F), those that exist at this step."""
+    products: Tensor
+    """(P, P) float64, on the model's device."""
+
+    def metrics(self) -> dict[str, float]:
+        """Lengths ``gradient_norm_*`` of w2 grad G, w1 grad F and its two paths, and the cosine of the two gradients."""
+        table = self.products.cpu()
+        tasks = torch.tensor([[name == "anchor" for name in self.names], [name != "anchor" for name in self.names]]).double()
+        anchor, enhanced = (float(task @ table @ task) ** 0.5 for task in tasks)
+        result = {
+            f"gradient_norm_{name}": float(square) ** 0.5 for name, square in zip(self.names, table.diagonal(), strict=True)
+        }
+        if len(self.names) > 1:
+            result["gradient_norm_enhanced"] = enhanced
+            if anchor > 0 and enhanced > 0:
+                result["gradient_cosine"] = float(tasks[0] @ table @ tasks[1]) / (anchor * enhanced)
+        return result
+
+
+def split_loss(bilevel_loss: BilevelLoss, terms: dict[str, Any]) -> dict[str, Tensor]:
+    """The summands of the loss whose gradients sum to that of the step.
+
+    Args:
+        bilevel_loss: the loss.
+        terms: its arguments.
+    """
+    parts = {}
+    if terms["anchor_weight"] > 0:
+        parts["anchor"] = bilevel_loss(**terms | {"enhanced_labels": None})[0]
+    labels, log_probs = terms["enhanced_labels"], terms["enhanced_log_probs"]
+    if labels is not None and terms["enhanced_weight"] > 0:
+        # Detached, the anchor's predictions cost no backward pass.
+        alone = terms | {"anchor_weight": 0.0, "anchor_log_probs": terms["anchor_log_probs"].detach()}
+        parts["enhanced_prediction"] = bilevel_loss(**alone | {"enhanced_labels": labels.detach()})[0]
+        if labels.requires_grad:
+            parts["enhanced_label"] = bilevel_loss(**alone | {"enhanced_log_probs": log_probs.detach()})[0]
+    return parts
+
+
+def gradient_products(parts: dict[str, Tensor], parameters: Iterable[nn.Parameter]) -> GradientProducts | None:
+    """Gradients of the parts of a loss, compared; None where no parameter is trained. Every rank must call it.
+
+    Args:
+        parts: scalar losses with a graph, which is kept.
+        parameters: with respect to which the gradients are taken.
+    """
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    if not trained or not parts:
+        return None
+    gradients = [
+        torch.autograd.grad(part, trained, retain_graph=True, allow_unused=True, materialize_grads=True)
+        for part in parts.values()
+    ]
+    products = torch.zeros(len(parts), len(parts), dtype=torch.float64, device=trained[0].device)
+    for of_parameter in zip(*gradients, strict=True):
+        (rows,) = sum_over_ranks(torch.stack([gradient.flatten() for gradient in of_parameter]))
+        rows = rows.double() / world_size()
+        products += rows @ rows.T
+    return GradientProducts(tuple(parts), products)

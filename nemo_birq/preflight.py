@@ -1,0 +1,201 @@
+"""The gate before training: what the labels of a user's data are like under the initial model, in minutes.
+
+Shapes: B utterances, T feature frames, T' encoder frames, N frames, H codebooks, V codes, d code dimension.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from omegaconf import OmegaConf
+from rich.progress import Progress
+from torch import Tensor
+
+from nemo_birq.alarm_rules import Look, Rule, collapsed_labels, degenerate_features, masked_share, noise_labels, silence
+from nemo_birq.data.batch import SpeechBatch
+from nemo_birq.label_health import entropy, histogram
+from nemo_birq.layer_pass import encode_to_layer
+from nemo_birq.masking import valid_frames
+from nemo_birq.model import BiRQModel
+from nemo_birq.training_log import is_silent
+
+SCALES = (1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 40.0, 60.0, 80.0, 120.0, 160.0, 320.0)
+WANTED_AGREEMENT = 0.6  # labels follow the frame, and Gumbel noise still chooses among near codes
+SAMPLED_FRAMES = 2048  # for the curves; the mean of so many agreements has an error below 0.01
+GATE: tuple[Rule, ...] = (silence, degenerate_features, masked_share, noise_labels, collapsed_labels)
+
+
+@dataclass
+class CodeUse:
+    """How labels are spread over the codebook."""
+
+    perplexity: float
+    normalized_entropy: float
+    top1: float
+    coverage: float
+
+    @classmethod
+    def of(cls, counts: Tensor) -> "CodeUse":
+        """From the counts of each code, (H, V)."""
+        nats = float(entropy(counts).mean())
+        top1 = float((counts.amax(dim=1) / counts.sum(dim=1)).mean())
+        return cls(math.exp(nats), nats / math.log(counts.shape[1]), top1, float((counts > 0).float().mean()))
+
+
+@dataclass
+class Selection:
+    """What Gumbel-softmax does to a frame at each ``logit_scale``."""
+
+    agreement: list[float]
+    """How often the picked code is the nearest."""
+    codes: list[float]
+    """How many codes share the mass: exp of the entropy of softmax(logit_scale * C u)."""
+
+    def at(self, scale: float) -> float:
+        """Agreement at any scale, between those measured."""
+        return float(np.interp(math.log(scale), np.log(SCALES), self.agreement))
+
+    def suggestion(self) -> float:
+        """The scale at which the agreement is ``WANTED_AGREEMENT``, to two digits."""
+        scale = math.exp(np.interp(WANTED_AGREEMENT, self.agreement, np.log(SCALES)))
+        return float(f"{scale:.2g}")
+
+
+@dataclass
+class Preflight:
+    """What was measured."""
+
+    minutes: float
+    frames: int
+    silent_share: float
+    skipped: int
+    masked_fraction: float
+    labels: dict[str, CodeUse]
+    """Anchor labels as configured, with and without per-feature normalization, and the nearest codes of layer k."""
+    selection: dict[str, Selection]
+    """On this data's layer k, and on random unit vectors."""
+    logit_scale: float
+    """As configured."""
+
+    def failures(self, model: BiRQModel) -> list[str]:
+        """Why training should not begin, in words; empty when it may."""
+        anchor, enhanced = self.labels["anchor"], self.labels["layer k"]
+        metrics = {
+            "silent_share": self.silent_share,
+            "skipped_utterances": self.skipped,
+            "masked_fraction": self.masked_fraction,
+            "anchor_normalized_entropy": anchor.normalized_entropy,
+            "anchor_perplexity": anchor.perplexity,
+            "anchor_top1": anchor.top1,
+        }
+        if model.schedule.full.enhanced > 0:
+            metrics |= {
+                "enhanced_weight": model.schedule.full.enhanced,
+                "enhanced_normalized_entropy": enhanced.normalized_entropy,
+                "enhanced_perplexity": enhanced.perplexity,
+                "selection_agreement": self.selection["layer k"].at(self.logit_scale),
+            }
+        findings = [rule(Look(1, metrics, model.birq, None)) for rule in GATE]
+        return [finding.message for finding in findings if finding is not None]
+
+
+class _Tally:
+    """Counts over batches, labelled by the initial model in the mode of training."""
+
+    def __init__(self, model: BiRQModel):
+        self.model = model
+        self.generator = torch.Generator(model.device).manual_seed(0)
+        self.preprocessors = {
+            name: model.from_config_dict(OmegaConf.merge(model.cfg.preprocessor, {"normalize": normalize})).to(model.device)
+            for name, normalize in (("anchor, per_feature", "per_feature"), ("anchor, not normalized", None))
+        }
+        shape = model.birq.quantizer.num_books, model.birq.quantizer.num_codes
+        names = ("anchor", *self.preprocessors, "layer k")
+        self.counts = {name: torch.zeros(*shape, device=model.device) for name in names}
+        self.units: list[Tensor] = []
+        self.seconds, self.frames, self.masked, self.utterances, self.silent, self.skipped = 0.0, 0, 0, 0, 0, 0
+
+    def add(self, batch: SpeechBatch) -> None:
+        model = self.model
+        signal, signal_length = batch.signal.to(model.device), batch.signal_length.to(model.device)
+        features, lengths = model.preprocessor(input_signal=signal, length=signal_length)
+        hidden, encoded_len = encode_to_layer(model.encoder, features, lengths, model.layer)
+        valid = valid_frames(encoded_len, hidden.shape[1])
+        self._count("anchor", model.anchor_labeler(features, valid))
+        for name, preprocessor in self.preprocessors.items():
+            self._count(name, model.anchor_labeler(preprocessor(input_signal=signal, length=signal_length)[0], valid))
+        normalized = model.enhanced_labeler.normalization(hidden, valid, valid, update=False)
+        self._count("layer k", model.enhanced_labeler.quantizer.nearest(normalized))
+        self.units.append(model.enhanced_labeler.quantizer.unit_vectors(normalized).cpu())
+        mask = model.masking.draw(lengths, features.shape[2], self.generator)
+        frames = model.masking.encoder_frames(mask, model.anchor_labeler.subsampling)
+        self.masked += int((F.pad(frames, (0, valid.shape[1] - frames.shape[1])) & valid).sum())
+        self.frames += int(valid.sum())
+        self.silent += int(is_silent(signal, signal_length).sum())
+        self.utterances += len(signal)
+        self.skipped += batch.skipped
+        self.seconds += float(signal_length.sum()) / model.cfg.preprocessor.sample_rate
+
+    def _count(self, name: str, labels: Tensor) -> None:
+        self.counts[name] += histogram(labels, self.counts[name].shape[1])
+
+    def result(self) -> Preflight:
+        codebook = self.model.enhanced_labeler.quantizer.codebook.cpu()
+        units = torch.cat(self.units)
+        sample = units[torch.randperm(len(units), generator=torch.Generator().manual_seed(0))[:SAMPLED_FRAMES]]
+        random = F.normalize(torch.randn(sample.shape, generator=torch.Generator().manual_seed(1)), dim=-1)
+        return Preflight(
+            minutes=self.seconds / 60,
+            frames=self.frames,
+            silent_share=self.silent / self.utterances,
+            skipped=self.skipped,
+            masked_fraction=self.masked / max(1, self.frames),
+            labels={name: CodeUse.of(count) for name, count in self.counts.items()},
+            selection={"layer k": selection(sample, codebook), "random": selection(random, codebook)},
+            logit_scale=self.model.birq.labels.logit_scale,
+        )
+
+
+@torch.no_grad()
+def measure(model: BiRQModel, batches: Iterable[SpeechBatch], minutes: float) -> Preflight:
+    """Labels a sample of the data with the initial model, without changing it.
+
+    Args:
+        model: freshly built.
+        batches: of the training data.
+        minutes: of audio to look at; at least one batch.
+
+    Raises:
+        ValueError: there is no batch.
+    """
+    model.train()
+    tally = _Tally(model)
+    with Progress(transient=True) as progress:
+        task = progress.add_task("labelling", total=60 * minutes)
+        for batch in batches:
+            tally.add(SpeechBatch(*batch))
+            progress.update(task, completed=tally.seconds)
+            if tally.seconds >= 60 * minutes:
+                break
+    if tally.utterances == 0:
+        raise ValueError("the data loader of model.train_ds yields no batch: look at min_duration and max_duration")
+    return tally.result()
+
+
+def selection(units: Tensor, codebook: Tensor) -> Selection:
+    """Gumbel-softmax over ``SCALES``, exactly: its pick follows softmax(logit_scale * C u), at any temperature.
+
+    Args:
+        units: (N, H, d) unit vectors.
+        codebook: (H, V, d).
+    """
+    scores = torch.einsum("nhd,hvd->nhv", units, codebook)
+    result = Selection([], [])
+    for scale in SCALES:
+        share = (scale * scores).softmax(dim=-1)
+        result.agreement.append(float(share.amax(dim=-1).mean()))
+        result.codes.append(float(torch.special.entr(share).sum(dim=-1).mean().exp()))
+    return result

@@ -1,0 +1,92 @@
+"""The gate before training."""
+
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from nemo_birq import preflight, preflight_report
+from nemo_birq.enhanced_labeler import gumbel_noise
+from nemo_birq.quantizer import draw_codebook
+from tests.conftest import generator, make_batch, make_model
+from tests.test_training import DATA, run
+
+BATCHES = [make_batch((3.0, 2.0, 1.0), seed=seed) for seed in range(4)]
+
+
+@pytest.mark.unit
+def test_agreement_is_that_of_drawn_gumbel_noise():
+    codebook = draw_codebook(1, 64, 8, generator(0))
+    units = F.normalize(torch.randn(2000, 1, 8, generator=generator(1)), dim=-1)
+    scores = torch.einsum("nhd,hvd->nhv", units, codebook)
+    curve = preflight.selection(units, codebook)
+    for scale, agreement in zip(preflight.SCALES, curve.agreement, strict=True):
+        picked = ((scale * scores + gumbel_noise(scores, generator(2))) / 0.5).argmax(-1)
+        assert agreement == pytest.approx(float((picked == scores.argmax(-1)).float().mean()), abs=0.035)
+    assert curve.agreement == sorted(curve.agreement) and curve.codes == sorted(curve.codes, reverse=True)
+    assert curve.at(curve.suggestion()) == pytest.approx(0.6, abs=0.02)  # it has two digits
+
+
+@pytest.mark.unit
+def test_random_vectors_have_the_values_of_the_table():
+    """8192 codes of 16 dimensions: 0.000, 0.016, 0.20, 0.51, 0.76, 0.88 at 1, 10, 20, 40, 80, 160, each drawn once."""
+    codebook = draw_codebook(1, 8192, 16, generator(0))
+    curve = preflight.selection(F.normalize(torch.randn(512, 1, 16, generator=generator(1)), dim=-1), codebook)
+    for scale, agreement in ((1, 0.0), (10, 0.016), (20, 0.20), (40, 0.51), (80, 0.76), (160, 0.88)):
+        assert curve.at(scale) == pytest.approx(agreement, abs=0.035)
+    assert curve.codes[0] == pytest.approx(7941, abs=2)
+
+
+@pytest.mark.unit
+def test_check_counts_the_labels_of_training_and_leaves_the_model(tmp_path):
+    model = make_model().train()
+    before = {name: tensor.clone() for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+    result = preflight.measure(model, iter(BATCHES), minutes=0.25)
+    assert result.minutes == pytest.approx(0.3)  # the third batch of 6 s ends it
+    assert all(torch.equal(before[name], tensor) for name, tensor in [*model.named_parameters(), *model.named_buffers()])
+    anchors = torch.cat([model.labels(b.signal, b.signal_length).anchor.flatten() for b in BATCHES[:3]])
+    shares = torch.bincount(anchors[anchors >= 0], minlength=24).double()
+    assert result.frames == int(shares.sum())
+    shares /= shares.sum()
+    assert result.labels["anchor"].perplexity == pytest.approx(float(torch.special.entr(shares).sum().exp()), rel=1e-5)
+    assert result.labels["anchor"] == result.labels["anchor, per_feature"] != result.labels["anchor, not normalized"]
+    assert result.failures(model) == []
+    preflight_report.draw(result, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"birq__labels__logit_scale": 1.0}, "the enhanced labels are noise"),
+        ({"preprocessor__normalize": None}, "The features are degenerate"),
+        ({"birq__masking__span_frames": 2}, "of the frames are masked"),
+        ({"birq__labels__normalization": "layer_norm"}, "the enhanced labels have collapsed"),
+    ],
+)
+def test_gate_fails_in_words(changes, why):
+    model = make_model(**changes)
+    assert any(why in failure for failure in preflight.measure(model, BATCHES, minutes=1).failures(model))
+
+
+@pytest.mark.unit
+def test_silence_fails_and_no_batch_is_an_error():
+    model = make_model()
+    silent = [batch._replace(signal=0 * batch.signal) for batch in BATCHES]
+    assert "100% of the utterances are silent" in preflight.measure(model, silent, minutes=1).failures(model)[0]
+    with pytest.raises(ValueError, match="no batch"):
+        preflight.measure(model, [], minutes=1)
+
+
+@pytest.mark.system
+def test_script_as_a_user_runs_it(tmp_path):
+    """With a scale that makes noise of the labels: a status other than 0, the reason, the suggestion and the picture."""
+    printed = run(
+        "check_labels.py", "--config-name=birq_conformer_tiny", *DATA[:2], "+minutes=1",
+        f"+picture={tmp_path}/curve.png", "model.birq.labels.logit_scale=1", fails=True,
+    )  # fmt: skip
+    assert "sick" in printed and "the enhanced labels are noise" in printed
+    suggested = float(re.search(r"logit_scale=([\d.]+) would", " ".join(printed.split()))[1])
+    assert 15 < suggested < 40 and (tmp_path / "curve.png").exists()
