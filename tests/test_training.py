@@ -166,7 +166,7 @@ def test_non_finite_loss_stops_with_step_names_and_remedy(tmp_path):
         f"model.train_ds.tarred_audio_filepaths={tmp_path}/shards/audio_0.tar", "model.optim.lr=1e25", fails=True,
     )  # fmt: skip
     message = next(line for line in printed.splitlines() if "the loss is nan" in line)
-    step = int(re.search(r"at step (\d+)", message)[1])
+    step = int(re.search(r"nan at step (\d+)", message)[1])
     first = 2 * step % 6
     assert f"the batch held: clip{first}.wav, clip{first + 1}.wav." in message
     assert "resume with a lower model.optim.lr" in message

@@ -10,6 +10,7 @@ import soundfile
 import soxr
 import torch
 from nemo.utils import logging
+from torch.multiprocessing.reductions import shared_cache
 
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.index import Place, SpeechIndex
@@ -31,6 +32,8 @@ class SpeechDataset(torch.utils.data.Dataset):
         self.sample_rate = sample_rate
 
     def __getitem__(self, rows: list[int]) -> SpeechBatch:
+        # A worker's tensors stay in shared memory until PyTorch looks, which it does at every 128th: gigabytes of audio.
+        shared_cache.free_dead_references()
         signals, names, skipped = [], [], 0
         for row in rows:
             dataset = int(np.searchsorted(self.ends, row, side="right"))
