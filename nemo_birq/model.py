@@ -34,6 +34,7 @@ from nemo_birq.bilevel_loss import BilevelLoss, Weights, WeightSchedule, predict
 from nemo_birq.config import BiRQConfig, parse
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.loader import build_dataloader
+from nemo_birq.data.trainer import check_trainer, with_schedule_length
 from nemo_birq.enhanced_labeler import EnhancedLabeler
 from nemo_birq.label_files import LabelFiles
 from nemo_birq.layer_normalization import LayerNormalization
@@ -235,6 +236,7 @@ class BiRQModel(TrainingSteps, LabelFiles, SpeechEncDecSelfSupervisedModel):
     # --- data and optimizer ---------------------------------------------------------------------------------------
 
     def setup_training_data(self, train_data_config: DictConfig | dict) -> None:
+        check_trainer(self._trainer)
         self._update_dataset_config(dataset_name="train", config=train_data_config)
         self._train_dl = self._build_dataloader(train_data_config, training=True)
 
@@ -253,6 +255,8 @@ class BiRQModel(TrainingSteps, LabelFiles, SpeechEncDecSelfSupervisedModel):
                 "README, 'Apex'; the package named apex on the package index is another project), or use "
                 "model.optim.name=adamw: PyTorch's own."
             )
+        if self._trainer is not None and optim_config is None:
+            optim_config = with_schedule_length(self.cfg.optim, self._trainer, self._train_dl)
         return super().setup_optimization(optim_config, optim_kwargs)
 
     # --- NeMo's tools ---------------------------------------------------------------------------------------------

@@ -13,14 +13,15 @@ from torch import Tensor
 from nemo_birq.alarms import Alarms
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.loader import MOST_SKIPPED
-from nemo_birq.data.speech_loader import SpeechLoader
+from nemo_birq.data.resuming import load_position, save_position
+from nemo_birq.distributed import sum_over_ranks
 from nemo_birq.finite_check import FiniteCheck
 from nemo_birq.gradient_health import gradient_products, split_loss
 from nemo_birq.label_churn import Churn, LabelProbe
 from nemo_birq.label_health import TASKS, LabelHealth
 from nemo_birq.training_log import TrainingLog, one_line
 
-STAGES = ("train", "validation")
+STREAMS = ("train", "validation", "dropout")
 FEW_SKIPPED = 10  # utterances that may be skipped whatever their share
 
 
@@ -39,6 +40,8 @@ class TrainingSteps:
         self.alarms = Alarms(self.birq)
         self._churn = {"train": Churn(), "val": Churn()}
         self._validation_health: dict[int, LabelHealth] = {}
+        self._validation_counts: dict[int, Tensor] = {}
+        """Utterances read and skipped."""
 
     def training_step(self, batch: Sequence, batch_idx: int) -> dict[str, Tensor]:
         batch = SpeechBatch(*batch)
@@ -48,7 +51,7 @@ class TrainingSteps:
         self._step = step
         observed = self.schedule.full.enhanced > 0 and self._is_log_step(step)
         generator = self._generator("train", step, self._micro_batch)
-        torch.manual_seed(generator.initial_seed())  # dropout and dither: resumed, those of an uninterrupted run
+        torch.manual_seed(self._seed("dropout", step, self._micro_batch))  # resumed, that of an uninterrupted run
         losses = self.losses(batch, self.schedule.at(step), generator, observe_labels=observed, over_ranks=True)
         self.finite_check.remember(step, batch, losses.loss)
         self.training_log.health.update(**losses.health)
@@ -78,7 +81,7 @@ class TrainingSteps:
         metrics["loss"] += weights.enhanced * metrics.get("enhanced_loss", 0.0)
         metrics |= self._look_at_probe("train", "enhanced_churn")
         logging.info(one_line(self._step, metrics))
-        self._check_skipped(metrics)
+        self._check_skipped("train_ds", metrics["skipped_utterances"], metrics["skipped_share"])
         self.alarms.check(self.trainer, self._step, metrics)
         named = {f"train_{name}": value for name, value in metrics.items()}
         named["learning_rate"] = named.pop("train_learning_rate")
@@ -97,6 +100,8 @@ class TrainingSteps:
         if dataloader_idx not in self._validation_health:
             sizes = self.birq.quantizer.num_codes, self.birq.quantizer.num_books
             self._validation_health[dataloader_idx] = LabelHealth(*sizes).to(self.device)
+            self._validation_counts[dataloader_idx] = torch.zeros(2, device=self.device)
+        self._validation_counts[dataloader_idx] += torch.tensor([len(batch.ids or ()), batch.skipped], device=self.device)
         self._validation_health[dataloader_idx].update(**health)
         metrics = {"val_loss": loss}
         several = isinstance(self.trainer.val_dataloaders, list) and len(self.trainer.val_dataloaders) > 1
@@ -105,6 +110,9 @@ class TrainingSteps:
 
     def multi_validation_epoch_end(self, outputs: list, dataloader_idx: int = 0) -> dict[str, Any]:
         health = self._validation_health[dataloader_idx]
+        read, skipped = sum_over_ranks(self._validation_counts[dataloader_idx])[0]
+        self._check_skipped("validation_ds", float(skipped), float(skipped) / max(1.0, float(read + skipped)))
+        self._validation_counts[dataloader_idx].zero_()
         metrics = health.compute()
         health.reset()
         full = self.schedule.full
@@ -113,15 +121,6 @@ class TrainingSteps:
             metrics |= {name: 1 - churn for name, churn in self._look_at_probe("val", "enhanced_previous_agreement").items()}
         log = {f"val_{name}": torch.tensor(value) for name, value in metrics.items()} | {"val_loss": torch.tensor(loss)}
         return {"val_loss": log["val_loss"], "log": log}
-
-    def _check_skipped(self, metrics: dict[str, float]) -> None:
-        most = OmegaConf.select(self.cfg, "train_ds.max_skipped_share", default=MOST_SKIPPED)
-        if metrics["skipped_utterances"] >= FEW_SKIPPED and metrics["skipped_share"] > most:
-            raise RuntimeError(
-                f"{metrics['skipped_utterances']:.0f} utterances, {metrics['skipped_share']:.1%} of those read, could not "
-                f"be used, more than model.train_ds.max_skipped_share={most}. The log names each of them and what is wrong; "
-                "scripts/verify_shards.py looks through all shards. The last checkpoint is untouched."
-            )
 
     def on_validation_start(self) -> None:
         super().on_validation_start()
@@ -135,16 +134,18 @@ class TrainingSteps:
         self.finite_check.look()
         super().on_save_checkpoint(checkpoint)
         checkpoint["birq_codes_used"] = {task: self._codes_used(task).cpu() for task in TASKS}
-        if isinstance(self._train_dl, SpeechLoader):
-            checkpoint["birq_data_position"] = self._train_dl.state_dict()
+        save_position(checkpoint, self.trainer, self._train_dl)
+        if self.trainer.global_step == self._step:
+            logging.warning(
+                "This checkpoint lies between two batches of one optimizer step, and lacks the gradient of the first: "
+                "to resume exactly, let trainer.val_check_interval be a multiple of trainer.accumulate_grad_batches"
+            )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         for task, used in checkpoint.get("birq_codes_used", {}).items():
             self._codes_used(task).copy_(used)
-        # Lightning restores a loader by itself in the middle of an epoch, but not at its end where max_epochs counts.
-        if isinstance(self._train_dl, SpeechLoader) and "birq_data_position" in checkpoint:
-            self._train_dl.load_state_dict(checkpoint["birq_data_position"])
+        load_position(checkpoint, self._train_dl)
 
     def configure_callbacks(self) -> list[Callback]:
         return [*super().configure_callbacks(), self.alarms]
@@ -161,17 +162,28 @@ class TrainingSteps:
         changed = self._churn[stage].look(labels, self.device)
         return {} if changed is None else {name: changed}
 
+    def _check_skipped(self, node: str, skipped: float, share: float) -> None:
+        most = OmegaConf.select(self.cfg, f"{node}.max_skipped_share", default=MOST_SKIPPED)
+        if share == 1.0 or (skipped >= FEW_SKIPPED and share > most):
+            raise RuntimeError(
+                f"{skipped:.0f} utterances, {share:.1%} of those read, could not be used, more than model.{node}."
+                f"max_skipped_share={most}. The log names each of them and what is wrong; scripts/verify_shards.py looks "
+                "through all shards. The last checkpoint is untouched."
+            )
+
     def _is_log_step(self, step: int) -> bool:
         return _is_due(step, self.trainer.log_every_n_steps)
 
     def _is_gradient_step(self, step: int) -> bool:
         return _is_due(step, self.birq.watch.gradient_interval)
 
-    def _generator(self, stage: str, *position: int) -> torch.Generator:
-        """Masks and noise depend on stage, rank, step and micro-batch alone: ranks differ, a resumed run repeats nothing."""
-        entropy = (self.birq.seed, self.global_rank, STAGES.index(stage), *position)
-        seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
-        return torch.Generator(self.device).manual_seed(seed)
+    def _generator(self, stream: str, *position: int) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(self._seed(stream, *position))
+
+    def _seed(self, stream: str, *position: int) -> int:
+        """Random numbers depend on stream, rank, step and micro-batch alone: ranks differ, a resumed run repeats nothing."""
+        entropy = (self.birq.seed, self.global_rank, STREAMS.index(stream), *position)
+        return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _is_due(step: int, interval: int) -> bool:

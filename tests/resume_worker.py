@@ -45,20 +45,24 @@ class Diary(pl.Callback):
         with open(self.path, "a") as file:
             file.write(json.dumps([trainer.global_step, batch.ids]) + "\n")
         if trainer.global_step == self.kill_after:
-            os.kill(os.getpid(), signal.SIGKILL)
+            self.kill()
+
+    def kill(self):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
-def train(folder: Path, kill_after: int | None = None, workers: int = 0) -> dict[str, torch.Tensor]:
+def train(folder: Path, kill_after: int | None = None, workers: int = 0, **options) -> dict[str, torch.Tensor]:
     """Weights after the last step; goes on from the newest checkpoint of the folder, if there is one."""
     folder.mkdir(exist_ok=True)
     with initialize_config_dir(str(ROOT / "conf"), version_base=None):
         cfg = compose("birq_conformer_tiny", overrides=[*OVERRIDES, f"model.train_ds.num_workers={workers}"])
     pl.seed_everything(1)
     saving = pl.callbacks.ModelCheckpoint(folder, filename="{step}", every_n_train_steps=SAVE_EVERY, save_top_k=-1)
+    options = {"max_steps": STEPS, "val_check_interval": 7, "check_val_every_n_epoch": None} | options
     trainer = pl.Trainer(
-        accelerator="cpu", max_steps=STEPS, logger=False, enable_progress_bar=False, enable_model_summary=False,
-        num_sanity_val_steps=0, limit_val_batches=1, callbacks=[Diary(folder / "seen.jsonl", kill_after), saving],
-        inference_mode=False, use_distributed_sampler=False, val_check_interval=7, check_val_every_n_epoch=None,
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        limit_val_batches=1, callbacks=[Diary(folder / "seen.jsonl", kill_after), saving], inference_mode=False,
+        use_distributed_sampler=False, **options,
     )  # fmt: skip
     model = BiRQModel(cfg=cfg.model, trainer=trainer)
     checkpoints = sorted(folder.glob("*.ckpt"), key=lambda path: int(path.stem.split("=")[1]))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.conftest import ROOT
-from tests.resume_worker import SAVE_EVERY, STEPS, train
+from tests.resume_worker import SAVE_EVERY, STEPS, Diary, train
 
 pytestmark = pytest.mark.system
 
@@ -38,3 +38,35 @@ def test_killed_and_resumed_run_sees_the_same_utterances_and_ends_with_the_same_
     # Nothing lost, nothing twice: 60 utterances in an epoch, and the run went on into the second.
     epoch = Counter(name for _, names in seen(whole) for name in names)
     assert len(seen(whole)) == STEPS and len(epoch) == 60 and set(epoch.values()) == {1, 2}
+
+
+class KilledError(BaseException):
+    """Ends a run in this process as a signal would end it: nobody catches it and nothing is saved."""
+
+
+def kill_here(_):
+    raise KilledError
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"accumulate_grad_batches": 2, "val_check_interval": 14},
+        # 21 batches an epoch: checkpoints at its end and around it, a schedule that follows from the epochs.
+        {"max_epochs": 2, "max_steps": -1, "val_check_interval": 21},
+        {"max_epochs": 4, "max_steps": -1, "limit_train_batches": 10, "val_check_interval": 5},
+    ],
+    ids=["accumulation", "epochs", "shorter epochs"],
+)
+def test_several_stops_leave_no_trace(tmp_path, monkeypatch, options):
+    """Lightning alone would count one batch less after each stop."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    expected = train(whole, **options)
+    monkeypatch.setattr(Diary, "kill", kill_here)
+    for step in (7, 21):
+        with pytest.raises(KilledError):
+            train(broken, kill_after=step, **options)
+    found = train(broken, **options)
+    assert seen(broken)[-1] == seen(whole)[-1]
+    assert {json.dumps(entry) for entry in seen(broken)} == {json.dumps(entry) for entry in seen(whole)}
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())

@@ -154,7 +154,8 @@ def _batches(
         return iter(DurationBatcher(items, constraint=constraint))
     if bins is None:
         sample = [_Item(0, float(duration)) for duration in durations[:: max(1, len(durations) // 10000)]]
-        bins = estimate_duration_buckets(sample, min(settings.num_buckets, len(sample)), constraint)
+        number = min(settings.num_buckets, len(sample))
+        bins = estimate_duration_buckets(sample, number, constraint) if number > 1 else []
     return iter(
         DynamicBucketer(
             ((item,) for item in items),

@@ -19,7 +19,7 @@ from filelock import FileLock
 from nemo_birq.data.index_building import build_table
 from nemo_birq.data.sources import Source
 
-FORMAT = 1  # of the table; part of its name, so that older ones are not read
+FORMAT = 2  # of the table; part of its name, so that older ones are not read
 
 
 class Place(NamedTuple):
@@ -112,13 +112,20 @@ def open_index(source: Source) -> SpeechIndex:
         ) from error
     path = folder / f"{_fingerprint(source)}.arrow"
     with FileLock(path.with_suffix(".lock")):  # of the ranks of a machine one builds, the others wait
-        if not path.exists():
+        if not _is_whole(path):
             part = path.with_suffix(".part")
             table = build_table(source)
             with pa.ipc.new_file(str(part), table.schema) as writer:
                 writer.write_batch(table)
-            part.rename(path)
+            part.replace(path)
     return SpeechIndex(path)
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path))).num_record_batches == 1
+    except (FileNotFoundError, pa.ArrowInvalid):  # such as what a power failure leaves
+        return False
 
 
 def _fingerprint(source: Source) -> str:

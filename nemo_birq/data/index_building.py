@@ -70,7 +70,11 @@ def build_table(source: Source) -> pa.RecordBatch:
         raise ValueError(
             "\n".join([f"{source.manifest} holds nothing that can be used:", *(problems.words[:10] or ["it is empty"])])
         )
-    about = {"shards": source.tar_paths, "problems": problems.words, "num_lost": problems.num_lost}
+    about = {
+        "shards": [os.path.abspath(path) for path in source.tar_paths],
+        "problems": problems.words,
+        "num_lost": problems.num_lost,
+    }
     return table.replace_schema_metadata({"birq": json.dumps(about)})
 
 

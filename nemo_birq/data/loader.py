@@ -96,6 +96,9 @@ def _batch_settings(config: DictConfig) -> BatchSettings:
         raise ValueError(
             "bucket_batch_size needs bucket_duration_bins of the same length, the longest utterance of each bucket"
         )
+    bins = settings.bucket_duration_bins
+    if bins is not None and not (all(isinstance(b, int | float) for b in bins) and list(bins) == sorted(bins)):
+        raise ValueError(f"bucket_duration_bins={bins} must be seconds in rising order")
     changes: dict = {}
     if by_bucket:
         # Longer utterances have no bucket.

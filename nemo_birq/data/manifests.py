@@ -45,6 +45,8 @@ def _find_problem(entry: object) -> str | None:
     missing = [key for key in ("audio_filepath", "duration") if key not in entry]
     if missing:
         return f"lacks {missing}; it has the keys {sorted(entry)}"
+    if not isinstance(entry["audio_filepath"], str):
+        return f"has audio_filepath={entry['audio_filepath']!r}, which must be a path"
     reserved = RESERVED_KEYS & entry.keys()
     if reserved:
         return f"uses the reserved keys {sorted(reserved)}; rename them"

@@ -82,6 +82,8 @@ def _decode(source: str | BytesIO, place: Place) -> tuple[np.ndarray, int]:
             raise UnusableAudio(f"it holds {duration:.2f} s, but the manifest wants {end:.2f} s of it")
         whole = place.start == 0 and duration - end <= TOLERANCE
         wanted = file.frames if whole else round(place.duration * rate)
+        if wanted < 1:
+            raise UnusableAudio(f"the manifest wants {place.duration} s of it")
         if not whole:
             file.seek(round(place.start * rate))
         signal = file.read(wanted, dtype="float32", always_2d=True)

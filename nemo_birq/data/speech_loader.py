@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -40,14 +39,15 @@ class BatchOrder(torch.utils.data.Sampler):
         self.epoch = 0
         self.batch = 0  # of the plan, all ranks together; those before it are done
         self.planned_for = world_size  # ranks when this epoch began
-        self.plan = lru_cache(maxsize=2)(self._plan)
-        self.length = self._steps(self.plan(0, world_size))
+        self._plans: dict[tuple[int, int], EpochPlan] = {}
+        self.length = -(-len(self.plan(0, world_size)) // world_size)
 
-    def _plan(self, epoch: int, world_size: int) -> EpochPlan:
-        return plan_epoch(self.indexes, self.weights, self.settings, epoch, world_size)
-
-    def _steps(self, plan: EpochPlan) -> int:
-        return -(-len(plan) // self.world_size)
+    def plan(self, epoch: int, world_size: int) -> EpochPlan:
+        """Batches of an epoch, which is laid out when it is asked for first."""
+        if (epoch, world_size) not in self._plans:
+            self._plans = dict([*self._plans.items()][-1:])  # reading ahead needs two
+            self._plans[epoch, world_size] = plan_epoch(self.indexes, self.weights, self.settings, epoch, world_size)
+        return self._plans[epoch, world_size]
 
     def __len__(self) -> int:
         """Steps of the first epoch. Others may have a few more or less: Lightning's epochs are all as long as the first."""
@@ -65,10 +65,6 @@ class BatchOrder(torch.utils.data.Sampler):
         """One more step is done."""
         _, (self.epoch, self.batch, self.planned_for) = self._step((self.epoch, self.batch, self.planned_for))
 
-    def rewind(self) -> None:
-        """Back to the first batch."""
-        self.epoch, self.batch, self.planned_for = 0, 0, self.world_size
-
     def _step(self, position: tuple[int, int, int]) -> tuple[list[int] | None, tuple[int, int, int]]:
         """Rows at a position, and the position after it; None at the end of all."""
         epoch, batch, planned_for = position
@@ -84,9 +80,12 @@ class BatchOrder(torch.utils.data.Sampler):
         return batches[self.rank].tolist(), (epoch, batch + self.world_size, planned_for)
 
     def fingerprint(self) -> str:
-        """Of all that the plans follow from."""
-        what = [[index.path.name for index in self.indexes], self.weights, asdict(self.settings)]
-        return hashlib.sha256(json.dumps(what, default=list).encode()).hexdigest()[:16]
+        """Of all that the plans follow from; wherever the files lie."""
+        digest = hashlib.sha256(json.dumps([self.weights, asdict(self.settings)], default=list).encode())
+        for index in self.indexes:
+            digest.update(index.durations.tobytes())
+            digest.update(index.shards.tobytes())
+        return digest.hexdigest()[:16]
 
 
 class SpeechLoader(torch.utils.data.DataLoader):

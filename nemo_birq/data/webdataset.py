@@ -37,7 +37,7 @@ class ShuffledTarredDataset(TarredAudioToCharDataset):
             audio_tar_filepaths=shards, labels=[" "], return_sample_id=True, shard_strategy="replicate", **kwargs
         )
         self.samples, self.num_workers = samples, num_workers
-        self.skipped = 0
+        self.skipped, self.skipped_in_a_row = 0, 0
         stages = [
             wds.SimpleShardList(shards),
             wds.shuffle(len(shards), rng=random.Random(seed)) if shuffle_n else None,
@@ -67,24 +67,45 @@ class ShuffledTarredDataset(TarredAudioToCharDataset):
         return True
 
     def _build_sample(self, tup: tuple[bytes, str, int]) -> tuple | None:
-        audio_bytes, name, _ = tup
+        audio_bytes, name, offset = tup
         try:
-            if soundfile.info(BytesIO(audio_bytes)).frames == 0:
+            info = soundfile.info(BytesIO(audio_bytes))
+            if info.frames == 0:
                 raise ValueError("it holds no audio")
-            sample = super()._build_sample(tup)
+            if info.channels > 1:
+                audio_bytes = _mixed(audio_bytes)
+            sample = super()._build_sample((audio_bytes, name, offset))
             if not bool(torch.isfinite(sample[0]).all()):
                 raise ValueError("it holds NaN or infinite samples")
-            return sample
         except (soundfile.SoundFileError, ValueError, RuntimeError) as error:
             logging.warning(f"Skipped '{name}': {error}")
             self.skipped += 1
+            self.skipped_in_a_row += 1
+            if self.skipped_in_a_row >= self.samples:
+                raise UnreadableShardsError(
+                    f"none of {self.samples} members in a row could be read, '{name}' the last"
+                ) from error
             return None
+        self.skipped_in_a_row = 0
+        return sample
 
     def _collate_fn(self, batch: list[tuple]) -> SpeechBatch:
         signal, signal_length, _, _, ids = super()._collate_fn(batch)
         names = [os.path.basename(self.get_manifest_sample(int(i)).audio_file) for i in ids]
         skipped, self.skipped = self.skipped, 0
         return SpeechBatch(signal, _as_int64(signal_length), names, skipped)
+
+
+class UnreadableShardsError(Exception):
+    """A worker that would never give a batch."""
+
+
+def _mixed(audio: bytes) -> bytes:
+    """The mean of all channels, as a wav file: NeMo takes channels for time here."""
+    signal, rate = soundfile.read(BytesIO(audio), dtype="float32")
+    buffer = BytesIO()
+    soundfile.write(buffer, signal.mean(axis=1), rate, format="WAV", subtype="FLOAT")
+    return buffer.getvalue()
 
 
 def _is_usable(sample: tuple | None) -> bool:
@@ -142,8 +163,8 @@ def _samples_per_worker(config: DictConfig, source: Source, shards_of_ranks: lis
         tar: sum(low <= entry["duration"] <= high for entry in entries)
         for tar, entries in entries_by_shard(source, problems)
     }
-    for problem in problems.words[:5]:
-        logging.warning(problem)
+    if problems.words:  # NeMo's reader does not survive such a line, nor say where it is
+        raise ValueError(f"{problems.words[0]} ({problems.num_lost} such lines)")
     held = []
     for rank, shards in enumerate(shards_of_ranks):
         if len(shards) < workers:
