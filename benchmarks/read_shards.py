@@ -53,14 +53,16 @@ def joined_clips(manifest: Path, seconds: float) -> list[np.ndarray]:
 def write_format(clips: list[np.ndarray], name: str, folder: Path) -> dict[str, dict]:
     """Shards and single files of one format; their loader configurations."""
     container, subtype = FORMATS[name]
-    utterances, lines = [], []
+    utterances, lines, encoded = [], [], {}
     (folder / name / "files").mkdir(parents=True)
     for number, clip in enumerate(clips):
-        buffer = io.BytesIO()
-        soundfile.write(buffer, clip, RATE, format=container, subtype=subtype)
+        if id(clip) not in encoded:  # clips are repeated
+            buffer = io.BytesIO()
+            soundfile.write(buffer, clip, RATE, format=container, subtype=subtype)
+            encoded[id(clip)] = buffer.getvalue()
         member, line = f"{number:06d}.{name}", {"duration": len(clip) / RATE}
-        utterances.append(Utterance(member, buffer.getvalue(), line))
-        (folder / name / "files" / member).write_bytes(buffer.getvalue())
+        utterances.append(Utterance(member, encoded[id(clip)], line))
+        (folder / name / "files" / member).write_bytes(encoded[id(clip)])
         lines.append(json.dumps({"audio_filepath": f"files/{member}"} | line))
     write_shards(utterances, folder / name / "shards", 4)
     (folder / name / "files.json").write_text("\n".join(lines))

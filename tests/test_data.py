@@ -2,11 +2,14 @@
 
 import io
 import json
+import pickle
+import shutil
 import tarfile
 from collections import Counter
 from itertools import islice
 from pathlib import Path
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import soundfile
@@ -16,6 +19,8 @@ from omegaconf import OmegaConf
 from nemo_birq.data.loader import build_dataloader
 from nemo_birq.data.shards import Utterance, write_shards
 from nemo_birq.data.sources import read_sources
+from nemo_birq.data.trainer import check_trainer, with_schedule_length
+from nemo_birq.data.webdataset import UnreadableShardsError
 from tests.conftest import CORPUS, SAMPLE_RATE
 
 pytestmark = pytest.mark.unit
@@ -257,6 +262,7 @@ def test_missing_files_are_named(tmp_path):
         ('{"path": "clip0.wav", "seconds": 1.0}\n', r"lacks \['audio_filepath', 'duration'\]; it has the keys"),
         ('{"audio_filepath": "clip0.wav", "duration": "long"}\n', "duration='long'"),
         ('{"audio_filepath": "clip0.wav", "duration": 0}\n', "above 0"),
+        ('{"audio_filepath": null, "duration": 1.0}\n', "line 1 has audio_filepath=None, which must be a path"),
         ('{"audio_filepath": "clip0.wav", "duration": 1.0, "recording": 3}\n', r"reserved keys \['recording'\]"),
         ('{"audio_filepath": "clip99.wav", "duration": 1.0}\n', "lacks clip99.wav"),
     ],
@@ -307,9 +313,44 @@ def test_keys_of_nemo_that_are_not_supported_are_refused(tmp_path):
     folder = make_shards(tmp_path / "shards")
     refuse(node(folder, perturb_speed=True), ValueError, "perturb_speed=True of NeMo's Lhotse loader is not supported")
     refuse(node(folder, batch_size=None), ValueError, "size of a batch is not set")
+    refuse(node(folder, bucket_duration_bins=[3.0, 2.0]), ValueError, "rising order")
     refuse(node(folder, min_duration=100.0), ValueError, "no utterance .* between min_duration and max_duration")
     remote = node(folder, tarred_audio_filepaths="s3://bucket/audio__OP_0..1_CL_.tar")
     refuse(remote, ValueError, "copy or mount the shards, or stream them")
+
+
+def test_webdataset_ends_where_nothing_can_be_read(tmp_path):
+    """Instead of searching for ever, while other ranks wait."""
+    write_shards([Utterance(f"bad{i}.wav", b"RIFF", {"duration": 1.0}) for i in range(6)], tmp_path / "shards", 1)
+    config = node(tmp_path / "shards", shards=1, use_lhotse=False, is_tarred=True, batch_size=2)
+    with pytest.raises(UnreadableShardsError, match="none of 6 members in a row could be read"):
+        list(load(config))
+
+
+def test_position_is_that_of_the_data_wherever_they_lie(tmp_path):
+    """Copied to another folder they are the same; with another utterance they are not."""
+    folder = make_shards(tmp_path / "shards")
+    first = load(node(folder, batch_size=2), training=True)
+    names = [batch.ids for batch in take(first, 3)]
+    state = first.state_dict()
+    shutil.copytree(folder, tmp_path / "copy")
+    moved = load(node(tmp_path / "copy", batch_size=2), training=True)
+    moved.load_state_dict(state)
+    assert take(moved, 1)[0].ids == take(load(node(folder, batch_size=2), training=True), 4)[3].ids not in names
+    other = load(node(make_shards(tmp_path / "other", {"new.wav": wav()}), batch_size=2), training=True)
+    other.load_state_dict(state)
+    assert other.state_dict()["epoch"] == 1 and other.state_dict()["batch"] == 0
+    assert len(pickle.dumps(moved.sampler)) < 10_000
+
+
+def test_schedule_of_epochs_has_the_steps_of_planned_batches():
+    optim = OmegaConf.create({"name": "adamw", "sched": {"name": "CosineAnnealing"}})
+    trainer = pl.Trainer(max_epochs=3, accumulate_grad_batches=2, limit_train_batches=0.5, accelerator="cpu", logger=False)
+    assert with_schedule_length(optim, trainer, range(21)).sched.max_steps == 3 * 5
+    given = pl.Trainer(max_steps=7, accelerator="cpu", logger=False)
+    assert "max_steps" not in with_schedule_length(optim, given, range(21)).sched
+    with pytest.raises(ValueError, match="overfit_batches"):
+        check_trainer(pl.Trainer(overfit_batches=2, accelerator="cpu", logger=False))
 
 
 def test_share_of_unusable_utterances_decides(tmp_path):

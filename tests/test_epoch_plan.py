@@ -33,6 +33,7 @@ MANNERS = {
     "by number": {"batch_size": 7},
     "buckets": BUCKETS | {"bucket_buffer_size": 100},
     "fixed buckets": {"use_bucketing": True, "bucket_duration_bins": (7.0, 20.0), "bucket_batch_size": (6, 3)},
+    "one bucket": {"batch_duration": 60.0, "use_bucketing": True, "num_buckets": 1},
     "estimated buckets": {"batch_duration": 60.0, "use_bucketing": True, "num_buckets": 5},
 }
 
