@@ -3,8 +3,9 @@
 1. Pretrains birq_conformer_tiny on the tar shards in tarred_manifests/ and writes a .nemo.
 2. Fine-tunes it with CTC through NeMo's own classes, and beside it the same model from scratch.
 3. Transcribes the test utterances with both and prints a summary.
+4. Writes the report of the pretraining, a page with its curves (scripts/report.py).
 
-Each run gets a folder of its own under demo_out/, with logs, checkpoints, a picture of the curves and summary.json.
+Each run gets a folder of its own under demo_out/, with logs, checkpoints, the report and summary.json.
 """
 
 import argparse
@@ -16,14 +17,12 @@ import sys
 import time
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 from rich.console import Console
 from rich.table import Table
 
 from nemo_birq.report.events import scalars
+from nemo_birq.report.page import write_report
+from nemo_birq.report.runs import read_runs
 
 ROOT = Path(__file__).resolve().parents[1]
 CORPUS = ROOT / "tarred_manifests"
@@ -66,33 +65,6 @@ def wait(what: str, logs: list[Path], processes: list[subprocess.Popen], steps: 
     seconds = time.monotonic() - began
     console.print(f"{what}: {seconds:.0f} s")
     return seconds
-
-
-def draw(logged: dict[str, list[tuple[int, float]]], path: Path) -> None:
-    """Losses of both tasks with the line below which learning begins, and whether the labels live."""
-    figure, (losses, health) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for task, colour in (("anchor", "tab:blue"), ("enhanced", "tab:orange")):
-        losses.plot(*zip(*logged[f"train_{task}_loss"], strict=True), color=colour, label=f"{task} loss")
-        losses.plot(
-            *zip(*logged[f"train_{task}_unigram_entropy"], strict=True),
-            color=colour,
-            ls=":",
-            label=f"{task} unigram entropy",
-        )
-        health.plot(
-            *zip(*logged[f"train_{task}_normalized_entropy"], strict=True), color=colour, label=f"{task} normalized entropy"
-        )
-    health.plot(*zip(*logged["train_selection_agreement"], strict=True), color="tab:green", label="selection agreement")
-    health.axhline(0.3, color="tab:red", ls="--", lw=1, label="collapsed below")
-    before = [step for step, weight in logged["train_enhanced_weight"] if weight == 0]
-    if before:
-        losses.axvline(before[-1], color="grey", lw=1, label="enhanced labels count from here")
-    losses.set(xlabel="step", ylabel="nats", title="A task is learned when its loss is below its dotted line")
-    health.set(xlabel="step", ylim=(0, 1), title="Labels are alive well above the dashed line")
-    for axes in (losses, health):
-        axes.legend(frameon=False, fontsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110)
 
 
 def summary_table(summary: dict) -> Table:
@@ -145,13 +117,17 @@ def main() -> None:
     wait("fine-tuning it, and the same model from scratch, side by side", logs, runs, args.finetune_steps)
 
     logged = scalars(out / "pretrain")
-    draw(logged, out / "curves.png")
+    (pretraining,) = read_runs([f"pretraining={nemo.parents[1]}"])
+    with console.status("drawing the report"):
+        page = write_report([pretraining], out / "report", lambda title: None)
     summary = {
         "pretraining": {
             name.removeprefix("train_"): (values[0][1], values[-1][1])
             for name, values in logged.items()
             if name.startswith("train_")
         },
+        "status": pretraining.status,
+        "alarms": pretraining.alarms,
         "seconds": round(time.monotonic() - began),
     }
     for model in models:
@@ -166,8 +142,10 @@ def main() -> None:
         console.print(
             "Every part works; minutes of pretraining on minutes of audio are too few to beat training from scratch."
         )
-    console.print(f"{summary['seconds']} s in all")
-    console.print(f"encoder  {nemo}\ncurves   {out / 'curves.png'}\nnumbers  {out / 'summary.json'}", soft_wrap=True)
+    console.print(
+        f"The pretraining was {summary['status']}, {len(summary['alarms'])} alarm(s). {summary['seconds']} s in all."
+    )
+    console.print(f"encoder  {nemo}\nreport   {page}\nnumbers  {out / 'summary.json'}", soft_wrap=True)
 
 
 if __name__ == "__main__":
