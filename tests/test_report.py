@@ -15,6 +15,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from nemo_birq.report.events import scalars
 from nemo_birq.report.page import write_report
+from nemo_birq.report.pictures import draw_layers, draw_quality_over_time, quality_over_time
 from nemo_birq.report.runs import differences, read_run, read_runs
 from nemo_birq.report.table import table
 from tests.conftest import ROOT
@@ -169,11 +170,26 @@ def test_missing_things_are_said_and_alarms_are_words(tmp_path):
     assert "gradient_norms" not in pictures and "quality_layers" not in pictures
 
 
-def quality(step: int, shift: float) -> str:
+def quality(step: int | None, shift: float) -> str:
     rows = [{"labels": "anchor", "layer": None, "codes": 8, "pnmi": 0.1}]
     rows += [{"labels": "enhanced", "layer": 2, "pnmi": 0.2 + shift}]
     rows += [{"labels": "layer", "layer": layer, "pnmi": 0.1 * layer + shift} for layer in (1, 2, 3)]
     return json.dumps({"model": "x.nemo", "step": step, "num_codes": 8, "rows": [*rows, {"labels": "from the future"}]})
+
+
+def test_a_nemo_file_is_the_end_of_training(tmp_path):
+    """It does not know its step; as the oldest look it would be drawn first and its layers not at all."""
+    folder = make_run(tmp_path / "run")
+    looks = {"a": (None, 0.05), "b": (50, 0.03), "c": (10, 0.01), "d": (100, 0.05)}  # d: the checkpoint of the end
+    for name, (step, shift) in looks.items():
+        (folder / f"label_quality_{name}.json").write_text(quality(step, shift))
+    run = read_run(folder)
+    assert [look["step"] for look in run.quality] == [10, 50, 100, None] and run.steps == 100
+    enhanced = quality_over_time(run)["enhanced"]
+    assert [p.step for p in enhanced] == [10, 50, 100]
+    assert [p.value for p in enhanced] == pytest.approx([0.21, 0.23, 0.25])
+    assert "enhanced: 0.21 at step 10, 0.25 at step 100" in draw_quality_over_time([run]).alt
+    assert "enhanced 2: 0.250" in draw_layers([run]).alt
 
 
 @pytest.fixture(scope="module")

@@ -129,18 +129,21 @@ def draw_layers(runs: list[Run]) -> Drawn | None:
 
 
 def draw_quality_over_time(runs: list[Run]) -> Drawn | None:
-    """PNMI of anchor and enhanced labels over steps; None if no run was looked at twice."""
+    """PNMI of anchor and enhanced labels over steps; None if no run was looked at, at two steps."""
     lines = (Line("anchor", "anchor", ":"), Line("enhanced", "enhanced"))
-    looked = [replace(run, curves={k: v for k, v in _over_time(run).items() if len(v) > 1}) for run in runs]
+    looked = [replace(run, curves={k: v for k, v in quality_over_time(run).items() if len(v) > 1}) for run in runs]
     return draw(Picture("quality_over_time", "Label quality over time", "PNMI", lines), looked)
 
 
-def _over_time(run: Run) -> dict[str, list[Point]]:
-    looks = [look for look in run.quality if isinstance(look.get("step"), int)]
-    return {
-        kind: [Point(look["step"], row["pnmi"], 0.0) for look in looks for row in quality_rows(look, kind)[:1]]
-        for kind in ("anchor", "enhanced")
-    }
+def quality_over_time(run: Run) -> dict[str, list[Point]]:
+    """One point a step: the last checkpoint and the ``.nemo``, which does not know its step, are the same model."""
+    found: dict[str, dict[int, Point]] = {"anchor": {}, "enhanced": {}}
+    for look in run.quality:
+        step = look["step"] if isinstance(look.get("step"), int) else run.steps
+        for kind, points in found.items():
+            for row in quality_rows(look, kind)[:1]:
+                points[step] = Point(step, row["pnmi"], 0.0)
+    return {kind: sorted(points.values()) for kind, points in found.items()}
 
 
 def quality_rows(look: dict, kind: str | None = None) -> list[dict]:

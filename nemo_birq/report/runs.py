@@ -1,6 +1,7 @@
 """Reads the folder that exp_manager made for a run: curves, configuration, command, alarms, label quality."""
 
 import json
+import math
 import re
 import shlex
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ class Run:
     status: str | None
     alarms: list[dict[str, Any]]
     quality: list[dict[str, Any]]
-    """Contents of ``label_quality*.json``, by step."""
+    """Contents of ``label_quality*.json``, by step; those of a ``.nemo``, which does not say its step, come last."""
     seconds: float
     """From the first to the last logged number of every part."""
     audio_hours: float | None
@@ -109,7 +110,7 @@ def read_run(folder: Path, name: str = "") -> Run:
         command=shlex.join(["python", *arguments]) if arguments else None,
         status=alarms.get("status"),
         alarms=alarms.get("alarms", []),
-        quality=sorted(quality, key=lambda q: q.get("step") or 0),
+        quality=sorted(quality, key=_quality_step),
         seconds=sum(_span(file) for file in files),
         audio_hours=_audio_hours(files, steps),
         notes=_resumptions(files),
@@ -173,6 +174,11 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {
         k: v for name, inner in value.items() for k, v in _flat(inner, f"{prefix}.{name}" if prefix else str(name)).items()
     }
+
+
+def _quality_step(look: dict[str, Any]) -> float:
+    """A ``.nemo`` is written as training ends, so a look that does not know its step is the last one."""
+    return look["step"] if isinstance(look.get("step"), int) else math.inf
 
 
 def _span(file: dict[str, list[Point]]) -> float:
