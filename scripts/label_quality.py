@@ -4,8 +4,8 @@
         --alignments tarred_manifests/validation/phones.ctm
 
 Prints phone purity, cluster purity and PNMI of the anchor labels, the enhanced labels, the nearest codes of every layer and
-k-means of every layer, and says which layer tells most. Writes label_quality.json, label_quality_layers.png and
-label_quality_phones.png beside the model, or to --out. docs/label_quality.md explains the numbers.
+k-means of every layer, and says which layer tells most. Writes label_quality_<model>.json, label_quality_<model>_layers.png
+and label_quality_<model>_phones.png beside the model, or to --out. docs/label_quality.md explains the numbers.
 """
 
 import argparse
@@ -71,8 +71,8 @@ def main() -> None:
         evaluation = evaluate(
             opened.model, utterances, progress, not args.no_kmeans, args.kmeans_frames, args.ignore_silence
         )
-    about = {"model": str(args.model), "step": opened.step, "command": shlex.join(["python", *sys.argv])}
-    written = write_results(evaluation, about, folder)
+    about = {"step": opened.step, "command": shlex.join(["python", *sys.argv])}
+    written = write_results(evaluation, args.model, about, folder)
 
     console.print(table(evaluation))
     silence = "left out" if args.ignore_silence else "one phone, SIL; --ignore-silence leaves it out"

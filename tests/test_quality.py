@@ -559,7 +559,7 @@ def test_command_of_a_user(small, tmp_path):
     )  # fmt: skip
     printed = done.stdout
     assert done.returncode == 0, printed
-    result = json.loads((out / "label_quality.json").read_text())
+    result = json.loads((out / "label_quality_small.json").read_text())
     assert (result["model"], result["step"], result["num_codes"]) == (str(model), None, 24)
     assert 3 < result["phone_entropy"] < log(41) and "--hours=0.02" in result["command"]
     assert Counter(row["labels"] for row in result["rows"]) == {"anchor": 1, "enhanced": 1, "layer": 3, "kmeans": 3}
@@ -568,7 +568,7 @@ def test_command_of_a_user(small, tmp_path):
         assert f"{row['pnmi']:.3f}" in printed
     for text in ("Which layer k?", "only at the same number of codes", "SIL", "2 = k"):
         assert text in printed
-    for name in ("label_quality_layers.png", "label_quality_phones.png"):
+    for name in ("label_quality_small_layers.png", "label_quality_small_phones.png"):
         assert (out / name).stat().st_size > 10_000
 
 
@@ -591,7 +591,9 @@ def test_picture_of_an_utterance(small, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.unit
 def test_results_of_another_model_are_not_overwritten(tmp_path):
-    (tmp_path / "label_quality.json").write_text(json.dumps({"model": str(tmp_path / "one.nemo")}))
-    check_out(tmp_path, tmp_path / "one.nemo")
+    """Checkpoints of one run share a folder; models of one name do not."""
+    (tmp_path / "label_quality_run-step=10.json").write_text(json.dumps({"model": str(tmp_path / "run-step=10.ckpt")}))
+    check_out(tmp_path, tmp_path / "run-step=10.ckpt")
+    check_out(tmp_path, tmp_path / "run-step=20.ckpt")
     with pytest.raises(ValueError, match="holds the results of another model; give another folder with --out"):
-        check_out(tmp_path, tmp_path / "two.nemo")
+        check_out(tmp_path, tmp_path / "elsewhere" / "run-step=10.ckpt")

@@ -82,8 +82,8 @@ def duration(seconds: float) -> str:
 
 def _quality(runs: list[Run]) -> dict[str, Any]:
     pictures: dict[str, Drawn | None] = {
-        "Label quality by layer (scripts/label_quality.py writes label_quality.json)": draw_layers(runs),
-        "Label quality over time (it takes label_quality*.json of two steps)": draw_quality_over_time(runs),
+        "Label quality by layer (scripts/label_quality.py writes label_quality_<model>.json)": draw_layers(runs),
+        "Label quality over time (scripts/label_quality.py for two checkpoints or more)": draw_quality_over_time(runs),
     }
     text = (
         "PNMI: the share of what there is to know about the phones that the codes tell. Compare only at the same number of "
