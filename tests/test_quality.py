@@ -548,6 +548,19 @@ def test_files_without_enhanced_labels_are_refused(tmp_path):
         open_model(tmp_path / "none.nemo")
 
 
+@pytest.mark.unit
+@pytest.mark.parametrize("cache", [True, False], ids=["named", "default"])
+def test_nothing_is_left_in_the_cache_of_the_user(small, tmp_path, monkeypatch, cache):
+    """Its manifest is a temporary file: nothing would ever use the index again."""
+    mine = tmp_path / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(mine))
+    monkeypatch.setenv("NEMO_BIRQ_CACHE", str(mine / "named")) if cache else monkeypatch.delenv("NEMO_BIRQ_CACHE")
+    before = dict(os.environ)
+    batches = list(make_loader(small[1].lines, tmp_path, SAMPLE_RATE))
+    assert sum(len(batch.ids) for batch in batches) == len(small[1].lines)
+    assert not mine.exists() and len(list(tmp_path.glob("*.arrow"))) == 1 and dict(os.environ) == before
+
+
 @pytest.mark.system
 def test_command_of_a_user(small, tmp_path):
     small[0].save_to(str(tmp_path / "small.nemo"))
