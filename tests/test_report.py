@@ -9,18 +9,25 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from nemo_birq.data.batch import SpeechBatch
+from nemo_birq.enhanced_labeler import EnhancedLabels
+from nemo_birq.gradient_health import GradientProducts
+from nemo_birq.report.catalogue import logged_tags
 from nemo_birq.report.events import scalars
 from nemo_birq.report.page import write_report
 from nemo_birq.report.pictures import draw_layers, draw_quality_over_time, quality_over_time
 from nemo_birq.report.runs import differences, read_run, read_runs
 from nemo_birq.report.table import table
+from nemo_birq.training_log import TrainingLog
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.integration
+HEALTH = ("perplexity", "coverage", "cumulative_coverage", "top1", "accuracy")
 LOGGED = list(range(9, 100, 10))
 START = 1_700_000_000
 
@@ -170,6 +177,29 @@ def test_missing_things_are_said_and_alarms_are_words(tmp_path):
     assert "gradient_norms" not in pictures and "quality_layers" not in pictures
 
 
+def test_memory_that_nobody_logged_is_named_and_other_tags_are_shown(tmp_path):
+    without, other = make_run(tmp_path / "without"), make_run(tmp_path / "other", gpu_memory_gib=8.0)
+    text = write_report([read_run(without)], tmp_path / "a").read_text()
+    assert re.search(r'<h2 id="memory">Memory</h2>\s*<p class="quiet">Not logged by this run: Memory\.</p>', text)
+    assert '<li><a href="#alarms">' in text and '<h2 id="alarms">' in text
+    write_report([read_run(other)], tmp_path / "b")
+    assert (tmp_path / "b" / "memory_0.png").is_file() and not (tmp_path / "b" / "memory_gb.png").exists()
+
+
+def test_whatever_training_logs_has_a_place():
+    """What the model measures, by its own names."""
+    codes, log_probs, loss = torch.zeros(4, 1, dtype=torch.long), torch.zeros(4, 8, 1), torch.tensor(1.0)
+    paths = ("anchor", "enhanced_prediction", "enhanced_label")
+    log = TrainingLog(num_codes=8, num_books=1, sample_rate=16_000)
+    log.health.update(torch.tensor(8), codes, log_probs, loss, EnhancedLabels(torch.rand(4, 1, 8), codes), log_probs, loss)
+    log.count(SpeechBatch(torch.zeros(1, 1600), torch.tensor([1600])))
+    log.gradients = GradientProducts(paths, torch.eye(3, dtype=torch.float64))
+    measured = {f"val_{name}" for name in log.health.compute()} | {f"train_{name}" for name in log.collect()}
+    assert len(measured) > 40
+    # The same number as *_top1.
+    assert {tag for tag in measured - logged_tags() if not tag.endswith("_unigram_accuracy")} == set()
+
+
 def quality(step: int | None, shift: float) -> str:
     rows = [{"labels": "anchor", "layer": None, "codes": 8, "pnmi": 0.1}]
     rows += [{"labels": "enhanced", "layer": 2, "pnmi": 0.2 + shift}]
@@ -197,10 +227,11 @@ def comparison(tmp_path_factory):
     """The script as a user starts it, on two runs with everything that can be logged."""
     folder = tmp_path_factory.mktemp("comparison")
     gradients = ("norm_anchor", "norm_enhanced", "norm_enhanced_prediction", "norm_enhanced_label", "cosine")
-    health = [f"{task}_{name}" for task in ("anchor", "enhanced") for name in ("perplexity", "coverage", "top1", "accuracy")]
+    health = [f"{task}_{name}" for task in ("anchor", "enhanced") for name in HEALTH]
     names = [*health, "selection_agreement", "anchor_agreement", "enhanced_churn", "grad_norm", "enhanced_weight"]
     more = {f"train_{name}": 0.5 for name in [*names, *(f"gradient_{name}" for name in gradients)]}
-    more |= {"gpu_memory_gib": 8.0, "val_enhanced_loss": 3.5}
+    more |= {"val_enhanced_previous_agreement": 0.5, "train_masked_fraction": 0.5, "train_skipped_share": 0.0}
+    more |= {"train_memory_gb": 8.0, "gpu_memory_gib": 8.0, "val_enhanced_loss": 3.5}
     long = "a_very_long_name_of_a_run_as_people_like_to_give_them_without_a_blank"
     command = f"train.py model.train_ds.manifest_filepath=/{'x' * 150}.json"
     runs = [make_run(folder / "one", **more), make_run(folder / long, "cfg: {a: 1}", command, offset=0.25, **more)]

@@ -61,7 +61,8 @@ def _health(name: str, title: str, unit: str, limits: dict[str, float] | None = 
 
 
 def _single(tag: str, title: str, unit: str, limits: dict[str, float] | None = None, log: bool = False) -> Picture:
-    return Picture(tag.removeprefix("train_"), title, unit, (Line(tag, "training"),), limits or {}, log)
+    stage = "validation" if tag.startswith("val_") else "training"
+    return Picture(tag.removeprefix("train_"), title, unit, (Line(tag, stage),), limits or {}, log)
 
 
 SECTIONS = (
@@ -85,10 +86,12 @@ SECTIONS = (
             _health("normalized_entropy", "Normalized entropy of the labels", "entropy / ln V", {"collapsed below": 0.3}),
             _health("perplexity", "Perplexity of the labels", "codes"),
             _health("coverage", "Coverage", "share of the codebook in use"),
+            _health("cumulative_coverage", "Coverage since the start", "share of the codebook ever used"),
             _health("top1", "Most frequent code", "share of masked frames"),
             _single("train_selection_agreement", "Selection agreement: the nearest code is picked", "share of frames"),
             _single("train_anchor_agreement", "Anchor and enhanced label are the same code", "share of masked frames"),
             _single("train_enhanced_churn", "Churn: enhanced labels that changed since the last look", "share of frames"),
+            _single("val_enhanced_previous_agreement", "Enhanced labels as at the validation before", "share of frames"),
         ),
     ),
     Section(
@@ -115,7 +118,17 @@ SECTIONS = (
             _single("train_audio_hours_per_hour", "Throughput", "hours of audio per hour"),
             _single("learning_rate", "Learning rate", ""),
             _single("train_enhanced_weight", "Weight w1 of the enhanced loss", "w1"),
+            Picture(
+                "masked_fraction", "Masked frames", "share of frames",
+                (Line("train_masked_fraction", "training"), Line("val_masked_fraction", "validation", "o")),
+            ),
+            _single("train_skipped_share", "Skipped: utterances that could not be used", "share of those read"),
         ),
+    ),
+    Section(
+        "memory", "Memory",
+        "The peak of the GPU's allocator; on a CPU the resident memory of the process.",
+        (_single("train_memory_gb", "Memory", "gigabytes"),),
     ),
 )  # fmt: skip
 
@@ -146,16 +159,19 @@ def _rows(stage: str) -> tuple[Row, ...]:
             Row(f"{task} accuracy above unigram", f"{name}_accuracy", "high", above=f"{name}_top1"),
             Row(f"{task} perplexity", f"{name}_perplexity"),
             Row(f"{task} normalized entropy", f"{name}_normalized_entropy"),
+            Row(f"{task} coverage", f"{name}_coverage"),
+            Row(f"{task} coverage since the start", f"{name}_cumulative_coverage"),
         ]
     return (
         *both,
         Row("selection agreement", f"{stage}_selection_agreement"),
         Row("anchor agreement", f"{stage}_anchor_agreement"),
+        Row("masked share of frames", f"{stage}_masked_fraction"),
     )
 
 
 TABLE = {
-    "Validation, last": _rows("val"),
+    "Validation, last": (*_rows("val"), Row("enhanced labels as before", "val_enhanced_previous_agreement")),
     "Training, last logged": (
         *_rows("train"),
         Row("churn of enhanced labels", "train_enhanced_churn"),
@@ -166,5 +182,14 @@ TABLE = {
         Row("hours of audio per hour", "train_audio_hours_per_hour"),
         Row("share of silence", "train_silent_share"),
         Row("skipped utterances", "train_skipped_utterances"),
+        Row("skipped share of utterances", "train_skipped_share"),
+        Row("memory (GB)", "train_memory_gb"),
     ),
 }
+
+
+def logged_tags() -> set[str]:
+    """Every tag that has a place in a picture or in the table."""
+    pictured = {line.tag for section in SECTIONS for picture in section.pictures for line in picture.lines}
+    tabled = {tag for rows in TABLE.values() for row in rows for tag in (row.tag, row.below, row.above) if tag}
+    return pictured | tabled

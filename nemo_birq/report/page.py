@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from nemo_birq.report.catalogue import SECTIONS, Line, Picture, Section
+from nemo_birq.report.catalogue import SECTIONS, Line, Picture, logged_tags
 from nemo_birq.report.pictures import COLOURS, Drawn, colour, draw, draw_layers, draw_quality_over_time
 from nemo_birq.report.runs import STATUS, Run, differences
 from nemo_birq.report.table import table
@@ -32,16 +32,15 @@ def write_report(runs: list[Run], out: Path, progress: Callable[[str], None] = l
     if page.exists() and 'content="nemo_birq report"' not in page.read_text(encoding="utf-8", errors="replace"):
         raise ValueError(f"{page} is there and is not a report of ours; choose another --out.")
     sections = []
-    for section in (*SECTIONS, memory(runs)):
+    for section in SECTIONS:
         drawn, missing = [], []
-        for picture in section.pictures:
+        pictures = (*section.pictures, *other_memory(runs)) if section.name == "memory" else section.pictures
+        for picture in pictures:
             progress(picture.title)
             one = draw(picture, runs)
             drawn.append(one) if one else missing.append(picture.title)
-        if section.pictures:
-            sections.append(
-                {"name": section.name, "title": section.title, "text": section.text, "drawn": drawn, "missing": missing}
-            )
+        text = section.text if drawn else ""
+        sections.append({"name": section.name, "title": section.title, "text": text, "drawn": drawn, "missing": missing})
     progress("Label quality")
     sections.insert(3, _quality(runs))
     out.mkdir(parents=True, exist_ok=True)
@@ -51,11 +50,11 @@ def write_report(runs: list[Run], out: Path, progress: Callable[[str], None] = l
     return page
 
 
-def memory(runs: list[Run]) -> Section:
-    """Memory under whatever name it was logged, such as by Lightning's DeviceStatsMonitor."""
-    tags = sorted({tag for run in runs for tag in run.curves if "memory" in tag or tag.endswith("allocated_bytes.all.peak")})
-    pictures = tuple(Picture(f"memory_{i}", tag, "as logged", (Line(tag, tag),)) for i, tag in enumerate(tags))
-    return Section("memory", "Memory", "", pictures)
+def other_memory(runs: list[Run]) -> list[Picture]:
+    """Memory under whatever other name it was logged, such as by Lightning's DeviceStatsMonitor."""
+    tags = {tag for run in runs for tag in run.curves if "memory" in tag or tag.endswith("allocated_bytes.all.peak")}
+    tags -= logged_tags()
+    return [Picture(f"memory_{i}", tag, "as logged", (Line(tag, tag),)) for i, tag in enumerate(sorted(tags))]
 
 
 def html(runs: list[Run], sections: list[dict[str, Any]]) -> str:
