@@ -6,10 +6,12 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.text import Text
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -17,6 +19,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.enhanced_labeler import EnhancedLabels
 from nemo_birq.gradient_health import GradientProducts
+from nemo_birq.report import pictures
 from nemo_birq.report.catalogue import logged_tags
 from nemo_birq.report.events import scalars
 from nemo_birq.report.page import write_report
@@ -28,6 +31,7 @@ from tests.conftest import ROOT
 
 pytestmark = pytest.mark.integration
 HEALTH = ("perplexity", "coverage", "cumulative_coverage", "top1", "accuracy")
+LONG_NAME = "a_very_long_name_of_a_run_as_people_like_to_give_them_without_a_blank"
 LOGGED = list(range(9, 100, 10))
 START = 1_700_000_000
 
@@ -172,9 +176,43 @@ def test_missing_things_are_said_and_alarms_are_words(tmp_path):
     text = page.read_text()
     assert "Step 42, label collapse." in text and "Two codes &lt;are&gt; left." in text and "not healthy" in text
     assert "Not logged by this run: Gradient norm; Gradient norm of each task; Cosine" in text
-    pictures = {path.stem for path in page.parent.glob("*.png")}
-    assert len(pictures) == text.count("<img") and {"anchor_loss_training", "normalized_entropy"} <= pictures
-    assert "gradient_norms" not in pictures and "quality_layers" not in pictures
+    drawn = {path.stem for path in page.parent.glob("*.png")}
+    assert len(drawn) == text.count("<img") and {"anchor_loss_training", "normalized_entropy"} <= drawn
+    assert "gradient_norms" not in drawn and "quality_layers" not in drawn
+
+
+@pytest.mark.parametrize("names", [["run"], ["one", LONG_NAME], ["one", "two", "three", "four", "five"]], ids=len)
+def test_nothing_of_a_picture_is_cut_off(tmp_path, monkeypatch, names):
+    """Titles and legends, of every picture with all its lines, as the renderer measures them."""
+    figures = []
+
+    class Kept(pictures.Figure):
+        def savefig(self, *args, **kwargs):
+            super().savefig(*args, **kwargs)
+            figures.append(self)
+
+    monkeypatch.setattr(pictures, "Figure", Kept)
+    folder = make_run(tmp_path / "run", **dict.fromkeys(logged_tags(), 0.5))
+    for step in (10, 20):
+        (folder / f"label_quality_{step}.json").write_text(quality(step, 0))
+    runs = [replace(read_run(folder), name=name) for name in names]
+    write_report(runs, tmp_path / "report")
+    assert len(figures) == 2 * len(list((tmp_path / "report").glob("*.png"))) > 40
+    for figure in figures:
+        (axes,) = figure.axes
+        assert len(names) == 1 or figure.legends
+        texts = [child for child in axes.get_children() if isinstance(child, Text)]
+        for text in [
+            *texts,
+            axes.xaxis.label,
+            axes.yaxis.label,
+            *(t for legend in figure.legends for t in legend.get_texts()),
+        ]:
+            box = text.get_window_extent()
+            inside = min(box.x0, box.y0) >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
+            assert inside or not text.get_text().strip(), f"{text.get_text()} is at {box} of {figure.bbox}"
+        for legend in figure.legends:
+            assert legend.get_window_extent().y1 <= axes.xaxis.label.get_window_extent().y0
 
 
 def test_memory_that_nobody_logged_is_named_and_other_tags_are_shown(tmp_path):
@@ -232,9 +270,8 @@ def comparison(tmp_path_factory):
     more = {f"train_{name}": 0.5 for name in [*names, *(f"gradient_{name}" for name in gradients)]}
     more |= {"val_enhanced_previous_agreement": 0.5, "train_masked_fraction": 0.5, "train_skipped_share": 0.0}
     more |= {"train_memory_gb": 8.0, "gpu_memory_gib": 8.0, "val_enhanced_loss": 3.5}
-    long = "a_very_long_name_of_a_run_as_people_like_to_give_them_without_a_blank"
     command = f"train.py model.train_ds.manifest_filepath=/{'x' * 150}.json"
-    runs = [make_run(folder / "one", **more), make_run(folder / long, "cfg: {a: 1}", command, offset=0.25, **more)]
+    runs = [make_run(folder / "one", **more), make_run(folder / LONG_NAME, "cfg: {a: 1}", command, offset=0.25, **more)]
     for step in (10, 20):
         (runs[0] / f"label_quality_{step}.json").write_text(quality(step, step / 100))
     (runs[0] / "alarms.json").write_text('{"status": "healthy", "alarms": []}')
@@ -266,12 +303,12 @@ def test_a_browser_shows_the_page(comparison, tmp_path, scheme):
     assert done.returncode == 0, done.stderr[-3000:]
     seen = json.loads(done.stdout)
     assert seen["console"] == []
-    pictures = sorted(path.stem for path in comparison.parent.glob("*.png"))
+    drawn = sorted(path.stem for path in comparison.parent.glob("*.png"))
     for width, look in seen["widths"].items():
         assert look["viewport"] == int(width) and look["dark"] == (scheme == "dark")
         assert look["width"] <= look["viewport"], "the page is wider than the window"
         assert look["fetched"] == []
-        assert len(look["images"]) == len(pictures) >= 20
+        assert len(look["images"]) == len(drawn) >= 20
         assert all(image["natural"] > 800 and image["shown"] > 300 and len(image["alt"]) > 40 for image in look["images"])
         row = next(row for row in look["rows"] if row[0] == "anchor loss (nats)")
         assert row[1:] == [f"{loss(99) + 0.5:.3f}", f"{loss(99) + 0.75:.3f}"]

@@ -1,6 +1,7 @@
 """Draws the curves of all runs, each picture once for light and once for dark pages."""
 
 import io
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +20,9 @@ COLOURS = ("#3b82d6", "#e0782f", "#2e9e6b", "#b562cc", "#c79a12", "#d64f68", "#3
 """Of the runs, in their order; legible on both grounds."""
 THEMES = {"light": ("#ffffff", "#24292f", "#d8dee4"), "dark": ("#161b22", "#e6edf3", "#30363d")}
 """Ground, ink and grid."""
+
+
+WIDTH = 45  # characters of a title or of a run's name that fit beside each other
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ def _legend(picture: Picture, curves: list, runs: list[Run]) -> list[list[Line2D
     """The runs in the first row, the kinds of lines in the second."""
     ink = "#8b949e"
     shown = sorted({index for index, *_ in curves})
-    names = [Line2D([], [], color=colour(i), lw=3, label=runs[i].name) for i in shown] if len(runs) > 1 else []
+    names = _names(runs, shown)
     handles: list[Line2D] = []
     lines = [line for line in picture.lines if any(line == drawn for _, _, drawn, _ in curves)]
     if len(lines) > 1 or picture.lines[0] not in lines:
@@ -83,6 +87,13 @@ def _legend(picture: Picture, curves: list, runs: list[Run]) -> list[list[Line2D
         for word, level in picture.limits.items()
     ]
     return [names, handles]
+
+
+def _names(runs: list[Run], shown: list[int]) -> list[Line2D]:
+    """Entries of a legend for the runs shown, long names broken into lines; none for a single run."""
+    if len(runs) == 1:
+        return []
+    return [Line2D([], [], color=colour(i), lw=3, label=textwrap.fill(runs[i].name, WIDTH)) for i in shown]
 
 
 def _alt(picture: Picture, curves: list) -> str:
@@ -116,7 +127,7 @@ def draw_layers(runs: list[Run]) -> Drawn | None:
                     drawn[flat["enhanced"][0]] = "D"
         axes.set(xlabel="encoder layer", ylabel="PNMI")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        handles = [Line2D([], [], color=colour(i), lw=3, label=run.name) for i, run, _ in looks] if len(runs) > 1 else []
+        handles = _names(runs, [i for i, *_ in looks])
         ink = "#8b949e" if len(runs) > 1 else colour(0)
         marks = {word: {"marker": "D", "ls": "none"} if style == "D" else {"ls": style} for word, style in drawn.items()}
         return [handles, [Line2D([], [], color=ink, label=word, **mark) for word, mark in marks.items()]]
@@ -174,23 +185,32 @@ def _theme(name: str) -> Iterator[None]:
 
 def _png(title: str, paint: Callable[[Axes], list[list[Line2D]]], theme: str) -> bytes:
     with _theme(theme):
-        figure = Figure(figsize=(5.2, 3.2), layout="constrained")
+        figure = Figure(figsize=(5.2, 3.2), dpi=170, layout="constrained")
         axes = figure.add_subplot()
         rows = [row for row in paint(axes) if row]
-        axes.set_title(title)
+        axes.set_title(textwrap.fill(title, WIDTH))
         if rows:
-            handles, columns = _by_columns(rows)
-            figure.set_figheight(3.2 + 0.22 * -(-len(handles) // columns))
-            figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+            figure.set_figheight(3.2 + _add_legend(figure, rows))
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=170)
+        figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 
-def _by_columns(rows: list[list[Line2D]]) -> tuple[list[Line2D], int]:
-    """Entries of a legend in the order that keeps the rows, as matplotlib fills column by column; a list if too wide."""
-    if max(sum(len(str(handle.get_label())) + 6 for handle in row) for row in rows) > 70:
-        return [handle for row in rows for handle in row], 1
+def _add_legend(figure: Figure, rows: list[list[Line2D]]) -> float:
+    """A legend in rows, each broken into as many as it takes to fit into the figure. Gives its height in inches."""
     width = max(map(len, rows))
-    filled = [row + [Line2D([], [], ls="none", label=" ") for _ in range(width - len(row))] for row in rows]
-    return [handle for column in zip(*filled, strict=True) for handle in column], width
+    for parts in range(1, width + 1):
+        columns = -(-width // parts)
+        broken = [row[i : i + columns] for row in rows for i in range(0, len(row), columns)]
+        legend = figure.legend(handles=_by_columns(broken, columns), loc="outside lower center", ncols=columns)
+        extent = legend.get_window_extent()
+        if extent.width < figure.bbox.width or columns == 1:
+            break
+        legend.remove()
+    return extent.height / figure.dpi
+
+
+def _by_columns(rows: list[list[Line2D]], columns: int) -> list[Line2D]:
+    """Entries of a legend in the order that keeps the rows, as matplotlib fills column by column."""
+    filled = [row + [Line2D([], [], ls="none", label=" ") for _ in range(columns - len(row))] for row in rows]
+    return [handle for column in zip(*filled, strict=True) for handle in column]
