@@ -3,7 +3,7 @@
     {"status": "running", "alarms": [{"name", "step", "value", "threshold", "message"}, ...]}
 
 ``status`` is ``running``, and at the end ``healthy``, ``unhealthy`` or ``interrupted``. A resumed run keeps earlier alarms
-and does not repeat them.
+and does not repeat them: those of the checkpoint, and those that were raised after it was saved.
 """
 
 import json
@@ -52,9 +52,16 @@ class Alarms(Callback):
         if Path(folder) == Path.cwd():
             folder = trainer.log_dir if trainer.loggers else None  # all ranks must ask for it
         self.path = Path(folder) / FILE if folder and trainer.is_global_zero else None
-        if self.path is not None and trainer.global_step > 0 and self.path.exists():
-            self.raised = [Alarm(**alarm) for alarm in json.loads(self.path.read_text())["alarms"]]
+        if self.path is not None and trainer.global_step > 0:
+            self._keep(_written_before(self.path))
         self._write("running")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"raised": [asdict(alarm) for alarm in self.raised], "widest": self.widest}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.raised, self.widest = [], state_dict["widest"]
+        self._keep(state_dict["raised"])
 
     def check(self, trainer: Trainer, step: int, metrics: dict[str, float]) -> None:
         """Raises the alarms that have become true.
@@ -95,11 +102,22 @@ class Alarms(Callback):
             logging.warning(f"ALARM {alarm.name} at step {alarm.step}: {alarm.message}")
         self._write("running")
 
+    def _keep(self, earlier: list[dict[str, Any]]) -> None:
+        known = {alarm.name for alarm in self.raised}
+        self.raised += [Alarm(**alarm) for alarm in earlier if alarm["name"] not in known]
+
     def _write(self, status: str) -> None:
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps({"status": status, "alarms": [_plain(alarm) for alarm in self.raised]}, indent=1))
+
+
+def _written_before(path: Path) -> list[dict[str, Any]]:
+    """Alarms of the part of the run before; NeMo's exp_manager has moved its file to ``run_<n>/``."""
+    moved = path.parent.glob(f"run_*/{path.name}")
+    newest = path if path.exists() else max(moved, key=lambda file: file.stat().st_mtime, default=None)
+    return [] if newest is None else json.loads(newest.read_text())["alarms"]
 
 
 def _plain(alarm: Alarm) -> dict[str, Any]:

@@ -2,12 +2,16 @@
 
 import json
 
+import lightning.pytorch as pl
 import pytest
+import torch
+from nemo.utils.exp_manager import exp_manager
+from torch.utils.data import DataLoader
 
 from nemo_birq import alarm_rules
 from nemo_birq.alarm_rules import RULES, Look
 from nemo_birq.config import parse
-from tests.conftest import make_batch, make_model, train
+from tests.conftest import Speech, make_batch, make_model, train
 
 pytestmark = pytest.mark.integration
 
@@ -132,6 +136,59 @@ def test_a_resumed_run_keeps_its_alarms_and_does_not_repeat_them(tmp_path):
     fresh = tmp_path / "fresh"
     train(make_model(**EASY), fresh, steps=1)
     assert json.loads((fresh / "alarms.json").read_text())["alarms"] == []
+
+
+def managed(folder, steps, change=lambda batch: batch, **changes):
+    """Trains as the script does, with NeMo's exp_manager: the second time it resumes. Gives what ``alarms.json`` says."""
+    model = make_model(**EASY | changes)
+    model.configure_optimizers = lambda: torch.optim.AdamW(model.parameters(), lr=1e-3)
+    trainer = pl.Trainer(
+        accelerator="cpu", max_steps=steps, limit_val_batches=1, val_check_interval=2, check_val_every_n_epoch=None,
+        log_every_n_steps=4, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    resume = {"resume_if_exists": True, "resume_ignore_no_checkpoint": True, "use_datetime_version": False}
+    saved = {"create_checkpoint_callback": True, "checkpoint_callback_params": {"always_save_nemo": False}}
+    exp_manager(trainer, {"exp_dir": str(folder), "name": "run", **resume, **saved})
+    loader = DataLoader(Speech(change), batch_size=None)
+    model._validation_dl = loader
+    trainer.fit(model, loader, DataLoader(Speech(), batch_size=None))
+    return json.loads((folder / "run" / "alarms.json").read_text())
+
+
+@pytest.fixture
+def hermetic(monkeypatch):
+    """exp_manager leaves its mark on the process, and on those that other tests start."""
+    monkeypatch.setenv("NEMO_EXPM_VERSION", "")
+    monkeypatch.setattr("nemo.utils.exp_manager.logging.add_file_handler", lambda *_, **__: None)
+    monkeypatch.setattr("nemo.utils.exp_manager.logging.add_err_file_handler", lambda *_, **__: None)
+
+
+def test_alarms_survive_the_exp_manager_which_moves_their_file(tmp_path, hermetic):
+    noise = {"birq__labels__logit_scale": 1.0}
+    assert names(managed(tmp_path, steps=4, **noise)) == {"noise_labels": 0}
+    assert (tmp_path / "run" / "alarms.json").exists()
+    again = managed(tmp_path, steps=8, **noise)
+    assert (tmp_path / "run" / "run_0" / "alarms.json").exists()  # moved away
+    assert names(again) == {"noise_labels": 0} and again["status"] == "unhealthy"
+
+
+def test_a_run_that_nan_stopped_is_not_healthy_after_resuming(tmp_path, hermetic):
+    """The alarm came after the last checkpoint, so only the moved file knows of it."""
+    seen = []
+
+    def break_fourth(batch):
+        seen.append(batch)
+        return batch._replace(signal=batch.signal * float("nan")) if len(seen) == 4 else batch
+
+    changes = {"birq__watch__learned_by_step": 10**6}
+    with pytest.raises(FloatingPointError):
+        managed(tmp_path, 8, break_fourth, **changes)
+    assert json.loads((tmp_path / "run" / "alarms.json").read_text())["status"] == "interrupted"
+    record = managed(tmp_path, 8, **changes)
+    assert set(names(record)) == {"non_finite_loss"} and record["status"] == "unhealthy"
+    third = managed(tmp_path, 12, **changes)
+    assert third["alarms"] == record["alarms"]
 
 
 def test_alarms_are_said_once_and_summed_up(tmp_path, monkeypatch):
