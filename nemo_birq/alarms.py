@@ -17,6 +17,7 @@ from nemo.utils import logging
 
 from nemo_birq.alarm_rules import RULES, Look
 from nemo_birq.config import BiRQConfig
+from nemo_birq.finite_check import NonFiniteError
 
 FILE = "alarms.json"
 
@@ -90,8 +91,8 @@ class Alarms(Callback):
         logging.warning(f"This run was not healthy, {len(self.raised)} alarm(s):\n{told}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, FloatingPointError):
-            self._add(trainer, Alarm("non_finite_loss", trainer.global_step, None, None, str(exception)))
+        if isinstance(exception, NonFiniteError):
+            self._add(trainer, Alarm("non_finite_loss", exception.step, None, None, str(exception)))
         self._write("interrupted")
 
     def _add(self, trainer: Trainer, alarm: Alarm) -> None:

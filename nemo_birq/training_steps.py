@@ -15,7 +15,7 @@ from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.loader import MOST_SKIPPED
 from nemo_birq.data.resuming import load_position, save_position
 from nemo_birq.distributed import sum_over_ranks
-from nemo_birq.finite_check import FiniteCheck
+from nemo_birq.finite_check import FiniteCheck, check_validation, check_weights
 from nemo_birq.gradient_health import gradient_products, split_loss
 from nemo_birq.label_churn import Churn, LabelProbe
 from nemo_birq.label_health import TASKS, LabelHealth
@@ -117,6 +117,7 @@ class TrainingSteps:
         health.reset()
         full = self.schedule.full
         loss = full.anchor * metrics.get("anchor_loss", 0.0) + full.enhanced * metrics.get("enhanced_loss", 0.0)
+        check_validation(loss, self.trainer.global_step)
         if dataloader_idx == 0:
             metrics |= {name: 1 - churn for name, churn in self._look_at_probe("val", "enhanced_previous_agreement").items()}
         log = {f"val_{name}": torch.tensor(value) for name, value in metrics.items()} | {"val_loss": torch.tensor(loss)}
@@ -124,14 +125,14 @@ class TrainingSteps:
 
     def on_validation_start(self) -> None:
         super().on_validation_start()
-        self.finite_check.look()
+        self._check_finite()
 
     def on_train_epoch_end(self) -> None:
         super().on_train_epoch_end()
-        self.finite_check.look()
+        self._check_finite()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.finite_check.look()
+        self._check_finite()
         super().on_save_checkpoint(checkpoint)
         checkpoint["birq_codes_used"] = {task: self._codes_used(task).cpu() for task in TASKS}
         save_position(checkpoint, self.trainer, self._train_dl)
@@ -149,6 +150,10 @@ class TrainingSteps:
 
     def configure_callbacks(self) -> list[Callback]:
         return [*super().configure_callbacks(), self.alarms]
+
+    def _check_finite(self) -> None:
+        self.finite_check.look()
+        check_weights(self.parameters(), self.trainer.global_step)
 
     def _codes_used(self, task: str) -> Tensor:
         return getattr(self.training_log.health, f"{task}_used")

@@ -1,5 +1,6 @@
 """What is measured while a run trains: gradients, churn, code use, and that looking changes nothing."""
 
+import json
 import math
 
 import lightning.pytorch as pl
@@ -9,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nemo_birq.bilevel_loss import Weights
 from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.finite_check import FiniteCheck
+from nemo_birq.finite_check import MOST_STEPS, FiniteCheck, NonFiniteError, check_weights
 from nemo_birq.gradient_health import gradient_products, split_loss
 from nemo_birq.label_churn import Churn, LabelProbe, evaluating
 from nemo_birq.label_health import LabelHealth
@@ -253,7 +254,61 @@ def test_a_loss_that_is_not_finite_is_found_later_with_its_batch():
         check.remember(step, batch._replace(ids=[f"clip{step}"]), torch.tensor(loss))
     with pytest.raises(FloatingPointError, match="the loss is inf at step 1; the batch held: clip1"):
         check.look()
-    check.look()  # nothing is left
+    with pytest.raises(FloatingPointError, match="at step 1;"):  # whoever looks again, such as before saving, is told again
+        check.look()
+    check = FiniteCheck()
     with pytest.raises(FloatingPointError, match="not known by name"):
         check.remember(4, SpeechBatch(batch.signal, batch.signal_length), torch.tensor(math.nan))
         check.look()
+
+
+def test_losses_do_not_pile_up_where_nobody_looks():
+    check = FiniteCheck()
+    for step in range(MOST_STEPS):
+        check.remember(step, make_batch((0.5,)), torch.tensor(math.nan if step == 7 else 1.0))
+    with pytest.raises(NonFiniteError, match="at step 7;") as found:
+        check.remember(MOST_STEPS, make_batch((0.5,)), torch.tensor(1.0))
+    assert found.value.step == 7
+
+
+class Overflow(pl.Callback):
+    """Breaks one weight's gradient in a step whose loss is finite."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        if trainer.global_step == self.step:
+            next(pl_module.encoder.parameters()).grad.view(-1)[0] = math.inf
+
+
+@pytest.mark.parametrize("interval", [1, 10**6], ids=["after each step", "at the end"])
+def test_weights_that_a_gradient_broke_are_not_saved(tmp_path, interval):
+    """The step is the last one, or its checkpoint is made before another loss is seen."""
+    saving = pl.callbacks.ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=interval, save_top_k=-1)
+    with pytest.raises(NonFiniteError, match="weights are not finite after 3 steps") as found:
+        train(make_model(), tmp_path, steps=3, enable_checkpointing=True, callbacks=[Overflow(2), saving])
+    assert found.value.step == 2
+    assert json.loads((tmp_path / "alarms.json").read_text())["alarms"][0]["step"] == 2
+    kept = {path.stem for path in tmp_path.glob("*.ckpt")}
+    assert kept == ({"step=1", "step=2"} if interval == 1 else set())
+    for name in kept:
+        state = torch.load(tmp_path / f"{name}.ckpt", weights_only=False)["state_dict"]
+        assert all(torch.isfinite(value).all() for value in state.values())
+
+
+def test_large_weights_are_finite():
+    model = make_model()
+    next(model.parameters()).data.mul_(1e30)  # their squares are not
+    check_weights(model.parameters(), 1)
+
+
+def test_validation_stops_at_nan_and_not_where_no_frame_is_masked(tmp_path):
+    model = make_model(birq__masking__start_probability=1e-9)
+    trainer = train(model, tmp_path, steps=2, val_check_interval=1)
+    assert float(trainer.callback_metrics["val_loss"]) == 0
+    model = make_model()
+    norm = next(module for module in model.modules() if isinstance(module, torch.nn.BatchNorm1d))
+    norm.running_var.fill_(math.nan)  # training does not use it
+    with pytest.raises(NonFiniteError, match="the validation loss is nan after 2 steps"):
+        train(model, tmp_path, steps=4, val_check_interval=2, num_sanity_val_steps=0)
