@@ -22,7 +22,7 @@ LARGEST_FALL = 0.2
 # BEST-RQ predicts 20 to 33 % of speech, HuBERT and wav2vec 2.0 half of it. Beyond, there is too little to predict, or too
 # little to predict it from.
 MASKED_RANGE = (0.1, 0.6)
-# A corpus has a silent recording now and then; one in ten is a fault of reading or cutting.
+# A corpus has a silent recording now and then; one in ten is a fault of recording or cutting.
 MOST_SILENCE = 0.1
 
 
@@ -151,9 +151,8 @@ def silence(look: Look) -> Finding | None:
     return Finding(
         value,
         MOST_SILENCE,
-        f"{value:.0%} of the utterances are silent, constant or could not be read ({look.metrics['skipped_utterances']:.0f} "
-        "could not since the start). Listen to some; look at offsets and durations of the manifest, at the channel that is "
-        "read, and at warnings above about audio that cannot be decoded.",
+        f"{value:.0%} of the utterances that could be read are silent or constant. Listen to some; look at offsets and "
+        "durations of the manifest, and at the channel that is read.",
     )
 
 

@@ -20,7 +20,7 @@ from nemo_birq.label_health import entropy, histogram
 from nemo_birq.layer_pass import encode_to_layer
 from nemo_birq.masking import valid_frames
 from nemo_birq.model import BiRQModel
-from nemo_birq.training_log import is_silent
+from nemo_birq.training_log import is_silent, num_read
 
 SCALES = (1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 40.0, 60.0, 80.0, 120.0, 160.0, 320.0)
 WANTED_AGREEMENT = 0.6  # labels follow the frame, and Gumbel noise still chooses among near codes
@@ -120,6 +120,9 @@ class _Tally:
 
     def add(self, batch: SpeechBatch) -> None:
         model = self.model
+        self.skipped += batch.skipped
+        if num_read(batch) == 0:
+            return
         signal, signal_length = batch.signal.to(model.device), batch.signal_length.to(model.device)
         features, lengths = model.preprocessor(input_signal=signal, length=signal_length)
         hidden, encoded_len = encode_to_layer(model.encoder, features, lengths, model.layer)
@@ -135,8 +138,7 @@ class _Tally:
         self.masked += int((F.pad(frames, (0, valid.shape[1] - frames.shape[1])) & valid).sum())
         self.frames += int(valid.sum())
         self.silent += int(is_silent(signal, signal_length).sum())
-        self.utterances += len(signal)
-        self.skipped += batch.skipped
+        self.utterances += num_read(batch)
         self.seconds += float(signal_length.sum()) / model.cfg.preprocessor.sample_rate
 
     def _count(self, name: str, labels: Tensor) -> None:
@@ -169,7 +171,7 @@ def measure(model: BiRQModel, batches: Iterable[SpeechBatch], minutes: float) ->
         minutes: of audio to look at; at least one batch.
 
     Raises:
-        ValueError: there is no batch.
+        ValueError: there is no batch, or nothing that could be read.
     """
     model.train()
     tally = _Tally(model)
@@ -180,6 +182,8 @@ def measure(model: BiRQModel, batches: Iterable[SpeechBatch], minutes: float) ->
             progress.update(task, completed=tally.seconds)
             if tally.seconds >= 60 * minutes:
                 break
+    if tally.utterances == 0 and tally.skipped > 0:
+        raise ValueError(f"none of {tally.skipped} utterances could be read: the log names each of them and what is wrong")
     if tally.utterances == 0:
         raise ValueError("the data loader of model.train_ds yields no batch: look at min_duration and max_duration")
     return tally.result()

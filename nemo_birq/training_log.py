@@ -4,7 +4,7 @@ import time
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, SumMetric
+from torchmetrics import SumMetric
 
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.gradient_health import GradientProducts
@@ -23,6 +23,11 @@ def is_silent(signal: Tensor, lengths: Tensor) -> Tensor:
     return high - low < SILENCE
 
 
+def num_read(batch: SpeechBatch) -> int:
+    """Utterances of a batch that could be read."""
+    return 0 if batch.is_silent_stand_in else len(batch.signal_length)
+
+
 class TrainingLog(nn.Module):
     """Gathers label health, gradients and throughput between two looks, without waiting for the device."""
 
@@ -32,23 +37,32 @@ class TrainingLog(nn.Module):
         self.sample_rate = sample_rate
         # The search for NaN would wait for the device.
         self.audio_seconds = SumMetric(nan_strategy="disable")
+        self.read = SumMetric(nan_strategy="disable")
+        self.silent = SumMetric(nan_strategy="disable")
         self.utterances = SumMetric(nan_strategy="disable")
         self.skipped = SumMetric(nan_strategy="disable")
-        self.silent_share = MeanMetric(nan_strategy="disable")
         self.gradients: GradientProducts | None = None
         self.since = time.monotonic()
 
+    def _apply(self, *args, **kwargs):
+        super()._apply(*args, **kwargs)
+        for metric in self.children():  # bfloat16 would count to 256
+            metric.set_dtype(torch.float32)
+        return self
+
     def count(self, batch: SpeechBatch) -> None:
-        """Adds a batch."""
-        self.audio_seconds.update(batch.signal_length.sum() / self.sample_rate)
-        self.silent_share.update(is_silent(batch.signal, batch.signal_length))
-        self.utterances.update(len(batch.signal_length) + batch.skipped)
+        """Adds a batch; of one whose utterances could not be read, only how many they are."""
+        read = num_read(batch)
+        self.audio_seconds.update(batch.signal_length[:read].sum() / self.sample_rate)
+        self.silent.update(is_silent(batch.signal, batch.signal_length)[:read].sum())
+        self.read.update(read)
+        self.utterances.update(read + batch.skipped)
         self.skipped.update(batch.skipped)
 
     def collect(self) -> dict[str, float]:
         """The numbers since the last call, over all ranks; every rank must call it at the same step.
 
-        ``skipped_utterances`` and ``skipped_share`` count from the start of the run.
+        ``skipped_utterances`` and ``skipped_share`` count from the start of the run, or from where it was resumed.
         """
         result = self.health.compute()
         now = time.monotonic()
@@ -56,11 +70,11 @@ class TrainingLog(nn.Module):
         result["audio_hours_per_hour"] = float(self.audio_seconds.compute()) / max(now - self.since, 1e-9)
         result["skipped_utterances"] = float(self.skipped.compute())
         result["skipped_share"] = result["skipped_utterances"] / max(1.0, float(self.utterances.compute()))
-        result["silent_share"] = float(self.silent_share.compute())
+        result["silent_share"] = float(self.silent.compute()) / max(1.0, float(self.read.compute()))
         if self.gradients is not None:
             result |= self.gradients.metrics()
         self.gradients = None
-        for metric in (self.health, self.audio_seconds, self.silent_share):
+        for metric in (self.health, self.audio_seconds, self.read, self.silent):
             metric.reset()
         self.since = now
         return result

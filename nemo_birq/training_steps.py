@@ -19,7 +19,7 @@ from nemo_birq.finite_check import FiniteCheck, check_validation, check_weights
 from nemo_birq.gradient_health import gradient_products, split_loss
 from nemo_birq.label_churn import Churn, LabelProbe
 from nemo_birq.label_health import TASKS, LabelHealth
-from nemo_birq.training_log import TrainingLog, one_line
+from nemo_birq.training_log import TrainingLog, num_read, one_line
 
 STREAMS = ("train", "validation", "dropout")
 FEW_SKIPPED = 10  # utterances that may be skipped whatever their share
@@ -101,7 +101,7 @@ class TrainingSteps:
             sizes = self.birq.quantizer.num_codes, self.birq.quantizer.num_books
             self._validation_health[dataloader_idx] = LabelHealth(*sizes).to(self.device)
             self._validation_counts[dataloader_idx] = torch.zeros(2, device=self.device)
-        self._validation_counts[dataloader_idx] += torch.tensor([len(batch.ids or ()), batch.skipped], device=self.device)
+        self._validation_counts[dataloader_idx] += torch.tensor([num_read(batch), batch.skipped], device=self.device)
         self._validation_health[dataloader_idx].update(**health)
         metrics = {"val_loss": loss}
         several = isinstance(self.trainer.val_dataloaders, list) and len(self.trainer.val_dataloaders) > 1

@@ -150,6 +150,20 @@ def test_silent_utterances():
     assert log.collect()["silent_share"] == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_utterances_that_could_not_be_read_are_skipped_and_not_silent(batch, dtype):
+    log = TrainingLog(8, 1, SAMPLE_RATE).to(dtype)
+    stand_in = SpeechBatch(torch.zeros(1, SAMPLE_RATE), torch.tensor([SAMPLE_RATE]), [], 3)
+    log.count(stand_in)
+    metrics = log.collect()
+    assert (metrics["silent_share"], metrics["skipped_share"], metrics["audio_hours_per_hour"]) == (0, 1, 0)
+    log.count(stand_in._replace(skipped=0))  # a rank that gets no utterance
+    for _ in range(399):
+        log.count(batch._replace(skipped=1))
+    metrics = log.collect()
+    assert metrics["skipped_utterances"] == 402 and metrics["skipped_share"] == pytest.approx(402 / (402 + 3 * 399))
+
+
 class Waits(TorchDispatchMode):
     """Operations that wait for the device, were the tensors on one."""
 

@@ -1,12 +1,14 @@
 """The gate before training."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from nemo_birq import preflight, preflight_report
+from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.enhanced_labeler import gumbel_noise
 from nemo_birq.quantizer import draw_codebook
 from tests.conftest import generator, make_batch, make_model
@@ -75,7 +77,15 @@ def test_gate_fails_in_words(changes, why):
 def test_silence_fails_and_no_batch_is_an_error():
     model = make_model()
     silent = [batch._replace(signal=0 * batch.signal) for batch in BATCHES]
-    assert "100% of the utterances are silent" in preflight.measure(model, silent, minutes=1).failures(model)[0]
+    assert (
+        "100% of the utterances that could be read are silent"
+        in preflight.measure(model, silent, minutes=1).failures(model)[0]
+    )
+    stand_in = SpeechBatch(torch.zeros(1, 16000), torch.tensor([16000]), [], 3)  # says nothing about the data
+    alone, together = (preflight.measure(model, data, minutes=1) for data in (BATCHES, [stand_in, *BATCHES]))
+    assert alone.skipped == 0 and together == replace(alone, skipped=3)
+    with pytest.raises(ValueError, match="none of 3 utterances could be read"):
+        preflight.measure(model, [stand_in], minutes=1)
     with pytest.raises(ValueError, match="no batch"):
         preflight.measure(model, [], minutes=1)
 
