@@ -7,7 +7,10 @@ docs/reading_the_curves.md shows each of them in pictures.
 from collections.abc import Callable
 from typing import NamedTuple
 
+from omegaconf import DictConfig, OmegaConf
+
 from nemo_birq.config import BiRQConfig
+from nemo_birq.data.loader import MOST_SKIPPED
 
 # Over random unit vectors and 8192 codes the agreement is 0.02 with logit_scale 10, where labels are noise, and 0.2 with 20,
 # where they lived and were learned on real speech (docs/labels.md).
@@ -24,6 +27,7 @@ LARGEST_FALL = 0.2
 MASKED_RANGE = (0.1, 0.6)
 # A corpus has a silent recording now and then; one in ten is a fault of recording or cutting.
 MOST_SILENCE = 0.1
+FEW_SKIPPED = 10  # utterances that may be skipped whatever their share
 
 
 class Finding(NamedTuple):
@@ -153,6 +157,27 @@ def silence(look: Look) -> Finding | None:
         MOST_SILENCE,
         f"{value:.0%} of the utterances that could be read are silent or constant. Listen to some; look at offsets and "
         "durations of the manifest, and at the channel that is read.",
+    )
+
+
+def unreadable_data(model: DictConfig, node: str, skipped: float, share: float) -> Finding | None:
+    """Training does not go on with it.
+
+    Args:
+        model: configuration of the model.
+        node: ``train_ds`` or ``validation_ds``.
+        skipped: utterances that could not be used.
+        share: they are of those that were wanted.
+    """
+    most = OmegaConf.select(model, f"{node}.max_skipped_share", default=MOST_SKIPPED)
+    if share < 1.0 and (skipped < FEW_SKIPPED or share <= most):
+        return None
+    return Finding(
+        share,
+        most,
+        f"{skipped:.0f} utterances, {share:.1%} of those read, could not be used, more than model.{node}."
+        f"max_skipped_share={most}. The log names each of them and what is wrong; scripts/verify_shards.py looks "
+        "through all shards.",
     )
 
 

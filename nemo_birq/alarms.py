@@ -15,11 +15,19 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from nemo.utils import logging
 
-from nemo_birq.alarm_rules import RULES, Look
+from nemo_birq.alarm_rules import RULES, Finding, Look
 from nemo_birq.config import BiRQConfig
 from nemo_birq.finite_check import NonFiniteError
 
 FILE = "alarms.json"
+
+
+class UnreadableDataError(RuntimeError):
+    """Too much of the data could not be used."""
+
+    def __init__(self, finding: Finding):
+        super().__init__(f"{finding.message} The last checkpoint is untouched.")
+        self.finding = finding
 
 
 @dataclass
@@ -47,12 +55,14 @@ class Alarms(Callback):
         self.path: Path | None = None
         self.widest: dict[str, float] | None = None
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # NeMo's exp_manager makes the experiment's folder the root; a logger's folder is another one after resuming.
         folder = trainer.default_root_dir
         if Path(folder) == Path.cwd():
             folder = trainer.log_dir if trainer.loggers else None  # all ranks must ask for it
         self.path = Path(folder) / FILE if folder and trainer.is_global_zero else None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.path is not None and trainer.global_step > 0:
             self._keep(_written_before(self.path))
         self._write("running")
@@ -93,6 +103,8 @@ class Alarms(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if isinstance(exception, NonFiniteError):
             self._add(trainer, Alarm("non_finite_loss", exception.step, None, None, str(exception)))
+        if isinstance(exception, UnreadableDataError):
+            self._add(trainer, Alarm("unreadable_data", max(0, trainer.global_step - 1), *exception.finding))
         self._write("interrupted")
 
     def _add(self, trainer: Trainer, alarm: Alarm) -> None:

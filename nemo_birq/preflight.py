@@ -4,8 +4,9 @@ Shapes: B utterances, T feature frames, T' encoder frames, N frames, H codebooks
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -13,8 +14,18 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 from rich.progress import Progress
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from nemo_birq.alarm_rules import Look, Rule, collapsed_labels, degenerate_features, masked_share, noise_labels, silence
+from nemo_birq.alarm_rules import (
+    Look,
+    Rule,
+    collapsed_labels,
+    degenerate_features,
+    masked_share,
+    noise_labels,
+    silence,
+    unreadable_data,
+)
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.label_health import entropy, histogram
 from nemo_birq.layer_pass import encode_to_layer
@@ -72,6 +83,7 @@ class Preflight:
     frames: int
     silent_share: float
     skipped: int
+    skipped_share: float
     masked_fraction: float
     labels: dict[str, CodeUse]
     """Anchor labels as configured, with and without per-feature normalization, and the nearest codes of layer k."""
@@ -98,7 +110,8 @@ class Preflight:
                 "enhanced_perplexity": enhanced.perplexity,
                 "selection_agreement": self.selection["layer k"].at(self.logit_scale),
             }
-        findings = [rule(Look(1, metrics, model.birq, None)) for rule in GATE]
+        findings = [unreadable_data(model.cfg, "train_ds", self.skipped, self.skipped_share)]
+        findings += [rule(Look(1, metrics, model.birq, None)) for rule in GATE]
         return [finding.message for finding in findings if finding is not None]
 
 
@@ -154,6 +167,7 @@ class _Tally:
             frames=self.frames,
             silent_share=self.silent / self.utterances,
             skipped=self.skipped,
+            skipped_share=self.skipped / (self.utterances + self.skipped),
             masked_fraction=self.masked / max(1, self.frames),
             labels={name: CodeUse.of(count) for name, count in self.counts.items()},
             selection={"layer k": selection(sample, codebook), "random": selection(random, codebook)},
@@ -162,12 +176,12 @@ class _Tally:
 
 
 @torch.no_grad()
-def measure(model: BiRQModel, batches: Iterable[SpeechBatch], minutes: float) -> Preflight:
+def measure(model: BiRQModel, batches: Collection[SpeechBatch] | DataLoader, minutes: float) -> Preflight:
     """Labels a sample of the data with the initial model, without changing it.
 
     Args:
         model: freshly built.
-        batches: of the training data.
+        batches: of the training data; a loader that begins again at its end is read once.
         minutes: of audio to look at; at least one batch.
 
     Raises:
@@ -177,7 +191,7 @@ def measure(model: BiRQModel, batches: Iterable[SpeechBatch], minutes: float) ->
     tally = _Tally(model)
     with Progress(transient=True) as progress:
         task = progress.add_task("labelling", total=60 * minutes)
-        for batch in batches:
+        for batch in islice(batches, len(batches)):
             tally.add(SpeechBatch(*batch))
             progress.update(task, completed=tally.seconds)
             if tally.seconds >= 60 * minutes:

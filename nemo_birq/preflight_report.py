@@ -22,7 +22,7 @@ def label_table(result: Preflight) -> Table:
     """How the labels use the codebook."""
     table = Table(
         title=f"Labels of {result.minutes:.1f} minutes, {result.frames} frames: {result.masked_fraction:.0%} masked, "
-        f"{result.silent_share:.0%} of the utterances silent, {result.skipped} not readable",
+        f"{result.silent_share:.0%} of the utterances silent, {result.skipped} ({result.skipped_share:.0%}) not readable",
         title_justify="left",
     )
     for column in ("", "normalized entropy", "perplexity", "most frequent", "coverage"):

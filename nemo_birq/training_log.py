@@ -46,8 +46,9 @@ class TrainingLog(nn.Module):
 
     def _apply(self, *args, **kwargs):
         super()._apply(*args, **kwargs)
-        for metric in self.children():  # bfloat16 would count to 256
-            metric.set_dtype(torch.float32)
+        for metric in self.children():
+            if metric is not self.health:  # which sees to it itself
+                metric.set_dtype(torch.float32)  # bfloat16 would count to 256
         return self
 
     def count(self, batch: SpeechBatch) -> None:

@@ -7,12 +7,11 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback
 from nemo.utils import logging
-from omegaconf import OmegaConf
 from torch import Tensor
 
-from nemo_birq.alarms import Alarms
+from nemo_birq.alarm_rules import unreadable_data
+from nemo_birq.alarms import Alarms, UnreadableDataError
 from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.data.loader import MOST_SKIPPED
 from nemo_birq.data.resuming import load_position, save_position
 from nemo_birq.distributed import sum_over_ranks
 from nemo_birq.finite_check import FiniteCheck, check_validation, check_weights
@@ -22,7 +21,6 @@ from nemo_birq.label_health import TASKS, LabelHealth
 from nemo_birq.training_log import TrainingLog, num_read, one_line
 
 STREAMS = ("train", "validation", "dropout")
-FEW_SKIPPED = 10  # utterances that may be skipped whatever their share
 
 
 class TrainingSteps:
@@ -81,7 +79,6 @@ class TrainingSteps:
         metrics["loss"] += weights.enhanced * metrics.get("enhanced_loss", 0.0)
         metrics |= self._look_at_probe("train", "enhanced_churn")
         logging.info(one_line(self._step, metrics))
-        self._check_skipped("train_ds", metrics["skipped_utterances"], metrics["skipped_share"])
         self.alarms.check(self.trainer, self._step, metrics)
         named = {f"train_{name}": value for name, value in metrics.items()}
         named["learning_rate"] = named.pop("train_learning_rate")
@@ -89,6 +86,7 @@ class TrainingSteps:
         # Lightning would begin later than step 0, and repeat what is not measured at every logged step.
         for logger in self.loggers:
             logger.log_metrics(named | {"epoch": self.trainer.current_epoch}, step=self._step)
+        self._check_skipped("train_ds", metrics["skipped_utterances"], metrics["skipped_share"])
 
     def validation_step(self, batch: Sequence, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         batch = SpeechBatch(*batch)
@@ -168,13 +166,9 @@ class TrainingSteps:
         return {} if changed is None else {name: changed}
 
     def _check_skipped(self, node: str, skipped: float, share: float) -> None:
-        most = OmegaConf.select(self.cfg, f"{node}.max_skipped_share", default=MOST_SKIPPED)
-        if share == 1.0 or (skipped >= FEW_SKIPPED and share > most):
-            raise RuntimeError(
-                f"{skipped:.0f} utterances, {share:.1%} of those read, could not be used, more than model.{node}."
-                f"max_skipped_share={most}. The log names each of them and what is wrong; scripts/verify_shards.py looks "
-                "through all shards. The last checkpoint is untouched."
-            )
+        finding = unreadable_data(self.cfg, node, skipped, share)
+        if finding is not None:
+            raise UnreadableDataError(finding)
 
     def _is_log_step(self, step: int) -> bool:
         return _is_due(step, self.trainer.log_every_n_steps)

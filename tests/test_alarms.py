@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from nemo_birq import alarm_rules
 from nemo_birq.alarm_rules import RULES, Look
 from nemo_birq.config import parse
+from nemo_birq.report.events import scalars
 from tests.conftest import Speech, make_batch, make_model, train
 
 pytestmark = pytest.mark.integration
@@ -106,6 +107,27 @@ def test_silent_batches(tmp_path):
     _, record = run(tmp_path, steps=1, changed=half)
     assert "silence" in names(record)
     assert next(a for a in record["alarms"] if a["name"] == "silence")["value"] == 0.5
+
+
+def test_unreadable_data_are_logged_and_kept_before_the_run_stops(tmp_path):
+    seen = []
+
+    def unreadable(batch):
+        seen.append(batch)
+        return batch._replace(skipped=12 * (len(seen) > 1))  # the first is for validation
+
+    with pytest.raises(RuntimeError, match=r"12 utterances, 75.0% of those read, could not be used"):
+        run(tmp_path, log_every_n_steps=1, changed=unreadable, birq__labels__logit_scale=1.0)
+    record = json.loads((tmp_path / "alarms.json").read_text())
+    assert record["status"] == "interrupted" and names(record) == {"noise_labels": 0, "unreadable_data": 0}
+    stop = record["alarms"][1]
+    assert (stop["value"], stop["threshold"]) == (0.75, 0.05)
+    assert scalars(tmp_path)["train_skipped_utterances"] == [(0, 12)]
+
+    folder = tmp_path / "validation"
+    with pytest.raises(RuntimeError, match="validation_ds"):
+        run(folder, changed=lambda batch: batch._replace(skipped=12))
+    assert "unreadable_data" in names(json.loads((folder / "alarms.json").read_text()))
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_is_kept(tmp_path):

@@ -44,7 +44,7 @@ def test_random_vectors_have_the_values_of_the_table():
 def test_check_counts_the_labels_of_training_and_leaves_the_model(tmp_path):
     model = make_model().train()
     before = {name: tensor.clone() for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
-    result = preflight.measure(model, iter(BATCHES), minutes=0.25)
+    result = preflight.measure(model, BATCHES, minutes=0.25)
     assert result.minutes == pytest.approx(0.3)  # the third batch of 6 s ends it
     assert all(torch.equal(before[name], tensor) for name, tensor in [*model.named_parameters(), *model.named_buffers()])
     anchors = torch.cat([model.labels(b.signal, b.signal_length).anchor.flatten() for b in BATCHES[:3]])
@@ -83,11 +83,33 @@ def test_silence_fails_and_no_batch_is_an_error():
     )
     stand_in = SpeechBatch(torch.zeros(1, 16000), torch.tensor([16000]), [], 3)  # says nothing about the data
     alone, together = (preflight.measure(model, data, minutes=1) for data in (BATCHES, [stand_in, *BATCHES]))
-    assert alone.skipped == 0 and together == replace(alone, skipped=3)
+    assert alone.skipped == 0 and together == replace(alone, skipped=3, skipped_share=3 / 15)
+    assert together.failures(model) == []  # three are few
     with pytest.raises(ValueError, match="none of 3 utterances could be read"):
         preflight.measure(model, [stand_in], minutes=1)
     with pytest.raises(ValueError, match="no batch"):
         preflight.measure(model, [], minutes=1)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(("most", "passes"), [(None, False), (0.3, False), (0.6, True)])
+def test_gate_fails_where_training_would_stop_for_unreadable_data(most, passes):
+    model = make_model(**{} if most is None else {"train_ds__max_skipped_share": most})
+    half = [batch._replace(skipped=3) for batch in BATCHES]
+    failures = preflight.measure(model, half, minutes=1).failures(model)
+    assert [f"max_skipped_share={most or 0.05}" in failure for failure in failures] == [True] * (not passes)
+
+
+class EndlessLoader(torch.utils.data.DataLoader):
+    def __iter__(self):
+        while True:
+            yield from super().__iter__()
+
+
+@pytest.mark.unit
+def test_an_endless_loader_is_read_once():
+    result = preflight.measure(make_model(), EndlessLoader(BATCHES, batch_size=None), minutes=5)
+    assert result.minutes == pytest.approx(len(BATCHES) * 6 / 60)
 
 
 @pytest.mark.system
