@@ -2,8 +2,9 @@
 
     {"status": "running", "alarms": [{"name", "step", "value", "threshold", "message"}, ...]}
 
-``status`` is ``running``, and at the end ``healthy``, ``unhealthy`` or ``interrupted``. A resumed run keeps earlier alarms
-and does not repeat them: those of the checkpoint, and those that were raised after it was saved.
+``status`` is ``running``, and at the end ``healthy``, ``unhealthy``, ``interrupted``, or ``too short to judge``: no alarm,
+but it ended before the step from which on the anchor task is judged. A resumed run keeps earlier alarms and does not repeat
+them: those of the checkpoint, and those that were raised after it was saved.
 """
 
 import json
@@ -20,6 +21,7 @@ from nemo_birq.config import BiRQConfig
 from nemo_birq.finite_check import NonFiniteError
 
 FILE = "alarms.json"
+TOO_SHORT = "too short to judge"
 
 
 class UnreadableDataError(RuntimeError):
@@ -54,6 +56,8 @@ class Alarms(Callback):
         self.raised: list[Alarm] = []
         self.path: Path | None = None
         self.widest: dict[str, float] | None = None
+        self.judged = birq.loss.anchor_weight == 0
+        """The anchor task was looked at when it should have been learned."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # NeMo's exp_manager makes the experiment's folder the root; a logger's folder is another one after resuming.
@@ -68,10 +72,10 @@ class Alarms(Callback):
         self._write("running")
 
     def state_dict(self) -> dict[str, Any]:
-        return {"raised": [asdict(alarm) for alarm in self.raised], "widest": self.widest}
+        return {"raised": [asdict(alarm) for alarm in self.raised], "widest": self.widest, "judged": self.judged}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.raised, self.widest = [], state_dict["widest"]
+        self.raised, self.widest, self.judged = [], state_dict["widest"], state_dict["judged"]
         self._keep(state_dict["raised"])
 
     def check(self, trainer: Trainer, step: int, metrics: dict[str, float]) -> None:
@@ -82,6 +86,7 @@ class Alarms(Callback):
             step: optimizer step, counted from 0.
             metrics: of this step, without ``train_``.
         """
+        self.judged |= step + 1 >= self.birq.watch.learned_by_step
         look = Look(step, metrics, self.birq, self.widest)
         for rule in RULES:
             finding = rule(look)
@@ -91,11 +96,17 @@ class Alarms(Callback):
             self.widest = max(self.widest or metrics, metrics, key=lambda m: m["enhanced_normalized_entropy"])
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._write("unhealthy" if self.raised else "healthy")
+        self._write("unhealthy" if self.raised else "healthy" if self.judged else TOO_SHORT)
         if not trainer.is_global_zero:
             return
-        if not self.raised:
+        if not self.raised and self.judged:
             logging.info(f"This run was healthy: no alarm in {trainer.global_step} steps.")
+            return
+        if not self.raised:
+            logging.info(
+                f"No alarm in {trainer.global_step} steps; the anchor task is judged from step "
+                f"{self.birq.watch.learned_by_step} on (model.birq.watch.learned_by_step)."
+            )
             return
         told = "\n".join(f"  step {alarm.step}, {alarm.name}: {alarm.message}" for alarm in self.raised)
         logging.warning(f"This run was not healthy, {len(self.raised)} alarm(s):\n{told}")

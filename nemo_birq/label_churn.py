@@ -1,6 +1,6 @@
 """How much the enhanced labels of the same speech change while the model learns."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -30,6 +30,14 @@ class LabelProbe:
             if self.missing > 0:
                 self.signals.append(signal[: min(length, self.missing)].cpu())
                 self.missing -= length
+
+    def fill_from(self, batches: Iterable[SpeechBatch]) -> None:
+        """Takes the first batches, if nothing was taken yet."""
+        if self.missing > 0 and not self.signals:
+            for batch in batches:
+                self.fill(SpeechBatch(*batch))
+                if self.missing <= 0:
+                    return
 
     def label(self, model: nn.Module) -> Tensor | None:
         """Nearest codes of all frames, (frames, H) on the model's device, made in evaluation mode; None without audio.

@@ -1,10 +1,12 @@
 """What a user sees while training: one line now and then in the terminal, the same numbers in the logger."""
 
+import resource
+import sys
 import time
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import SumMetric
+from torchmetrics import MaxMetric, SumMetric
 
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.gradient_health import GradientProducts
@@ -28,6 +30,14 @@ def num_read(batch: SpeechBatch) -> int:
     return 0 if batch.is_silent_stand_in else len(batch.signal_length)
 
 
+def peak_memory_gb(device: torch.device) -> float:
+    """The most memory in use so far, in 10^9 bytes: of PyTorch's allocator on a GPU, else of this process alone."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
 class TrainingLog(nn.Module):
     """Gathers label health, gradients and throughput between two looks, without waiting for the device."""
 
@@ -41,6 +51,7 @@ class TrainingLog(nn.Module):
         self.silent = SumMetric(nan_strategy="disable")
         self.utterances = SumMetric(nan_strategy="disable")
         self.skipped = SumMetric(nan_strategy="disable")
+        self.memory = MaxMetric(nan_strategy="disable")
         self.gradients: GradientProducts | None = None
         self.since = time.monotonic()
 
@@ -72,6 +83,8 @@ class TrainingLog(nn.Module):
         result["skipped_utterances"] = float(self.skipped.compute())
         result["skipped_share"] = result["skipped_utterances"] / max(1.0, float(self.utterances.compute()))
         result["silent_share"] = float(self.silent.compute()) / max(1.0, float(self.read.compute()))
+        self.memory.update(peak_memory_gb(self.memory.device))
+        result["memory_gb"] = float(self.memory.compute())
         if self.gradients is not None:
             result |= self.gradients.metrics()
         self.gradients = None

@@ -59,6 +59,13 @@ class TrainingSteps:
             self.training_log.gradients = gradient_products(parts, self.encoder.parameters())
         return {"loss": losses.loss}
 
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        loaders = self.trainer.val_dataloaders
+        if self.schedule.full.enhanced > 0 and loaders is not None:
+            # Nothing is validated before a resumed run goes on.
+            self.probe.fill_from(loaders[0] if isinstance(loaders, list) else loaders)
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self._is_log_step(self.trainer.global_step):
             gradients = [p.grad for p in self.parameters() if p.grad is not None]

@@ -60,6 +60,13 @@ def test_a_healthy_run_has_no_alarm(tmp_path):
     assert record == {"status": "healthy", "alarms": []}
 
 
+def test_a_short_run_is_not_called_healthy(tmp_path):
+    _, record = run(tmp_path, steps=2, log_every_n_steps=1)
+    assert record == {"status": "too short to judge", "alarms": []}
+    _, record = run(tmp_path / "alone", steps=2, log_every_n_steps=1, birq__loss__anchor_weight=0.0)
+    assert record == {"status": "healthy", "alarms": []}  # there is no anchor task
+
+
 def test_a_dead_front_end(tmp_path):
     """Its output is constant: the encoder sees nothing, so only the frequencies of the codes can be learned."""
 

@@ -247,6 +247,28 @@ def test_validation_compares_labels_with_those_of_the_last(tmp_path):
         assert model._churn["val"].look(model.probe.label(model), model.device) == 0.0  # the same model, the same labels
 
 
+def test_a_resumed_run_measures_churn_before_its_first_validation(tmp_path):
+    """Of the probe that it had: the first seconds of the validation data."""
+    options = {"log_every_n_steps": 1, "val_check_interval": 1000}
+    model, resumed = (make_model(birq__watch__probe_seconds=3.0) for _ in range(2))
+    trainer = train(model, tmp_path, steps=2, **options)
+    trainer.save_checkpoint(tmp_path / "kept.ckpt")
+    trainer = train(resumed, tmp_path, steps=4, ckpt_path=tmp_path / "kept.ckpt", **options)
+    assert 0 < float(trainer.callback_metrics["train_enhanced_churn"]) < 1
+    assert len(resumed.probe.signals) == len(model.probe.signals) > 0
+    assert all(map(torch.equal, resumed.probe.signals, model.probe.signals))
+
+
+def test_peak_memory_is_that_of_the_process():
+    log = TrainingLog(8, 1, SAMPLE_RATE)
+    before = log.collect()["memory_gb"]
+    block = torch.ones(100_000_000)
+    after = log.collect()["memory_gb"]
+    del block
+    assert before > 0.1 and before <= after and 0.4 < after < before + 0.6
+    assert log.collect()["memory_gb"] >= after  # the peak stays
+
+
 def test_codes_ever_used_come_back_with_a_checkpoint(tmp_path):
     model = make_model()
     train(model, tmp_path, steps=2, log_every_n_steps=1)
