@@ -17,6 +17,7 @@ from nemo_birq.report.events import Point, first_step, join, read_events
 STATUS = {
     "healthy": "healthy: ended without an alarm",
     "unhealthy": "not healthy: see the alarms",
+    "too short to judge": "too short to judge: no alarm, but the anchor task was not looked at yet",
     "interrupted": "interrupted",
     "running": "running, or stopped from outside",
     None: "not watched: no alarms.json",
