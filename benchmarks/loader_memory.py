@@ -46,7 +46,7 @@ def megabytes() -> float:
     return sum(process.memory_full_info().pss for process in processes) / 1e6
 
 
-def epoch(folder: Path, shards: int, workers: int, reader: str) -> dict:
+def epoch(folder: Path, utterances: int, shards: int, workers: int, reader: str) -> dict:
     """Memory through an epoch, from before the loader is built on."""
     node = {
         "use_lhotse": True, "manifest_filepath": f"{folder}/sharded_manifests/manifest__OP_0..{shards - 1}_CL_.json",
@@ -69,6 +69,8 @@ def epoch(folder: Path, shards: int, workers: int, reader: str) -> dict:
         seen += len(batch[1])
         if number % 20 == 0:
             curve.append([seen, megabytes() - before])
+        if seen >= utterances:  # each worker of the stock reader reads all
+            break
     return {"reader": reader, "shards": shards, "workers": workers, "utterances": seen, "start_s": start, "curve": curve}
 
 
@@ -99,7 +101,7 @@ def main() -> None:
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS, metavar=("FOLDER", "SHARDS", "READER"))
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(epoch(Path(args.one[0]), int(args.one[1]), args.workers, args.one[2])))
+        print(json.dumps(epoch(Path(args.one[0]), args.utterances, int(args.one[1]), args.workers, args.one[2])))
         return
     runs = []
     with tempfile.TemporaryDirectory() as folder:
@@ -107,7 +109,16 @@ def main() -> None:
         for shards in args.shards:
             make_shards(Path(folder) / str(shards), args.utterances, shards)
             for reader in ("ours", "stock NeMo"):  # each in a process of its own
-                one = ["--workers", str(args.workers), "--one", f"{folder}/{shards}", str(shards), reader]
+                one = [
+                    "--utterances",
+                    str(args.utterances),
+                    "--workers",
+                    str(args.workers),
+                    "--one",
+                    f"{folder}/{shards}",
+                    str(shards),
+                    reader,
+                ]
                 environment = os.environ | {"PYTHONPATH": str(ROOT)}
                 done = subprocess.run([sys.executable, __file__, *one], capture_output=True, text=True, env=environment)
                 if done.returncode:
