@@ -160,7 +160,8 @@ def test_non_finite_loss_stops_with_step_names_and_remedy(tmp_path):
         clips.append(Utterance(f"clip{number}.wav", buffer.getvalue(), {"duration": 1.0}))
     write_shards(clips, tmp_path / "shards", 1)
     printed = pretrain(
-        tmp_path, "trainer.max_steps=12", "+exp_manager.checkpoint_callback_params.every_n_train_steps=1",
+        tmp_path, "trainer.max_steps=12",
+        "+exp_manager.checkpoint_callback_params={every_n_train_steps: 1, every_n_epochs: null}",
         "trainer.val_check_interval=100", "model.train_ds.shuffle=false",
         "model.train_ds.use_bucketing=false", "model.train_ds.batch_duration=null", "model.train_ds.batch_size=2",
         f"model.train_ds.manifest_filepath={tmp_path}/shards/sharded_manifests/manifest_0.json",
