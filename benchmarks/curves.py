@@ -42,7 +42,8 @@ def record(run: Path) -> dict:
 
 def train(folder: Path) -> None:
     """Makes the runs that are not there yet, two at a time."""
-    missing = [name for name in RUNS if record(folder / name).get("status") not in ("healthy", "unhealthy", "too short to judge")]
+    finished = "healthy", "unhealthy", "too short to judge"
+    missing = [name for name in RUNS if record(folder / name).get("status") not in finished]
     folder.mkdir(parents=True, exist_ok=True)
     for pair in (missing[:2], missing[2:]):
         logs = [folder / f"{name}.log" for name in pair]
