@@ -62,9 +62,9 @@ class TrainingSteps:
     def on_train_start(self) -> None:
         super().on_train_start()
         loaders = self.trainer.val_dataloaders
-        if self.schedule.full.enhanced > 0 and loaders is not None:
-            # Nothing is validated before a resumed run goes on.
-            self.probe.fill_from(loaders[0] if isinstance(loaders, list) else loaders)
+        first = next(iter(loaders), None) if isinstance(loaders, list) else loaders
+        if self.schedule.full.enhanced > 0 and first is not None:
+            self.probe.fill_from(first)  # nothing is validated before a resumed run goes on
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self._is_log_step(self.trainer.global_step):
