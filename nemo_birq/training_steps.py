@@ -140,8 +140,10 @@ class TrainingSteps:
         self._check_finite()
         super().on_save_checkpoint(checkpoint)
         checkpoint["birq_codes_used"] = {task: self._codes_used(task).cpu() for task in TASKS}
-        save_position(checkpoint, self.trainer, self._train_dl)
-        if self.trainer.global_step == self._step:
+        if self._trainer is None:  # not in training
+            return
+        save_position(checkpoint, self._trainer, self._train_dl)
+        if self._trainer.global_step == self._step:
             logging.warning(
                 "This checkpoint lies between two batches of one optimizer step, and lacks the gradient of the first: "
                 "to resume exactly, let trainer.val_check_interval be a multiple of trainer.accumulate_grad_batches"
@@ -158,7 +160,7 @@ class TrainingSteps:
 
     def _check_finite(self) -> None:
         self.finite_check.look()
-        check_weights(self.parameters(), self.trainer.global_step)
+        check_weights(self.parameters(), 0 if self._trainer is None else self._trainer.global_step)
 
     def _codes_used(self, task: str) -> Tensor:
         return getattr(self.training_log.health, f"{task}_used")

@@ -12,6 +12,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from nemo.core import ModelPT
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_birq import BiRQModel
@@ -124,6 +125,12 @@ def train(model, folder, steps, lr=1e-3, change=lambda batch: batch, ckpt_path=N
     )  # fmt: skip
     trainer.fit(model, loader, loader, ckpt_path=ckpt_path)
     return trainer
+
+
+@pytest.fixture(autouse=True)
+def no_restoring():
+    """NeMo remembers a restoration that failed, and then sets up no data in any later model of the process."""
+    ModelPT._set_model_restore_state(is_being_restored=False)
 
 
 @pytest.fixture

@@ -506,6 +506,7 @@ def test_ctrl_c_stops_at_once_and_cleans_up(tmp_path, much):
     process = subprocess.Popen(
         command(much, tmp_path, "--workers", "2", "--num-shards", "3", "--codec", "opus"),
         cwd=ROOT, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
     )  # fmt: skip
     while not list(tmp_path.glob("*.part")) and process.poll() is None:
         time.sleep(0.01)
