@@ -173,9 +173,8 @@ class BiRQModel(TrainingSteps, LabelFiles, SpeechEncDecSelfSupervisedModel):
             processed_signal=features, processed_signal_length=lengths, generator=generator
         )
         valid = valid_frames(encoded_len, encoded.shape[2])
-        frames = self.masking.encoder_frames(spec_masks[:, 0], self.anchor_labeler.subsampling)
         valid = valid & usable
-        frames = F.pad(frames, (0, valid.shape[1] - frames.shape[1])) & valid  # causal subsampling adds a frame
+        frames = self.masked_frames(spec_masks, valid)
         hidden = encoded.transpose(1, 2)[frames]
 
         anchor_labels = self.anchor_labeler(features, frames)
@@ -220,6 +219,11 @@ class BiRQModel(TrainingSteps, LabelFiles, SpeechEncDecSelfSupervisedModel):
                 "enhanced_loss": enhanced_sum,
             }
         return Losses(loss, health, terms)
+
+    def masked_frames(self, spec_masks: Tensor, valid: Tensor) -> Tensor:
+        """Encoder frames that are predicted: the mask (B, F, T) of ``forward`` and (B, T') bool -> (B, T') bool."""
+        frames = self.masking.encoder_frames(spec_masks[:, 0], self.anchor_labeler.subsampling)
+        return F.pad(frames, (0, valid.shape[1] - frames.shape[1])) & valid  # causal subsampling adds a frame
 
     @torch.no_grad()
     def labels(self, input_signal: Tensor, input_signal_length: Tensor) -> Labels:

@@ -68,8 +68,8 @@ class EpochPlan(NamedTuple):
 
     def batches(self, first: int, last: int) -> list[np.ndarray]:
         """Rows of the batches ``first`` to ``last - 1``, as far as there are."""
-        bounds = [0, *self.ends.tolist()] if first == 0 else self.ends[first - 1 : last].tolist()
-        return [self.rows[start:end] for start, end in pairwise(bounds[: last - first + 1])]
+        bounds = [self.ends[first - 1] if first else 0, *self.ends[first:last]]
+        return [self.rows[start:end] for start, end in pairwise(bounds)]
 
 
 def plan_epoch(

@@ -5,6 +5,7 @@
 """
 
 from dataclasses import fields
+from pathlib import Path
 
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -32,12 +33,12 @@ STREAMING_KEYS = {"shard_seed", "concurrent_bucketing", "num_cuts_for_bins_estim
 
 
 def build_dataloader(
-    config: DictConfig, sample_rate: int, rank: int, world_size: int, training: bool
+    config: DictConfig, sample_rate: int, rank: int, world_size: int, training: bool, index_folder: Path | None = None
 ) -> torch.utils.data.DataLoader | None:
     """Data loader of a ``train_ds`` (``training``) or ``validation_ds`` node; None where it names no data.
 
     Every manifest line and every member of every shard is looked at first, or has been when the index was made. Audio of
-    another sample rate is resampled, several channels are mixed.
+    another sample rate is resampled, several channels are mixed. ``index_folder`` is for indexes that nobody needs again.
 
     Raises:
         FileNotFoundError: a manifest or shard that is not there.
@@ -59,7 +60,8 @@ def build_dataloader(
         if not config.get("use_lhotse", False):
             return build_webdataset_loader(config, sources, rank, world_size)
         settings = _batch_settings(config)
-        indexes = [_open_checked(source, float(config.get("max_skipped_share", MOST_SKIPPED))) for source in sources]
+        most = float(config.get("max_skipped_share", MOST_SKIPPED))
+        indexes = [_open_checked(source, most, index_folder) for source in sources]
         weights = None if sources[0].weight is None else [source.weight for source in sources]
         order = BatchOrder(indexes, weights, settings, rank, world_size, endless=training)
         _say(sources, indexes, settings, order)
@@ -104,19 +106,19 @@ def _batch_settings(config: DictConfig) -> BatchSettings:
         # Longer utterances have no bucket.
         changes |= {"use_bucketing": True, "max_duration": min(settings.max_duration, settings.bucket_duration_bins[-1])}
     if settings.use_bucketing and settings.num_buckets > 1:
-        nemo = OmegaConf.merge(OmegaConf.structured(LhotseDataLoadingConfig), {key: given[key] for key in given})
+        nemo = OmegaConf.merge(OmegaConf.structured(LhotseDataLoadingConfig), given)
         changes["bucket_duration_bins"] = determine_bucket_duration_bins(nemo)
     return BatchSettings(**(vars(settings) | changes))
 
 
-def _open_checked(source: Source, max_skipped_share: float) -> SpeechIndex:
+def _open_checked(source: Source, max_skipped_share: float, folder: Path | None) -> SpeechIndex:
     remote = [path for path in (*source.manifest_paths, *source.tar_paths) if is_remote(path)]
     if remote:
         raise ValueError(
             f"{remote[0]} is not a local file and cannot be read at random places: copy or mount the shards, or stream them "
             "with use_lhotse=false is_tarred=true and a batch_size"
         )
-    index = open_index(source)
+    index = open_index(source, folder)
     if not index.problems:
         return index
     total = len(index) + index.num_lost

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -79,6 +80,7 @@ class BatchOrder(torch.utils.data.Sampler):
             batches = np.array_split(np.concatenate(batches), self.world_size)
         return batches[self.rank].tolist(), (epoch, batch + self.world_size, planned_for)
 
+    @cached_property
     def fingerprint(self) -> str:
         """Of all that the plans follow from; wherever the files lie."""
         digest = hashlib.sha256(json.dumps([self.weights, asdict(self.settings)], default=list).encode())
@@ -121,12 +123,12 @@ class SpeechLoader(torch.utils.data.DataLoader):
             "batch": order.batch,
             "planned_for": order.planned_for,
             "length": order.length,
-            "fingerprint": order.fingerprint(),
+            "fingerprint": order.fingerprint,
         }
 
     def load_state_dict(self, state: dict) -> None:
         order: BatchOrder = self.sampler
-        if state["fingerprint"] != order.fingerprint():
+        if state["fingerprint"] != order.fingerprint:
             logging.warning(
                 "The training data, their batches or the seed are not those of the checkpoint: the data are read from the "
                 "beginning of a new epoch"

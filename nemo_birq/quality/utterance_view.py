@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from lhotse.supervision import AlignmentItem
 
 from nemo_birq.bilevel_loss import predict
@@ -83,8 +82,7 @@ def view_utterance(
         processed_signal=features, processed_signal_length=lengths, generator=generator
     )
     valid = valid_frames(encoded_len, encoded.shape[2])
-    frames = model.masking.encoder_frames(mask[:, 0] > 0, model.anchor_labeler.subsampling)
-    frames = F.pad(frames, (0, valid.shape[1] - frames.shape[1])) & valid
+    frames = model.masked_frames(mask, valid)
     hidden = encoded.transpose(1, 2)[frames]
     heads = model.decoder_losses
     labels = model.labels(signal, length)

@@ -1,11 +1,8 @@
 """The utterances that are looked at: those of a manifest that have an alignment."""
 
 import json
-import os
 import random
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -115,19 +112,4 @@ def make_loader(lines: dict[str, dict], folder: Path, sample_rate: int) -> DataL
         "use_lhotse": True, "manifest_filepath": str(manifest), "shuffle": False, "num_workers": 0,
         "batch_duration": max(BATCH_SECONDS, in_order[-1]["duration"]), "use_bucketing": False,
     }  # fmt: skip
-    with _indexes_in(folder):
-        return build_dataloader(OmegaConf.create(config), sample_rate, rank=0, world_size=1, training=False)
-
-
-@contextmanager
-def _indexes_in(folder: Path) -> Iterator[None]:
-    """Keeps indexes of a manifest that nobody will read again out of the user's cache."""
-    before = os.environ.get("NEMO_BIRQ_CACHE")
-    os.environ["NEMO_BIRQ_CACHE"] = str(folder)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["NEMO_BIRQ_CACHE"]
-        else:
-            os.environ["NEMO_BIRQ_CACHE"] = before
+    return build_dataloader(OmegaConf.create(config), sample_rate, rank=0, world_size=1, training=False, index_folder=folder)
