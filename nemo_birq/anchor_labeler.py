@@ -23,16 +23,17 @@ class AnchorLabeler(nn.Module):
         self.quantizer = quantizer
         self.subsampling = subsampling
 
-    def forward(self, features: Tensor, frames: Tensor) -> Tensor:
+    def forward(self, features: Tensor, frames: Tensor, num_frames: int) -> Tensor:
         """Labels of selected encoder frames.
 
         Args:
             features: (B, F, T) normalized log-mel features of the unmasked input.
-            frames: (B, T') bool, the N encoder frames to label.
+            frames: (N,) int64, positions of the encoder frames to label in the flattened (B, T').
+            num_frames: T' of the encoder.
 
         Returns:
-            (N, H) int64 in [0, V), in the order of ``frames`` (utterance by utterance).
+            (N, H) int64 in [0, V).
         """
         stacked = stack_frames(features, self.subsampling)
-        stacked = F.pad(stacked, (0, 0, 0, frames.shape[1] - stacked.shape[1]))  # causal subsampling adds a frame
-        return self.quantizer.nearest(stacked[frames])
+        stacked = F.pad(stacked, (0, 0, 0, num_frames - stacked.shape[1]))  # causal subsampling adds a frame
+        return self.quantizer.nearest(stacked.flatten(0, 1)[frames])

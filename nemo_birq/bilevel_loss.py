@@ -11,21 +11,12 @@ from typing import NamedTuple
 import torch
 from nemo.collections.asr.modules import MultiSoftmaxDecoder
 from nemo.core import Loss, typecheck
-from nemo.core.neural_types import ElementType, LabelsType, LogprobsType, LossType, NeuralType
+from nemo.core.neural_types import EncodedRepresentation, LabelsType, LossType, NeuralType
 from torch import Tensor
 
 from nemo_birq.distributed import sum_over_ranks, world_size
-
-
-def predict(head: MultiSoftmaxDecoder, frames: Tensor) -> Tensor:
-    """Log-probabilities of the head at selected frames: (N, D) -> (N, V, H), at least float32.
-
-    The same numbers as ``head.forward`` gives there (tested), without computing all other frames, and defined for N = 0.
-    """
-    convolution = head.decoder_layers[0]
-    logits = torch.nn.functional.linear(frames, convolution.weight.squeeze(-1), convolution.bias)
-    logits = logits.unflatten(1, (head.num_classes, head.num_decoders))
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=1)
+from nemo_birq.enhanced_labeler import EnhancedTargets
+from nemo_birq.fused_cross_entropy import CrossEntropies, fused_cross_entropies
 
 
 class Weights(NamedTuple):
@@ -64,13 +55,18 @@ class BilevelLoss(Loss):
     have equally many masked frames. A batch without masked frames has loss 0, with a graph.
     """
 
+    def __init__(self, chunk_frames: int = 256):
+        super().__init__()
+        self.chunk_frames = chunk_frames
+
     @property
     def input_types(self) -> dict[str, NeuralType]:
         return {
-            "anchor_log_probs": NeuralType(("B", "C", "H"), LogprobsType()),
+            "hidden": NeuralType(("B", "D"), EncodedRepresentation()),
             "anchor_labels": NeuralType(("B", "H"), LabelsType()),
-            "enhanced_log_probs": NeuralType(("B", "C", "H"), LogprobsType(), optional=True),
-            "enhanced_labels": NeuralType(("B", "H", "C"), ElementType(), optional=True),
+            "anchor_head": NeuralType(),
+            "enhanced_head": NeuralType(),
+            "targets": NeuralType(optional=True),
             "enhanced_weight": NeuralType(optional=True),
             "anchor_weight": NeuralType(optional=True),
             "over_ranks": NeuralType(optional=True),
@@ -78,48 +74,38 @@ class BilevelLoss(Loss):
 
     @property
     def output_types(self) -> dict[str, NeuralType]:
-        return {
-            "loss": NeuralType(elements_type=LossType()),
-            "anchor_sum": NeuralType(elements_type=LossType()),
-            "enhanced_sum": NeuralType(elements_type=LossType()),
-        }
+        return {"loss": NeuralType(elements_type=LossType()), "cross_entropies": [NeuralType()]}
 
     @typecheck()
     def forward(
         self,
-        anchor_log_probs: Tensor,
+        hidden: Tensor,
         anchor_labels: Tensor,
-        enhanced_log_probs: Tensor | None = None,
-        enhanced_labels: Tensor | None = None,
+        anchor_head: MultiSoftmaxDecoder,
+        enhanced_head: MultiSoftmaxDecoder,
+        targets: EnhancedTargets | None = None,
         enhanced_weight: float = 1.0,
         anchor_weight: float = 1.0,
         over_ranks: bool = True,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, CrossEntropies]:
         """Loss of this rank.
 
         Args:
-            anchor_log_probs: (N, V, H) predictions for the anchor labels.
+            hidden: (N, D) encoder output of the masked pass.
             anchor_labels: (N, H) int64.
-            enhanced_log_probs: (N, V, H) predictions for the enhanced labels; the same tensor where the head is shared.
-            enhanced_labels: (N, H, V) distributions, or None where F is not computed (w1 = 0).
+            anchor_head, enhanced_head: predict the codes; one and the same where the head is shared.
+            targets: what the enhanced labels follow from, or None where F is not computed (w1 = 0).
             enhanced_weight: w1.
             anchor_weight: w2.
             over_ranks: normalize over all ranks (training); else over this rank's frames.
 
         Returns:
-            The scalar loss, and the sums over frames (nats, mean over codebooks) of the terms of G and F, detached.
+            The scalar loss, and the sums over frames that it consists of, with the codes that were predicted and picked.
         """
-        count = anchor_log_probs.new_tensor(len(anchor_labels))
-        ranks = 1
+        found = fused_cross_entropies(
+            hidden, anchor_labels, anchor_head, enhanced_head, targets, anchor_weight, enhanced_weight, self.chunk_frames
+        )
+        count, ranks = torch.full_like(found.weighted, len(hidden)), 1
         if over_ranks:
             (count,), ranks = sum_over_ranks(count), world_size()
-        normalizer = ranks / count.clamp(min=1)
-        anchor = -anchor_log_probs.gather(1, anchor_labels.unsqueeze(1)).mean(dim=2).sum()
-        loss = anchor_weight * anchor * normalizer
-        enhanced = torch.zeros_like(anchor)
-        if enhanced_labels is not None:
-            with torch.autocast(enhanced_log_probs.device.type, enabled=False):  # a product would be taken in bfloat16
-                cross_entropy = -torch.einsum("nhv,nvh->nh", enhanced_labels, enhanced_log_probs)
-            enhanced = cross_entropy.mean(dim=1).sum()
-            loss = loss + enhanced_weight * enhanced * normalizer
-        return loss, anchor.detach(), enhanced.detach()
+        return found.weighted * (ranks / count.clamp(min=1)), found

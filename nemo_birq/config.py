@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from nemo.utils import logging
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -48,13 +49,15 @@ class LabelsConfig:
 
 @dataclass
 class LossConfig:
-    """See ``bilevel_loss.WeightSchedule``; ``head`` is ``shared`` or ``separate``."""
+    """See ``bilevel_loss.WeightSchedule`` and ``fused_cross_entropy``; ``head`` is ``shared`` or ``separate``."""
 
     enhanced_weight: float = 0.1
     anchor_weight: float = 2.4
     start_step: int = 0
     ramp_steps: int = 0
     head: str = "shared"
+    chunk_frames: int = 256
+    """Masked frames whose logits over all codes are in memory at a time; another value draws other Gumbel noise."""
 
 
 @dataclass
@@ -117,12 +120,32 @@ def parse(node: DictConfig | dict | None) -> BiRQConfig:
     _require(any(weights), "loss.{enhanced,anchor}_weight", weights, "not both 0: nothing would be learned")
     _require(loss.start_step >= 0, "loss.start_step", loss.start_step, "at least 0")
     _require(loss.ramp_steps >= 0, "loss.ramp_steps", loss.ramp_steps, "at least 0")
+    _require(loss.chunk_frames >= 1, "loss.chunk_frames", loss.chunk_frames, "at least 1 frame")
     _require(loss.head in ("shared", "separate"), "loss.head", loss.head, "'shared' or 'separate'")
     watch = config.watch
     _require(watch.gradient_interval >= 0, "watch.gradient_interval", watch.gradient_interval, "at least 0; 0 is never")
     _require(watch.probe_seconds >= 0, "watch.probe_seconds", watch.probe_seconds, "at least 0; 0 is no probe")
     _require(watch.learned_by_step >= 0, "watch.learned_by_step", watch.learned_by_step, "at least 0")
     return config
+
+
+def check_modules(cfg: DictConfig, birq: BiRQConfig) -> None:
+    """What the configuration's modules must have in common, before any of them is built."""
+    encoder, quantizer = cfg.encoder, birq.quantizer
+    if encoder.get("reduction") or encoder.get("feat_out", -1) not in (-1, encoder.d_model):
+        raise ValueError("model.encoder: reduction and feat_out are not supported, layer k must have the encoder's width")
+    head = cfg.decoder
+    if not str(head.get("_target_")).endswith(".MultiSoftmaxDecoder"):
+        raise ValueError(f"model.decoder._target_={head.get('_target_')}: the prediction head must be a MultiSoftmaxDecoder")
+    sizes = {"num_classes": quantizer.num_codes, "num_decoders": quantizer.num_books, "feat_in": encoder.d_model}
+    for key, needed in sizes.items():
+        if head.get(key, 1) != needed:
+            raise ValueError(f"model.decoder.{key}={head.get(key)} does not fit: quantizer and encoder need {needed}")
+    if cfg.preprocessor.get("normalize") != "per_feature":
+        logging.warning(
+            f"model.preprocessor.normalize={cfg.preprocessor.get('normalize')}: the anchor labels of features that are not "
+            "normalized per feature over time collapse onto few codes. Use per_feature."
+        )
 
 
 def _require(condition: bool, key: str, value: object, allowed: str) -> None:

@@ -1,34 +1,72 @@
 """Enhanced labels: a random projection of the model's own layer k, selected by Gumbel-softmax (BiRQ, arXiv 2509.15430).
 
-Shapes: B utterances, T' encoder frames, D encoder width, N selected frames, H codebooks, V codes.
+Shapes: B utterances, T' encoder frames, D encoder width, N selected frames, H codebooks, d code dimension, V codes.
 """
 
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nemo_birq.host_random import draw_seed
 from nemo_birq.layer_normalization import LayerNormalization
 from nemo_birq.quantizer import RandomProjectionQuantizer
 
 
-class EnhancedLabels(NamedTuple):
-    """Labels of N frames."""
+class Selection(NamedTuple):
+    """Labels of n frames from one codebook."""
 
+    labels: Tensor
+    """(n, V) y^(k), a distribution over the codes for each frame: ``soft``, or its largest entry as one-hot."""
     soft: Tensor
-    """(N, H, V) y^(k), a distribution over the codes for each frame; differentiable in the layer's output."""
+    """(n, V) the Gumbel-softmax."""
+    picked: Tensor
+    """(n,) int64, the code that was picked: the largest entry of ``soft``."""
     nearest: Tensor
-    """(N, H) int64, the code that would be picked without Gumbel noise."""
+    """(n,) int64, the code that would be picked without Gumbel noise."""
 
-    @property
-    def picked(self) -> Tensor:
-        """(N, H) int64, the code that was picked: the largest entry of ``soft``."""
-        return self.soft.detach().argmax(dim=-1)
+
+@dataclass(frozen=True)
+class EnhancedTargets:
+    """What enhanced labels of N frames follow from. The labels themselves, of size N x H x V, are made where needed."""
+
+    units: Tensor
+    """(N, H, d) u_t, projected frames of unit length, float32 or float64; differentiable in the layer's output."""
+    codebook: Tensor
+    """(H, V, d)."""
+    logit_scale: float
+    temperature: float
+    hard: bool
+    seed: int
+    """Of the Gumbel noise."""
+
+    def detached(self) -> "EnhancedTargets":
+        """The same labels without a gradient."""
+        return replace(self, units=self.units.detach())
+
+    @torch.no_grad()
+    def select(self, rows: slice, book: int, generator: torch.Generator) -> Selection:
+        """y^(k)_t = softmax((logit_scale * C u_t + g_t) / tau), g_t Gumbel(0, 1), for some frames and one codebook.
+
+        Args:
+            rows: of the N frames.
+            book: number of the codebook.
+            generator: of g_t, on the device of ``units``.
+        """
+        scores = self.units[rows, book] @ self.codebook[book].to(self.units.dtype).T
+        nearest = scores.argmax(dim=1)
+        logits = gumbel_noise(scores, generator).add_(scores, alpha=self.logit_scale).div_(self.temperature)
+        soft = logits.softmax(dim=1)
+        picked = soft.argmax(dim=1)
+        labels = F.one_hot(picked, soft.shape[1]).to(soft.dtype) if self.hard else soft
+        return Selection(labels, soft, picked, nearest)
 
 
 def gumbel_noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Independent Gumbel(0, 1) variables of the shape of a tensor."""
-    return torch.empty_like(like).exponential_(generator=generator).log().neg()
+    return torch.empty_like(like).exponential_(generator=generator).log_().neg_()
 
 
 class EnhancedLabeler(nn.Module):
@@ -67,25 +105,21 @@ class EnhancedLabeler(nn.Module):
         frames: Tensor,
         generator: torch.Generator | None = None,
         update_statistics: bool = True,
-    ) -> EnhancedLabels:
-        """Labels of selected frames; y^(k)_t = softmax((logit_scale * C u_t + g_t) / tau), g_t Gumbel(0, 1).
+    ) -> EnhancedTargets:
+        """What the labels of selected frames follow from.
 
         Args:
             hidden: (B, T', D) output of layer k for the unmasked input.
             valid: (B, T') bool, frames inside the true lengths.
-            frames: (B, T') bool, the N frames to label.
-            generator: of the Gumbel noise, on the device of ``hidden``.
+            frames: (N,) int64, positions of the frames to label in the flattened (B, T').
+            generator: of the Gumbel noise's seed, on the host.
             update_statistics: see ``LayerNormalization.forward``.
         """
         if self.label_gradient != 1:
             hidden = torch.lerp(hidden.detach(), hidden, self.label_gradient)
-        scores = self.quantizer.scores(self.normalization(hidden, valid, frames, update_statistics))
-        soft = ((self.logit_scale * scores + gumbel_noise(scores, generator)) / self.temperature).softmax(dim=-1)
-        nearest = scores.detach().argmax(dim=-1)
-        if self.hard:
-            one_hot = torch.zeros_like(soft).scatter_(-1, soft.detach().argmax(dim=-1, keepdim=True), 1.0)
-            soft = one_hot + (soft - soft.detach())
-        return EnhancedLabels(soft, nearest)
+        units = self.quantizer.unit_vectors(self.normalization(hidden, valid, frames, update_statistics))
+        codebook = self.quantizer.codebook
+        return EnhancedTargets(units, codebook, self.logit_scale, self.temperature, self.hard, draw_seed(generator))
 
     @torch.no_grad()
     def nearest(self, hidden: Tensor, valid: Tensor, frames: Tensor) -> Tensor:

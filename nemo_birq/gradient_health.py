@@ -50,15 +50,14 @@ def split_loss(bilevel_loss: BilevelLoss, terms: dict[str, Any]) -> dict[str, Te
         terms: its arguments.
     """
     parts = {}
+    targets = terms["targets"]
     if terms["anchor_weight"] > 0:
-        parts["anchor"] = bilevel_loss(**terms | {"enhanced_labels": None})[0]
-    labels, log_probs = terms["enhanced_labels"], terms["enhanced_log_probs"]
-    if labels is not None and terms["enhanced_weight"] > 0:
-        # Detached, the anchor's predictions cost no backward pass.
-        alone = terms | {"anchor_weight": 0.0, "anchor_log_probs": terms["anchor_log_probs"].detach()}
-        parts["enhanced_prediction"] = bilevel_loss(**alone | {"enhanced_labels": labels.detach()})[0]
-        if labels.requires_grad:
-            parts["enhanced_label"] = bilevel_loss(**alone | {"enhanced_log_probs": log_probs.detach()})[0]
+        parts["anchor"] = bilevel_loss(**terms | {"targets": None})[0]
+    if targets is not None and terms["enhanced_weight"] > 0:
+        alone = terms | {"anchor_weight": 0.0}
+        parts["enhanced_prediction"] = bilevel_loss(**alone | {"targets": targets.detached()})[0]
+        if targets.units.requires_grad:
+            parts["enhanced_label"] = bilevel_loss(**alone | {"hidden": terms["hidden"].detach()})[0]
     return parts
 
 

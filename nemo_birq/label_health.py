@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from nemo_birq.enhanced_labeler import EnhancedLabels
+from nemo_birq.fused_cross_entropy import CrossEntropies
 
 TASKS = ("anchor", "enhanced")
 
@@ -67,39 +67,27 @@ class LabelHealth(Metric):
         return self
 
     @torch.no_grad()
-    def update(
-        self,
-        num_frames: Tensor,
-        anchor_labels: Tensor,
-        anchor_log_probs: Tensor,
-        anchor_loss: Tensor,
-        enhanced: EnhancedLabels | None = None,
-        enhanced_log_probs: Tensor | None = None,
-        enhanced_loss: Tensor | None = None,
-    ) -> None:
+    def update(self, num_frames: Tensor, anchor_labels: Tensor, found: CrossEntropies) -> None:
         """Adds a batch.
 
         Args:
             num_frames: number of frames inside the true lengths, masked or not.
             anchor_labels: (N, H) codes.
-            anchor_log_probs, enhanced_log_probs: (N, V, H) predictions.
-            anchor_loss, enhanced_loss: sums over the N frames, nats.
-            enhanced: the enhanced labels.
+            found: losses, predictions and enhanced labels of the N masked frames.
         """
         self.frames += num_frames
-        self._add("anchor", anchor_labels, anchor_log_probs, anchor_loss)
-        if enhanced is not None:
-            picked = enhanced.picked
-            self._add("enhanced", picked, enhanced_log_probs, enhanced_loss)
-            self.as_nearest += (picked == enhanced.nearest).float().mean(dim=1).sum()
-            self.as_anchor += (picked == anchor_labels).float().mean(dim=1).sum()
+        self._add("anchor", anchor_labels, found.anchor_predicted, found.anchor)
+        if found.picked is not None:
+            self._add("enhanced", found.picked, found.enhanced_predicted, found.enhanced)
+            self.as_nearest += (found.picked == found.nearest).float().mean(dim=1).sum()
+            self.as_anchor += (found.picked == anchor_labels).float().mean(dim=1).sum()
 
-    def _add(self, task: str, labels: Tensor, log_probs: Tensor, loss: Tensor) -> None:
+    def _add(self, task: str, labels: Tensor, predicted: Tensor, loss: Tensor) -> None:
         state = {
             "counts": histogram(labels, self.num_codes),
             "loss": loss,
             "frames": len(labels),
-            "correct": (labels == log_probs.argmax(dim=1)).float().mean(dim=1).sum(),
+            "correct": (labels == predicted).float().mean(dim=1).sum(),
         }
         for name, value in state.items():
             setattr(self, f"{task}_{name}", getattr(self, f"{task}_{name}") + value)

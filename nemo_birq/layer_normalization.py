@@ -63,19 +63,19 @@ class LayerNormalization(ExactBuffers):
         Args:
             hidden: (B, T', D) output of layer k.
             valid: (B, T') bool, frames inside the true lengths.
-            frames: (B, T') bool, the frames to return.
+            frames: (N,) int64, positions of the frames to return in the flattened (B, T').
             update: let this batch enter the running averages, in training. Batches whose labels are only looked at
                 must not, or training would depend on how often that is.
 
         Returns:
-            (number of selected frames, D), float32 or the input's float64.
+            (N, D), float32 or the input's float64.
         """
         with torch.autocast(hidden.device.type, enabled=False):
             hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
-            selected = hidden[frames]
+            selected = hidden.flatten(0, 1)[frames]
             if self.kind == "layer_norm":
                 return F.layer_norm(selected, selected.shape[-1:])
-            mean, covariance = self._statistics(hidden.detach()[valid], update)
+            mean, covariance = self._statistics(hidden.detach(), valid, update)
             centred = selected - mean
             if self.kind == "per_feature":
                 return centred * (covariance + EPSILON).rsqrt()
@@ -83,11 +83,11 @@ class LayerNormalization(ExactBuffers):
             factor, _ = torch.linalg.cholesky_ex(covariance + ridge * torch.eye(len(mean)).to(covariance))
             return torch.linalg.solve_triangular(factor, centred.T, upper=False).T
 
-    def _statistics(self, frames: Tensor, update: bool) -> tuple[Tensor, Tensor]:
+    def _statistics(self, hidden: Tensor, valid: Tensor, update: bool) -> tuple[Tensor, Tensor]:
         """Mean (D,) and covariance (D, D), or its diagonal (D,), to normalize with; updates the running ones in training."""
         if not self.training and self.num_updates > 0:
-            return self.running_mean.to(frames.dtype), self.running_covariance.to(frames.dtype)
-        count, mean, covariance = _moments(frames, full=self.kind == "whiten", over_ranks=self.training)
+            return self.running_mean.to(hidden.dtype), self.running_covariance.to(hidden.dtype)
+        count, mean, covariance = _moments(hidden, valid, full=self.kind == "whiten", over_ranks=self.training)
         if not (self.training and update):
             return mean, covariance
         # The first batch is taken whole; then the plain average, until it is as long as the exponential one.
@@ -98,16 +98,21 @@ class LayerNormalization(ExactBuffers):
         self.num_updates += count > 0
         if self.statistics == "batch":
             return mean, covariance
-        return self.running_mean.to(frames.dtype, copy=True), self.running_covariance.to(frames.dtype, copy=True)
+        return self.running_mean.to(hidden.dtype, copy=True), self.running_covariance.to(hidden.dtype, copy=True)
 
 
-def _moments(frames: Tensor, full: bool, over_ranks: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Number of frames (N, D), their mean (D,) and covariance (D, D), or variances (D,),, over all ranks if asked for."""
-    total = frames.new_tensor(len(frames)), frames.sum(0)
+def _moments(hidden: Tensor, valid: Tensor, full: bool, over_ranks: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Number of valid frames, their mean (D,) and covariance (D, D), or variances (D,), over all ranks if asked for.
+
+    Frames outside are set to zero, not left out: how many are valid is not known without waiting for the device.
+    """
+    padding = ~valid.unsqueeze(2)
+    total = valid.sum().to(hidden.dtype), hidden.masked_fill(padding, 0.0).sum((0, 1))
     count, first = sum_over_ranks(*total) if over_ranks else total
     mean = first / count.clamp(min=1)
-    centred = frames - mean  # centred before squaring: float32 keeps its digits
-    second = centred.T @ centred if full else centred.square().sum(0)
+    # Centred before squaring: float32 keeps its digits.
+    centred = (hidden - mean).masked_fill_(padding, 0.0).flatten(0, 1)
+    second = centred.T @ centred if full else centred.square_().sum(0)
     if over_ranks:
         (second,) = sum_over_ranks(second)
     return count, mean, second / count.clamp(min=1)

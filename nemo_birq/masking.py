@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nemo_birq.host_random import draw_seed, seeded
+
 
 def valid_frames(lengths: Tensor, num_frames: int) -> Tensor:
     """(B,) lengths -> (B, num_frames) bool, true inside each utterance."""
@@ -39,15 +41,25 @@ class SpanMasking:
         return 1 - (1 - self.start_probability) ** self.span_frames
 
     def draw(self, lengths: Tensor, num_frames: int, generator: torch.Generator | None = None) -> Tensor:
-        """Random mask: (B,) lengths in frames -> (B, T) bool, true where masked, false in the padding."""
-        shape = (lengths.shape[0], 1, num_frames + self.span_frames - 1)
-        starts = torch.rand(shape, device=lengths.device, generator=generator) < self.start_probability
-        masked = F.max_pool1d(starts.float(), kernel_size=self.span_frames, stride=1).squeeze(1) > 0
+        """Random mask: (B,) lengths in frames -> (B, T) bool, true where masked, false in the padding.
+
+        On the host, where the generator is: there it is known which frames are predicted without waiting for the device.
+        """
+        shape = (lengths.shape[0], num_frames + self.span_frames - 1)
+        starts = torch.rand(shape, generator=generator) < self.start_probability
+        so_far = F.pad(starts.cumsum(dim=1, dtype=torch.int32), (1, 0))
+        masked = so_far[:, self.span_frames :] > so_far[:, :num_frames]  # a span has begun here or a little earlier
         return masked & valid_frames(lengths, num_frames)
 
     def fill(self, features: Tensor, mask: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Features (B, F, T) with the frames of mask (B, T) replaced by noise, fresh for every frame and utterance."""
-        noise = torch.randn(features.shape, device=features.device, dtype=features.dtype, generator=generator)
+        """Features (B, F, T) with the frames of mask (B, T) replaced by noise, fresh for every frame and utterance.
+
+        Args:
+            features, mask: on one device.
+            generator: on the host; the noise is drawn on the device.
+        """
+        own = seeded(features.device, draw_seed(generator))
+        noise = torch.randn(features.shape, device=features.device, dtype=features.dtype, generator=own)
         return torch.where(mask.unsqueeze(1), noise * self.noise_std, features)
 
     def encoder_frames(self, mask: Tensor, subsampling: int) -> Tensor:

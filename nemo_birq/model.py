@@ -8,8 +8,9 @@ One batch, from the shard to the optimizer step:
     encoder (NeMo)            the masked pass, all L layers                              B, T', D
     layer_pass.py             the label pass: unmasked features, layers 1..k             B, T', D
     anchor_labeler.py         features -> anchor labels at masked frames                 N, H
-    enhanced_labeler.py       h^(k) -> enhanced labels at masked frames                  N, H, V
-    bilevel_loss.py           head at masked frames, w1 F + w2 G
+    enhanced_labeler.py       h^(k) -> what enhanced labels at masked frames follow from N, H, d
+    bilevel_loss.py           w1 F + w2 G
+    fused_cross_entropy.py    heads, enhanced labels, F and G, a chunk of frames at a time
 
 Shapes: B utterances, F mel bins, T feature frames, T' encoder frames, D width, N masked frames, H codebooks, V codes.
 """
@@ -22,20 +23,22 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Trainer
 from nemo.collections.asr.models import SpeechEncDecSelfSupervisedModel
+from nemo.collections.asr.modules import MultiSoftmaxDecoder
 from nemo.core.classes.common import PretrainedModelInfo, typecheck
 from nemo.core.neural_types import AudioSignal, LengthsType, NeuralType
-from nemo.utils import logging, model_utils
+from nemo.utils import model_utils
 from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
 from nemo_birq import label_tensors
 from nemo_birq.anchor_labeler import AnchorLabeler
-from nemo_birq.bilevel_loss import BilevelLoss, Weights, WeightSchedule, predict
-from nemo_birq.config import BiRQConfig, parse
+from nemo_birq.bilevel_loss import BilevelLoss, Weights, WeightSchedule
+from nemo_birq.config import check_modules, parse
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.loader import build_dataloader
 from nemo_birq.data.trainer import check_trainer, with_schedule_length
 from nemo_birq.enhanced_labeler import EnhancedLabeler
+from nemo_birq.host_random import to_device
 from nemo_birq.label_files import LabelFiles
 from nemo_birq.layer_normalization import LayerNormalization
 from nemo_birq.layer_pass import encode_to_layer, resolve_layer
@@ -82,7 +85,7 @@ class BiRQModel(TrainingSteps, LabelFiles, SpeechEncDecSelfSupervisedModel):
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
         cfg = model_utils.convert_model_config_to_dict_config(cfg)
         self.birq = birq = parse(cfg.get("birq"))
-        _check_modules(cfg, birq)
+        check_modules(cfg, birq)
         self.layer = resolve_layer(birq.labels.layer, cfg.encoder.n_layers)
         with open_dict(cfg):
             cfg.birq = asdict(birq)  # files carry every value, also those that are defaults today
@@ -105,7 +108,7 @@ class BiRQModel(TrainingSteps, LabelFiles, SpeechEncDecSelfSupervisedModel):
         label_tensors.restore(tensors, self.anchor_labeler, self.enhanced_labeler)
         loss = birq.loss
         self.schedule = WeightSchedule(loss.enhanced_weight, loss.anchor_weight, loss.start_step, loss.ramp_steps)
-        self.bilevel_loss = BilevelLoss()
+        self.bilevel_loss = BilevelLoss(loss.chunk_frames)
         self.set_up_watching(cfg.preprocessor.sample_rate)
 
     # --- the method -----------------------------------------------------------------------------------------------
@@ -136,10 +139,15 @@ class BiRQModel(TrainingSteps, LabelFiles, SpeechEncDecSelfSupervisedModel):
                 input_signal=input_signal, length=input_signal_length
             )
         features, lengths = processed_signal, processed_signal_length
-        mask = self.masking.draw(lengths, features.shape[2], generator)
-        masked = self.masking.fill(features, mask, generator) if self.apply_masking else features
-        encoded, encoded_len = self.encoder(audio_signal=masked, length=lengths)
+        mask = to_device(self.masking.draw(lengths.cpu(), features.shape[2], generator), features.device)
+        encoded, encoded_len = self._encode_masked(features, lengths, mask, generator)
         return features, mask.unsqueeze(1).expand_as(features).to(features.dtype), encoded, encoded_len
+
+    def _encode_masked(
+        self, features: Tensor, lengths: Tensor, mask: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        masked = self.masking.fill(features, mask, generator) if self.apply_masking else features
+        return self.encoder(audio_signal=masked, length=lengths)
 
     def losses(
         self, batch: SpeechBatch, weights: Weights, generator: torch.Generator, observe_labels: bool, over_ranks: bool
@@ -150,36 +158,37 @@ class BiRQModel(TrainingSteps, LabelFiles, SpeechEncDecSelfSupervisedModel):
             batch: signals of B utterances.
             weights: w1 and w2; with w1 = 0 the label pass is not run, unless
             observe_labels: the enhanced labels are wanted for their statistics.
-            generator: of masks and Gumbel noise.
+            generator: of masks and Gumbel noise, on the host.
             over_ranks: normalize by the masked frames of all ranks.
         """
         features, lengths = self.preprocessor(input_signal=batch.signal, length=batch.signal_length)
+        on_host = self.preprocessor.featurizer.get_seq_len(batch.lengths_on_host)
+        mask = self.masking.draw(on_host, features.shape[2], generator)
+        usable = not batch.is_silent_stand_in
         return self.losses_of_features(
-            features, lengths, weights, generator, observe_labels, over_ranks, usable=not batch.is_silent_stand_in
+            features, lengths, mask & usable, weights, generator, observe_labels, over_ranks, usable
         )
 
     def losses_of_features(
         self,
         features: Tensor,
         lengths: Tensor,
+        mask: Tensor,
         weights: Weights,
         generator: torch.Generator,
         observe_labels: bool = False,
         over_ranks: bool = True,
         usable: bool = True,
     ) -> Losses:
-        """Both losses of normalized features (B, F, T) with lengths (B,); if not ``usable`` no frame counts as masked."""
-        _, spec_masks, encoded, encoded_len = self.forward(
-            processed_signal=features, processed_signal_length=lengths, generator=generator
-        )
-        valid = valid_frames(encoded_len, encoded.shape[2])
-        valid = valid & usable
-        frames = self.masked_frames(spec_masks, valid)
-        hidden = encoded.transpose(1, 2)[frames]
+        """Both losses of normalized features (B, F, T) with lengths (B,) and a mask (B, T) bool on the host.
 
-        anchor_labels = self.anchor_labeler(features, frames)
-        anchor_log_probs = predict(self.decoder_losses["anchor"]["decoder"], hidden)
-        enhanced, enhanced_log_probs = None, None
+        The normalization of layer k passes over features that are not ``usable``.
+        """
+        encoded, encoded_len = self._encode_masked(features, lengths, to_device(mask, features.device), generator)
+        valid = valid_frames(encoded_len, encoded.shape[2]) & usable
+        frames = to_device(self.masked_frames(mask, encoded.shape[2]), features.device)
+        hidden = encoded.transpose(1, 2).flatten(0, 1)[frames]
+        targets = None
         if weights.enhanced > 0 or observe_labels:
             with torch.set_grad_enabled(
                 torch.is_grad_enabled() and weights.enhanced * self.enhanced_labeler.label_gradient > 0
@@ -187,43 +196,39 @@ class BiRQModel(TrainingSteps, LabelFiles, SpeechEncDecSelfSupervisedModel):
                 layer_output, _ = encode_to_layer(
                     self.encoder, features, lengths, self.layer, self.birq.labels.label_dropout
                 )
-                enhanced = self.enhanced_labeler(
+                targets = self.enhanced_labeler(
                     layer_output, valid, frames, generator, update_statistics=weights.enhanced > 0
                 )
-            enhanced_log_probs = anchor_log_probs
-            if "enhanced" in self.decoder_losses:
-                enhanced_log_probs = predict(self.decoder_losses["enhanced"]["decoder"], hidden)
         terms = {
-            "anchor_log_probs": anchor_log_probs,
-            "anchor_labels": anchor_labels,
-            "enhanced_log_probs": enhanced_log_probs,
-            "enhanced_labels": None if enhanced is None else enhanced.soft,
+            "hidden": hidden,
+            "anchor_labels": self.anchor_labeler(features, frames, encoded.shape[2]),
+            "anchor_head": self.head("anchor"),
+            "enhanced_head": self.head("enhanced"),
+            "targets": targets,
             "enhanced_weight": weights.enhanced,
             "anchor_weight": weights.anchor,
             "over_ranks": over_ranks,
         }
-        loss, anchor_sum, enhanced_sum = self.bilevel_loss(**terms)
-        if enhanced is None and "enhanced" in self.decoder_losses:
-            # A head without a gradient would be an error under DDP while w1 is still 0.
-            loss = loss + 0.0 * sum(p.sum() for p in self.decoder_losses["enhanced"].parameters())
-        health = {
-            "num_frames": valid.sum(),
-            "anchor_labels": anchor_labels,
-            "anchor_log_probs": anchor_log_probs.detach(),
-            "anchor_loss": anchor_sum,
-        }
-        if enhanced is not None:
-            health |= {
-                "enhanced": enhanced,
-                "enhanced_log_probs": enhanced_log_probs.detach(),
-                "enhanced_loss": enhanced_sum,
-            }
+        loss, found = self.bilevel_loss(**terms)
+        health = {"num_frames": valid.sum(), "anchor_labels": terms["anchor_labels"], "found": found}
         return Losses(loss, health, terms)
 
-    def masked_frames(self, spec_masks: Tensor, valid: Tensor) -> Tensor:
-        """Encoder frames that are predicted: the mask (B, F, T) of ``forward`` and (B, T') bool -> (B, T') bool."""
-        frames = self.masking.encoder_frames(spec_masks[:, 0], self.anchor_labeler.subsampling)
-        return F.pad(frames, (0, valid.shape[1] - frames.shape[1])) & valid  # causal subsampling adds a frame
+    def head(self, task: str) -> MultiSoftmaxDecoder:
+        """Predicts the labels of a task, ``anchor`` or ``enhanced``."""
+        return self.decoder_losses[task if task in self.decoder_losses else "anchor"]["decoder"]
+
+    def masked_frames(self, mask: Tensor, num_frames: int) -> Tensor:
+        """Encoder frames that are predicted: mask (B, T) bool -> (N,) int64 positions in the flattened (B, T').
+
+        They lie inside the true lengths as the masked feature frames do.
+
+        Args:
+            mask: on the host, so that their number is known without waiting for the device.
+            num_frames: T'.
+        """
+        frames = self.masking.encoder_frames(mask, self.anchor_labeler.subsampling)
+        frames = F.pad(frames, (0, num_frames - frames.shape[1]))  # causal subsampling adds a frame
+        return frames.flatten().nonzero().squeeze(1)
 
     @torch.no_grad()
     def labels(self, input_signal: Tensor, input_signal_length: Tensor) -> Labels:
@@ -231,7 +236,11 @@ class BiRQModel(TrainingSteps, LabelFiles, SpeechEncDecSelfSupervisedModel):
         features, lengths = self.preprocessor(input_signal=input_signal, length=input_signal_length)
         hidden, encoded_len = encode_to_layer(self.encoder, features, lengths, self.layer)
         valid = valid_frames(encoded_len, hidden.shape[1])
-        found = [self.anchor_labeler(features, valid), self.enhanced_labeler.nearest(hidden, valid, valid)]
+        frames = valid.flatten().nonzero().squeeze(1)
+        found = [
+            self.anchor_labeler(features, frames, valid.shape[1]),
+            self.enhanced_labeler.nearest(hidden, valid, frames),
+        ]
         padded = [torch.full((*valid.shape, codes.shape[1]), -1, device=valid.device) for codes in found]
         for labels, codes in zip(padded, found, strict=True):
             labels[valid] = codes
@@ -280,22 +289,3 @@ class BiRQModel(TrainingSteps, LabelFiles, SpeechEncDecSelfSupervisedModel):
     def list_available_models(cls) -> list[PretrainedModelInfo]:
         """No pretrained BiRQ models are published yet."""
         return []
-
-
-def _check_modules(cfg: DictConfig, birq: BiRQConfig) -> None:
-    """What the configuration's modules must have in common, before any of them is built."""
-    encoder, quantizer = cfg.encoder, birq.quantizer
-    if encoder.get("reduction") or encoder.get("feat_out", -1) not in (-1, encoder.d_model):
-        raise ValueError("model.encoder: reduction and feat_out are not supported, layer k must have the encoder's width")
-    head = cfg.decoder
-    if not str(head.get("_target_")).endswith(".MultiSoftmaxDecoder"):
-        raise ValueError(f"model.decoder._target_={head.get('_target_')}: the prediction head must be a MultiSoftmaxDecoder")
-    sizes = {"num_classes": quantizer.num_codes, "num_decoders": quantizer.num_books, "feat_in": encoder.d_model}
-    for key, needed in sizes.items():
-        if head.get(key, 1) != needed:
-            raise ValueError(f"model.decoder.{key}={head.get(key)} does not fit: quantizer and encoder need {needed}")
-    if cfg.preprocessor.get("normalize") != "per_feature":
-        logging.warning(
-            f"model.preprocessor.normalize={cfg.preprocessor.get('normalize')}: the anchor labels of features that are not "
-            "normalized per feature over time collapse onto few codes. Use per_feature."
-        )

@@ -120,7 +120,7 @@ class _Tally:
 
     def __init__(self, model: BiRQModel):
         self.model = model
-        self.generator = torch.Generator(model.device).manual_seed(0)
+        self.generator = torch.Generator().manual_seed(0)
         self.preprocessors = {
             name: model.from_config_dict(OmegaConf.merge(model.cfg.preprocessor, {"normalize": normalize})).to(model.device)
             for name, normalize in (("anchor, per_feature", "per_feature"), ("anchor, not normalized", None))
@@ -140,15 +140,16 @@ class _Tally:
         features, lengths = model.preprocessor(input_signal=signal, length=signal_length)
         hidden, encoded_len = encode_to_layer(model.encoder, features, lengths, model.layer)
         valid = valid_frames(encoded_len, hidden.shape[1])
-        self._count("anchor", model.anchor_labeler(features, valid))
+        frames = valid.flatten().nonzero().squeeze(1)
+        self._count("anchor", model.anchor_labeler(features, frames, valid.shape[1]))
         for name, preprocessor in self.preprocessors.items():
-            self._count(name, model.anchor_labeler(preprocessor(input_signal=signal, length=signal_length)[0], valid))
-        normalized = model.enhanced_labeler.normalization(hidden, valid, valid, update=False)
+            changed, _ = preprocessor(input_signal=signal, length=signal_length)
+            self._count(name, model.anchor_labeler(changed, frames, valid.shape[1]))
+        normalized = model.enhanced_labeler.normalization(hidden, valid, frames, update=False)
         self._count("layer k", model.enhanced_labeler.quantizer.nearest(normalized))
         self.units.append(model.enhanced_labeler.quantizer.unit_vectors(normalized).cpu())
-        mask = model.masking.draw(lengths, features.shape[2], self.generator)
-        frames = model.masking.encoder_frames(mask, model.anchor_labeler.subsampling)
-        self.masked += int((F.pad(frames, (0, valid.shape[1] - frames.shape[1])) & valid).sum())
+        mask = model.masking.draw(lengths.cpu(), features.shape[2], self.generator)
+        self.masked += len(model.masked_frames(mask, valid.shape[1]))
         self.frames += int(valid.sum())
         self.silent += int(is_silent(signal, signal_length).sum())
         self.utterances += num_read(batch)

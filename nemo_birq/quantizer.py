@@ -32,6 +32,9 @@ def draw_codebook(num_books: int, num_codes: int, code_dim: int, generator: torc
     return F.normalize(torch.randn(num_books, num_codes, code_dim, generator=generator), dim=-1)
 
 
+CHUNK_FRAMES = 1024  # whose scores over all codes are in memory at a time
+
+
 class RandomProjectionQuantizer(ExactBuffers):
     """Projects frames with a fixed random matrix onto the unit sphere and compares them with fixed codes.
 
@@ -65,8 +68,8 @@ class RandomProjectionQuantizer(ExactBuffers):
 
     @torch.no_grad()
     def nearest(self, frames: Tensor) -> Tensor:
-        """Index of the nearest code: (N, E) -> (N, H) int64 in [0, V)."""
-        return self.scores(frames).argmax(dim=-1)
+        """Index of the nearest code: (N, E) -> (N, H) int64 in [0, V). A chunk of frames at a time."""
+        return torch.cat([self.scores(chunk).argmax(dim=-1) for chunk in frames.split(CHUNK_FRAMES)])
 
 
 def checksum(*tensors: Tensor) -> str:

@@ -186,7 +186,7 @@ class TrainingSteps:
         return _is_due(step, self.birq.watch.gradient_interval)
 
     def _generator(self, stream: str, *position: int) -> torch.Generator:
-        return torch.Generator(self.device).manual_seed(self._seed(stream, *position))
+        return torch.Generator().manual_seed(self._seed(stream, *position))
 
     def _seed(self, stream: str, *position: int) -> int:
         """Random numbers depend on stream, rank, step and micro-batch alone: ranks differ, a resumed run repeats nothing."""

@@ -8,53 +8,10 @@ from nemo.collections.asr.losses.ssl_losses.mlm import MultiMLMLoss
 from nemo.collections.asr.models import EncDecMaskedTokenPredModel
 from nemo.collections.asr.modules import MultiSoftmaxDecoder
 
-from nemo_birq.bilevel_loss import BilevelLoss, Weights, WeightSchedule, predict
+from nemo_birq.bilevel_loss import BilevelLoss, Weights, WeightSchedule
 from tests.conftest import generator, make_batch, make_config, make_model
 
 pytestmark = pytest.mark.unit
-
-
-@pytest.mark.parametrize("books", [1, 3])
-def test_loss_is_its_formula(books):
-    g = generator(0)
-    log_probs = torch.randn(11, 7, books, generator=g).log_softmax(1)
-    labels = torch.randint(7, (11, books), generator=g)
-    soft = torch.randn(11, books, 7, generator=g).softmax(-1)
-    loss, anchor, enhanced = BilevelLoss()(
-        anchor_log_probs=log_probs, anchor_labels=labels, enhanced_log_probs=log_probs, enhanced_labels=soft,
-        enhanced_weight=0.1, anchor_weight=2.4,
-    )  # fmt: skip
-    lower, upper = 0.0, 0.0
-    for n in range(11):
-        for h in range(books):
-            lower -= float(log_probs[n, labels[n, h], h]) / (11 * books)
-            upper -= sum(float(soft[n, h, v] * log_probs[n, v, h]) for v in range(7)) / (11 * books)
-    assert float(loss) == pytest.approx(0.1 * upper + 2.4 * lower, rel=1e-5)
-    assert float(anchor) / 11 == pytest.approx(lower, rel=1e-5)
-    assert float(enhanced) / 11 == pytest.approx(upper, rel=1e-5)
-
-
-def test_loss_is_float32_under_autocast():
-    g = generator(0)
-    log_probs = torch.randn(50, 300, 1, generator=g).log_softmax(1)
-    soft = torch.randn(50, 1, 300, generator=g).softmax(-1)
-    labels = torch.randint(300, (50, 1), generator=g)
-    inputs = {"anchor_log_probs": log_probs, "anchor_labels": labels, "enhanced_labels": soft}
-    plain = BilevelLoss()(enhanced_log_probs=log_probs, **inputs)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = BilevelLoss()(enhanced_log_probs=log_probs, **inputs)
-    assert all(torch.equal(one, two) for one, two in zip(plain, mixed, strict=True))
-
-
-@pytest.mark.parametrize("books", [1, 2])
-def test_prediction_at_selected_frames_equals_the_head(books):
-    torch.manual_seed(0)
-    head = MultiSoftmaxDecoder(feat_in=8, num_classes=5, num_decoders=books, use_bias=True)
-    encoded = torch.randn(2, 8, 9, generator=generator(1))
-    frames = torch.rand(2, 9, generator=generator(2)) < 0.5
-    expected = head(encoder_output=encoded)[frames]
-    torch.testing.assert_close(predict(head, encoded.transpose(1, 2)[frames]), expected)
-    assert predict(head, torch.empty(0, 8)).shape == (0, 5, books)
 
 
 def stock_model(model, mask_value=0.3):
@@ -109,17 +66,24 @@ def test_without_enhanced_labels_the_loss_is_nemos(monkeypatch, batch):
 
 
 def test_books_are_averaged_as_in_nemo():
-    g = generator(4)
-    log_probs = torch.randn(2, 6, 5, 3, generator=g).log_softmax(2)
-    labels = torch.randint(5, (2, 6, 3), generator=g)
-    masks = (torch.rand(2, 1, 24, generator=g) < 0.9).float().expand(2, 4, 24)
-    expected = MultiMLMLoss(combine_time_steps=4, num_decoders=3)(masks=masks, decoder_outputs=log_probs, targets=labels)
+    torch.manual_seed(0)
+    head = MultiSoftmaxDecoder(feat_in=8, num_classes=5, num_decoders=3, use_bias=True)
+    encoded = torch.randn(2, 8, 6, generator=generator(4))
+    labels = torch.randint(5, (2, 6, 3), generator=generator(5))
+    masks = (torch.rand(2, 1, 24, generator=generator(6)) < 0.9).float().expand(2, 4, 24)
+    stock = MultiMLMLoss(combine_time_steps=4, num_decoders=3)
+    expected = stock(masks=masks, decoder_outputs=head(encoder_output=encoded), targets=labels)
     frames = masks[:, 0].reshape(2, 6, 4).mean(-1) > 0.8
-    loss, _, _ = BilevelLoss()(anchor_log_probs=log_probs[frames], anchor_labels=labels[frames])
+    hidden = encoded.transpose(1, 2)[frames]
+    loss, _ = BilevelLoss()(hidden=hidden, anchor_labels=labels[frames], anchor_head=head, enhanced_head=head)
     torch.testing.assert_close(loss, expected)
 
 
 # --- gradients in float64 ---------------------------------------------------------------------------------------------
+
+
+def mask_of(model, features, lengths, seed=5):
+    return model.masking.draw(lengths, features.shape[2], generator(seed))
 
 
 def double_model(**changes):
@@ -127,12 +91,14 @@ def double_model(**changes):
     model = make_model(birq__loss__anchor_weight=0.0, birq__labels__logit_scale=4.0, **changes)
     model.train()
     features, lengths = model.preprocessor(input_signal=make_batch().signal, length=make_batch().signal_length)
-    model.losses_of_features(features, lengths, Weights(1.0, 0.0), generator())  # fills the running statistics
+    # Fills the running statistics.
+    model.losses_of_features(features, lengths, mask_of(model, features, lengths), Weights(1.0, 0.0), generator())
     return model.eval().double(), features.double(), lengths
 
 
 def upper_loss(model, features, lengths):
-    return model.losses_of_features(features, lengths, Weights(1.0, 0.0), generator(5), over_ranks=False).loss
+    mask = mask_of(model, features, lengths)
+    return model.losses_of_features(features, lengths, mask, Weights(1.0, 0.0), generator(5), over_ranks=False).loss
 
 
 def directional(model, function, parameters, directions, step=1e-7):  # smaller than the distance to a kink of a ReLU
@@ -225,14 +191,14 @@ def test_initial_anchor_loss_is_near_ln_v():
     model = make_model(birq__quantizer__num_codes=512, decoder__num_classes=512, birq__masking__start_probability=0.1)
     batch = make_batch((4.0,) * 8)
     _, health, _ = model.eval().losses(batch, Weights(0.0, 1.0), generator(), observe_labels=False, over_ranks=False)
-    assert float(health["anchor_loss"]) / len(health["anchor_labels"]) == pytest.approx(math.log(512), rel=0.05)
+    assert float(health["found"].anchor) / len(health["anchor_labels"]) == pytest.approx(math.log(512), rel=0.05)
 
 
 def test_label_pass_is_not_run_without_weight(monkeypatch, batch):
     model = make_model().train()
     monkeypatch.setattr("nemo_birq.model.encode_to_layer", None)  # calling it would raise
     losses = model.losses(batch, Weights(0.0, 1.0), generator(), observe_labels=False, over_ranks=True)
-    assert "enhanced" not in losses.health
+    assert losses.health["found"].picked is None
 
 
 def test_fixed_tensors_do_not_change_in_training(batch):

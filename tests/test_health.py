@@ -2,6 +2,7 @@
 
 import json
 import math
+import traceback
 
 import lightning.pytorch as pl
 import pytest
@@ -11,10 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from nemo_birq.bilevel_loss import Weights
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.finite_check import MOST_STEPS, FiniteCheck, NonFiniteError, check_weights
+from nemo_birq.fused_cross_entropy import CrossEntropies
 from nemo_birq.gradient_health import gradient_products, split_loss
 from nemo_birq.label_churn import Churn, LabelProbe, evaluating
 from nemo_birq.label_health import LabelHealth
 from nemo_birq.training_log import TrainingLog, is_silent
+from tests import plain_loss
 from tests.conftest import SAMPLE_RATE, generator, make_batch, make_model, train
 
 pytestmark = pytest.mark.unit
@@ -35,17 +38,16 @@ def test_gradients_of_tasks_and_paths_against_float64(batch, head):
             module.p = 0.0
     features, lengths = model.preprocessor(input_signal=batch.signal, length=batch.signal_length)
     model.double()
-    losses = model.losses_of_features(features.double(), lengths, Weights(W1, W2), generator())
+    mask = model.masking.draw(lengths, features.shape[2], generator())
+    losses = model.losses_of_features(features.double(), lengths, mask, Weights(W1, W2), generator())
     found = gradient_products(split_loss(model.bilevel_loss, losses.terms), model.encoder.parameters()).metrics()
 
-    log_anchor, log_enhanced = losses.terms["anchor_log_probs"], losses.terms["enhanced_log_probs"]
-    labels, soft = losses.terms["anchor_labels"], losses.terms["enhanced_labels"]
-    assert log_anchor.dtype == torch.float64
     parameters = list(model.encoder.parameters())
-    g = flat_gradient(-W2 * log_anchor[torch.arange(len(labels)), labels[:, 0], 0].mean(), parameters)
-    f_prediction = flat_gradient(-W1 * (soft[:, 0].detach() * log_enhanced[:, :, 0]).sum(1).mean(), parameters)
-    f_label = flat_gradient(-W1 * (soft[:, 0] * log_enhanced[:, :, 0].detach()).sum(1).mean(), parameters)
-    f = flat_gradient(-W1 * (soft[:, 0] * log_enhanced[:, :, 0]).sum(1).mean(), parameters)
+    plain = plain_loss.losses(losses.terms)
+    assert plain[0].dtype == torch.float64
+    g, f = flat_gradient(W2 * plain[0], parameters), flat_gradient(W1 * plain[1], parameters)
+    f_prediction = flat_gradient(W1 * plain_loss.losses(losses.terms, of_labels=torch.detach)[1], parameters)
+    f_label = flat_gradient(W1 * plain_loss.losses(losses.terms, of_prediction=torch.detach)[1], parameters)
     torch.testing.assert_close(f, f_prediction + f_label)
     assert found == pytest.approx(
         {
@@ -121,7 +123,8 @@ def test_code_use_counts_from_the_start_and_chance_from_the_labels():
 
     def look(*labels):
         codes = torch.tensor(labels).unsqueeze(1)
-        health.update(torch.tensor(20), codes, torch.zeros(len(labels), 8, 1), torch.tensor(1.0))
+        one = torch.tensor(1.0)
+        health.update(torch.tensor(20), codes, CrossEntropies(one, one, one, torch.zeros_like(codes), None, None, None))
         result = health.compute()
         health.reset()
         return result
@@ -165,16 +168,32 @@ def test_utterances_that_could_not_be_read_are_skipped_and_not_silent(batch, dty
 
 
 class Waits(TorchDispatchMode):
-    """Operations that wait for the device, were the tensors on one."""
+    """Functions with operations that wait for the device, were the tensors on one."""
 
     def __init__(self):
         super().__init__()
         self.found = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if any(name in str(function) for name in ("_local_scalar_dense", "nonzero", "masked_select", "_unique")):
-            self.found.append(str(function))
+        name = str(function)
+        waiting = any(part in name for part in ("_local_scalar_dense", "nonzero", "masked_select", "_unique"))
+        if name.startswith("aten.index") and isinstance(args[1], (list, tuple)):
+            waiting |= any(index is not None and index.dtype == torch.bool for index in args[1])
+        if waiting:
+            self.found.append(next(f.name for f in reversed(traceback.extract_stack()) if "nemo" in f.filename))
         return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("label_gradient", [0.0, 1.0])
+def test_nothing_waits_for_the_device_in_a_step(batch, label_gradient):
+    model = make_model(birq__labels__label_gradient=label_gradient).train()
+    batch = batch._replace(num_samples=batch.signal_length.tolist())
+    with Waits() as waits:
+        model.losses(batch, Weights(W1, W2), generator(), observe_labels=False, over_ranks=True).loss.backward()
+    assert set(waits.found) == {"draw_seed", "masked_frames"}  # which have tensors of the host
+    with Waits() as waits:  # and the instrument sees what it should
+        model.labels(batch.signal, batch.signal_length)
+    assert "labels" in waits.found
 
 
 def test_nothing_waits_for_the_device_between_looks(batch):

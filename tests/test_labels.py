@@ -8,6 +8,7 @@ import torch
 from nemo_birq.enhanced_labeler import EnhancedLabeler, gumbel_noise
 from nemo_birq.layer_normalization import LayerNormalization
 from nemo_birq.quantizer import RandomProjectionQuantizer, draw_codebook, draw_projection
+from tests import plain_loss
 from tests.conftest import generator
 
 pytestmark = pytest.mark.unit
@@ -30,18 +31,27 @@ def make_hidden(frames=40, dim=16, seed=0):
     return hidden, valid
 
 
+def positions(frames):
+    return frames.flatten().nonzero().squeeze(1)
+
+
+def select(targets, seed):
+    return targets.select(slice(None), 0, generator(seed))
+
+
 def test_soft_labels_are_the_formula():
     labeler = make_labeler()
     hidden, valid = make_hidden()
-    frames = valid & (torch.arange(40) % 3 == 0)
-    labels = labeler(hidden, valid, frames, generator(7))
+    frames = positions(valid & (torch.arange(40) % 3 == 0))
+    labels = select(labeler(hidden, valid, frames), seed=7)
     units = labeler.quantizer.unit_vectors(labeler.normalization(hidden, valid, frames)).double()
     scores = torch.einsum("nhd,hvd->nhv", units, labeler.quantizer.codebook.double())
     noise = gumbel_noise(scores.float(), generator(7)).double()
     expected = torch.exp((20 * scores + noise) / 0.5)
     expected = expected / expected.sum(-1, keepdim=True)
-    torch.testing.assert_close(labels.soft.double(), expected, rtol=2e-4, atol=1e-7)
-    assert torch.equal(labels.nearest, scores.argmax(-1))
+    torch.testing.assert_close(labels.soft.double(), expected[:, 0], rtol=2e-4, atol=1e-7)
+    assert torch.equal(labels.picked, expected[:, 0].argmax(-1))
+    assert torch.equal(labels.nearest, scores[:, 0].argmax(-1))
 
 
 def test_noise_is_gumbel():
@@ -57,33 +67,25 @@ def test_picks_follow_the_softmax_of_the_scores():
     labeler = make_labeler(codes=6, logit_scale=3.0, temperature=0.1, kind="layer_norm")
     hidden = torch.randn(1, 1, 16, generator=generator(1)).repeat(1, 40_000, 1)
     everything = torch.ones(1, 40_000, dtype=torch.bool)
-    picked = labeler(hidden, everything, everything, generator(2)).picked
+    picked = select(labeler(hidden, everything, positions(everything)), seed=2).picked
     frequency = torch.bincount(picked.flatten(), minlength=6) / 40_000
     expected = (3 * labeler.quantizer.scores(torch.nn.functional.layer_norm(hidden[0, :1], (16,)))[0, 0]).softmax(-1)
     torch.testing.assert_close(frequency, expected, atol=0.012, rtol=0)
 
 
-def test_hard_labels_are_one_hot_with_the_soft_gradient():
+def test_hard_labels_are_the_picks():
     hidden, valid = make_hidden()
-    gradients = []
-    for hard in (False, True):
-        labeler = make_labeler(hard=hard)
-        leaf = hidden.clone().requires_grad_()
-        soft = labeler(leaf, valid, valid, generator(1)).soft
-        weight = torch.randn(soft.shape, generator=generator(5))
-        (soft * weight).sum().backward()
-        gradients.append(leaf.grad)
-    assert torch.allclose(soft.detach().sum(-1), torch.ones_like(soft[..., 0]))
-    assert torch.allclose(soft.detach().amax(-1), torch.ones_like(soft[..., 0]))
-    torch.testing.assert_close(gradients[0], gradients[1])
+    soft, hard = (select(make_labeler(hard=h)(hidden, valid, positions(valid), generator(1)), seed=3) for h in (False, True))
+    assert torch.equal(hard.labels, torch.nn.functional.one_hot(soft.picked, 32).float())
+    assert torch.equal(hard.soft, soft.labels)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_label_gradient_scales_the_gradient_only(share):
     hidden, valid = make_hidden()
     leaf, full = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
-    soft = make_labeler(label_gradient=share)(leaf, valid, valid, generator(1)).soft
-    reference = make_labeler()(full, valid, valid, generator(1)).soft
+    soft = plain_loss.soft_labels(make_labeler(label_gradient=share)(leaf, valid, positions(valid), generator(1)))
+    reference = plain_loss.soft_labels(make_labeler()(full, valid, positions(valid), generator(1)))
     torch.testing.assert_close(soft, reference)
     soft[..., 0].sum().backward()
     reference[..., 0].sum().backward()
@@ -92,7 +94,7 @@ def test_label_gradient_scales_the_gradient_only(share):
 
 def test_per_feature_normalization_against_float64():
     hidden, valid = make_hidden()
-    result = LayerNormalization(16, "per_feature", "batch", 0.9).train()(hidden, valid, valid)
+    result = LayerNormalization(16, "per_feature", "batch", 0.9).train()(hidden, valid, positions(valid))
     frames = hidden[valid].double()
     expected = (frames - frames.mean(0)) / (frames.var(0, correction=0) + 1e-5).sqrt()
     torch.testing.assert_close(result.double(), expected, rtol=1e-4, atol=1e-4)
@@ -100,7 +102,7 @@ def test_per_feature_normalization_against_float64():
 
 def test_whitening_against_float64():
     hidden, valid = make_hidden(frames=400)
-    result = LayerNormalization(16, "whiten", "batch", 0.9).train()(hidden, valid, valid).double()
+    result = LayerNormalization(16, "whiten", "batch", 0.9).train()(hidden, valid, positions(valid)).double()
     frames = hidden[valid].double()
     covariance = torch.cov(frames.T, correction=0)
     ridge = 1e-3 * covariance.diagonal().mean() + 1e-5
@@ -116,15 +118,15 @@ def test_inference_uses_running_statistics_and_no_neighbour():
     means, variances = [], []
     for seed in range(3):
         hidden, valid = make_hidden(seed=seed)
-        norm(hidden, valid, valid)
+        norm(hidden, valid, positions(valid))
         means.append(hidden[valid].mean(0))
         variances.append(hidden[valid].var(0, correction=0))
     torch.testing.assert_close(norm.running_mean, 0.25 * means[0] + 0.25 * means[1] + 0.5 * means[2])
     torch.testing.assert_close(norm.running_covariance, 0.25 * variances[0] + 0.25 * variances[1] + 0.5 * variances[2])
     norm.eval()
     hidden, valid = make_hidden(seed=7)
-    both = norm(hidden, valid, valid)
-    alone = norm(hidden[:1], valid[:1], valid[:1])
+    both = norm(hidden, valid, positions(valid))
+    alone = norm(hidden[:1], valid[:1], positions(valid[:1]))
     assert torch.equal(both[: len(alone)], alone)
     assert norm.num_updates == 3
 
@@ -133,14 +135,14 @@ def test_running_statistics_are_an_exponential_average():
     norm = LayerNormalization(4, "per_feature", "running", 0.5).train()
     everything = torch.ones(1, 10, dtype=torch.bool)
     for value in (0.0, 1.0, 5.0):
-        norm(torch.full((1, 10, 4), value), everything, everything)
+        norm(torch.full((1, 10, 4), value), everything, positions(everything))
     assert norm.running_mean.tolist() == [0.5 * (0.5 * 0 + 0.5 * 1) + 0.5 * 5] * 4
 
 
 def test_whitening_survives_fewer_frames_than_features():
     hidden = torch.randn(1, 5, 16, generator=generator(1))
     everything = torch.ones(1, 5, dtype=torch.bool)
-    result = LayerNormalization(16, "whiten", "batch", 0.9).train()(hidden, everything, everything)
+    result = LayerNormalization(16, "whiten", "batch", 0.9).train()(hidden, everything, positions(everything))
     assert torch.isfinite(result).all()
 
 
@@ -148,7 +150,5 @@ def test_statistics_carry_no_gradient():
     hidden, valid = make_hidden()
     norm = LayerNormalization(16, "per_feature", "batch", 0.9).train()
     leaf = hidden.clone().requires_grad_()
-    one = torch.zeros_like(valid)
-    one[0, 3] = True
-    norm(leaf, valid, one).sum().backward()
+    norm(leaf, valid, torch.tensor([3])).sum().backward()
     assert int((leaf.grad.abs().sum(-1) > 0).sum()) == 1  # only the frame itself

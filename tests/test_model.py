@@ -75,7 +75,7 @@ def test_more_padding_changes_nothing(monkeypatch, kind, batch):
     one, two = losses(model, batch), losses(model, padded(batch, 1.7))
     assert float(one.loss) == pytest.approx(float(two.loss), abs=2e-5)
     assert torch.equal(one.health["anchor_labels"], two.health["anchor_labels"])
-    assert torch.equal(one.health["enhanced"].nearest, two.health["enhanced"].nearest)
+    assert torch.equal(one.health["found"].nearest, two.health["found"].nearest)
 
 
 def test_labels_in_inference_ignore_padding_and_neighbours(batch):
@@ -130,7 +130,7 @@ def test_looking_at_labels_leaves_their_statistics(batch):
     model = make_model(birq__labels__statistics="running").train()
     normalization = model.enhanced_labeler.normalization
     seen = model.losses(batch, Weights(0.0, 1.0), generator(), observe_labels=True, over_ranks=True)
-    assert "enhanced" in seen.health and normalization.num_updates == 0
+    assert seen.health["found"].picked is not None and normalization.num_updates == 0
     losses(model, batch)
     assert normalization.num_updates == 1
 
@@ -141,7 +141,7 @@ def test_bf16_autocast_keeps_labels_and_a_float32_loss(batch):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = losses(model, batch)
     assert torch.equal(plain.health["anchor_labels"], mixed.health["anchor_labels"])
-    assert mixed.loss.dtype == mixed.health["enhanced_loss"].dtype == torch.float32
+    assert mixed.loss.dtype == mixed.health["found"].enhanced.dtype == torch.float32
     assert float(mixed.loss) == pytest.approx(float(plain.loss), rel=0.02)
 
 

@@ -504,8 +504,8 @@ def test_view_shows_what_training_sees(small, tmp_path, head):
     (batch,) = list(make_loader({name: line}, tmp_path, SAMPLE_RATE))
     health = model.losses(batch, model.schedule.full, generator(3), observe_labels=True, over_ranks=False).health
     for track, labels, predictions in (
-        (view.anchor, health["anchor_labels"], health["anchor_log_probs"].argmax(dim=1)),
-        (view.enhanced, health["enhanced"].nearest, health["enhanced_log_probs"].argmax(dim=1)),
+        (view.anchor, health["anchor_labels"], health["found"].anchor_predicted),
+        (view.enhanced, health["found"].nearest, health["found"].enhanced_predicted),
     ):
         masked = track.predictions >= 0
         assert track.masked == masked.sum() == len(labels) > 0

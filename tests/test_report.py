@@ -17,7 +17,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.enhanced_labeler import EnhancedLabels
+from nemo_birq.fused_cross_entropy import CrossEntropies
 from nemo_birq.gradient_health import GradientProducts
 from nemo_birq.report import pictures
 from nemo_birq.report.catalogue import logged_tags
@@ -226,10 +226,10 @@ def test_memory_that_nobody_logged_is_named_and_other_tags_are_shown(tmp_path):
 
 def test_whatever_training_logs_has_a_place():
     """What the model measures, by its own names."""
-    codes, log_probs, loss = torch.zeros(4, 1, dtype=torch.long), torch.zeros(4, 8, 1), torch.tensor(1.0)
+    codes, loss = torch.zeros(4, 1, dtype=torch.long), torch.tensor(1.0)
     paths = ("anchor", "enhanced_prediction", "enhanced_label")
     log = TrainingLog(num_codes=8, num_books=1, sample_rate=16_000)
-    log.health.update(torch.tensor(8), codes, log_probs, loss, EnhancedLabels(torch.rand(4, 1, 8), codes), log_probs, loss)
+    log.health.update(torch.tensor(8), codes, CrossEntropies(loss, loss, loss, codes, codes, codes, codes))
     log.count(SpeechBatch(torch.zeros(1, 1600), torch.tensor([1600])))
     log.gradients = GradientProducts(paths, torch.eye(3, dtype=torch.float64))
     measured = {f"val_{name}" for name in log.health.compute()} | {f"train_{name}" for name in log.collect()}

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -16,8 +17,15 @@ class SpeechBatch(NamedTuple):
     """Names of the utterances; empty where none of the batch could be read and ``signal`` is one second of silence."""
     skipped: int = 0
     """Utterances that could not be read since the last batch of the same worker."""
+    num_samples: list[int] | None = None
+    """``signal_length`` once more; a list stays on the host when the tensors move to a device."""
 
     @property
     def is_silent_stand_in(self) -> bool:
         """No utterance of this batch could be read."""
         return self.ids is not None and len(self.ids) == 0
+
+    @property
+    def lengths_on_host(self) -> Tensor:
+        """``signal_length`` on the host: waits for the device where ``num_samples`` is not given."""
+        return self.signal_length.cpu() if self.num_samples is None else torch.tensor(self.num_samples)

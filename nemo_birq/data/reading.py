@@ -50,7 +50,7 @@ class SpeechDataset(torch.utils.data.Dataset):
         padded = torch.zeros(len(signals), int(lengths.max()))
         for target, signal in zip(padded, signals, strict=True):
             target[: len(signal)] = torch.from_numpy(signal)
-        return SpeechBatch(padded, lengths, names, skipped)
+        return SpeechBatch(padded, lengths, names, skipped, lengths.tolist())
 
 
 def read_utterance(place: Place, sample_rate: int) -> np.ndarray:

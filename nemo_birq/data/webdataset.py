@@ -93,7 +93,7 @@ class ShuffledTarredDataset(TarredAudioToCharDataset):
         signal, signal_length, _, _, ids = super()._collate_fn(batch)
         names = [os.path.basename(self.get_manifest_sample(int(i)).audio_file) for i in ids]
         skipped, self.skipped = self.skipped, 0
-        return SpeechBatch(signal, _as_int64(signal_length), names, skipped)
+        return SpeechBatch(signal, _as_int64(signal_length), names, skipped, signal_length.tolist())
 
 
 class UnreadableShardsError(Exception):

@@ -63,9 +63,10 @@ def collect_frames(model: BiRQModel, batches: Iterable[SpeechBatch], advance: Ca
         outputs, (encoded_len, *_) = extractor(audio_signal=features, length=feature_len)
         hidden = [output.transpose(1, 2) for output in outputs]
         valid = valid_frames(encoded_len, hidden[0].shape[1])
-        anchor.append(model.anchor_labeler(features, valid)[:, 0].cpu())
+        frames = valid.flatten().nonzero().squeeze(1)
+        anchor.append(model.anchor_labeler(features, frames, valid.shape[1])[:, 0].cpu())
         if enhanced_known:
-            enhanced.append(model.enhanced_labeler.nearest(hidden[model.layer - 1], valid, valid)[:, 0].cpu())
+            enhanced.append(model.enhanced_labeler.nearest(hidden[model.layer - 1], valid, frames)[:, 0].cpu())
         for kept, output in zip(layers, hidden, strict=True):
             kept.append(output[valid].float().cpu())
         counts |= zip((Path(path).stem for path in batch.ids), encoded_len.tolist(), strict=True)
@@ -86,7 +87,7 @@ def nearest_codes(model: BiRQModel, hidden: Tensor) -> np.ndarray:
     kind = labeler.normalization.kind
     normalization = LayerNormalization(hidden.shape[1], kind, "batch", 0.0).eval()
     everything = torch.ones(1, len(hidden), dtype=torch.bool)
-    normalized = normalization(hidden.unsqueeze(0), everything, everything)
+    normalized = normalization(hidden.unsqueeze(0), everything, torch.arange(len(hidden)))
     codes = [labeler.quantizer.nearest(chunk.to(model.device))[:, 0].cpu() for chunk in normalized.split(CHUNK)]
     return torch.cat(codes).numpy()
 

@@ -8,8 +8,6 @@ import numpy as np
 import torch
 from lhotse.supervision import AlignmentItem
 
-from nemo_birq.bilevel_loss import predict
-from nemo_birq.masking import valid_frames
 from nemo_birq.model import BiRQModel
 from nemo_birq.quality.frames import FrameTimes, anchor_times, encoder_times, mel_times
 from nemo_birq.quality.utterances import make_loader
@@ -77,20 +75,17 @@ def view_utterance(
         raise ValueError(f"{path} cannot be read; the warning above says why")
     signal, length = batch.signal.to(model.device), batch.signal_length.to(model.device)
     features, lengths = model.preprocessor(input_signal=signal, length=length)
-    generator = torch.Generator(model.device).manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     _, mask, encoded, encoded_len = model.forward(
         processed_signal=features, processed_signal_length=lengths, generator=generator
     )
-    valid = valid_frames(encoded_len, encoded.shape[2])
-    frames = model.masked_frames(mask, valid)
-    hidden = encoded.transpose(1, 2)[frames]
-    heads = model.decoder_losses
+    frames = model.masked_frames(mask[:, 0].cpu() > 0, encoded.shape[2]).to(encoded.device)
     labels = model.labels(signal, length)
     count = int(encoded_len[0])
 
-    def track(name: str, head: str, times: FrameTimes, codes: torch.Tensor) -> LabelTrack:
+    def track(name: str, task: str, times: FrameTimes, codes: torch.Tensor) -> LabelTrack:
         predictions = torch.full((encoded.shape[2],), -1, device=encoded.device)
-        predictions[frames[0]] = predict(heads[head]["decoder"], hidden).argmax(dim=1)[:, 0]
+        predictions[frames] = model.head(task)(encoder_output=encoded)[0, frames, :, 0].argmax(dim=1)
         return LabelTrack(name, times, codes[0, :count, 0].cpu().numpy(), predictions[:count].cpu().numpy())
 
     front_end = model.preprocessor.featurizer
@@ -104,8 +99,7 @@ def view_utterance(
         mel=mel_times(model),
         anchor=track("anchor labels", "anchor", anchor_times(model), labels.anchor),
         enhanced=track(
-            f"enhanced labels\n(layer {model.layer})", "enhanced" if "enhanced" in heads else "anchor", encoder_times(model),
-            labels.enhanced,
+            f"enhanced labels\n(layer {model.layer})", "enhanced", encoder_times(model), labels.enhanced,
         ),
         phones=phones,
         words=words,

@@ -1,0 +1,260 @@
+"""Prediction heads, their softmax and both cross-entropies in one autograd function, a chunk of frames at a time.
+
+Written out, the objective needs a dozen tensors of N x V for its backward pass: logits, log-probabilities, scores, noise and
+labels of every masked frame. All of them can be made from (N, D) and (N, H, d), and the loss is a scalar, so that its
+gradient is known as soon as a chunk's logits are: it is taken there and then, and nothing of size V outlives its chunk.
+No product is computed twice.
+
+With p the softmax of a head's logits z, y the anchor label (one-hot), q = y^(k) the enhanced one and s its scores, for each
+frame t:
+
+    d(w2 G)/dz = w2 (p - y)        d(w1 F)/dz = w1 (p - q)
+    d(w1 F)/ds = w1 / tau * q * (-log p - F_t)          with F_t = -sum_v q_v log p_v
+
+Shapes: N masked frames, n frames of a chunk, D encoder width, H codebooks, d code dimension, V codes.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from nemo.collections.asr.modules import MultiSoftmaxDecoder
+from torch import Tensor
+
+from nemo_birq.enhanced_labeler import EnhancedTargets, Selection
+from nemo_birq.host_random import seeded
+
+
+class CrossEntropies(NamedTuple):
+    """Of N frames; sums over frames and means over codebooks."""
+
+    weighted: Tensor
+    """Scalar w1 F + w2 G, the only one with a gradient."""
+    anchor: Tensor
+    """Scalar, nats."""
+    enhanced: Tensor
+    """Scalar, nats; 0 without enhanced labels."""
+    anchor_predicted: Tensor
+    """(N, H) int64, the most probable code."""
+    enhanced_predicted: Tensor | None
+    """(N, H) int64, likewise; None without enhanced labels, as the next two."""
+    picked: Tensor | None
+    """(N, H) int64, see ``enhanced_labeler.Selection``."""
+    nearest: Tensor | None
+    """(N, H) int64, likewise."""
+
+
+def fused_cross_entropies(
+    hidden: Tensor,
+    anchor_labels: Tensor,
+    anchor_head: MultiSoftmaxDecoder,
+    enhanced_head: MultiSoftmaxDecoder,
+    targets: EnhancedTargets | None,
+    anchor_weight: float,
+    enhanced_weight: float,
+    chunk_frames: int,
+) -> CrossEntropies:
+    """Both cross-entropies of N frames.
+
+    The products with the heads are taken in the precision of autocast, or of ``hidden``; all else is float32 (float64 for
+    float64 input).
+
+    Args:
+        hidden: (N, D) encoder output of the masked pass.
+        anchor_labels: (N, H) int64.
+        anchor_head, enhanced_head: two heads, or one and the same. Both get a gradient, also where it is zero.
+        targets: what the enhanced labels follow from, or None.
+        anchor_weight, enhanced_weight: w2 and w1.
+        chunk_frames: n, the frames whose logits, labels and gradients over all codes are in memory at a time. The Gumbel
+            noise is drawn chunk by chunk: with another n it is other noise.
+    """
+    kind = hidden.device.type
+    shared = enhanced_head is anchor_head
+    settings = _Settings(
+        anchor_labels=anchor_labels,
+        targets=targets,
+        anchor_weight=anchor_weight,
+        enhanced_weight=enhanced_weight,
+        dtype=torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype,
+        chunk_frames=chunk_frames,
+        differentiate=torch.is_grad_enabled(),
+    )
+    units = None if targets is None else targets.units
+    parameters = [(head.decoder_layers[0].weight, head.decoder_layers[0].bias) for head in (anchor_head, enhanced_head)]
+    with torch.autocast(kind, enabled=False):
+        results = _FusedCrossEntropies.apply(
+            hidden, units, *parameters[0], *((None, None) if shared else parameters[1]), settings
+        )
+    *losses, codes = results
+    return CrossEntropies(*losses, *(codes if targets is not None else (codes[0], None, None, None)))
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What the function needs besides tensors that may have a gradient."""
+
+    anchor_labels: Tensor
+    targets: EnhancedTargets | None
+    anchor_weight: float
+    enhanced_weight: float
+    dtype: torch.dtype
+    chunk_frames: int
+    differentiate: bool
+    """The graph is being recorded."""
+
+
+_Weighted = tuple[Tensor, float]
+"""Labels and the weight of their task."""
+
+
+class _Head:
+    """A prediction head: logits of a chunk, and the gradients gathered over chunks."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, num_books: int, dtype: torch.dtype, wanted: bool):
+        # As in NeMo's MultiSoftmaxDecoder: a convolution of width 1, its outputs ordered by code, then by codebook.
+        self.weight = weight.view(-1, num_books, weight.shape[1]).to(dtype)
+        self.bias = None if bias is None else bias.view(-1, num_books).to(dtype)
+        self.wanted = wanted
+        if wanted:
+            exact = torch.promote_types(dtype, torch.float32)
+            self.weight_gradient = torch.zeros_like(self.weight, dtype=exact)
+            self.bias_gradient = None if bias is None else torch.zeros_like(self.bias, dtype=exact)
+
+    def log_probs(self, hidden: Tensor, book: int) -> Tensor:
+        """(n, D) -> (n, V)."""
+        logits = F.linear(hidden, self.weight[:, book], None if self.bias is None else self.bias[:, book])
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return logits.sub_(logits.logsumexp(dim=1, keepdim=True))
+
+    def backward(self, of_logits: Tensor, hidden: Tensor, book: int) -> Tensor:
+        """Gathers the gradient of a chunk's logits (n, V); returns that of its frames (n, D)."""
+        rounded = of_logits.to(hidden.dtype)
+        if self.wanted:
+            gathered = self.weight_gradient[:, book]
+            if gathered.dtype == rounded.dtype:
+                gathered.addmm_(rounded.T, hidden)
+            else:
+                gathered += rounded.T @ hidden
+            if self.bias_gradient is not None:
+                self.bias_gradient[:, book] += of_logits.sum(0)
+        return rounded @ self.weight[:, book]
+
+    def gradients(self, scale: float) -> tuple[Tensor | None, Tensor | None]:
+        """Of weight (V * H, D, 1) and bias (V * H,)."""
+        if not self.wanted:
+            return None, None
+        bias = None if self.bias_gradient is None else self.bias_gradient.mul_(scale).flatten()
+        return self.weight_gradient.mul_(scale).flatten(0, 1).unsqueeze(2), bias
+
+
+def _of_logits(log_probs: Tensor, labels: _Weighted | None, soft: _Weighted | None) -> Tensor:
+    """Gradient of a head's logits by the formulas above, in the memory of its log-probabilities.
+
+    Args:
+        log_probs: (n, V).
+        labels: (n,) codes.
+        soft: (n, V) distributions.
+    """
+    gradient = log_probs.exp_().mul_(sum(weight for _, weight in filter(None, (labels, soft))))
+    if soft is not None:
+        gradient.sub_(soft[0], alpha=soft[1])
+    if labels is not None:
+        gradient.scatter_add_(1, labels[0].unsqueeze(1), gradient.new_full((len(gradient), 1), -labels[1]))
+    return gradient
+
+
+def _of_units(selection: Selection, log_probs: Tensor, targets: EnhancedTargets, book: int) -> Tensor:
+    """Gradient of F with respect to unit vectors, (n, d)."""
+    expected = -torch.linalg.vecdot(selection.soft, log_probs)
+    of_scores = (-expected.unsqueeze(1) - log_probs).mul_(selection.soft)
+    return (of_scores @ targets.codebook[book].to(of_scores.dtype)) * (targets.logit_scale / targets.temperature)
+
+
+class _Sums:
+    """Losses, codes and gradients, gathered chunk by chunk."""
+
+    def __init__(self, hidden: Tensor, units: Tensor | None, heads: list[_Head], settings: _Settings, wanted: list[bool]):
+        self.settings, self.heads = settings, heads
+        self.differentiate, self.wants_units = any(wanted), wanted[1]
+        self.frames = hidden.to(settings.dtype)
+        exact = torch.promote_types(settings.dtype, torch.float32)
+        device = hidden.device
+        self.anchor, self.enhanced = torch.zeros(2, dtype=exact, device=device)
+        self.of_frames = torch.zeros(hidden.shape, dtype=exact, device=device)
+        self.of_units = torch.zeros_like(units) if self.wants_units else None
+        num_kinds = 1 if settings.targets is None else 4
+        self.codes = torch.empty(num_kinds, *settings.anchor_labels.shape, dtype=torch.int64, device=device)
+        self.generator = None if settings.targets is None else seeded(device, settings.targets.seed)
+
+    def add(self, rows: slice, book: int) -> None:
+        """Adds a chunk."""
+        head, chunk, labels = self.heads[0], self.frames[rows], self.settings.anchor_labels[rows, book]
+        log_probs = head.log_probs(chunk, book)
+        self.anchor -= log_probs.gather(1, labels.unsqueeze(1)).sum()
+        self.codes[0, rows, book] = log_probs.argmax(dim=1)
+        of_labels, of_soft = (labels, self.settings.anchor_weight), None
+        if self.settings.targets is not None:
+            if len(self.heads) == 2:  # done with the anchor's
+                self._differentiate(head, log_probs, of_labels, None, rows, book)
+                head, of_labels = self.heads[1], None
+                log_probs = head.log_probs(chunk, book)
+            of_soft = self._add_enhanced(log_probs, rows, book), self.settings.enhanced_weight
+        self._differentiate(head, log_probs, of_labels, of_soft, rows, book)
+
+    def _add_enhanced(self, log_probs: Tensor, rows: slice, book: int) -> Tensor:
+        """Adds what predictions (n, V) say of the enhanced labels, and returns these."""
+        targets, weight = self.settings.targets, self.settings.enhanced_weight
+        selection = targets.select(rows, book, self.generator)
+        self.enhanced -= torch.linalg.vecdot(selection.labels, log_probs).sum()
+        found = log_probs.argmax(dim=1), selection.picked, selection.nearest
+        for kind, codes in enumerate(found, start=1):
+            self.codes[kind, rows, book] = codes
+        if self.wants_units and weight > 0:
+            self.of_units[rows, book] = weight * _of_units(selection, log_probs, targets, book)
+        return selection.labels
+
+    def _differentiate(
+        self, head: _Head, log_probs: Tensor, labels: _Weighted | None, soft: _Weighted | None, rows: slice, book: int
+    ) -> None:
+        """Adds the gradients of a head's predictions; their memory is used up."""
+        if self.differentiate and any(weight > 0 for _, weight in filter(None, (labels, soft))):
+            of_logits = _of_logits(log_probs, labels, soft)
+            self.of_frames[rows] += head.backward(of_logits, self.frames[rows], book)
+
+
+class _FusedCrossEntropies(torch.autograd.Function):
+    """Losses, and at once the gradients of ``weighted``; backward only scales them."""
+
+    @staticmethod
+    def forward(ctx, hidden, units, anchor_weight, anchor_bias, enhanced_weight, enhanced_bias, settings):
+        wanted = [settings.differentiate and needed for needed in ctx.needs_input_grad[:6]]
+        num_frames, num_books = settings.anchor_labels.shape
+        heads = [_Head(anchor_weight, anchor_bias, num_books, settings.dtype, wanted[2])]
+        if enhanced_weight is not None:
+            heads.append(_Head(enhanced_weight, enhanced_bias, num_books, settings.dtype, wanted[4]))
+        sums = _Sums(hidden, units, heads, settings, wanted)
+        for book in range(num_books):
+            for start in range(0, num_frames, settings.chunk_frames):
+                sums.add(slice(start, start + settings.chunk_frames), book)
+
+        scale = 1 / num_books
+        gradients = [sums.of_frames.mul_(scale) if wanted[0] else None, sums.of_units.mul_(scale) if wanted[1] else None]
+        for head in heads:
+            gradients += head.gradients(scale)
+        ctx.save_for_backward(*gradients)
+        ctx.dtypes = [
+            None if t is None else t.dtype
+            for t in (hidden, units, anchor_weight, anchor_bias, enhanced_weight, enhanced_bias)
+        ]
+        anchor, enhanced = sums.anchor * scale, sums.enhanced * scale
+        ctx.mark_non_differentiable(anchor, enhanced, sums.codes)
+        return settings.anchor_weight * anchor + settings.enhanced_weight * enhanced, anchor, enhanced, sums.codes
+
+    @staticmethod
+    def backward(ctx, of_weighted, *_):
+        gradients = [
+            None if gradient is None else (of_weighted * gradient).to(dtype)
+            for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=False)
+        ]
+        return *gradients, *[None] * (7 - len(gradients))
