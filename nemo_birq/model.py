@@ -5,10 +5,10 @@ One batch, from the shard to the optimizer step:
     data/loader.py            tar shard -> SpeechBatch
     preprocessor (NeMo)       signal -> normalized log-mel features                      B, F, T
     masking.py                features -> masked features
-    encoder (NeMo)            the masked pass, all L layers                              B, T', D
     layer_pass.py             the label pass: unmasked features, layers 1..k             B, T', D
-    anchor_labeler.py         features -> anchor labels at masked frames                 N, H
     enhanced_labeler.py       h^(k) -> what enhanced labels at masked frames follow from N, H, d
+    encoder (NeMo)            the masked pass, all L layers                              B, T', D
+    anchor_labeler.py         features -> anchor labels at masked frames                 N, H
     bilevel_loss.py           w1 F + w2 G
     fused_cross_entropy.py    heads, enhanced labels, F and G, a chunk of frames at a time
 
@@ -37,7 +37,7 @@ from nemo_birq.config import check_modules, parse
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.loader import build_dataloader
 from nemo_birq.data.trainer import check_trainer, with_schedule_length
-from nemo_birq.enhanced_labeler import EnhancedLabeler
+from nemo_birq.enhanced_labeler import EnhancedLabeler, EnhancedTargets
 from nemo_birq.host_random import to_device
 from nemo_birq.label_files import LabelFiles
 from nemo_birq.layer_normalization import LayerNormalization
@@ -140,14 +140,12 @@ class BiRQModel(TrainingSteps, LabelFiles, SpeechEncDecSelfSupervisedModel):
             )
         features, lengths = processed_signal, processed_signal_length
         mask = to_device(self.masking.draw(lengths.cpu(), features.shape[2], generator), features.device)
-        encoded, encoded_len = self._encode_masked(features, lengths, mask, generator)
+        masked = self._mask(features, mask, generator)
+        encoded, encoded_len = self.encoder(audio_signal=masked, length=lengths)
         return features, mask.unsqueeze(1).expand_as(features).to(features.dtype), encoded, encoded_len
 
-    def _encode_masked(
-        self, features: Tensor, lengths: Tensor, mask: Tensor, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
-        masked = self.masking.fill(features, mask, generator) if self.apply_masking else features
-        return self.encoder(audio_signal=masked, length=lengths)
+    def _mask(self, features: Tensor, mask: Tensor, generator: torch.Generator | None) -> Tensor:
+        return self.masking.fill(features, mask, generator) if self.apply_masking else features
 
     def losses(
         self, batch: SpeechBatch, weights: Weights, generator: torch.Generator, observe_labels: bool, over_ranks: bool
@@ -184,21 +182,13 @@ class BiRQModel(TrainingSteps, LabelFiles, SpeechEncDecSelfSupervisedModel):
 
         The normalization of layer k passes over features that are not ``usable``.
         """
-        encoded, encoded_len = self._encode_masked(features, lengths, to_device(mask, features.device), generator)
-        valid = valid_frames(encoded_len, encoded.shape[2]) & usable
+        masked = self._mask(features, to_device(mask, features.device), generator)
+        targets = None
+        if weights.enhanced > 0 or observe_labels:  # before the masked pass, whose activations stay in memory
+            targets = self._enhanced_targets(features, lengths, mask, weights, generator, usable)
+        encoded, encoded_len = self.encoder(audio_signal=masked, length=lengths)
         frames = to_device(self.masked_frames(mask, encoded.shape[2]), features.device)
         hidden = encoded.transpose(1, 2).flatten(0, 1)[frames]
-        targets = None
-        if weights.enhanced > 0 or observe_labels:
-            with torch.set_grad_enabled(
-                torch.is_grad_enabled() and weights.enhanced * self.enhanced_labeler.label_gradient > 0
-            ):
-                layer_output, _ = encode_to_layer(
-                    self.encoder, features, lengths, self.layer, self.birq.labels.label_dropout
-                )
-                targets = self.enhanced_labeler(
-                    layer_output, valid, frames, generator, update_statistics=weights.enhanced > 0
-                )
         terms = {
             "hidden": hidden,
             "anchor_labels": self.anchor_labeler(features, frames, encoded.shape[2]),
@@ -210,8 +200,19 @@ class BiRQModel(TrainingSteps, LabelFiles, SpeechEncDecSelfSupervisedModel):
             "over_ranks": over_ranks,
         }
         loss, found = self.bilevel_loss(**terms)
-        health = {"num_frames": valid.sum(), "anchor_labels": terms["anchor_labels"], "found": found}
+        health = {"num_frames": encoded_len.sum() * usable, "anchor_labels": terms["anchor_labels"], "found": found}
         return Losses(loss, health, terms)
+
+    def _enhanced_targets(
+        self, features: Tensor, lengths: Tensor, mask: Tensor, weights: Weights, generator: torch.Generator, usable: bool
+    ) -> EnhancedTargets:
+        """The label pass; without a graph where no gradient flows through the labels."""
+        differentiable = weights.enhanced * self.enhanced_labeler.label_gradient > 0
+        with torch.set_grad_enabled(torch.is_grad_enabled() and differentiable):
+            hidden, hidden_len = encode_to_layer(self.encoder, features, lengths, self.layer, self.birq.labels.label_dropout)
+            valid = valid_frames(hidden_len, hidden.shape[1]) & usable
+            frames = to_device(self.masked_frames(mask, hidden.shape[1]), features.device)
+            return self.enhanced_labeler(hidden, valid, frames, generator, update_statistics=weights.enhanced > 0)
 
     def head(self, task: str) -> MultiSoftmaxDecoder:
         """Predicts the labels of a task, ``anchor`` or ``enhanced``."""
