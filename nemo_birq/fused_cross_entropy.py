@@ -121,11 +121,13 @@ class _Head:
             self.weight_gradient = torch.zeros_like(self.weight, dtype=exact)
             self.bias_gradient = None if bias is None else torch.zeros_like(self.bias, dtype=exact)
 
-    def log_probs(self, hidden: Tensor, book: int) -> Tensor:
-        """(n, D) -> (n, V)."""
+    def predict(self, hidden: Tensor, book: int) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and probabilities: (n, D) -> 2 x (n, V)."""
         logits = F.linear(hidden, self.weight[:, book], None if self.bias is None else self.bias[:, book])
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return logits.sub_(logits.logsumexp(dim=1, keepdim=True))
+        probs = logits.sub_(logits.amax(dim=1, keepdim=True)).exp()
+        total = probs.sum(dim=1, keepdim=True)
+        return logits.sub_(total.log()), probs.div_(total)
 
     def backward(self, of_logits: Tensor, hidden: Tensor, book: int) -> Tensor:
         """Gathers the gradient of a chunk's logits (n, V); returns that of its frames (n, D)."""
@@ -148,15 +150,15 @@ class _Head:
         return self.weight_gradient.mul_(scale).flatten(0, 1).unsqueeze(2), bias
 
 
-def _of_logits(log_probs: Tensor, labels: _Weighted | None, soft: _Weighted | None) -> Tensor:
-    """Gradient of a head's logits by the formulas above, in the memory of its log-probabilities.
+def _of_logits(probs: Tensor, labels: _Weighted | None, soft: _Weighted | None) -> Tensor:
+    """Gradient of a head's logits by the formulas above, in the memory of its probabilities.
 
     Args:
-        log_probs: (n, V).
+        probs: (n, V).
         labels: (n,) codes.
         soft: (n, V) distributions.
     """
-    gradient = log_probs.exp_().mul_(sum(weight for _, weight in filter(None, (labels, soft))))
+    gradient = probs.mul_(sum(weight for _, weight in filter(None, (labels, soft))))
     if soft is not None:
         gradient.sub_(soft[0], alpha=soft[1])
     if labels is not None:
@@ -190,17 +192,17 @@ class _Sums:
     def add(self, rows: slice, book: int) -> None:
         """Adds a chunk."""
         head, chunk, labels = self.heads[0], self.frames[rows], self.settings.anchor_labels[rows, book]
-        log_probs = head.log_probs(chunk, book)
+        log_probs, probs = head.predict(chunk, book)
         self.anchor -= log_probs.gather(1, labels.unsqueeze(1)).sum()
         self.codes[0, rows, book] = log_probs.argmax(dim=1)
         of_labels, of_soft = (labels, self.settings.anchor_weight), None
         if self.settings.targets is not None:
             if len(self.heads) == 2:  # done with the anchor's
-                self._differentiate(head, log_probs, of_labels, None, rows, book)
+                self._differentiate(head, probs, of_labels, None, rows, book)
                 head, of_labels = self.heads[1], None
-                log_probs = head.log_probs(chunk, book)
+                log_probs, probs = head.predict(chunk, book)
             of_soft = self._add_enhanced(log_probs, rows, book), self.settings.enhanced_weight
-        self._differentiate(head, log_probs, of_labels, of_soft, rows, book)
+        self._differentiate(head, probs, of_labels, of_soft, rows, book)
 
     def _add_enhanced(self, log_probs: Tensor, rows: slice, book: int) -> Tensor:
         """Adds what predictions (n, V) say of the enhanced labels, and returns these."""
@@ -215,11 +217,11 @@ class _Sums:
         return selection.labels
 
     def _differentiate(
-        self, head: _Head, log_probs: Tensor, labels: _Weighted | None, soft: _Weighted | None, rows: slice, book: int
+        self, head: _Head, probs: Tensor, labels: _Weighted | None, soft: _Weighted | None, rows: slice, book: int
     ) -> None:
-        """Adds the gradients of a head's predictions; their memory is used up."""
+        """Adds the gradients of a head's predictions (n, V), whose memory is used up."""
         if self.differentiate and any(weight > 0 for _, weight in filter(None, (labels, soft))):
-            of_logits = _of_logits(log_probs, labels, soft)
+            of_logits = _of_logits(probs, labels, soft)
             self.of_frames[rows] += head.backward(of_logits, self.frames[rows], book)
 
 
