@@ -18,6 +18,7 @@ from nemo_birq.finite_check import FiniteCheck, check_validation, check_weights
 from nemo_birq.gradient_health import gradient_products, split_loss
 from nemo_birq.label_churn import Churn, LabelProbe
 from nemo_birq.label_health import TASKS, LabelHealth
+from nemo_birq.precision import check_precision
 from nemo_birq.training_log import TrainingLog, num_read, one_line
 
 STREAMS = ("train", "validation", "dropout")
@@ -58,6 +59,10 @@ class TrainingSteps:
             parts = split_loss(self.bilevel_loss, losses.terms)
             self.training_log.gradients = gradient_products(parts, self.encoder.parameters())
         return {"loss": losses.loss}
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        check_precision(self.trainer.precision, self.device)
 
     def on_train_start(self) -> None:
         super().on_train_start()

@@ -78,6 +78,7 @@ def test_both_loaders_read_every_utterance_as_it_is(tmp_path, lhotse):
     for batch in load(config):
         for row, length, name in zip(batch.signal, batch.signal_length, batch.ids, strict=True):
             seen[name] = row[:length]
+        assert batch.num_samples == batch.signal_length.tolist() == batch.lengths_on_host.tolist()
     assert sorted(seen) == [f"clip{i}.wav" for i in range(8)]
     for i in range(8):
         expected, _ = soundfile.read(io.BytesIO(wav(1 + 0.1 * i, pitch=200 + 50 * i)), dtype="float32")

@@ -16,6 +16,7 @@ from hydra import compose, initialize_config_dir
 
 from nemo_birq import BiRQModel
 from nemo_birq.data.shards import Utterance, write_shards
+from nemo_birq.precision import check_precision
 from nemo_birq.report.events import scalars
 from tests.conftest import CORPUS, ROOT, make_batch
 from tests.test_data import wav
@@ -241,3 +242,13 @@ def test_configurations_have_the_size_they_say(config, millions):
     assert round(size) == millions
     expected = {"birq_conformer_large": 13, "birq_fastconformer_large": 12}.get(config)
     assert expected is None or model.layer == expected
+
+
+@pytest.mark.unit
+def test_a_precision_that_would_be_emulated_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "an old GPU")
+    with pytest.raises(ValueError, match="an old GPU has no bfloat16. Use 16-mixed"):
+        check_precision("bf16-mixed", torch.device("cuda"))
+    check_precision("16-mixed", torch.device("cuda"))
+    check_precision("bf16-mixed", torch.device("cpu"))
