@@ -31,7 +31,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--layer", type=int, help="only the layers 1 to LAYER (default: all)")
     parser.add_argument("--license", help="for the model card: one of the hub's names, such as cc-by-4.0 or apache-2.0")
     parser.add_argument("--language", nargs="+", help="for the model card: of the speech, such as en de")
-    parser.add_argument("--datasets", nargs="+", help="for the model card: names on the hub, such as openslr/librispeech_asr")
+    parser.add_argument(
+        "--datasets", nargs="+", help="for the model card: names on the hub, such as openslr/librispeech_asr"
+    )
     parser.add_argument("--force", action="store_true", help="overwrite what is there")
     return parser.parse_args()
 
@@ -43,9 +45,9 @@ def megabytes(size: int) -> str:
 def table(bare: BareEncoder) -> Table:
     """What stays and what goes."""
     found = Table("part", "kept", "removed", header_style="bold")
-    for part, size in bare.kept_tensors.items():
+    for part, size in bare.kept.items():
         found.add_row(part, megabytes(size), "")
-    for part, size in bare.removed_tensors.items():
+    for part, size in bare.removed.items():
         found.add_row(part, "", megabytes(size))
     return found
 

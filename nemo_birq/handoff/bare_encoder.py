@@ -5,8 +5,9 @@ preprocessor and an encoder and, with that, no head: recognizers and classifiers
 random and would be taken over by the string form of ``init_from_nemo_model``.
 """
 
+import tarfile
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 from nemo.collections.asr.models import SpeechEncDecSelfSupervisedModel
@@ -15,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from nemo_birq.handoff.card_file import packed_card
 from nemo_birq.handoff.model_card import build_card
 from nemo_birq.handoff.output_files import README, complete_files
-from nemo_birq.nemo_files import read_config
+from nemo_birq.nemo_files import PARTS, read_config
 from nemo_birq.stock_config import STOCK_TARGET
 
 KEPT = ("sample_rate", "preprocessor", "encoder", "spec_augment", "pretraining", "card")
@@ -27,9 +28,10 @@ class BareEncoder:
     """A model with nothing but preprocessor and encoder, and what was left out of the file it comes from."""
 
     model: SpeechEncDecSelfSupervisedModel
-    kept_tensors: dict[str, int]
+    kept: dict[str, int]
     """Bytes by part of the model."""
-    removed_tensors: dict[str, int]
+    removed: dict[str, int]
+    """Bytes by part of the model, and of files that only pretraining reads."""
     removed_keys: list[str]
     """Of the configuration."""
 
@@ -74,7 +76,7 @@ def strip(source: Path, layer: int | None = None, **card: str | list[str] | None
     return BareEncoder(
         model,
         _sizes({name: tensors[name] for name in wanted}),
-        _sizes({name: tensor for name, tensor in tensors.items() if name not in wanted}),
+        _sizes({name: tensor for name, tensor in tensors.items() if name not in wanted}) | _label_files(source),
         sorted(key for key in full.cfg if key not in (*KEPT, *WRITTEN_BY_NEMO)),
     )
 
@@ -106,3 +108,11 @@ def _sizes(tensors: dict[str, torch.Tensor]) -> dict[str, int]:
         part = ".".join(parts[: 2 if parts[0] == "decoder_losses" else 1])
         sizes[part] = sizes.get(part, 0) + tensor.nbytes
     return sizes
+
+
+def _label_files(source: Path) -> dict[str, int]:
+    """Bytes of the artifacts of a ``.nemo``, without the prefix that NeMo gives their names; the card is written anew."""
+    with tarfile.open(source) as archive:
+        files = {PurePosixPath(member.name).name: member.size for member in archive if member.isfile()}
+    names = {name: name.partition("_")[2] for name in files if name not in PARTS}
+    return {names[name]: size for name, size in files.items() if names.get(name) not in (None, README)}

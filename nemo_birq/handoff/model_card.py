@@ -13,8 +13,9 @@ TEMPLATE = Path(__file__).with_name("card.md.jinja")
 TAGS = ["NeMo", "pytorch", "speech", "audio", "self-supervised", "BiRQ"]
 # What a recognizer's configuration must repeat for the encoder's tensors to fit and to mean the same.
 ARCHITECTURE = (
-    "n_layers", "d_model", "n_heads", "ff_expansion_factor", "subsampling", "subsampling_factor", "subsampling_conv_channels",
-    "conv_kernel_size", "conv_norm_type", "self_attention_model", "att_context_size", "untie_biases", "xscaling",
+    "n_layers", "d_model", "n_heads", "ff_expansion_factor", "subsampling", "subsampling_factor",
+    "subsampling_conv_channels", "conv_kernel_size", "conv_norm_type", "self_attention_model", "att_context_size",
+    "untie_biases", "xscaling",
 )  # fmt: skip
 UNKNOWN = "unknown"  # a licence of the hub's list: nobody has said which
 

@@ -34,7 +34,10 @@ def record_training(model: LightningModule, trainer: Trainer, alarms: Alarms) ->
         (last logged numbers of training and validation), ``status`` and ``alarms`` (as in alarms.json), ``versions``.
     """
     cfg = model.cfg
-    loaders = {"training": (cfg.get("train_ds"), model._train_dl), "validation": (cfg.get("validation_ds"), model._validation_dl)}
+    loaders = {
+        "training": (cfg.get("train_ds"), model._train_dl),
+        "validation": (cfg.get("validation_ds"), model._validation_dl),
+    }
     settings = {"birq": OmegaConf.to_container(cfg.birq, resolve=True), "optim": _plain(cfg.get("optim"))}
     settings["birq"]["quantizer"].pop("tensors", None)  # names a file of the .nemo
     settings["batch"] = {key: (cfg.get("train_ds") or {}).get(key) for key in ("batch_duration", "batch_size")}
