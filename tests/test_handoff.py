@@ -1,7 +1,9 @@
 """The bare encoder, its model card, and where they may be written."""
 
 import json
+import re
 import runpy
+import shlex
 import shutil
 import tarfile
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from nemo.collections.asr.models import EncDecCTCModel
-from nemo.collections.asr.modules import ConformerMultiLayerFeatureExtractor
+from nemo.collections.asr.modules import ConformerEncoder, ConformerMultiLayerFeatureExtractor
 from nemo.core import ModelPT
 from omegaconf import OmegaConf
 
@@ -169,6 +171,25 @@ def test_card_of_best_rq_and_of_a_model_that_nobody_trained():
     text = build_card(make_model(), "model").text
     assert "what it was trained on is not known" in text and "arXiv [2509.15430]" in text
     assert "logit_scale: 40.0" in text
+
+
+def test_arguments_in_the_card_make_the_same_encoder():
+    """Those for NeMo's script, over the defaults of NeMo's class."""
+    changes = {"encoder__att_context_size": [9, 9], "encoder__xscaling": False, "encoder__conv_norm_type": "layer_norm"}
+    model = trained_model(**FAST, **changes, encoder__pos_emb_max_len=5000, encoder__ff_expansion_factor=2)
+    (command,) = re.findall(r"```bash\n(.*?)```", build_card(model, "model").text, re.S)
+    arguments = shlex.split(command.replace("\\\n", " "))
+    given = OmegaConf.from_dotlist([a for a in arguments if a.startswith("model.encoder.")]).model.encoder
+    encoder = ConformerEncoder(feat_in=20, **given)
+    encoder.load_state_dict(model.encoder.state_dict(), strict=True)
+    expected = encode(model)
+    model.encoder = encoder
+    assert torch.equal(encode(model), expected) and "+init_from_nemo_model=model.nemo" in arguments
+
+
+def test_card_node_may_be_empty(tmp_path):
+    make_model(card=None).save_to(str(tmp_path / "model.nemo"))
+    assert packed(tmp_path / "model.nemo", tmp_path / "in").data.license == "unknown"
 
 
 def test_bare_file_can_be_handed_on_again_with_another_licence(pretrained, tmp_path):

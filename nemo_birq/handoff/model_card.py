@@ -15,7 +15,7 @@ TAGS = ["NeMo", "pytorch", "speech", "audio", "self-supervised", "BiRQ"]
 ARCHITECTURE = (
     "n_layers", "d_model", "n_heads", "ff_expansion_factor", "subsampling", "subsampling_factor",
     "subsampling_conv_channels", "conv_kernel_size", "conv_norm_type", "self_attention_model", "att_context_size",
-    "untie_biases", "xscaling",
+    "untie_biases", "xscaling", "causal_downsampling", "att_context_style", "conv_context_size",
 )  # fmt: skip
 UNKNOWN = "unknown"  # a licence of the hub's list: nobody has said which
 
@@ -75,7 +75,7 @@ def _override(key: str, value: Any) -> str:
     """An argument for Hydra, as it is typed in a shell."""
     if isinstance(value, list):
         return f"'{key}={value}'".replace(" ", "")
-    return f"{key}={str(value).lower() if isinstance(value, bool) else value}"
+    return f"{key}={'null' if value is None else str(value).lower() if isinstance(value, bool) else value}"
 
 
 def _results(record: dict[str, Any]) -> list[EvalResult]:
