@@ -87,6 +87,7 @@ def test_a_layer_can_be_the_last(pretrained, tmp_path):
     restored = ModelPT.restore_from(str(tmp_path / "two.nemo"), strict=True)
     assert len(restored.encoder.layers) == 2 == restored.cfg.encoder.n_layers
     assert torch.equal(encode(restored), encode(BiRQModel.restore_from(str(pretrained)), layer=2))
+    assert "the first 2 of 3 layers x 32" in (tmp_path / "README.md").read_text()
     for layer in (0, 4):
         with pytest.raises(ValueError, match="the layers 1 to 3"):
             strip(pretrained, layer=layer)

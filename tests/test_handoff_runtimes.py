@@ -52,7 +52,7 @@ def test_exported_encoder_equals_pytorch(model, tmp_path, suffix):
     assert write_runtime_file(model, out) < 1e-5
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
     run = open_runtime_file(out)
-    assert largest_deviation(model.encoder, run, ([8], [33, 9], [1500, 1499, 700, 16, 1], [5000], [120] * 9)) < 1e-5
+    assert largest_deviation(model.encoder, run, ([8], [33, 9], [700, 699, 350, 16, 1], [2800], [120] * 9)) < 1e-5
     batch = make_batch()
     with torch.no_grad():
         features, lengths = model.preprocessor(input_signal=batch.signal, length=batch.signal_length)
@@ -65,10 +65,12 @@ def test_exported_encoder_equals_pytorch(model, tmp_path, suffix):
     assert told["longest_input_seconds"] == 5000 * 0.01 * model.cfg.encoder.subsampling_factor
 
 
-def test_layer_k_alone_can_be_exported(tmp_path, batch):
+def test_layer_k_alone_can_be_exported(tmp_path, batch, monkeypatch):
+    """Here where onnxruntime is not installed, so that nothing is compared."""
+    monkeypatch.setattr("nemo_birq.handoff.runtime_files.find_spec", lambda name: None)
     full = trained_model().eval()
     full.save_to(str(tmp_path / "model.nemo"))
-    write_runtime_file(strip(tmp_path / "model.nemo", layer=2).model, tmp_path / "two.onnx")
+    assert write_runtime_file(strip(tmp_path / "model.nemo", layer=2).model, tmp_path / "two.onnx") is None
     features, lengths = full.preprocessor(input_signal=batch.signal, length=batch.signal_length)
     outputs = []
     full.encoder.layers[1].register_forward_hook(lambda _, __, output: outputs.append(output.detach()))
@@ -86,5 +88,5 @@ def test_file_that_differs_from_pytorch_is_not_written(tmp_path, monkeypatch):
     other = model.from_config_dict(OmegaConf.create(model.cfg.encoder)).eval()  # with other weights
     monkeypatch.setattr("nemo_birq.handoff.runtime_files._traceable", lambda model: other)
     with pytest.raises(ValueError, match="differ from PyTorch's"):
-        write_runtime_file(model, tmp_path / "out.onnx")
+        write_runtime_file(model, tmp_path / "out.ts")
     assert [file.name for file in tmp_path.iterdir()] == ["model.nemo"]

@@ -93,10 +93,11 @@ def write_nemo(model: SpeechEncDecSelfSupervisedModel, out: Path) -> None:
 def _bare_config(full: DictConfig, depth: int, card: dict) -> DictConfig:
     nodes = OmegaConf.to_container(full, resolve=True)
     bare = {key: nodes[key] for key in KEPT if nodes.get(key) is not None}
-    bare["encoder"]["n_layers"] = depth
+    bare["encoder"] = nodes["encoder"] | {"n_layers": depth}
     bare["card"] = bare.get("card", {}) | {key: value for key, value in card.items() if value} | {"file": None}
-    # A file that a class without a trainer has written still has its settings.
-    bare.setdefault("pretraining", {"settings": {key: nodes.get(key) for key in ("birq", "optim")}})
+    record = bare.setdefault("pretraining", {"settings": {"birq": nodes.get("birq"), "optim": nodes.get("optim")}})
+    if depth < nodes["encoder"]["n_layers"]:
+        record.setdefault("layers", nodes["encoder"]["n_layers"])  # of the encoder that was trained
     return OmegaConf.create(bare | {"target": STOCK_TARGET, "loss_list": {}})
 
 

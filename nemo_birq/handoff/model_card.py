@@ -34,6 +34,7 @@ def build_card(model: ModelPT, name: str, repo_id: str | None = None) -> ModelCa
     cfg = OmegaConf.to_container(model.cfg, resolve=True)
     card, record, encoder = cfg.get("card") or {}, cfg.get("pretraining") or {}, cfg["encoder"]
     settings = record.get("settings") or {"birq": cfg.get("birq") or {}}
+    settings["birq"].get("quantizer", {}).pop("tensors", None)  # names a file of a .nemo
     data = ModelCardData(
         model_name=name,
         library_name="nemo",
@@ -51,6 +52,7 @@ def build_card(model: ModelPT, name: str, repo_id: str | None = None) -> ModelCa
         repo_id=repo_id,
         unlicensed=data.license == UNKNOWN,
         record=record if "steps" in record else None,
+        trained_layers=record.get("layers", encoder["n_layers"]),
         settings_yaml=OmegaConf.to_yaml(settings).strip(),
         is_best_rq=(settings["birq"].get("loss") or {}).get("enhanced_weight") == 0,
         tasks=TASKS,

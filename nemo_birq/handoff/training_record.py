@@ -39,7 +39,6 @@ def record_training(model: LightningModule, trainer: Trainer, alarms: Alarms) ->
         "validation": (cfg.get("validation_ds"), model._validation_dl),
     }
     settings = {"birq": OmegaConf.to_container(cfg.birq, resolve=True), "optim": _plain(cfg.get("optim"))}
-    settings["birq"]["quantizer"].pop("tensors", None)  # names a file of the .nemo
     settings["batch"] = {key: (cfg.get("train_ds") or {}).get(key) for key in ("batch_duration", "batch_size")}
     settings["batch"]["accumulate_grad_batches"] = trainer.accumulate_grad_batches
     return {
