@@ -322,6 +322,20 @@ def test_damaged_and_unsafe_files_are_refused(pretrained, tmp_path):
             strip(tmp_path / f"{name}.nemo")
 
 
+def test_weights_that_do_not_fit_are_refused(pretrained, tmp_path):
+    def damage(folder):
+        tensors = torch.load(folder / "model_weights.ckpt", weights_only=True)
+        del tensors["encoder.layers.1.norm_out.weight"]
+        torch.save(tensors, folder / "model_weights.ckpt")
+
+    repack(pretrained, tmp_path / "bad.nemo", damage)
+    with pytest.raises(ValueError, match=r"(?s)do not fit its configuration.*layers\.1\.norm_out\.weight"):
+        strip(tmp_path / "bad.nemo")
+    repack(pretrained, tmp_path / "worse.nemo", lambda folder: (folder / "model_weights.ckpt").write_bytes(b"no weights"))
+    with pytest.raises(ValueError, match="cannot be read"):
+        strip(tmp_path / "worse.nemo")
+
+
 @pytest.mark.system
 def test_script_says_what_it_did_and_never_overwrites(pretrained, tmp_path, monkeypatch):
     out = tmp_path / "bare.nemo"

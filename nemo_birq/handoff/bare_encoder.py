@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from nemo_birq.handoff.card_file import packed_card
 from nemo_birq.handoff.model_card import build_card
 from nemo_birq.handoff.output_files import README, complete_files
-from nemo_birq.nemo_files import PARTS, read_config
+from nemo_birq.nemo_files import CONFIG, WEIGHTS, read_config, read_weights
 from nemo_birq.stock_config import STOCK_TARGET
 
 KEPT = ("sample_rate", "preprocessor", "encoder", "spec_augment", "pretraining", "card")
@@ -61,23 +61,23 @@ def strip(source: Path, layer: int | None = None, **card: str | list[str] | None
         **card: ``license``, ``language`` and ``datasets`` for the model card; None leaves what the file says.
 
     Raises:
-        ValueError: as ``check_source``, or the encoder has no such layer.
+        ValueError: as ``check_source``, weights that cannot be read or do not fit, or the encoder has no such layer.
     """
     config = check_source(source)
     depth = config.encoder.n_layers
     if layer is not None and not 1 <= layer <= depth:
         raise ValueError(f"--layer {layer}: the encoder of {source} has the layers 1 to {depth}")
-    full = SpeechEncDecSelfSupervisedModel.restore_from(str(source), map_location=torch.device("cpu"), strict=True)
-    bare = _bare_config(full.cfg, layer or depth, card)
-    model = SpeechEncDecSelfSupervisedModel(bare).eval()
-    wanted = model.state_dict().keys()
-    tensors = full.state_dict()
-    model.load_state_dict({name: tensors[name] for name in wanted}, strict=True)
+    model = SpeechEncDecSelfSupervisedModel(_bare_config(config, layer or depth, card)).eval()
+    tensors, wanted = read_weights(source), model.state_dict().keys()
+    try:
+        model.load_state_dict({name: tensors[name] for name in wanted if name in tensors}, strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"{source}: its weights do not fit its configuration ({error}); get the file again") from error
     return BareEncoder(
         model,
         _sizes({name: tensors[name] for name in wanted}),
         _sizes({name: tensor for name, tensor in tensors.items() if name not in wanted}) | _label_files(source),
-        sorted(key for key in full.cfg if key not in (*KEPT, *WRITTEN_BY_NEMO)),
+        sorted(key for key in config if key not in (*KEPT, *WRITTEN_BY_NEMO)),
     )
 
 
@@ -115,5 +115,5 @@ def _label_files(source: Path) -> dict[str, int]:
     """Bytes of the artifacts of a ``.nemo``, without the prefix that NeMo gives their names; the card is written anew."""
     with tarfile.open(source) as archive:
         files = {PurePosixPath(member.name).name: member.size for member in archive if member.isfile()}
-    names = {name: name.partition("_")[2] for name in files if name not in PARTS}
+    names = {name: name.partition("_")[2] for name in files if name not in (CONFIG, WEIGHTS)}
     return {names[name]: size for name, size in files.items() if names.get(name) not in (None, README)}
