@@ -45,10 +45,8 @@ def megabytes(size: int) -> str:
 def table(bare: BareEncoder) -> Table:
     """What stays and what goes."""
     found = Table("part", "kept", "removed", header_style="bold")
-    for part, size in bare.kept.items():
-        found.add_row(part, megabytes(size), "")
-    for part, size in bare.removed.items():
-        found.add_row(part, "", megabytes(size))
+    for part in bare.kept | bare.removed:
+        found.add_row(part, *(megabytes(sizes[part]) if part in sizes else "" for sizes in (bare.kept, bare.removed)))
     return found
 
 

@@ -116,6 +116,7 @@ def test_card_tells_what_the_run_did(pretrained, tmp_path):
         and card.data.pipeline_tag == "feature-extraction"
     )
     assert "\n4 steps, ended" in card.text and "too short to judge" in card.text
+    assert "| licence | not chosen yet" in card.text and "No licence was chosen" in card.text
     # The last line that training logged, at step 3.
     health = record["health"]["training"]
     assert f"| anchor | training | {health['anchor_loss']:.3f} | {health['anchor_unigram_entropy']:.3f} |" in card.text
@@ -157,7 +158,8 @@ def test_card_of_a_given_record():
     assert "| training | libri/train.json | 281,241 | 960.70 | 2.0 |" in text
     assert "| training | stream.json | not counted | not counted | 1.0 |" in text
     assert "72,000 steps, ended 2026-01-02, on 8 device(s), precision bf16-mixed" in text and "read 12.3 times" in text
-    assert "**The run was not healthy**" in text
+    assert "**The run was not healthy**" in text and "| licence | `cc-by-4.0` |" in text
+    assert "No licence was chosen" not in text
     assert "| `noise_labels` | 7 | 0.0097 | 0.1 |" in text and "| `non_finite_loss` | 9 |  |  |" in text
     assert "| anchor | training | 4.000 |  | 0.200 |  |  |  |" in text and "torch 2.13.0" in text
     again = ModelCard(str(card)).data  # what the hub reads

@@ -50,7 +50,7 @@ def build_card(model: ModelPT, name: str, repo_id: str | None = None) -> ModelCa
         template_path=str(TEMPLATE),
         name=name,
         repo_id=repo_id,
-        unlicensed=data.license == UNKNOWN,
+        license=card.get("license"),
         record=record if "steps" in record else None,
         trained_layers=record.get("layers", encoder["n_layers"]),
         settings_yaml=OmegaConf.to_yaml(settings).strip(),
