@@ -95,8 +95,13 @@ class Alarms(Callback):
         if metrics["enhanced_weight"] > 0 and "enhanced_normalized_entropy" in metrics:
             self.widest = max(self.widest or metrics, metrics, key=lambda m: m["enhanced_normalized_entropy"])
 
+    @property
+    def verdict(self) -> str:
+        """``healthy``, ``unhealthy`` or ``too short to judge``: what the file says if training ends now."""
+        return "unhealthy" if self.raised else "healthy" if self.judged else TOO_SHORT
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._write("unhealthy" if self.raised else "healthy" if self.judged else TOO_SHORT)
+        self._write(self.verdict)
         if not trainer.is_global_zero:
             return
         if not self.raised and self.judged:

@@ -38,13 +38,14 @@ from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.loader import build_dataloader
 from nemo_birq.data.trainer import check_trainer, with_schedule_length
 from nemo_birq.enhanced_labeler import EnhancedLabeler, EnhancedTargets
+from nemo_birq.handoff.card_file import CardFile
 from nemo_birq.host_random import to_device
 from nemo_birq.label_files import LabelFiles
 from nemo_birq.layer_normalization import LayerNormalization
 from nemo_birq.layer_pass import encode_to_layer, resolve_layer
 from nemo_birq.masking import SpanMasking, valid_frames
 from nemo_birq.quantizer import RandomProjectionQuantizer
-from nemo_birq.stock_config import with_stock_nodes
+from nemo_birq.stock_config import refuse_bare_encoder, with_stock_nodes
 from nemo_birq.training_steps import TrainingSteps
 
 
@@ -70,7 +71,7 @@ class Labels(NamedTuple):
     """(B,) int64, in encoder frames."""
 
 
-class BiRQModel(TrainingSteps, LabelFiles, SpeechEncDecSelfSupervisedModel):
+class BiRQModel(TrainingSteps, LabelFiles, CardFile, SpeechEncDecSelfSupervisedModel):
     """Self-supervised pretraining with anchor and enhanced labels (arXiv 2509.15430); w1 = 0 is BEST-RQ.
 
     Args:
@@ -84,6 +85,7 @@ class BiRQModel(TrainingSteps, LabelFiles, SpeechEncDecSelfSupervisedModel):
 
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
         cfg = model_utils.convert_model_config_to_dict_config(cfg)
+        refuse_bare_encoder(cfg)
         self.birq = birq = parse(cfg.get("birq"))
         check_modules(cfg, birq)
         self.layer = resolve_layer(birq.labels.layer, cfg.encoder.n_layers)

@@ -1,9 +1,6 @@
 """Saving and restoring, with this package and without it."""
 
-import subprocess
-import sys
 import tarfile
-import textwrap
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -145,58 +142,3 @@ def test_checkpoint_with_other_projections_is_refused(tmp_path):
     content["birq_label_tensors"]["codebook"][0, 0] *= -1
     with pytest.raises(ValueError, match="checksum"):
         make_model().on_load_checkpoint(content)
-
-
-STOCK = """
-    import sys
-    sys.modules["nemo_birq"] = None  # importing it raises ImportError from here on
-    import logging; logging.getLogger("nv_one_logger").setLevel(logging.ERROR)
-    import torch
-    from nemo.core import ModelPT
-    from nemo.collections.asr.models import EncDecCTCModelBPE, SpeechEncDecSelfSupervisedModel
-    from nemo.collections.common.tokenizers.sentencepiece_tokenizer import create_spt_model
-    from omegaconf import OmegaConf
-    path, work = sys.argv[1:]
-    expected = torch.load(work + "/expected.pt", weights_only=True)
-
-    model = ModelPT.restore_from(path, strict=True, map_location="cpu")
-    assert type(model) is SpeechEncDecSelfSupervisedModel, type(model)
-    found = model.state_dict()
-    assert found.keys() == expected.keys(), found.keys() ^ expected.keys()
-    assert all(torch.equal(found[k], expected[k]) for k in found)
-
-    open(work + "/text.txt", "w").write("one two three four\\nfive six seven eight\\nnine ten red green blue\\n" * 20)
-    create_spt_model(work + "/text.txt", vocab_size=40, sample_size=-1, do_lower_case=True, output_dir=work + "/tok",
-                     tokenizer_type="bpe")
-    cfg = OmegaConf.create({
-        "sample_rate": 16000, "preprocessor": model.cfg.preprocessor, "encoder": model.cfg.encoder,
-        "tokenizer": {"dir": work + "/tok", "type": "bpe"},
-        "decoder": {"_target_": "nemo.collections.asr.modules.ConvASRDecoder", "feat_in": 32, "num_classes": -1,
-                    "vocabulary": []},
-    })
-    for form in (path, {"ssl": {"path": path, "include": ["encoder"]}}):
-        recognizer = EncDecCTCModelBPE(cfg)
-        before = recognizer.encoder.state_dict()["layers.0.norm_out.weight"].clone()
-        recognizer.maybe_init_from_pretrained_checkpoint(OmegaConf.create({"init_from_nemo_model": form}))
-        encoder = {k[len("encoder."):]: v for k, v in expected.items() if k.startswith("encoder.")}
-        found = recognizer.encoder.state_dict()
-        assert found.keys() == encoder.keys()
-        different = [k for k in found if not torch.equal(found[k], encoder[k])]
-        assert not different, different
-        assert not torch.equal(found["layers.0.norm_out.weight"], before)
-    assert not any(name.startswith("nemo_birq.") for name in sys.modules)
-    print("stock NeMo opened it")
-"""
-
-
-@pytest.mark.integration
-def test_stock_nemo_opens_and_fine_tunes_without_this_package(tmp_path):
-    model = trained_model(birq__loss__head="separate")
-    model.save_to(str(tmp_path / "model.nemo"))
-    torch.save(model.state_dict(), tmp_path / "expected.pt")
-    script = tmp_path / "stock.py"
-    script.write_text(textwrap.dedent(STOCK))
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "model.nemo"), str(tmp_path)], capture_output=True, text=True
-    )
-    assert "stock NeMo opened it" in done.stdout, done.stderr[-3000:]

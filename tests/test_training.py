@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,22 @@ def test_training_ends_with_a_nemo_file(trained):
     assert all(torch.equal(state[name], value) for name, value in last["state_dict"].items())
     batch = make_batch()
     assert model.labels(batch.signal, batch.signal_length).anchor.max() < 64
+
+
+def test_training_ends_with_a_model_card(trained, tmp_path):
+    """Beside the .nemo, the same inside it; that of the first 12 steps, which may have been edited, is kept."""
+    checkpoints = next(trained[0].rglob("small.nemo")).parent
+    text = (checkpoints / "README.md").read_text()
+    assert "\n20 steps, ended" in text and "\n12 steps, ended" in (checkpoints / "README-v1.md").read_text()
+    durations = [
+        json.loads(line)["duration"] for line in (CORPUS / "train/tarred_audio_manifest.json").read_text().splitlines()
+    ]
+    used = [duration for duration in durations if 0.5 <= duration <= 20.0]
+    assert f"| training | train/manifest__OP_0..3_CL_.json | {len(used)} | {sum(used) / 3600:.2f} |" in text
+    assert "| validation | validation/validation.json | 60 |" in text and str(CORPUS) not in text
+    with tarfile.open(checkpoints / "small.nemo") as archive:
+        (packed,) = [member for member in archive if member.name.endswith("_README.md")]
+        assert archive.extractfile(packed).read().decode() == text
 
 
 def test_same_seed_same_run(tmp_path, trained):

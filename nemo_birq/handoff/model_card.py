@@ -1,0 +1,100 @@
+"""The model card: README.md in the form of the Hugging Face hub, written from the configuration of a model alone."""
+
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from nemo.core import ModelPT
+from omegaconf import DictConfig, OmegaConf
+
+from nemo_birq.label_health import TASKS
+
+TEMPLATE = Path(__file__).with_name("card.md.jinja")
+TAGS = ["NeMo", "pytorch", "speech", "audio", "self-supervised", "BiRQ"]
+# What a recognizer's configuration must repeat for the encoder's tensors to fit and to mean the same.
+ARCHITECTURE = (
+    "n_layers", "d_model", "n_heads", "ff_expansion_factor", "subsampling", "subsampling_factor",
+    "subsampling_conv_channels", "conv_kernel_size", "conv_norm_type", "self_attention_model", "att_context_size",
+    "untie_biases", "xscaling", "causal_downsampling", "att_context_style", "conv_context_size",
+)  # fmt: skip
+UNKNOWN = "unknown"  # a licence of the hub's list: nobody has said which
+
+
+def build_card(model: ModelPT, name: str, repo_id: str | None = None) -> ModelCard:
+    """The card of a ``BiRQModel``, or of the stock model that ``strip`` makes of it.
+
+    What was trained is read from ``model.cfg.pretraining`` (see ``record_training``); licence, language and data sets on
+    the hub from ``model.cfg.card``, since only their author knows them.
+
+    Args:
+        model: with ``preprocessor`` and ``encoder``.
+        name: of the model; its file is called ``<name>.nemo``.
+        repo_id: ``user/name`` on the hub, where it is known.
+    """
+    cfg = OmegaConf.to_container(model.cfg, resolve=True)
+    card, record, encoder = cfg.get("card") or {}, cfg.get("pretraining") or {}, cfg["encoder"]
+    settings = record.get("settings") or {"birq": cfg.get("birq") or {}}
+    settings["birq"].get("quantizer", {}).pop("tensors", None)  # names a file of a .nemo
+    data = ModelCardData(
+        model_name=name,
+        library_name="nemo",
+        license=card.get("license") or UNKNOWN,
+        language=card.get("language"),
+        datasets=card.get("datasets"),
+        pipeline_tag="feature-extraction",
+        tags=TAGS,
+        eval_results=_results(record) or None,
+    )
+    return ModelCard.from_template(
+        data,
+        template_path=str(TEMPLATE),
+        name=name,
+        repo_id=repo_id,
+        license=card.get("license"),
+        record=record if "steps" in record else None,
+        trained_layers=record.get("layers", encoder["n_layers"]),
+        settings_yaml=OmegaConf.to_yaml(settings).strip(),
+        is_best_rq=(settings["birq"].get("loss") or {}).get("enhanced_weight") == 0,
+        tasks=TASKS,
+        encoder=encoder,
+        overrides=[_override(f"model.encoder.{key}", encoder[key]) for key in ARCHITECTURE if key in encoder],
+        millions=sum(parameter.numel() for parameter in model.encoder.parameters()) / 1e6,
+        sample_rate=cfg["preprocessor"]["sample_rate"],
+        mel_bands=cfg["preprocessor"]["features"],
+        frame_ms=round(1000 * cfg["preprocessor"]["window_stride"] * encoder["subsampling_factor"]),
+        bare="birq" not in cfg,
+    )
+
+
+def read_card(config: DictConfig, folder: Path) -> ModelCard | None:
+    """The card packed into a ``.nemo`` that was unpacked to ``folder``; None where there is none."""
+    packed = str((config.get("card") or {}).get("file") or "")
+    path = folder / packed.removeprefix("nemo:")
+    return ModelCard.load(path) if packed and path.is_file() else None
+
+
+def _override(key: str, value: Any) -> str:
+    """An argument for Hydra, as it is typed in a shell."""
+    if isinstance(value, list):
+        return f"'{key}={value}'".replace(" ", "")
+    return f"{key}={'null' if value is None else str(value).lower() if isinstance(value, bool) else value}"
+
+
+def _results(record: dict[str, Any]) -> list[EvalResult]:
+    """Accuracies on the first validation set, in the hub's terms."""
+    health, sets = (record.get("health") or {}).get("validation") or {}, (record.get("data") or {}).get("validation") or []
+    if not sets:
+        return []
+    return [
+        EvalResult(
+            task_type="feature-extraction",
+            task_name="prediction of masked labels",
+            dataset_type="unlabelled-speech",
+            dataset_name=sets[0]["name"],
+            metric_type="accuracy",
+            metric_name=f"accuracy at masked frames, {task} labels",
+            metric_value=round(health[f"{task}_accuracy"], 4),
+        )
+        for task in TASKS
+        if f"{task}_accuracy" in health
+    ]

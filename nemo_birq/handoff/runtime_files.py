@@ -1,0 +1,124 @@
+"""The encoder as ONNX or TorchScript, through NeMo's ``Exportable``, compared with PyTorch before it is handed out.
+
+Both take features, not audio: ``audio_signal`` (B, F, T) float32, the log-mel features of the model's preprocessor, and
+``length`` (B,) int64 in feature frames; both give ``outputs`` (B, D, T') and ``encoded_lengths`` (B,). B and T are free.
+What makes the features is told in the file, as ONNX metadata or as the extra file ``encoder.json`` of a TorchScript
+archive: NeMo's preprocessor itself computes a Fourier transform that neither format carries well.
+"""
+
+import json
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from nemo.collections.asr.models import SpeechEncDecSelfSupervisedModel
+from nemo.collections.asr.modules import ConformerEncoder
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from nemo_birq.handoff.output_files import complete_files
+
+EXTRA_FILE = "encoder.json"
+ONNX_LIMIT = 2 * 1024**3  # bytes of a protobuf message
+LENGTHS = ([256], [300, 211, 37], [2003, 64], [64, 64, 64, 13])
+"""Batches to compare with, in feature frames; a batch is as long as its first."""
+TOLERANCE = 1e-4
+"""Of outputs that are normalized by the last layer, so of size 1: what differs more is not rounding."""
+
+Run = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def write_runtime_file(model: SpeechEncDecSelfSupervisedModel, out: Path) -> float | None:
+    """Writes the encoder of a model in evaluation mode as ``.onnx``, ``.ts`` or ``.pt`` (TorchScript).
+
+    Returns:
+        The largest deviation from PyTorch; None for ONNX where onnxruntime is not installed.
+
+    Raises:
+        ValueError: an encoder too large for an ONNX file, or outputs that differ from PyTorch's.
+    """
+    encoder = _traceable(model)
+    weights = sum(tensor.nbytes for tensor in encoder.state_dict().values())
+    if out.suffix == ".onnx" and weights > ONNX_LIMIT:
+        raise ValueError(f"an encoder of {weights / 1e9:.1f} GB does not fit into one ONNX file: write TorchScript (.ts)")
+    about = describe(model)
+    with complete_files(out.parent) as folder:
+        path = folder / out.name
+        encoder.export(str(path))
+        if out.suffix == ".onnx":
+            graph = onnx.load(path)
+            onnx.helper.set_model_props(graph, {key: json.dumps(value) for key, value in about.items()})
+            onnx.save(graph, path)
+        else:
+            torch.jit.save(torch.jit.load(path), path, _extra_files={EXTRA_FILE: json.dumps(about)})
+        if out.suffix == ".onnx" and find_spec("onnxruntime") is None:
+            return None
+        deviation = largest_deviation(model.encoder, open_runtime_file(path))
+        if deviation > TOLERANCE:
+            raise ValueError(f"{out}: its outputs differ from PyTorch's by up to {deviation:.1e}; nothing was written")
+    return deviation
+
+
+def _traceable(model: SpeechEncDecSelfSupervisedModel) -> ConformerEncoder:
+    """The encoder; for local attention one with the same weights that masks what lies outside the window.
+
+    Tracing fixes the chunks of ``rel_pos_local_attn`` to the length of the example. ``rel_pos`` with the same
+    ``att_context_size`` gives the same numbers, but needs memory for all pairs of frames.
+    """
+    node = OmegaConf.to_container(model.cfg.encoder, resolve=True)
+    if node.get("self_attention_model") != "rel_pos_local_attn":
+        return model.encoder
+    encoder = model.from_config_dict(OmegaConf.create(node | {"self_attention_model": "rel_pos"}))
+    encoder.load_state_dict(model.encoder.state_dict(), strict=True)
+    return encoder.eval()
+
+
+def describe(model: SpeechEncDecSelfSupervisedModel) -> dict[str, Any]:
+    """What a program needs to know beside the tensors: how to make features, and what comes out."""
+    preprocessor, encoder = OmegaConf.to_container(model.cfg.preprocessor, resolve=True), model.cfg.encoder
+    seconds = preprocessor["window_stride"] * encoder.subsampling_factor
+    return {
+        "preprocessor": preprocessor,
+        "d_model": encoder.d_model,
+        "n_layers": encoder.n_layers,
+        "seconds_per_output_frame": round(seconds, 6),
+        # The table of relative positions is part of the graph and does not grow, as it does in PyTorch.
+        "longest_input_seconds": round(seconds * model.encoder.pos_emb_max_len, 3),
+    }
+
+
+def open_runtime_file(path: Path) -> Run:
+    """An exported encoder as a function of features (B, F, T) and lengths (B,), on the CPU."""
+    if path.suffix != ".onnx":
+        return torch.jit.load(path)
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def run(features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = session.run(None, {"audio_signal": features.numpy(), "length": lengths.numpy()})
+        return tuple(map(torch.from_numpy, outputs))
+
+    return run
+
+
+@torch.inference_mode()
+def largest_deviation(encoder: ConformerEncoder, run: Run, batches: tuple[list[int], ...] = LENGTHS) -> float:
+    """Largest absolute difference between ``encoder`` and ``run`` over batches of noise, padded frames included.
+
+    Raises:
+        ValueError: a length differs.
+    """
+    generator, largest = torch.Generator().manual_seed(0), 0.0
+    for batch in batches:
+        features = torch.randn(len(batch), encoder._feat_in, max(batch), generator=generator)
+        lengths = torch.tensor(batch)
+        expected, expected_lengths = encoder(audio_signal=features, length=lengths)
+        found, found_lengths = run(features, lengths)
+        if found.shape != expected.shape or not torch.equal(found_lengths, expected_lengths):
+            raise ValueError(f"lengths {batch}: {tuple(found.shape)} instead of {tuple(expected.shape)}")
+        largest = max(largest, float((found - expected).abs().max()))
+    return largest

@@ -1,0 +1,98 @@
+"""What a run can say about itself when it ends: data, steps, settings, health of the labels, versions.
+
+It is kept as plain values under ``pretraining`` in the configuration of the ``.nemo``: there it outlives the class that
+saves the file next, and is what the model card is written from. It holds no path of the machine that trained.
+"""
+
+import math
+import platform
+from datetime import date
+from importlib.metadata import version
+from pathlib import PurePosixPath
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from omegaconf import DictConfig, OmegaConf
+
+from nemo_birq.alarms import Alarms
+from nemo_birq.data.sources import read_sources
+from nemo_birq.data.speech_loader import SpeechLoader
+from nemo_birq.label_health import TASKS
+from nemo_birq.version import VERSION
+
+PACKAGES = ("nemo_toolkit", "torch", "lightning", "lhotse")
+MEASURES = ("loss", "unigram_entropy", "accuracy", "unigram_accuracy", "perplexity", "normalized_entropy")
+HEALTH = (*(f"{task}_{measure}" for task in TASKS for measure in MEASURES), "selection_agreement")
+
+
+def record_training(model: LightningModule, trainer: Trainer, alarms: Alarms) -> dict[str, Any]:
+    """The record of a ``BiRQModel`` that ``trainer`` has trained so far.
+
+    Returns:
+        ``steps``, ``epochs`` (None where the data are a stream), ``ended`` (day), ``ranks``, ``precision``, ``data``
+        (``training`` and ``validation``, as ``describe_data``), ``settings`` (``birq``, ``optim``, ``batch``), ``health``
+        (last logged numbers of training and validation), ``status`` and ``alarms`` (as in alarms.json), ``versions``.
+    """
+    cfg = model.cfg
+    loaders = {
+        "training": (cfg.get("train_ds"), model._train_dl),
+        "validation": (cfg.get("validation_ds"), model._validation_dl),
+    }
+    settings = {"birq": OmegaConf.to_container(cfg.birq, resolve=True), "optim": _plain(cfg.get("optim"))}
+    settings["batch"] = {key: (cfg.get("train_ds") or {}).get(key) for key in ("batch_duration", "batch_size")}
+    settings["batch"]["accumulate_grad_batches"] = trainer.accumulate_grad_batches
+    return {
+        "steps": trainer.global_step,
+        "epochs": _epochs(model._train_dl),
+        "ended": date.today().isoformat(),
+        "ranks": trainer.world_size,
+        "precision": str(trainer.precision),
+        "data": {stage: describe_data(node, loader) for stage, (node, loader) in loaders.items()},
+        "settings": settings,
+        "health": {stage: _last(trainer, prefix) for stage, prefix in (("training", "train"), ("validation", "val"))},
+        "status": alarms.verdict,
+        "alarms": [{key: getattr(alarm, key) for key in ("name", "step", "value", "threshold")} for alarm in alarms.raised],
+        "versions": {"nemo_birq": VERSION, "python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+    }
+
+
+def describe_data(node: DictConfig | None, loader: Any) -> list[dict[str, Any]]:
+    """Datasets of a ``train_ds`` or ``validation_ds`` node: ``name``, ``weight``, ``utterances`` and ``hours``.
+
+    The last two are of what is between ``min_duration`` and ``max_duration``, and None where the data are a stream.
+    """
+    if not node or not (node.get("manifest_filepath") or node.get("input_cfg")):
+        return []
+    sources = read_sources(node)
+    sizes = [(None, None)] * len(sources)
+    if isinstance(loader, SpeechLoader):
+        low, high = loader.sampler.settings.min_duration, loader.sampler.settings.max_duration
+        used = [d[(d >= low) & (d <= high)] for d in (index.durations for index in loader.sampler.indexes)]
+        sizes = [(len(durations), float(durations.sum()) / 3600) for durations in used]
+    return [
+        {"name": data_name(source.manifest), "weight": source.weight, "utterances": utterances, "hours": hours}
+        for source, (utterances, hours) in zip(sources, sizes, strict=True)
+    ]
+
+
+def data_name(manifest: str) -> str:
+    """A manifest's file with the folder that it, or its ``sharded_manifests``, lies in: ``train/manifest_0.json``."""
+    parts = [part for part in PurePosixPath(manifest).parts if part != "sharded_manifests"]
+    return "/".join(part for part in parts[-2:] if part != "/")
+
+
+def _epochs(loader: Any) -> float | None:
+    if not isinstance(loader, SpeechLoader):
+        return None
+    order = loader.sampler
+    return order.epoch + order.batch / max(1, len(order.plan(order.epoch, order.planned_for)))
+
+
+def _last(trainer: Trainer, prefix: str) -> dict[str, float]:
+    metrics = trainer.callback_metrics
+    found = {name: float(metrics[f"{prefix}_{name}"]) for name in HEALTH if f"{prefix}_{name}" in metrics}
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def _plain(node: DictConfig | None) -> dict[str, Any]:
+    return {} if node is None else OmegaConf.to_container(node, resolve=True)
