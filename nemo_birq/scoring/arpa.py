@@ -47,10 +47,11 @@ def read_arpa(path: Path) -> Arpa:
 
 def _read_counts(file, path: Path) -> list[int]:
     counts: dict[int, int] = {}
-    for number, line in enumerate(file):
-        line = line.strip()
-        if number == 0 and line != "\\data\\":
+    begun, line = False, ""
+    for line in map(str.strip, file):  # SRILM writes an empty line first
+        if line and not begun and line != "\\data\\":
             raise ValueError(f"language model {path} is no ARPA file: it begins with {line[:40]!r}, not \\data\\; {REMEDY}")
+        begun = begun or bool(line)
         found = re.fullmatch(r"ngram\s+(\d+)\s*=\s*(\d+)", line)
         if found:
             counts[int(found[1])] = int(found[2])

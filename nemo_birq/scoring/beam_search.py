@@ -10,8 +10,8 @@ What the n-grams are made of decides which:
 Both score  log p(audio)  +  alpha * log p(language model)  +  beta * number of words or tokens. The logarithm of the
 language model is natural for tokens and to base 10 for words, as these libraries have it; alphas do not compare.
 
-NeMo's strategies are not called through ``transcribe``, because there an utterance's text depends on its batch: both searches
-go on over the padding. Here Flashlight gets one utterance, and the batched search a padding of certain blanks.
+NeMo's strategies are not called through ``transcribe``, because there an utterance's text depends on its batch: both
+searches go on over the padding. Here Flashlight gets one utterance, and the batched search a padding of certain blanks.
 """
 
 from abc import ABC, abstractmethod
@@ -51,7 +51,7 @@ class WordBeamSearch(BeamSearch):
     """Over words that the language model knows, spelled with the tokens of the recognizer."""
 
     weights = (2.0, 1.0)
-    grid = ([0.0, 0.5, 1.0, 1.5, 2.0, 3.0], [-1.0, 0.0, 1.0, 2.0])
+    grid = ([0.0, 0.5, 1.0, 1.5, 2.0, 3.0], [-1.0, 0.0, 1.0, 2.0, 3.0])
 
     def __init__(self, arpa: Arpa, spellings: dict[str, list[str]], model: ASRModel, beam_size: int):
         from nemo.collections.asr.modules.flashlight_decoder import FlashLightKenLMBeamSearchDecoder
@@ -158,6 +158,11 @@ def check_tokens(arpa: Arpa, vocabulary_size: int) -> None:
             f"the {vocabulary_size} of the recognizer. They must be written as chr(id + {DEFAULT_TOKEN_OFFSET}), as NeMo's "
             "train_kenlm.py and scripts/estimate_ngram.py --tokens-of write them, and be those of this recognizer"
         )
+    with open(arpa.path, encoding="utf-8") as file:
+        if not next(file).strip():
+            raise ValueError(
+                f"language model {arpa.path} begins with an empty line, which NeMo refuses: sed -i 1d {arpa.path}"
+            )
 
 
 def spell(arpa: Arpa, model: ASRModel) -> dict[str, list[str]]:

@@ -1,8 +1,8 @@
 """How sure an error rate is, and whether two models differ on one test set.
 
 An error rate is a ratio of sums over utterances, errors / words. Its interval comes from the bootstrap (Bisani and Ney,
-ICASSP 2004): utterances are drawn again with replacement and the ratio is formed anew; 95 % of them lie in the interval.
-That takes utterances for independent. Those of one speaker are not: where speakers are known, drawing speakers with all that they
+ICASSP 2004): utterances are drawn again with replacement and the ratio is formed anew; 95 % of the ratios lie in it. That
+takes utterances for independent. Those of one speaker are not: where speakers are known, drawing speakers with all that they
 said tells how the model does on other people, and the interval is wider.
 """
 

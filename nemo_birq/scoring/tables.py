@@ -25,14 +25,14 @@ def p_value(p: float) -> str:
 
 def score_table(results: dict[str, dict], title: str) -> Table:
     """A line for the words of each test set and one for its characters; all in percent."""
-    table = Table(title=title, header_style="bold", box=SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("test set", overflow="fold")
-    for column in ("", "of", "%", "95 %", "95 %\nspeakers", "sub", "ins", "del"):
+    table = Table(title=title, header_style="bold", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table.add_column("test set", overflow="fold", min_width=8)
+    for column in ("", "of", "%", "95 %", "95 % over\nspeakers", "sub / ins / del"):
         table.add_column(column, justify="right", no_wrap=True)
     for name, found in results.items():
-        parts = (percent(found[part] / found["words"]) for part in ("substitutions", "insertions", "deletions"))
-        table.add_row(name, *_cells(found, "wer", f"{found['words']:,} words"), *parts)
-        table.add_row("", *_cells(found, "cer", f"{found['characters']:,} characters"))
+        parts = " / ".join(percent(found[part] / found["words"]) for part in ("substitutions", "insertions", "deletions"))
+        table.add_row(name, *_cells(found, "wer", f"{found['words']:,} words"), parts)
+        table.add_row("", *_cells(found, "cer", f"{found['characters']:,} chars"))
     return table
 
 
