@@ -10,6 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -21,45 +22,41 @@ console = Console()
 
 
 def comparison_table(found: dict) -> Table:
-    table = Table(title="second minus first, in percentage points", header_style="bold")
-    table.add_column("")
-    for column in (
-        "first",
-        "second",
-        "difference",
-        "pairs of",
-        "95 % (paired bootstrap)",
-        "p, permutation",
-        "p, matched pairs",
-    ):
-        table.add_column(column, justify="right")
+    title = "Second minus first, in percentage points"
+    table = Table(title=title, header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("", min_width=3)
+    for column in ("first", "second", "differ-\nence", "pairs", "of", "95 %", "p, per-\nmutation", "p,\nMAPSSWE"):
+        table.add_column(column, justify="right", no_wrap=True)
     for name in ("wer", "cer"):
         rate = found[name]
         for rows in ("utterances", "speakers"):
             if rows not in rate:
                 continue
             test = rate[rows]
-            head = [
-                name.upper(),
-                *(percent(rate[key], 2) for key in ("first", "second")),
-                f"{100 * rate['difference']:+.2f}",
-            ]
+            values = [*(percent(rate[key], 2) for key in ("first", "second")), f"{100 * rate['difference']:+.2f}"]
+            head = [name.upper(), *values]
             pairs = p_value(test["matched_pairs_p"]) if "matched_pairs_p" in test else ""
             table.add_row(
-                *(head if rows == "utterances" else [""] * 4), f"{test['rows']:,} {rows}", interval(test["interval"]),
+                *(head if rows == "utterances" else [""] * 4), f"{test['rows']:,}", rows, interval(test["interval"], 2),
                 p_value(test["permutation_p"]), pairs,
             )  # fmt: skip
     return table
 
 
 def verdict(found: dict) -> str:
-    """In a sentence, by the matched pairs test at 5 %."""
+    """In a sentence, at 5 %: by the matched pairs test, and by the permutation of speakers where they are known."""
     rate = found["wer"]
     p = rate["utterances"]["matched_pairs_p"]
-    better = "second" if rate["difference"] < 0 else "first"
     if p >= 0.05:
-        return f"No difference that chance does not explain (matched pairs, p {p_value(p)})."
-    return f"The {better} model makes fewer word errors (matched pairs, p {p_value(p)})."
+        return f"No difference in word errors that chance does not explain (matched pairs, p {p_value(p)})."
+    better = "second" if rate["difference"] < 0 else "first"
+    said = f"The {better} model makes fewer word errors (matched pairs of utterances, p {p_value(p)})"
+    if "speakers" not in rate:
+        return f"{said}. Speakers are not known: whether it would on other people is not tested."
+    over = rate["speakers"]["permutation_p"]
+    if over >= 0.05:
+        return f"{said} on these speakers; that it would on others is not shown (permutation, p {p_value(over)})."
+    return f"{said}, and so it is over speakers (permutation, p {p_value(over)})."
 
 
 def main() -> None:
@@ -85,8 +82,6 @@ def main() -> None:
     console.print(comparison_table(found))
     console.print(f"{len(found['utterances'])} of {found['num_utterances']} utterances differ in errors.", highlight=False)
     console.print(verdict(found), highlight=False)
-    if "speakers" in found["wer"]:
-        console.print("Utterances of one speaker are not independent; the lines over speakers allow for that.")
     if args.out:
         write_score({"first_file": str(args.first), "second_file": str(args.second)} | found, args.out)
 

@@ -21,10 +21,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from nemo_birq.scoring.arpa import read_arpa
-from nemo_birq.scoring.beam_search import BeamSearch, open_beam_search
+from nemo_birq.scoring.beam_search import BeamSearch, kind_of, open_beam_search
 from nemo_birq.scoring.normalization import STEPS
 from nemo_birq.scoring.pictures import draw_score
-from nemo_birq.scoring.recognizers import check_recognizer, open_recognizer, use_ctc
+from nemo_birq.scoring.recognizers import check_ctc, check_recognizer, open_recognizer, use_ctc
 from nemo_birq.scoring.record import fingerprint, finished, made_from
 from nemo_birq.scoring.results import score, write_score
 from nemo_birq.scoring.tables import aligned, group_table, score_table, tuning_table, worst
@@ -63,8 +63,20 @@ def arguments() -> argparse.Namespace:
         parser.error("--alphas and --betas are for --tune")
     if args.batch_size < 1 or (args.beam_size is not None and args.beam_size < 1):
         parser.error("--batch-size and --beam-size must be 1 or more")
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error("--device cuda: there is none; leave it out to run on the CPU")
     args.out = args.out or args.model.parent / "scores"
     return args
+
+
+def complete(args: argparse.Namespace) -> None:
+    """Puts in what was not given for the language model, by its kind."""
+    kind = kind_of(read_arpa(args.lm))
+    args.beam_size = args.beam_size or kind.beam_size
+    args.alpha, args.beta = (
+        first if given is None else given for given, first in zip((args.alpha, args.beta), kind.weights, strict=True)
+    )
+    args.alphas, args.betas = args.alphas or kind.grid[0], args.betas or kind.grid[1]
 
 
 @dataclass
@@ -101,18 +113,23 @@ def result_path(args: argparse.Namespace, name: str, suffix: str = ".json") -> P
 def choose_weights(args: argparse.Namespace, dev: TestSet, recognizer: Recognizer) -> dict:
     """Tries the grid on the development set, or takes the trials of a former run; prints them."""
     path = result_path(args, f"tuning_{dev.name}")
-    grid = {"alphas": args.alphas, "betas": args.betas, "lm": fingerprint(args.lm), "beam_size": args.beam_size}
+    grid = {"lm": fingerprint(args.lm), "beam_size": args.beam_size, "alphas": args.alphas, "betas": args.betas}
     made = made_from(args.model, dev.manifest, grid, args.normalization)
     found = finished(path, made, args.redo)
     if found is None:
         model, beam = recognizer.open()
-        alphas, betas = args.alphas or beam.grid[0], args.betas or beam.grid[1]
         with progress() as bar:
             heard = bar.add_task(f"{dev.name}: model", total=len(dev.lines))
             found_outputs = outputs(model, dev.manifest, dev.lines, args.batch_size, lambda done: bar.advance(heard, done))
-            tried = bar.add_task(f"{dev.name}: pairs of weights", total=len(alphas) * len(betas))
+            tried = bar.add_task(f"{dev.name}: pairs of weights", total=len(args.alphas) * len(args.betas))
             trials = tune(
-                beam, dev.lines, found_outputs, alphas, betas, args.normalization, lambda done: bar.advance(tried, done)
+                beam,
+                dev.lines,
+                found_outputs,
+                args.alphas,
+                args.betas,
+                args.normalization,
+                lambda done: bar.advance(tried, done),
             )
         found = {"made_from": made, "manifest": str(dev.manifest), "trials": [asdict(trial) for trial in trials]}
         write_score(found, path)
@@ -132,11 +149,7 @@ def decoding_of(args: argparse.Namespace, dev: TestSet | None, recognizer: Recog
     if dev:
         weights = choose_weights(args, dev, recognizer) | {"tuned_on": str(dev.manifest)}
     else:
-        first = recognizer.open()[1].weights
-        weights = {
-            "alpha": first[0] if args.alpha is None else args.alpha,
-            "beta": first[1] if args.beta is None else args.beta,
-        }
+        weights = {"alpha": args.alpha, "beta": args.beta}
     return {"search": "beam", "lm": fingerprint(args.lm), "beam_size": args.beam_size} | weights
 
 
@@ -198,9 +211,10 @@ def main() -> None:
     for test in tests:
         if dev and fingerprint(test.manifest) == fingerprint(dev.manifest):
             raise ValueError(f"{test.manifest} would be tuned and tested on; give a development set to --tune")
-    check_recognizer(args.model)
+    kind = check_recognizer(args.model)
     if args.lm:
-        read_arpa(args.lm)
+        check_ctc(kind)
+        complete(args)
     recognizer = Recognizer(args)
     decoding = decoding_of(args, dev, recognizer)
     results = {test.name: score_one(args, test, decoding, recognizer) for test in tests}

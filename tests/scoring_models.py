@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from nemo.collections.asr.models import EncDecCTCModel, EncDecCTCModelBPE, EncDecRNNTModel
+from nemo.collections.asr.models import EncDecCTCModel, EncDecCTCModelBPE, EncDecHybridRNNTCTCModel, EncDecRNNTModel
 from nemo.collections.common.tokenizers.sentencepiece_tokenizer import create_spt_model
 from omegaconf import OmegaConf
 
@@ -64,8 +64,24 @@ def certain(path: list[dict[int, float]], size: int) -> torch.Tensor:
 
 def make_rnnt() -> EncDecRNNTModel:
     torch.manual_seed(0)
+    return EncDecRNNTModel(OmegaConf.create(_rnnt_config())).eval()
+
+
+def make_hybrid() -> EncDecHybridRNNTCTCModel:
+    torch.manual_seed(0)
+    head = {
+        "_target_": "nemo.collections.asr.modules.ConvASRDecoder",
+        "feat_in": BASE.encoder.d_model,
+        "num_classes": len(LABELS),
+        "vocabulary": LABELS,
+    }
+    aux_ctc = {"ctc_loss_weight": 0.3, "decoder": head, "decoding": {"strategy": "greedy_batch"}}
+    return EncDecHybridRNNTCTCModel(OmegaConf.create(_rnnt_config() | {"aux_ctc": aux_ctc})).eval()
+
+
+def _rnnt_config() -> dict:
     width = {"enc_hidden": BASE.encoder.d_model, "pred_hidden": 16}
-    config = {
+    return {
         "sample_rate": SAMPLE_RATE,
         "labels": LABELS,
         "model_defaults": width,
@@ -90,4 +106,3 @@ def make_rnnt() -> EncDecRNNTModel:
         "decoding": {"strategy": "greedy_batch", "greedy": {"max_symbols": 2}},
         "loss": {"loss_name": "pytorch"},
     }
-    return EncDecRNNTModel(OmegaConf.create(config)).eval()

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 import soundfile
+from nemo.collections.asr.models import EncDecRNNTModel
 
 from nemo_birq.scoring import check_test_manifest, score
 from nemo_birq.scoring.beam_search import open_beam_search
-from nemo_birq.scoring.recognizers import check_recognizer, open_recognizer, use_ctc
+from nemo_birq.scoring.recognizers import check_ctc, check_recognizer, open_recognizer, use_ctc
 from nemo_birq.scoring.test_sets import read_test_sets
 from nemo_birq.scoring.transcription import outputs, transcribe
 from tests.conftest import CORPUS, ROOT, make_model
-from tests.scoring_models import make_ctc, make_rnnt, write_tokens
+from tests.scoring_models import make_ctc, make_hybrid, make_rnnt, write_tokens
 from tests.test_training import run
 
 TEST = CORPUS / "test" / "test.json"
@@ -135,7 +136,20 @@ def test_files_that_are_no_recognizer(files, tmp_path):
     with pytest.raises(ValueError, match=r"cut\.nemo"):
         open_recognizer(tmp_path / "cut.nemo", "cpu")
     with pytest.raises(ValueError, match="has no CTC head"):
-        use_ctc(make_rnnt())
+        check_ctc(EncDecRNNTModel)
+
+
+@pytest.mark.unit
+def test_a_hybrid_model_takes_its_ctc_head_for_the_language_model(tmp_path):
+    model = make_hybrid()
+    lines = short_lines(3)
+    transducer = transcribe(model, tmp_path / "test.json", lines, 4, None, lambda done: None)
+    use_ctc(model)
+    search = open_beam_search(write_tokens(tmp_path / "tokens.arpa", [[1, 2, 3], [4, 5]]), model)
+    search.set_weights(0, 0)
+    fused = transcribe(model, tmp_path / "test.json", lines, 4, search, lambda done: None)
+    greedy = transcribe(model, tmp_path / "test.json", lines, 4, None, lambda done: None)
+    assert all(len(text) > 5 for text in fused) and fused != transducer and greedy != transducer
 
 
 def call(script: str, *arguments: object, monkeypatch) -> None:

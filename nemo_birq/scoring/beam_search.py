@@ -29,14 +29,15 @@ from nemo_birq.scoring.ngram_estimation import UNKNOWN
 from nemo_birq.scoring.tokens import vocabulary
 
 IMPOSSIBLE = -1e4  # log probability; finite, as sums of it must not become NaN
-WORD_BEAM, TOKEN_BEAM = 128, 16  # hypotheses kept, where not asked for
+TOKENS_OF_A_FRAME = 64  # the likeliest, which the search over words looks at
 
 
 class BeamSearch(ABC):
     """Texts from log probabilities; its weights can be changed without reading the language model again."""
 
     about: str  # for people
-    weights: tuple[float, float]  # alpha and beta to begin with
+    beam_size: int  # hypotheses kept, where not asked for
+    weights: tuple[float, float]  # alpha and beta, likewise
     grid: tuple[list[float], list[float]]  # alphas and betas to try
 
     @abstractmethod
@@ -50,6 +51,7 @@ class BeamSearch(ABC):
 class WordBeamSearch(BeamSearch):
     """Over words that the language model knows, spelled with the tokens of the recognizer."""
 
+    beam_size = 128
     weights = (2.0, 1.0)
     grid = ([0.0, 0.5, 1.0, 1.5, 2.0, 3.0], [-1.0, 0.0, 1.0, 2.0, 3.0])
 
@@ -62,7 +64,7 @@ class WordBeamSearch(BeamSearch):
             lexicon.write_text("".join(lines), encoding="utf-8")
             self.search = FlashLightKenLMBeamSearchDecoder(
                 lm_path=str(arpa.path), vocabulary=vocabulary(model), tokenizer=getattr(model, "tokenizer", None),
-                lexicon_path=str(lexicon), beam_size=beam_size, beam_size_token=len(vocabulary(model)) + 1,
+                lexicon_path=str(lexicon), beam_size=beam_size, beam_size_token=min(TOKENS_OF_A_FRAME, len(vocabulary(model)) + 1),
             )  # fmt: skip
         self.about = (
             f"{arpa.order}-gram of words, {len(spellings)} of its {len(arpa.symbols)} words can be spelled, beam {beam_size}"
@@ -90,6 +92,7 @@ class WordBeamSearch(BeamSearch):
 class TokenBeamSearch(BeamSearch):
     """Over the tokens of the recognizer."""
 
+    beam_size = 16
     weights = (0.5, 1.0)
     grid = ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [0.0, 0.5, 1.0, 1.5])
 
@@ -127,14 +130,27 @@ def open_beam_search(path: Path, model: ASRModel, beam_size: int | None = None) 
         ImportError: one of words, without flashlight-text.
     """
     arpa = read_arpa(path)
-    if all(len(symbol) == 1 for symbol in arpa.symbols):
+    kind = kind_of(arpa)
+    beam_size = beam_size or kind.beam_size
+    if kind is TokenBeamSearch:
         check_tokens(arpa, len(vocabulary(model)))
-        search: BeamSearch = TokenBeamSearch(arpa, model, beam_size or TOKEN_BEAM)
+        search: BeamSearch = TokenBeamSearch(arpa, model, beam_size)
     else:
-        check_flashlight()
-        search = WordBeamSearch(arpa, spell(arpa, model), model, beam_size or WORD_BEAM)
+        search = WordBeamSearch(arpa, spell(arpa, model), model, beam_size)
     search.set_weights(*search.weights)
     return search
+
+
+def kind_of(arpa: Arpa) -> type[BeamSearch]:
+    """The search for n-grams of tokens where all symbols are single characters, else that for words.
+
+    Raises:
+        ImportError: of words, and flashlight-text is not installed.
+    """
+    if all(len(symbol) == 1 for symbol in arpa.symbols):
+        return TokenBeamSearch
+    check_flashlight()
+    return WordBeamSearch
 
 
 def check_flashlight() -> None:

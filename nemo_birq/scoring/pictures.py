@@ -1,5 +1,6 @@
 """A picture of a score: WER by length and by speaker, with intervals."""
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +25,13 @@ def draw_score(result: dict, title: str, path: Path) -> None:
     axes = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths, sharey=True)[0]
     for axis, (key, groups) in zip(axes, panels, strict=True):
         _draw_groups(axis, sorted(groups, key=lambda group: group["wer"] or 0) if key == "speakers" else groups)
-        axis.set_xlabel("duration of the utterance" if key == "lengths" else f"speaker, {len(groups)} in all")
+        axis.set_xlabel("duration; below, utterances" if key == "lengths" else f"speaker, {len(groups)} in all")
         low, high = (100 * edge for edge in result["wer_interval"] or (result["wer"],) * 2)
         axis.axhspan(low, high, color="tab:orange", alpha=0.15, lw=0)
         axis.axhline(100 * result["wer"], color="tab:orange", lw=1.5, zorder=1)
     axes[0].set_ylabel("WER in %, with 95 % intervals")
     axes[0].set_ylim(0, _top([group for _, groups in panels for group in groups]))
-    figure.suptitle(title)
+    figure.suptitle(textwrap.fill(title, int(11 * sum(widths))), fontsize=11)
     axes[-1].annotate(
         f"all: {100 * result['wer']:.1f} %", (1, 100 * result["wer"]), xycoords=("axes fraction", "data"),
         xytext=(4, 0), textcoords="offset points", va="center", color="tab:orange", annotation_clip=False,

@@ -25,6 +25,12 @@ def check_recognizer(path: Path) -> type[ASRModel]:
     return found
 
 
+def check_ctc(found: type[ASRModel]) -> None:
+    """Raises ValueError where a class of recognizers has no CTC head, alone or beside an RNNT."""
+    if not issubclass(found, EncDecCTCModel | EncDecHybridRNNTCTCModel):
+        raise ValueError(f"a {found.__name__} has no CTC head, and the language model is for CTC; leave out --lm")
+
+
 def open_recognizer(path: Path, device: str) -> ASRModel:
     """The model, in evaluation mode.
 
@@ -36,12 +42,6 @@ def open_recognizer(path: Path, device: str) -> ASRModel:
 
 
 def use_ctc(model: ASRModel) -> None:
-    """Makes a hybrid model decode with its CTC head.
-
-    Raises:
-        ValueError: the model has no CTC head.
-    """
+    """Makes a hybrid model decode with its CTC head."""
     if isinstance(model, EncDecHybridRNNTCTCModel):
         model.change_decoding_strategy(decoder_type="ctc", verbose=False)
-    elif not isinstance(model, EncDecCTCModel):
-        raise ValueError(f"a {type(model).__name__} has no CTC head, and the language model is for CTC; leave out --lm")

@@ -15,8 +15,8 @@ def percent(value: float | None, digits: int = 1) -> str:
     return "-" if value is None else f"{100 * value:.{digits}f}"
 
 
-def interval(found: list[float] | tuple[float, float] | None) -> str:
-    return "-" if found is None else f"{percent(found[0])}..{percent(found[1])}"
+def interval(found: list[float] | tuple[float, float] | None, digits: int = 1) -> str:
+    return "-" if found is None else f"{percent(found[0], digits)}..{percent(found[1], digits)}"
 
 
 def p_value(p: float) -> str:
@@ -25,12 +25,12 @@ def p_value(p: float) -> str:
 
 def score_table(results: dict[str, dict], title: str) -> Table:
     """A line for the words of each test set and one for its characters; all in percent."""
-    table = Table(title=title, header_style="bold", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table = Table(title=title, header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("test set", overflow="fold", min_width=8)
-    for column in ("", "of", "%", "95 %", "95 % over\nspeakers", "sub / ins / del"):
+    for column in ("", "of", "%", "95 %", "95 % over\nspeakers", "sub/ins/del"):
         table.add_column(column, justify="right", no_wrap=True)
     for name, found in results.items():
-        parts = " / ".join(percent(found[part] / found["words"]) for part in ("substitutions", "insertions", "deletions"))
+        parts = "/".join(percent(found[part] / found["words"]) for part in ("substitutions", "insertions", "deletions"))
         table.add_row(name, *_cells(found, "wer", f"{found['words']:,} words"), parts)
         table.add_row("", *_cells(found, "cer", f"{found['characters']:,} chars"))
     return table
