@@ -33,11 +33,11 @@ def comparison_table(found: dict) -> Table:
             if rows not in rate:
                 continue
             test = rate[rows]
-            values = [*(percent(rate[key], 2) for key in ("first", "second")), f"{100 * rate['difference']:+.2f}"]
+            values = [*(percent(rate[key]) for key in ("first", "second")), f"{100 * rate['difference']:+.2f}"]
             head = [name.upper(), *values]
             pairs = p_value(test["matched_pairs_p"]) if "matched_pairs_p" in test else ""
             table.add_row(
-                *(head if rows == "utterances" else [""] * 4), f"{test['rows']:,}", rows, interval(test["interval"], 2),
+                *(head if rows == "utterances" else [""] * 4), f"{test['rows']:,}", rows, interval(test["interval"]),
                 p_value(test["permutation_p"]), pairs,
             )  # fmt: skip
     return table
@@ -53,7 +53,9 @@ def verdict(found: dict) -> str:
     said = f"The {better} model makes fewer word errors (matched pairs of utterances, p {p_value(p)})"
     if "speakers" not in rate:
         return f"{said}. Speakers are not known: whether it would on other people is not tested."
-    over = rate["speakers"]["permutation_p"]
+    over, speakers = rate["speakers"]["permutation_p"], rate["speakers"]["rows"]
+    if 2 ** (1 - speakers) >= 0.05:
+        return f"{said} on these speakers; {speakers} are too few to tell whether it would on others."
     if over >= 0.05:
         return f"{said} on these speakers; that it would on others is not shown (permutation, p {p_value(over)})."
     return f"{said}, and so it is over speakers (permutation, p {p_value(over)})."

@@ -53,7 +53,7 @@ class WordBeamSearch(BeamSearch):
 
     beam_size = 128
     weights = (2.0, 1.0)
-    grid = ([0.0, 0.5, 1.0, 1.5, 2.0, 3.0], [-1.0, 0.0, 1.0, 2.0, 3.0])
+    grid = ([0.5, 1.0, 1.5, 2.0, 3.0], [0.0, 1.0, 2.0])
 
     def __init__(self, arpa: Arpa, spellings: dict[str, list[str]], model: ASRModel, beam_size: int):
         from nemo.collections.asr.modules.flashlight_decoder import FlashLightKenLMBeamSearchDecoder
@@ -62,9 +62,10 @@ class WordBeamSearch(BeamSearch):
             lexicon = Path(folder) / "lexicon.txt"
             lines = (f"{word}\t{' '.join(tokens)}\n" for word, tokens in spellings.items())
             lexicon.write_text("".join(lines), encoding="utf-8")
+            tokens = vocabulary(model)
             self.search = FlashLightKenLMBeamSearchDecoder(
-                lm_path=str(arpa.path), vocabulary=vocabulary(model), tokenizer=getattr(model, "tokenizer", None),
-                lexicon_path=str(lexicon), beam_size=beam_size, beam_size_token=min(TOKENS_OF_A_FRAME, len(vocabulary(model)) + 1),
+                lm_path=str(arpa.path), vocabulary=tokens, tokenizer=getattr(model, "tokenizer", None),
+                lexicon_path=str(lexicon), beam_size=beam_size, beam_size_token=min(TOKENS_OF_A_FRAME, len(tokens) + 1),
             )  # fmt: skip
         self.about = (
             f"{arpa.order}-gram of words, {len(spellings)} of its {len(arpa.symbols)} words can be spelled, beam {beam_size}"
@@ -94,7 +95,7 @@ class TokenBeamSearch(BeamSearch):
 
     beam_size = 16
     weights = (0.5, 1.0)
-    grid = ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [0.0, 0.5, 1.0, 1.5])
+    grid = ([0.2, 0.4, 0.6, 0.8, 1.0], [0.0, 0.5, 1.0, 1.5])
 
     def __init__(self, arpa: Arpa, model: ASRModel, beam_size: int):
         config = OmegaConf.structured(CTCDecodingConfig)

@@ -11,12 +11,12 @@ COLOURS = {"substitution": "yellow", "insertion": "cyan", "deletion": "red"}
 GAP = "*"  # where the other line has a word
 
 
-def percent(value: float | None, digits: int = 1) -> str:
-    return "-" if value is None else f"{100 * value:.{digits}f}"
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
 
 
-def interval(found: list[float] | tuple[float, float] | None, digits: int = 1) -> str:
-    return "-" if found is None else f"{percent(found[0], digits)}..{percent(found[1], digits)}"
+def interval(found: list[float] | tuple[float, float] | None) -> str:
+    return "-" if found is None else f"{percent(found[0])}..{percent(found[1])}"
 
 
 def p_value(p: float) -> str:
