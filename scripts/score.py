@@ -167,11 +167,11 @@ def score_one(args: argparse.Namespace, test: TestSet, decoding: dict, recognize
                 model, test.manifest, args.batch_size, beam, args.normalization, lambda done: bar.advance(task, done)
             )
         about = {"model": str(args.model), "name": test.name, "made_from": made}
-        about["decoding"] = beam.about if beam else f"greedy, {type(model).__name__}"
+        about["decoding"] = beam.about if beam else f"{model.cfg.decoding.strategy}, {type(model).__name__}"
         found = about | found
         write_score(found, path)
         if found["lengths"] or found["speakers"]:
-            draw_score(found, f"{args.model.stem} on {test.name}, {how(found)}", path.with_suffix(".png"))
+            draw_score(found, f"{args.model.stem} on {test.name}\n{how(found)}", path.with_suffix(".png"))
     else:
         console.print(f"{test.name}: already scored, {path} (--redo decodes it again)", soft_wrap=True, highlight=False)
     return found

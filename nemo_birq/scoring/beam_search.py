@@ -67,9 +67,7 @@ class WordBeamSearch(BeamSearch):
                 lm_path=str(arpa.path), vocabulary=tokens, tokenizer=getattr(model, "tokenizer", None),
                 lexicon_path=str(lexicon), beam_size=beam_size, beam_size_token=min(TOKENS_OF_A_FRAME, len(tokens) + 1),
             )  # fmt: skip
-        self.about = (
-            f"{arpa.order}-gram of words, {len(spellings)} of its {len(arpa.symbols)} words can be spelled, beam {beam_size}"
-        )
+        self.about = f"{arpa.order}-gram of words ({len(spellings)} of {len(arpa.symbols)} spelled), beam {beam_size}"
 
     def set_weights(self, alpha: float, beta: float) -> None:
         from flashlight.lib.text.decoder import LexiconDecoder

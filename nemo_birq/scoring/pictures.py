@@ -1,6 +1,5 @@
 """A picture of a score: WER by length and by speaker, with intervals."""
 
-import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 DPI = 110
+FEW = 8  # groups with their number of utterances below the name
 NAMED = 40  # more speakers than this have no names on the axis
 
 
@@ -25,13 +25,13 @@ def draw_score(result: dict, title: str, path: Path) -> None:
     axes = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths, sharey=True)[0]
     for axis, (key, groups) in zip(axes, panels, strict=True):
         _draw_groups(axis, sorted(groups, key=lambda group: group["wer"] or 0) if key == "speakers" else groups)
-        axis.set_xlabel("duration; below, utterances" if key == "lengths" else f"speaker, {len(groups)} in all")
+        axis.set_xlabel("duration" if key == "lengths" else f"speaker, {len(groups)} in all")
         low, high = (100 * edge for edge in result["wer_interval"] or (result["wer"],) * 2)
         axis.axhspan(low, high, color="tab:orange", alpha=0.15, lw=0)
         axis.axhline(100 * result["wer"], color="tab:orange", lw=1.5, zorder=1)
-    axes[0].set_ylabel("WER in %, with 95 % intervals")
+    axes[0].set_ylabel("WER in %, with 95 % intervals over utterances")
     axes[0].set_ylim(0, _top([group for _, groups in panels for group in groups]))
-    figure.suptitle(textwrap.fill(title, int(11 * sum(widths))), fontsize=11)
+    figure.suptitle(title, fontsize=11)
     axes[-1].annotate(
         f"all: {100 * result['wer']:.1f} %", (1, 100 * result["wer"]), xycoords=("axes fraction", "data"),
         xytext=(4, 0), textcoords="offset points", va="center", color="tab:orange", annotation_clip=False,
@@ -46,11 +46,10 @@ def _draw_groups(axis: Axes, groups: list[dict]) -> None:
     axis.errorbar(
         range(len(groups)), rates, yerr=bars, fmt="o", ms=5, color="tab:blue", ecolor="tab:blue", capsize=3, elinewidth=1.2
     )
-    names = [f"{group['name']}\n{group['num_utterances']}" for group in groups] if len(groups) <= 8 else [
-        group["name"] for group in groups
-    ]  # fmt: skip
+    few = len(groups) <= FEW
+    names = [f"{group['name']}\n{group['num_utterances']}" if few else group["name"] for group in groups]
     if len(groups) <= NAMED:
-        axis.set_xticks(range(len(groups)), names, rotation=90 if len(groups) > 8 else 0, fontsize=8)
+        axis.set_xticks(range(len(groups)), names, rotation=0 if few else 90, fontsize=8)
     else:
         axis.set_xticks([])
     axis.margins(x=0.08)

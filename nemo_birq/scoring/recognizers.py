@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from nemo.collections.asr.models import ASRModel, EncDecCTCModel, EncDecHybridRNNTCTCModel, EncDecRNNTModel
 from nemo.utils.model_utils import import_class_by_path
+from omegaconf import OmegaConf
 
 from nemo_birq.nemo_files import read_config
 
@@ -32,13 +33,16 @@ def check_ctc(found: type[ASRModel]) -> None:
 
 
 def open_recognizer(path: Path, device: str) -> ASRModel:
-    """The model, in evaluation mode.
+    """The model, in evaluation mode; a CTC model decodes greedily, whatever it was saved with.
 
     Raises:
         ValueError, FileNotFoundError: as ``check_recognizer``.
     """
     check_recognizer(path)
-    return ASRModel.restore_from(str(path), map_location=torch.device(device)).eval()
+    model = ASRModel.restore_from(str(path), map_location=torch.device(device)).eval()
+    if isinstance(model, EncDecCTCModel):
+        model.change_decoding_strategy(OmegaConf.create({"strategy": "greedy_batch"}), verbose=False)
+    return model
 
 
 def use_ctc(model: ASRModel) -> None:
