@@ -54,11 +54,12 @@ def works(args: argparse.Namespace) -> tuple[dict[str, Callable[[], object]], fl
     found: dict[str, Callable[[], object]] = {
         "stock model.transcribe": lambda: model.transcribe(paths, batch_size=args.batch_size, verbose=False),
         "transcribe": ours,
-        "score: transcribe, count, intervals": lambda: score(model, args.manifest, args.batch_size),
+        "score: and count, intervals": lambda: score(model, args.manifest, args.batch_size),
     }
     for lm in args.lm:
         beam = open_beam_search(lm, model)
-        found[f"transcribe, {beam.about.split(',')[0]}, {beam.about.rsplit(', ')[-1]}"] = lambda beam=beam: ours(beam)
+        name = beam.about.split(" (")[0].split(",")[0]
+        found[f"transcribe, {name}, {beam.about.rsplit(', ')[-1]}"] = lambda beam=beam: ours(beam)
     return found, sum(line["duration"] for line in lines), len(lines)
 
 
@@ -90,7 +91,7 @@ def main() -> None:
             "processor_ratio_to_stock": round(
                 statistics.median(a[0] / b[0] for a, b in zip(times[kind], stock, strict=True)), 3
             ),
-            "audio_hours_per_clock_hour": round(audio / statistics.median(found[1] for found in times[kind]), 1),
+            "audio_hours_per_processor_hour": round(audio / statistics.median(found[0] for found in times[kind]), 1),
         }
         for kind in kinds
     }

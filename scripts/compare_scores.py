@@ -76,7 +76,7 @@ def main() -> None:
     for utterance in found["utterances"][: args.most]:
         console.print(
             f"{utterance['audio_filepath']}, {utterance['first_errors']} and {utterance['second_errors']} errors",
-            style="dim", highlight=False,
+            style="dim", highlight=False, markup=False,
         )  # fmt: skip
         for side in ("first", "second"):
             console.print(f"[bold]{side}")

@@ -106,8 +106,8 @@ def progress() -> Progress:
     return Progress(*columns, console=console, transient=True)
 
 
-def result_path(args: argparse.Namespace, name: str, suffix: str = ".json") -> Path:
-    return args.out / f"{args.model.stem}_{name}_{args.lm.stem if args.lm else 'greedy'}{suffix}"
+def result_path(args: argparse.Namespace, name: str) -> Path:
+    return args.out / f"{args.model.stem}_{name}_{args.lm.stem if args.lm else 'greedy'}.json"
 
 
 def choose_weights(args: argparse.Namespace, dev: TestSet, recognizer: Recognizer) -> dict:
@@ -147,33 +147,39 @@ def decoding_of(args: argparse.Namespace, dev: TestSet | None, recognizer: Recog
     if not args.lm:
         return {"search": "greedy"}
     if dev:
-        weights = choose_weights(args, dev, recognizer) | {"tuned_on": str(dev.manifest)}
+        weights = choose_weights(args, dev, recognizer) | {"tuned_on": fingerprint(dev.manifest)}
     else:
         weights = {"alpha": args.alpha, "beta": args.beta}
     return {"search": "beam", "lm": fingerprint(args.lm), "beam_size": args.beam_size} | weights
 
 
-def score_one(args: argparse.Namespace, test: TestSet, decoding: dict, recognizer: Recognizer) -> dict:
-    """The score of a test set, from its file or made now; writes file and picture."""
+def score_all(args: argparse.Namespace, tests: list[TestSet], decoding: dict, recognizer: Recognizer) -> dict[str, dict]:
+    """Scores by the name of the test set, from their files or made now."""
+    made = {test.name: made_from(args.model, test.manifest, decoding, args.normalization) for test in tests}
+    found = {test.name: finished(result_path(args, test.name), made[test.name], args.redo) for test in tests}
+    for test in tests:
+        if found[test.name] is None:
+            found[test.name] = score_one(args, test, made[test.name], recognizer)
+        else:
+            path = result_path(args, test.name)
+            console.print(f"{test.name}: already scored, {path} (--redo decodes it again)", soft_wrap=True, highlight=False)
+    return found
+
+
+def score_one(args: argparse.Namespace, test: TestSet, made: dict, recognizer: Recognizer) -> dict:
+    """Decodes and scores; writes file and picture."""
+    model, beam = recognizer.open()
+    recognizer.set_weights(made["decoding"])
+    with progress() as bar:
+        task = bar.add_task(test.name, total=len(test.lines))
+        found = score(model, test.manifest, args.batch_size, beam, args.normalization, lambda done: bar.advance(task, done))
+    about = {"model": str(args.model), "name": test.name, "made_from": made}
+    about["decoding"] = beam.about if beam else f"{model.cfg.decoding.strategy}, {type(model).__name__}"
+    found = about | found
     path = result_path(args, test.name)
-    made = made_from(args.model, test.manifest, decoding, args.normalization)
-    found = finished(path, made, args.redo)
-    if found is None:
-        model, beam = recognizer.open()
-        recognizer.set_weights(decoding)
-        with progress() as bar:
-            task = bar.add_task(test.name, total=len(test.lines))
-            found = score(
-                model, test.manifest, args.batch_size, beam, args.normalization, lambda done: bar.advance(task, done)
-            )
-        about = {"model": str(args.model), "name": test.name, "made_from": made}
-        about["decoding"] = beam.about if beam else f"{model.cfg.decoding.strategy}, {type(model).__name__}"
-        found = about | found
-        write_score(found, path)
-        if found["lengths"] or found["speakers"]:
-            draw_score(found, f"{args.model.stem} on {test.name}\n{how(found)}", path.with_suffix(".png"))
-    else:
-        console.print(f"{test.name}: already scored, {path} (--redo decodes it again)", soft_wrap=True, highlight=False)
+    write_score(found, path)
+    if found["lengths"] or found["speakers"]:
+        draw_score(found, f"{args.model.stem} on {test.name}\n{how(found)}", path.with_suffix(".png"))
     return found
 
 
@@ -198,7 +204,8 @@ def show(found: dict, number: int) -> None:
             f"\n[bold]{found['name']}, the worst utterances[/] ([yellow]substituted[/], [red]left out[/], [cyan]inserted[/])"
         )
     for utterance in wrong:
-        console.print(f"{utterance['audio_filepath']}, {utterance['errors']} errors", style="dim", highlight=False)
+        title = f"{utterance['audio_filepath']}, {utterance['errors']} errors"
+        console.print(title, style="dim", highlight=False, markup=False)
         console.print(aligned(utterance["reference_scored"], utterance["hypothesis_scored"], console.width))
 
 
@@ -217,12 +224,12 @@ def main() -> None:
         complete(args)
     recognizer = Recognizer(args)
     decoding = decoding_of(args, dev, recognizer)
-    results = {test.name: score_one(args, test, decoding, recognizer) for test in tests}
+    results = score_all(args, tests, decoding, recognizer)
 
     for found in results.values():
         show(found, args.worst)
     first = next(iter(results.values()))
-    console.print(score_table(results, f"{args.model.name}, {how(first)}"))
+    console.print(score_table(results, f"{args.model.name}\n{how(first)}"))
     rules = first["normalization"]
     changed = " and ".join(
         f"{sum(found['normalization'][f'{side}_changed'] for found in results.values())} {side}"

@@ -29,7 +29,7 @@ def check_recognizer(path: Path) -> type[ASRModel]:
 def check_ctc(found: type[ASRModel]) -> None:
     """Raises ValueError where a class of recognizers has no CTC head, alone or beside an RNNT."""
     if not issubclass(found, EncDecCTCModel | EncDecHybridRNNTCTCModel):
-        raise ValueError(f"a {found.__name__} has no CTC head, and the language model is for CTC; leave out --lm")
+        raise ValueError(f"{found.__name__} has no CTC head, and the language model is for CTC; leave out --lm")
 
 
 def open_recognizer(path: Path, device: str) -> ASRModel:

@@ -1,6 +1,7 @@
 """Scores for people, in the terminal."""
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -31,7 +32,7 @@ def score_table(results: dict[str, dict], title: str) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for name, found in results.items():
         parts = "/".join(percent(found[part] / found["words"]) for part in ("substitutions", "insertions", "deletions"))
-        table.add_row(name, *_cells(found, "wer", f"{found['words']:,} words"), parts)
+        table.add_row(escape(name), *_cells(found, "wer", f"{found['words']:,} words"), parts)
         table.add_row("", *_cells(found, "cer", f"{found['characters']:,} chars"))
     return table
 
@@ -49,7 +50,7 @@ def group_table(groups: list[dict], title: str, most: int = 15) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for group in groups[:most]:
         table.add_row(
-            group["name"], f"{group['num_utterances']:,}", f"{group['words']:,}", percent(group["wer"]),
+            escape(group["name"]), f"{group['num_utterances']:,}", f"{group['words']:,}", percent(group["wer"]),
             interval(group["wer_interval"]), percent(group["cer"]),
         )  # fmt: skip
     if len(groups) > most:
