@@ -18,7 +18,8 @@ from nemo.utils.exp_manager import exp_manager
 from nemo.utils.trainer_utils import resolve_trainer_cfg
 from omegaconf import DictConfig
 
-from nemo_birq.finetuning import check_encoder, check_test_manifest, score, take_architecture, write_score
+from nemo_birq.finetuning import check_encoder, take_architecture
+from nemo_birq.scoring import check_test_manifest, score, write_score
 
 
 @hydra_runner(config_path="../conf/finetune", config_name="ctc_char")

@@ -1,0 +1,205 @@
+"""CTC with an n-gram language model: NeMo's beam searches over the log probabilities of each utterance.
+
+What the n-grams are made of decides which:
+
+* **words**, as the LibriSpeech 4-gram: ``WordBeamSearch``, NeMo's Flashlight decoder. It writes only words that the
+  language model knows and needs the package flashlight-text.
+* **tokens of the recognizer**, characters or word pieces, each written as one character, ``chr(id + 100)``, as NeMo does:
+  ``TokenBeamSearch``, NeMo's batched search (strategy ``beam_batch``), on CPU and GPU, with no further package.
+
+Both score  log p(audio)  +  alpha * log p(language model)  +  beta * number of words or tokens. The logarithm of the
+language model is natural for tokens and to base 10 for words, as these libraries have it; alphas do not compare.
+
+NeMo's strategies are not called through ``transcribe``, because there an utterance's text depends on its batch: both
+searches go on over the padding. Here Flashlight gets one utterance, and the batched search a padding of certain blanks.
+"""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from nemo.collections.asr.models import ASRModel
+from nemo.collections.asr.parts.submodules.ctc_beam_decoding import DEFAULT_TOKEN_OFFSET
+from nemo.collections.asr.parts.submodules.ctc_decoding import CTCBPEDecoding, CTCDecoding, CTCDecodingConfig
+from omegaconf import OmegaConf
+
+from nemo_birq.scoring.arpa import Arpa, read_arpa
+from nemo_birq.scoring.ngram_estimation import UNKNOWN
+from nemo_birq.scoring.tokens import vocabulary
+
+IMPOSSIBLE = -1e4  # log probability; finite, as sums of it must not become NaN
+TOKENS_OF_A_FRAME = 64  # the likeliest, which the search over words looks at
+
+
+class BeamSearch(ABC):
+    """Texts from log probabilities; its weights can be changed without reading the language model again."""
+
+    about: str  # for people
+    beam_size: int  # hypotheses kept, where not asked for
+    weights: tuple[float, float]  # alpha and beta, likewise
+    grid: tuple[list[float], list[float]]  # alphas and betas to try
+
+    @abstractmethod
+    def set_weights(self, alpha: float, beta: float) -> None: ...
+
+    @abstractmethod
+    def decode(self, outputs: list[torch.Tensor]) -> list[str]:
+        """The best text of each utterance; ``outputs`` are log probabilities, (T', V + 1), blank last."""
+
+
+class WordBeamSearch(BeamSearch):
+    """Over words that the language model knows, spelled with the tokens of the recognizer."""
+
+    beam_size = 128
+    weights = (2.0, 1.0)
+    grid = ([0.5, 1.0, 1.5, 2.0, 3.0], [0.0, 1.0, 2.0])
+
+    def __init__(self, arpa: Arpa, spellings: dict[str, list[str]], model: ASRModel, beam_size: int):
+        from nemo.collections.asr.modules.flashlight_decoder import FlashLightKenLMBeamSearchDecoder
+
+        with TemporaryDirectory() as folder:
+            lexicon = Path(folder) / "lexicon.txt"
+            lines = (f"{word}\t{' '.join(tokens)}\n" for word, tokens in spellings.items())
+            lexicon.write_text("".join(lines), encoding="utf-8")
+            tokens = vocabulary(model)
+            self.search = FlashLightKenLMBeamSearchDecoder(
+                lm_path=str(arpa.path), vocabulary=tokens, tokenizer=getattr(model, "tokenizer", None),
+                lexicon_path=str(lexicon), beam_size=beam_size, beam_size_token=min(TOKENS_OF_A_FRAME, len(tokens) + 1),
+            )  # fmt: skip
+        self.about = f"{arpa.order}-gram of words ({len(spellings)} of {len(arpa.symbols)} spelled), beam {beam_size}"
+
+    def set_weights(self, alpha: float, beta: float) -> None:
+        from flashlight.lib.text.decoder import LexiconDecoder
+
+        options = self.search.decoder_opts
+        options.lm_weight, options.word_score = alpha, beta
+        search = self.search
+        search.decoder = LexiconDecoder(
+            options, search.trie, search.lm, search.silence, search.blank, search.unk_word, [], False
+        )
+
+    def decode(self, outputs: list[torch.Tensor]) -> list[str]:
+        return [self._decode(output.float().cpu().contiguous()) for output in outputs]
+
+    def _decode(self, output: torch.Tensor) -> str:
+        found = self.search.decoder.decode(output.data_ptr(), *output.shape)
+        words = found[0].words if found else []
+        return " ".join(self.search.word_dict.get_entry(word) for word in words if word >= 0)
+
+
+class TokenBeamSearch(BeamSearch):
+    """Over the tokens of the recognizer."""
+
+    beam_size = 16
+    weights = (0.5, 1.0)
+    grid = ([0.2, 0.4, 0.6, 0.8, 1.0], [0.0, 0.5, 1.0, 1.5])
+
+    def __init__(self, arpa: Arpa, model: ASRModel, beam_size: int):
+        config = OmegaConf.structured(CTCDecodingConfig)
+        config.strategy = "beam_batch"
+        config.beam.beam_size, config.beam.ngram_lm_model = beam_size, str(arpa.path)
+        if hasattr(model, "tokenizer"):
+            self.decoding = CTCBPEDecoding(config, tokenizer=model.tokenizer)
+        else:
+            self.decoding = CTCDecoding(config, vocabulary=vocabulary(model))
+        self.device = model.device
+        self.about = f"{arpa.order}-gram of tokens, beam {beam_size}"
+
+    def set_weights(self, alpha: float, beta: float) -> None:
+        computer = self.decoding.decoding.search_algorithm
+        computer.fusion_models_alpha, computer.beam_beta = [alpha], beta
+        computer.reset_cuda_graphs_state()  # a recorded graph holds the old ones
+
+    def decode(self, outputs: list[torch.Tensor]) -> list[str]:
+        lengths = torch.tensor([len(output) for output in outputs])
+        padded = torch.full((len(outputs), int(lengths.max()), outputs[0].shape[1]), IMPOSSIBLE)
+        padded[..., -1] = 0.0  # a blank for sure: changes no score and no order
+        for row, output in zip(padded, outputs, strict=True):
+            row[: len(output)] = output
+        found = self.decoding.ctc_decoder_predictions_tensor(padded.to(self.device), decoder_lengths=lengths.to(self.device))
+        return [hypothesis.text for hypothesis in found]
+
+
+def open_beam_search(path: Path, model: ASRModel, beam_size: int | None = None) -> BeamSearch:
+    """The search for this language model and a CTC model, with the weights to begin with.
+
+    Raises:
+        ValueError: the language model does not fit the recognizer; else as ``read_arpa``.
+        ImportError: one of words, without flashlight-text.
+    """
+    arpa = read_arpa(path)
+    kind = kind_of(arpa)
+    beam_size = beam_size or kind.beam_size
+    if kind is TokenBeamSearch:
+        check_tokens(arpa, len(vocabulary(model)))
+        search: BeamSearch = TokenBeamSearch(arpa, model, beam_size)
+    else:
+        search = WordBeamSearch(arpa, spell(arpa, model), model, beam_size)
+    search.set_weights(*search.weights)
+    return search
+
+
+def kind_of(arpa: Arpa) -> type[BeamSearch]:
+    """The search for n-grams of tokens where all symbols are single characters, else that for words.
+
+    Raises:
+        ImportError: of words, and flashlight-text is not installed.
+    """
+    if all(len(symbol) == 1 for symbol in arpa.symbols):
+        return TokenBeamSearch
+    check_flashlight()
+    return WordBeamSearch
+
+
+def check_flashlight() -> None:
+    """Raises ImportError with the remedy where flashlight-text is not installed."""
+    try:
+        import flashlight.lib.text.decoder.kenlm  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "a language model of words needs the package flashlight-text (pip install flashlight-text; there are wheels for "
+            f"Linux on x86-64): {error}. A language model of tokens needs none: scripts/estimate_ngram.py --tokens-of"
+        ) from error
+
+
+def check_tokens(arpa: Arpa, vocabulary_size: int) -> None:
+    """Raises ValueError where symbols of a model of tokens are not ``chr(id + 100)``, id below the vocabulary's size."""
+    ids = [ord(symbol) - DEFAULT_TOKEN_OFFSET for symbol in arpa.symbols]
+    wrong = [symbol for symbol, token in zip(arpa.symbols, ids, strict=True) if not 0 <= token < vocabulary_size]
+    if wrong:
+        raise ValueError(
+            f"language model {arpa.path}: {len(wrong)} of its {len(arpa.symbols)} tokens, as {wrong[0]!r}, are not among "
+            f"the {vocabulary_size} of the recognizer. They must be written as chr(id + {DEFAULT_TOKEN_OFFSET}), as NeMo's "
+            "train_kenlm.py and scripts/estimate_ngram.py --tokens-of write them, and be those of this recognizer"
+        )
+    with open(arpa.path, encoding="utf-8") as file:
+        if not next(file).strip():
+            raise ValueError(
+                f"language model {arpa.path} begins with an empty line, which NeMo refuses: sed -i 1d {arpa.path}"
+            )
+
+
+def spell(arpa: Arpa, model: ASRModel) -> dict[str, list[str]]:
+    """Tokens of each word that can be written with those of the recognizer: as it stands, or else in lower case.
+
+    Raises:
+        ValueError: not one can, or the recognizer has no token that parts words.
+    """
+    tokens_held = set(vocabulary(model))
+    tokenizer = getattr(model, "tokenizer", None)
+    if tokenizer is None and " " not in tokens_held:
+        raise ValueError("the recognizer's characters have no space; a language model of words cannot be used with it")
+    found = {}
+    for word in arpa.symbols:
+        for written in (word, word.lower()):
+            tokens = tokenizer.text_to_tokens(written) if tokenizer else list(written)
+            if tokens_held.issuperset(tokens) and UNKNOWN not in tokens:
+                found[word] = tokens
+                break
+    if not found:
+        raise ValueError(
+            f"language model {arpa.path}: none of its {len(arpa.symbols)} words, as {arpa.symbols[0]!r}, can be written "
+            f"with the tokens of the recognizer, as {sorted(tokens_held)[:8]}; it is for another language or script"
+        )
+    return found

@@ -1,0 +1,94 @@
+"""Two models on one test set, utterance by utterance."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from nemo_birq.scoring.confidence import matched_pairs_p, permutation_p, ratio_interval, sum_by
+from nemo_birq.scoring.test_sets import identity
+
+
+def read_score(path: Path) -> dict:
+    """A file that ``write_score`` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is something else.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; scripts/score.py writes such files")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        _ = [utterance["reference_scored"] for utterance in found["utterances"]]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a score; scripts/score.py writes such files") from error
+    return found
+
+
+def compare(first: dict, second: dict) -> dict:
+    """Differences of error rates, second minus first: below zero the second model is better.
+
+    Returns:
+        for ``wer`` and ``cer``: ``first``, ``second``, ``difference``, its 95 % interval by the paired bootstrap and the p
+        value of the paired permutation test, over utterances and, with two speakers or more, over speakers; for utterances
+        the matched pairs test too. ``utterances``: those that differ in errors, the largest difference first.
+
+    Raises:
+        ValueError: other utterances or references, or normalized in another way.
+    """
+    pairs = _pairs(first, second)
+    found: dict = {"num_utterances": len(pairs)}
+    speakers = [one["speaker"] for one, _ in pairs]
+    for name, errors, units in (("wer", "errors", "words"), ("cer", "character_errors", "characters")):
+        one, two = (np.array([pair[side][errors] for pair in pairs], float) for side in (0, 1))
+        size = np.array([pair[0][units] for pair in pairs], float)
+        found[name] = {"first": one.sum() / size.sum(), "second": two.sum() / size.sum()}
+        found[name]["difference"] = (two.sum() - one.sum()) / size.sum()
+        found[name]["utterances"] = _tests(one, two, size) | {"matched_pairs_p": matched_pairs_p(one, two)}
+        if None not in speakers and len(set(speakers)) > 1:
+            found[name]["speakers"] = _tests(*sum_by(speakers, one, two, size))
+    different = [pair for pair in pairs if pair[0]["errors"] != pair[1]["errors"]]
+    different.sort(key=lambda pair: -abs(pair[1]["errors"] - pair[0]["errors"]))
+    found["utterances"] = [
+        {
+            "audio_filepath": one["audio_filepath"],
+            "reference": one["reference_scored"],
+            "first": one["hypothesis_scored"],
+            "second": two["hypothesis_scored"],
+            "first_errors": one["errors"],
+            "second_errors": two["errors"],
+        }
+        for one, two in different
+    ]
+    return found
+
+
+def _tests(first: np.ndarray, second: np.ndarray, units: np.ndarray) -> dict:
+    """Over rows, utterances or speakers."""
+    return {
+        "rows": len(units),
+        "interval": ratio_interval(second - first, units),
+        "permutation_p": permutation_p(first, second),
+    }
+
+
+def _pairs(first: dict, second: dict) -> list[tuple[dict, dict]]:
+    if first["normalization"]["steps"] != second["normalization"]["steps"]:
+        raise ValueError("the scores were normalized in different ways; score both models with the same --normalization")
+    sides = []
+    for side in (first, second):
+        named = {identity(utterance): utterance for utterance in side["utterances"]}
+        if len(named) < len(side["utterances"]):
+            raise ValueError(f"{side['manifest']} has an utterance more than once; pairs cannot be told")
+        sides.append(named)
+    one, two = sides
+    only = sorted(one.keys() ^ two.keys())
+    if only:
+        raise ValueError(
+            f"the scores are not of one test set: {only[0]} is in one of them only ({len(only)} such utterances)"
+        )
+    changed = [name for name in one if one[name]["reference_scored"] != two[name]["reference_scored"]]
+    if changed:
+        raise ValueError(f"the scores have different references for {changed[0]} ({len(changed)} such utterances)")
+    return [(one[name], two[name]) for name in one]

@@ -1,0 +1,71 @@
+"""How sure an error rate is, and whether two models differ on one test set.
+
+An error rate is a ratio of sums over utterances, errors / words. Its interval comes from the bootstrap (Bisani and Ney,
+ICASSP 2004): utterances are drawn again with replacement and the ratio is formed anew; 95 % of the ratios lie in it. That
+takes utterances for independent. Those of one speaker are not: where speakers are known, drawing speakers with all that they
+said tells how the model does on other people, and the interval is wider.
+"""
+
+import numpy as np
+from scipy import stats
+
+RESAMPLES = 2000
+PERMUTATIONS = 9999
+BATCH = 200  # resamples held in memory at a time
+
+
+def ratio_interval(errors: np.ndarray, units: np.ndarray, seed: int = 0) -> tuple[float, float] | None:
+    """95 % percentile interval of sum(errors) / sum(units) over rows drawn again; None for fewer than two rows.
+
+    Shapes: (N,), (N,), a row an utterance or a speaker.
+    """
+    if len(errors) < 2:
+        return None
+
+    def ratio(errors: np.ndarray, units: np.ndarray, axis: int) -> np.ndarray:
+        return errors.sum(axis) / np.maximum(units.sum(axis), 1)  # none drawn that has words: 0, not a division by 0
+
+    found = stats.bootstrap(
+        (np.asarray(errors), np.asarray(units)), ratio, paired=True, vectorized=True, method="percentile",
+        n_resamples=RESAMPLES, batch=BATCH, rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def sum_by(names: list[str], *counts: np.ndarray) -> list[np.ndarray]:
+    """Sums of each array, (N,), over the rows of one name: (number of names,)."""
+    rows = np.unique(names, return_inverse=True)[1]
+    return [np.bincount(rows, weights=values) for values in counts]
+
+
+def permutation_p(first: np.ndarray, second: np.ndarray, seed: int = 0) -> float:
+    """Two-sided p value of the paired permutation test: the models are exchanged at random, row by row.
+
+    Errors of both models, (N,) each, a row an utterance or a speaker. Exact where all 2^N exchanges can be listed (N up to
+    13); else the smallest p possible is 2 / (PERMUTATIONS + 1).
+    """
+    if np.array_equal(first, second):
+        return 1.0
+
+    def difference(first: np.ndarray, second: np.ndarray, axis: int) -> np.ndarray:
+        return (first - second).sum(axis)
+
+    found = stats.permutation_test(
+        (np.asarray(first, float), np.asarray(second, float)), difference, permutation_type="samples", vectorized=True,
+        n_resamples=PERMUTATIONS, batch=BATCH, rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    return float(found.pvalue)
+
+
+def matched_pairs_p(first: np.ndarray, second: np.ndarray) -> float:
+    """Two-sided p value of the matched pairs sentence-segment word error test, a segment an utterance.
+
+    Gillick and Cox, ICASSP 1989: the mean difference of errors over its standard error is a standard normal variable where
+    the models are equally good and utterances many (50 or so).
+    """
+    difference = np.asarray(first, float) - np.asarray(second, float)
+    if not difference.any():
+        return 1.0
+    if len(difference) < 2 or not (deviation := difference.std(ddof=1)):
+        return 0.0 if len(difference) > 1 else 1.0
+    return float(2 * stats.norm.sf(abs(difference.mean()) / (deviation / np.sqrt(len(difference)))))

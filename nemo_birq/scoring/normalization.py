@@ -1,0 +1,47 @@
+"""What is done to references and to hypotheses, alike, before they are compared."""
+
+import re
+import sys
+import unicodedata
+from dataclasses import dataclass
+
+from nemo.collections.asr.parts.utils.transcribe_utils import PunctuationCapitalization
+
+APOSTROPHE = "'"  # part of words, as in don't
+PUNCTUATION = "".join(
+    sign for sign in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(sign)[0] == "P" and sign != APOSTROPHE
+)
+STEPS = {
+    "default": [
+        "Unicode form NFKC, typographic apostrophes to '",
+        "lower case",
+        "punctuation but the apostrophe to a space",
+        "runs of whitespace to one space, none at the ends",
+    ],
+    "none": ["runs of whitespace to one space, none at the ends"],
+}
+_marks = PunctuationCapitalization(re.escape(PUNCTUATION))
+
+
+@dataclass(frozen=True)
+class Normalized:
+    """Texts after normalization, and how many of them it changed."""
+
+    texts: list[str]
+    changed: int
+
+
+def normalize(texts: list[str], way: str = "default") -> Normalized:
+    """Applies the steps of one way of ``STEPS`` to each text.
+
+    Raises:
+        ValueError: another way.
+    """
+    if way not in STEPS:
+        raise ValueError(f"normalization {way!r} is unknown; there are {', '.join(STEPS)}")
+    found = texts
+    if way == "default":
+        found = [unicodedata.normalize("NFKC", text).replace("\u2019", APOSTROPHE) for text in found]
+        found = _marks.rm_punctuation(_marks.do_lowercase(found))
+    found = [" ".join(text.split()) for text in found]
+    return Normalized(found, sum(new != old for new, old in zip(found, texts, strict=True)))

@@ -1,0 +1,61 @@
+"""A picture of a score: WER by length and by speaker, with intervals."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+DPI = 110
+FEW = 8  # groups with their number of utterances below the name
+NAMED = 40  # more speakers than this have no names on the axis
+
+
+def draw_score(result: dict, title: str, path: Path) -> None:
+    """Writes a PNG; groups that the manifest does not tell are left out.
+
+    Raises:
+        ValueError: it tells none.
+    """
+    panels = [(key, result[key]) for key in ("lengths", "speakers") if result[key]]
+    if not panels:
+        raise ValueError("the manifest tells neither speakers nor different durations")
+    widths = [max(4.2, min(10.0, 1.6 + 0.33 * len(groups))) for _, groups in panels]
+    figure = Figure(figsize=(sum(widths), 4.6), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths, sharey=True)[0]
+    for axis, (key, groups) in zip(axes, panels, strict=True):
+        _draw_groups(axis, sorted(groups, key=lambda group: group["wer"] or 0) if key == "speakers" else groups)
+        axis.set_xlabel("duration" if key == "lengths" else f"speaker, {len(groups)} in all")
+        low, high = (100 * edge for edge in result["wer_interval"] or (result["wer"],) * 2)
+        axis.axhspan(low, high, color="tab:orange", alpha=0.15, lw=0)
+        axis.axhline(100 * result["wer"], color="tab:orange", lw=1.5, zorder=1)
+    axes[0].set_ylabel("WER in %, with 95 % intervals over utterances")
+    axes[0].set_ylim(0, _top([group for _, groups in panels for group in groups]))
+    figure.suptitle(title, fontsize=11)
+    axes[-1].annotate(
+        f"all: {100 * result['wer']:.1f} %", (1, 100 * result["wer"]), xycoords=("axes fraction", "data"),
+        xytext=(4, 0), textcoords="offset points", va="center", color="tab:orange", annotation_clip=False,
+    )  # fmt: skip
+    figure.savefig(path, dpi=DPI)
+
+
+def _draw_groups(axis: Axes, groups: list[dict]) -> None:
+    rates = np.array([100 * (group["wer"] or 0) for group in groups])
+    edges = [group["wer_interval"] or (group["wer"] or 0,) * 2 for group in groups]
+    bars = np.abs(100 * np.array(edges).T - rates)
+    axis.errorbar(
+        range(len(groups)), rates, yerr=bars, fmt="o", ms=5, color="tab:blue", ecolor="tab:blue", capsize=3, elinewidth=1.2
+    )
+    few = len(groups) <= FEW
+    names = [f"{group['name']}\n{group['num_utterances']}" if few else group["name"] for group in groups]
+    if len(groups) <= NAMED:
+        axis.set_xticks(range(len(groups)), names, rotation=0 if few else 90, fontsize=8)
+    else:
+        axis.set_xticks([])
+    axis.margins(x=0.08)
+    axis.grid(axis="y", lw=0.5, alpha=0.5)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _top(groups: list[dict]) -> float:
+    return 105 * max(max((group["wer_interval"] or (0, 0))[1], group["wer"] or 0, 0.01) for group in groups)

@@ -1,0 +1,51 @@
+"""Opens a ``.nemo`` that recognizes speech."""
+
+from pathlib import Path
+
+import torch
+from nemo.collections.asr.models import ASRModel, EncDecCTCModel, EncDecHybridRNNTCTCModel, EncDecRNNTModel
+from nemo.utils.model_utils import import_class_by_path
+from omegaconf import OmegaConf
+
+from nemo_birq.nemo_files import read_config
+
+
+def check_recognizer(path: Path) -> type[ASRModel]:
+    """NeMo's class of the model, from the file's configuration; nothing is loaded.
+
+    Raises:
+        ValueError: the file holds no recognizer; else as ``nemo_files.read_config``.
+    """
+    target = read_config(path).target
+    found = import_class_by_path(target)
+    if not issubclass(found, EncDecCTCModel | EncDecRNNTModel):
+        raise ValueError(
+            f"{path} holds a {found.__name__}, which does not recognize speech; make a recognizer of it with "
+            "scripts/speech_to_text_finetune.py"
+        )
+    return found
+
+
+def check_ctc(found: type[ASRModel]) -> None:
+    """Raises ValueError where a class of recognizers has no CTC head, alone or beside an RNNT."""
+    if not issubclass(found, EncDecCTCModel | EncDecHybridRNNTCTCModel):
+        raise ValueError(f"{found.__name__} has no CTC head, and the language model is for CTC; leave out --lm")
+
+
+def open_recognizer(path: Path, device: str) -> ASRModel:
+    """The model, in evaluation mode; a CTC model decodes greedily, whatever it was saved with.
+
+    Raises:
+        ValueError, FileNotFoundError: as ``check_recognizer``.
+    """
+    check_recognizer(path)
+    model = ASRModel.restore_from(str(path), map_location=torch.device(device)).eval()
+    if isinstance(model, EncDecCTCModel):
+        model.change_decoding_strategy(OmegaConf.create({"strategy": "greedy_batch"}), verbose=False)
+    return model
+
+
+def use_ctc(model: ASRModel) -> None:
+    """Makes a hybrid model decode with its CTC head."""
+    if isinstance(model, EncDecHybridRNNTCTCModel):
+        model.change_decoding_strategy(decoder_type="ctc", verbose=False)

@@ -1,0 +1,46 @@
+"""What a score was made from, so that it is not made twice, and no score of another model is overwritten."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from nemo_birq.data.building.shard_job import file_sha256
+
+Made = dict[str, Any]
+
+
+def fingerprint(path: Path) -> str:
+    """The first 16 characters of a file's SHA-256."""
+    return file_sha256(path)[:16]
+
+
+def made_from(model: Path, manifest: Path, decoding: dict, normalization: str) -> Made:
+    """Contents of the files, not their places: a moved file is the same."""
+    return {
+        "model": fingerprint(model),
+        "manifest": fingerprint(manifest),
+        "decoding": decoding,
+        "normalization": normalization,
+    }
+
+
+def finished(path: Path, made: Made, redo: bool) -> dict | None:
+    """The score in the file if it was made from the same; None where it is to be made.
+
+    Raises:
+        ValueError: the file holds something else, which would be overwritten.
+    """
+    if redo or not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        before = found["made_from"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} exists and is not a score; give another folder with --out") from error
+    if before == made:
+        return found
+    changed = [key for key in made if before.get(key) != made[key]]
+    raise ValueError(
+        f"{path} holds a score made with another {' and '.join(changed)}; give another folder with --out, or --redo to "
+        "replace it"
+    )

@@ -1,0 +1,139 @@
+"""Error rates of a test set, over all, per speaker and per length; as a dict that is the JSON file."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from nemo.collections.asr.models import ASRModel
+
+from nemo_birq.scoring.beam_search import BeamSearch
+from nemo_birq.scoring.confidence import ratio_interval, sum_by
+from nemo_birq.scoring.errors import count_errors
+from nemo_birq.scoring.normalization import STEPS, normalize
+from nemo_birq.scoring.test_sets import check_test_manifest, speaker_of, unwritable
+from nemo_birq.scoring.transcription import Advance, transcribe
+
+LENGTHS = 5  # groups by duration, of equally many utterances
+SMALLEST_GROUP = 10  # utterances; with fewer, there are fewer groups
+
+
+def score(
+    model: ASRModel, manifest: str | Path, batch_size: int = 16, beam: BeamSearch | None = None,
+    normalization: str = "default", advance: Advance = lambda done: None,
+) -> dict:  # fmt: skip
+    """Transcribes a manifest of single files, greedily or with a beam search, and counts the errors.
+
+    Returns:
+        ``wer`` and ``cer`` as fractions with intervals, the groups, and ``utterances``; as ``summarize``.
+
+    Raises:
+        ValueError, FileNotFoundError: as ``check_test_manifest``.
+    """
+    lines = check_test_manifest(manifest)
+    hypotheses = transcribe(model, Path(manifest), lines, batch_size, beam, advance)
+    return {"manifest": str(manifest)} | summarize(lines, hypotheses, normalization, model)
+
+
+def write_score(result: dict, path: Path) -> None:
+    """Writes what ``score`` found as json."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.tmp")
+    unfinished.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    unfinished.replace(path)
+
+
+def summarize(
+    lines: list[dict], hypotheses: list[str], normalization: str = "default", model: ASRModel | None = None
+) -> dict:
+    """Counts errors after normalizing references and hypotheses alike.
+
+    Args:
+        lines: of a manifest, with ``text``; ``speaker`` (or ``speaker_id``) and ``duration`` make groups.
+        hypotheses: what was heard, in the same order.
+        model: names characters of the references that it cannot write, where given.
+
+    Raises:
+        ValueError: no word is left in the references.
+    """
+    said = normalize([line["text"] for line in lines], normalization)
+    heard = normalize(hypotheses, normalization)
+    utterances = [_utterance(*found) for found in zip(lines, said.texts, heard.texts, hypotheses, strict=True)]
+    if not any(utterance["words"] for utterance in utterances):
+        raise ValueError("no word is left in the references after normalization; there is nothing to score")
+    return rates(utterances) | {
+        "seconds": round(sum(line["duration"] for line in lines), 3),
+        "normalization": {
+            "way": normalization,
+            "steps": STEPS[normalization],
+            "references_changed": said.changed,
+            "hypotheses_changed": heard.changed,
+        },
+        "unwritable": dict(unwritable(model, said.texts).most_common()) if model else {},
+        "speakers": _groups(utterances, [utterance["speaker"] for utterance in utterances]),
+        "lengths": _groups(utterances, _length_groups([utterance["duration"] for utterance in utterances])),
+        "utterances": utterances,
+    }
+
+
+def rates(utterances: list[dict]) -> dict:
+    """Sums and ratios of some utterances, with 95 % intervals over utterances and, where known, over speakers."""
+    count = {key: np.array([utterance[key] for utterance in utterances]) for key in COUNTS}
+    found: dict = {"num_utterances": len(utterances)} | {key: int(values.sum()) for key, values in count.items()}
+    speakers = [utterance["speaker"] for utterance in utterances]
+    for name, errors, units in (("wer", "errors", "words"), ("cer", "character_errors", "characters")):
+        found[name] = found[errors] / found[units] if found[units] else None
+        found[f"{name}_interval"] = ratio_interval(count[errors], count[units])
+        if None not in speakers and len(set(speakers)) > 1:
+            summed = sum_by(speakers, count[errors], count[units])
+            found[f"{name}_interval_over_speakers"] = ratio_interval(*summed)
+    return found
+
+
+COUNTS = ("words", "errors", "substitutions", "insertions", "deletions", "characters", "character_errors")
+
+
+def _utterance(line: dict, reference: str, hypothesis: str, transcript: str) -> dict:
+    words, characters = count_errors(reference, hypothesis), count_errors(reference, hypothesis, characters=True)
+    return {
+        "audio_filepath": line["audio_filepath"],
+        "offset": line.get("offset") or 0,
+        "duration": line["duration"],
+        "speaker": speaker_of(line),
+        "text": line["text"],
+        "hypothesis": transcript,
+        "reference_scored": reference,
+        "hypothesis_scored": hypothesis,
+        "words": words.units,
+        "errors": words.total,
+        "substitutions": words.substitutions,
+        "insertions": words.insertions,
+        "deletions": words.deletions,
+        "characters": characters.units,
+        "character_errors": characters.total,
+    }
+
+
+def _groups(utterances: list[dict], names: list[str | None]) -> list[dict]:
+    """Rates of the utterances of each name, in the order of the names; empty if some have none, or all have one."""
+    if None in names or len(set(names)) < 2:
+        return []
+    found: dict[str, list[dict]] = {name: [] for name in sorted(set(names), key=_natural)}
+    for utterance, name in zip(utterances, names, strict=True):
+        found[name].append(utterance)
+    return [{"name": name} | rates(members) for name, members in found.items()]
+
+
+def _length_groups(durations: list[float]) -> list[str | None]:
+    """The name of the group of each utterance, as ``2.1-3.4 s``."""
+    number = min(LENGTHS, len(durations) // SMALLEST_GROUP)
+    edges = np.unique(np.quantile(durations, np.linspace(0, 1, number + 1)).round(1)) if number > 1 else np.array([])
+    if len(edges) < 3:
+        return [None] * len(durations)
+    rows = np.clip(np.searchsorted(edges, durations, side="right") - 1, 0, len(edges) - 2)
+    return [f"{edges[row]:.1f}-{edges[row + 1]:.1f} s" for row in rows]
+
+
+def _natural(name: str) -> tuple[float, str]:
+    """Sorts 9.5-12.0 s before 12.0-15.1 s, and words by the alphabet."""
+    head = name.split("-")[0]
+    return (float(head) if head.replace(".", "", 1).isdigit() else 0.0, name)

@@ -1,0 +1,97 @@
+"""Scores for people, in the terminal."""
+
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from nemo_birq.scoring.errors import align
+from nemo_birq.scoring.tuning import Trial, best
+
+COLOURS = {"substitution": "yellow", "insertion": "cyan", "deletion": "red"}
+GAP = "*"  # where the other line has a word
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def interval(found: list[float] | tuple[float, float] | None) -> str:
+    return "-" if found is None else f"{percent(found[0])}..{percent(found[1])}"
+
+
+def p_value(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def score_table(results: dict[str, dict], title: str) -> Table:
+    """A line for the words of each test set and one for its characters; all in percent."""
+    table = Table(title=title, header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("test set", overflow="fold", min_width=8)
+    for column in ("", "of", "%", "95 %", "95 % over\nspeakers", "sub/ins/del"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, found in results.items():
+        parts = "/".join(percent(found[part] / found["words"]) for part in ("substitutions", "insertions", "deletions"))
+        table.add_row(escape(name), *_cells(found, "wer", f"{found['words']:,} words"), parts)
+        table.add_row("", *_cells(found, "cer", f"{found['characters']:,} chars"))
+    return table
+
+
+def _cells(found: dict, rate: str, of: str) -> list[str]:
+    over_speakers = interval(found.get(f"{rate}_interval_over_speakers"))
+    return [rate.upper(), of, f"[bold]{percent(found[rate])}", interval(found[f"{rate}_interval"]), over_speakers]
+
+
+def group_table(groups: list[dict], title: str, most: int = 15) -> Table:
+    """WER of each group, the first ``most``."""
+    table = Table(title=title, header_style="bold", box=SIMPLE_HEAD)
+    table.add_column("")
+    for column in ("utterances", "words", "WER %", "95 %", "CER %"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for group in groups[:most]:
+        table.add_row(
+            escape(group["name"]), f"{group['num_utterances']:,}", f"{group['words']:,}", percent(group["wer"]),
+            interval(group["wer_interval"]), percent(group["cer"]),
+        )  # fmt: skip
+    if len(groups) > most:
+        table.add_row(f"... {len(groups) - most} more in the json", *[""] * 5)
+    return table
+
+
+def tuning_table(trials: list[Trial], title: str) -> Table:
+    """WER for each pair of weights, alpha down and beta across; the best is bold."""
+    table = Table(title=title, header_style="bold")
+    table.add_column("alpha \\ beta", justify="right")
+    betas = sorted({trial.beta for trial in trials})
+    for beta in betas:
+        table.add_column(f"{beta:g}", justify="right")
+    found = {(trial.alpha, trial.beta): trial for trial in trials}
+    chosen = best(trials)
+    for alpha in sorted({trial.alpha for trial in trials}):
+        cells = []
+        for beta in betas:
+            trial = found[alpha, beta]
+            cells.append(f"[bold green]{percent(trial.wer)}" if trial == chosen else percent(trial.wer))
+        table.add_row(f"{alpha:g}", *cells)
+    return table
+
+
+def aligned(reference: str, hypothesis: str, width: int) -> Text:
+    """Both texts word under word, errors in colour, broken at ``width`` characters."""
+    lines, said_line, heard_line = Text(), Text("said   "), Text("heard  ")
+    for said, heard in align(reference.split(), hypothesis.split()):
+        size = max(len(said or GAP), len(heard or GAP)) + 1
+        if len(said_line) + size > width and len(said_line) > 7:
+            lines.append_text(said_line).append("\n").append_text(heard_line).append("\n")
+            said_line, heard_line = Text("       "), Text("       ")
+        kind = "insertion" if said is None else "deletion" if heard is None else "substitution" if said != heard else None
+        style = COLOURS.get(kind, "")
+        said_line.append((said or GAP).ljust(size), style=style if said else "dim")
+        heard_line.append((heard or GAP).ljust(size), style=style if heard else "dim")
+    return lines.append_text(said_line).append("\n").append_text(heard_line)
+
+
+def worst(utterances: list[dict], number: int) -> list[dict]:
+    """Those with the most errors, the highest rate first among equals."""
+    wrong = [utterance for utterance in utterances if utterance["errors"]]
+    return sorted(wrong, key=lambda found: (-found["errors"], found["words"]))[:number]

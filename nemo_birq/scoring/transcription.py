@@ -1,0 +1,70 @@
+"""Transcripts of the utterances of a manifest, through NeMo's own ``transcribe``."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from nemo.collections.asr.models import ASRModel
+from nemo.collections.asr.parts.mixins.transcription import TranscribeConfig
+from nemo.collections.asr.parts.utils.rnnt_utils import Hypothesis
+
+from nemo_birq.scoring.beam_search import BeamSearch
+
+Advance = Callable[[int], object]
+
+
+def transcribe(
+    model: ASRModel, manifest: Path, lines: list[dict], batch_size: int, beam: BeamSearch | None, advance: Advance
+) -> list[str]:
+    """What the model heard in each line: greedily, or by a beam search over a CTC model's output.
+
+    ``advance`` is called with how many utterances are done since the last call.
+    """
+    texts = [""] * len(lines)
+    for rows, hypotheses in _batches(model, manifest, lines, batch_size, with_outputs=beam is not None):
+        found = beam.decode([h.y_sequence for h in hypotheses]) if beam else [h.text for h in hypotheses]
+        for row, text in zip(rows, found, strict=True):
+            texts[row] = text
+        advance(len(rows))
+    return texts
+
+
+def outputs(model: ASRModel, manifest: Path, lines: list[dict], batch_size: int, advance: Advance) -> list[torch.Tensor]:
+    """Log probabilities of a CTC model for each line, (T', V + 1), blank last."""
+    found: list[torch.Tensor] = [torch.empty(0)] * len(lines)
+    for rows, hypotheses in _batches(model, manifest, lines, batch_size, with_outputs=True):
+        for row, hypothesis in zip(rows, hypotheses, strict=True):
+            found[row] = hypothesis.y_sequence
+        advance(len(rows))
+    return found
+
+
+def _batches(
+    model: ASRModel, manifest: Path, lines: list[dict], batch_size: int, with_outputs: bool
+) -> Iterator[tuple[list[int], list[Hypothesis]]]:
+    """Rows of ``lines``, and what NeMo found in them; the longest first, so that little is padding."""
+    order = sorted(range(len(lines)), key=lambda row: -lines[row]["duration"])
+    options = TranscribeConfig(batch_size=batch_size, return_hypotheses=with_outputs, num_workers=0, verbose=False)
+    done = 0
+    with _manifest_of([lines[row] for row in order], manifest.parent) as sorted_manifest:
+        for hypotheses in model.transcribe_generator(str(sorted_manifest), options):
+            yield order[done : done + len(hypotheses)], hypotheses
+            done += len(hypotheses)
+    if done != len(lines):
+        raise RuntimeError(f"NeMo gave {done} transcripts for the {len(lines)} lines of {manifest}")
+
+
+@contextmanager
+def _manifest_of(lines: list[dict], folder: Path) -> Iterator[Path]:
+    """A manifest with absolute paths and without texts, which the recognizer does not need and its tokenizer may refuse."""
+    with TemporaryDirectory() as temporary:
+        path = Path(temporary) / "manifest.json"
+        with open(path, "w", encoding="utf-8") as file:
+            for line in lines:
+                audio = str((folder / line["audio_filepath"]).resolve())
+                kept = {key: line[key] for key in ("duration", "offset") if line.get(key) is not None}
+                file.write(json.dumps(kept | {"audio_filepath": audio, "text": ""}) + "\n")
+        yield path
