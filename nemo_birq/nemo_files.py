@@ -8,14 +8,17 @@ import tarfile
 import tempfile
 import zlib
 from pathlib import Path, PurePosixPath
+from pickle import UnpicklingError
 
+import torch
 from nemo.core import ModelPT
 from nemo.utils.tar_utils import is_safe_tar_member
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
 from yaml import YAMLError
 
-PARTS = ("model_config.yaml", "model_weights.ckpt")
+CONFIG, WEIGHTS = "model_config.yaml", "model_weights.ckpt"  # NeMo's names
 
 
 def check_nemo(path: str | Path) -> None:
@@ -45,7 +48,7 @@ def check_nemo(path: str | Path) -> None:
             "use this one, get it again from where it was made"
         )
     names = {str(PurePosixPath(member.name)) for member in members}
-    missing = [name for name in PARTS if name not in names]
+    missing = [name for name in (CONFIG, WEIGHTS) if name not in names]
     if missing:
         raise ValueError(
             f"{path} has no {' and no '.join(missing)}: it is no .nemo of a NeMo model, or a truncated one. It holds "
@@ -63,7 +66,22 @@ def read_config(path: str | Path) -> DictConfig:
     try:
         config = ModelPT.restore_from(str(path), return_config=True)
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, tarfile.TarError, zlib.error) as error:
-        raise ValueError(f"{path}: its model_config.yaml cannot be read ({error}); get the file again") from error
+        raise ValueError(f"{path}: its {CONFIG} cannot be read ({error}); get the file again") from error
     if not isinstance(config, DictConfig) or "target" not in config:
-        raise ValueError(f"{path}: its model_config.yaml names no class (`target`): NeMo did not write it")
+        raise ValueError(f"{path}: its {CONFIG} names no class (`target`): NeMo did not write it")
     return config
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The model's state dict in a ``.nemo``, on the CPU, without building the model.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``check_nemo``, and weights that cannot be read.
+    """
+    check_nemo(path)
+    with tarfile.open(path) as archive:
+        member = next(m for m in archive.getmembers() if str(PurePosixPath(m.name)) == WEIGHTS)
+        try:
+            return torch.load(archive.extractfile(member), map_location="cpu", weights_only=True)
+        except (UnpicklingError, RuntimeError, EOFError, zlib.error) as error:
+            raise ValueError(f"{path}: its {WEIGHTS} cannot be read ({error}); get the file again") from error

@@ -1,13 +1,12 @@
-"""From a pretrained ``.nemo`` to NeMo's own speech recognizers."""
+"""Error rates of a recognizer on a test set."""
 
 import json
 from pathlib import Path
 
-import torch
 from nemo.collections.asr.metrics.wer import word_error_rate
 from nemo.collections.asr.models import ASRModel
-from nemo.core import ModelPT
-from omegaconf import DictConfig, OmegaConf, open_dict
+from rich.console import Console
+from rich.table import Table
 
 from nemo_birq.data.manifests import check_manifest_of_files
 
@@ -23,40 +22,6 @@ def check_test_manifest(manifest: str) -> list[dict]:
     if silent:
         raise ValueError(f"test manifest {manifest}: {silent[0]} has no text to compare with ({len(silent)} such lines)")
     return lines
-
-
-def take_architecture(model_cfg: DictConfig, pretrained: str) -> None:
-    """Copies preprocessor and encoder of a ``.nemo`` into the configuration of a recognizer.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-    """
-    if not Path(pretrained).is_file():
-        raise FileNotFoundError(f"pretrained={pretrained} does not exist; name the .nemo that pretraining ended with")
-    source = ModelPT.restore_from(pretrained, return_config=True)
-    with open_dict(model_cfg):
-        model_cfg.preprocessor = source.preprocessor
-        model_cfg.encoder = source.encoder
-        model_cfg.decoder.feat_in = source.encoder.d_model
-    OmegaConf.resolve(model_cfg.encoder)
-
-
-def check_encoder(model: ASRModel, pretrained: str) -> int:
-    """Number of encoder tensors, after comparing each with the file's: NeMo passes over mismatches in silence.
-
-    Raises:
-        ValueError: naming the tensors that were not taken over.
-    """
-    source = ModelPT.restore_from(pretrained, map_location=torch.device("cpu")).encoder.state_dict()
-    found = model.encoder.state_dict()
-    different = [
-        name
-        for name in source.keys() | found.keys()
-        if name not in source or name not in found or not torch.equal(source[name], found[name].cpu())
-    ]
-    if different:
-        raise ValueError(f"encoder tensors were not taken over from {pretrained}: {sorted(different)}")
-    return len(source)
 
 
 def score(model: ASRModel, manifest: str, batch_size: int = 16) -> dict:
@@ -84,3 +49,19 @@ def write_score(result: dict, path: Path) -> None:
     """Writes what ``score`` found as json."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1), encoding="utf-8")
+
+
+def print_table(results: dict[str, dict], folder: Path, nemo: Path) -> None:
+    """Error rates of all test sets, some of what was heard, and where everything lies."""
+    console = Console()
+    table = Table(title="greedy decoding", header_style="bold")
+    for column in ("test set", "utterances", "WER", "CER"):
+        table.add_column(column, justify="left" if column == "test set" else "right")
+    for name, result in results.items():
+        table.add_row(name, str(len(result["utterances"])), f"{result['wer']:.2%}", f"{result['cer']:.2%}")
+    if results:
+        console.print(table)
+        for utterance in next(iter(results.values()))["utterances"][:3]:
+            console.print(f"said  {utterance['text']}\nheard {utterance['hypothesis']}", markup=False, style="dim")
+        console.print(f"scores      {folder / 'scores'}", soft_wrap=True)
+    console.print(f"recognizer  {nemo}", soft_wrap=True)

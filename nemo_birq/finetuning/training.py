@@ -1,0 +1,77 @@
+"""The trainer and the recognizer of a prepared configuration, and the ``.nemo`` at the end."""
+
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from nemo.collections.asr.models import ASRModel
+from nemo.utils import logging
+from nemo.utils.trainer_utils import resolve_trainer_cfg
+from omegaconf import DictConfig
+
+from nemo_birq.data.trainer import with_schedule_length
+from nemo_birq.finetuning.data import batches_per_epoch
+from nemo_birq.finetuning.freezing import FreezeEncoder
+from nemo_birq.finetuning.initialization import initialize
+
+
+def build_trainer(cfg: DictConfig) -> pl.Trainer:
+    """Lightning's trainer; its epochs are as long as the training data.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``data.batches_per_epoch``.
+    """
+    trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer))
+    if trainer.world_size > 1 and cfg.trainer.strategy == "auto":
+        # Frozen parameters get no gradient, which plain DDP takes for an error.
+        trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer) | {"strategy": "ddp_find_unused_parameters_true"})
+    batches = batches_per_epoch(cfg.model.train_ds, trainer.world_size)
+    limit = trainer.limit_train_batches
+    trainer.limit_train_batches = limit if isinstance(limit, int) else max(1, int(limit * batches))
+    return trainer
+
+
+def build_recognizer(cfg: DictConfig, trainer: pl.Trainer, pretrained: str) -> ASRModel:
+    """The NeMo class that ``model.target`` names, with the pretrained encoder unless ``from_scratch``.
+
+    Raises:
+        ValueError: an encoder tensor that is not the pretrained one.
+    """
+    steps = range(int(trainer.limit_train_batches))
+    cfg.model.optim = with_schedule_length(cfg.model.optim, trainer, steps)
+    model = ASRModel.from_config_dict(cfg.model, trainer=trainer)
+    pl.seed_everything(cfg.seed + trainer.global_rank)  # NeMo's loaders have set one seed for all ranks
+    if cfg.from_scratch:
+        logging.info(f"from_scratch: only the architecture is that of {pretrained}")
+        return model
+    logging.info(f"{pretrained}: {initialize(model, pretrained)}")
+    frozen = cfg.freeze_encoder
+    if isinstance(frozen, float):
+        frozen = int(frozen * num_steps(trainer))
+    if frozen:
+        trainer.callbacks.append(FreezeEncoder(frozen))
+    return model
+
+
+def num_steps(trainer: pl.Trainer) -> int:
+    """Optimizer steps of the whole training."""
+    if trainer.max_steps > 0:
+        return trainer.max_steps
+    return -(-int(trainer.limit_train_batches) // trainer.accumulate_grad_batches) * trainer.max_epochs
+
+
+def save_best(model: ASRModel, trainer: pl.Trainer, folder: Path, name: str) -> Path:
+    """Writes ``<name>.nemo`` with the weights of the best validation, those of the moving average where there is one.
+
+    NeMo's own ``save_best_model`` would write the weights that the average was taken of.
+    """
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    average = Path(best.replace(".ckpt", "-EMA.ckpt"))
+    if best:
+        source = average if average.is_file() else Path(best)
+        model.load_state_dict(torch.load(source, map_location="cpu", weights_only=False)["state_dict"])
+        logging.info(f"The weights are those of {source.name}, the best of the validations")
+    path = folder / "checkpoints" / f"{name}.nemo"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    model.save_to(str(path))
+    return path
