@@ -26,9 +26,9 @@ from nemo_birq.finetuning.training import build_recognizer, build_trainer, save_
 def main(cfg: DictConfig) -> None:
     pretrained = prepare(cfg)
     pl.seed_everything(cfg.seed, workers=True)
-    trainer = build_trainer(cfg)
+    trainer, num_steps = build_trainer(cfg)
     folder = Path(exp_manager(trainer, cfg.exp_manager))
-    model = build_recognizer(cfg, trainer, pretrained)
+    model = build_recognizer(cfg, trainer, num_steps, pretrained)
     trainer.fit(model)
     nemo = save_best(model, trainer, folder, cfg.name)
     if not trainer.is_global_zero:

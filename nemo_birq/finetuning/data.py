@@ -1,15 +1,16 @@
 """What is known of the data before training: that all can be read and written, and how long an epoch is.
 
-NeMo's Lhotse loader does the reading during training. Of tar shards it is an endless stream without a length, so the
-number of batches that make an epoch is counted here, by laying one out as the same Lhotse sampler would.
+NeMo's Lhotse loader does the reading during training. It has no length, and of tar shards it is an endless stream: so the
+batches that make an epoch are counted here, by laying one out as the same Lhotse sampler would.
 """
 
 import math
 from dataclasses import fields
 from pathlib import Path
 
+from nemo.collections.common.data.lhotse.dataloader import LhotseDataLoadingConfig, determine_bucket_duration_bins
 from nemo.utils import logging
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from nemo_birq.data.epoch_plan import BatchSettings, plan_epoch
 from nemo_birq.data.index import open_index
@@ -30,7 +31,7 @@ def manifests(config: DictConfig, node: str) -> list[str]:
 
 
 def batches_per_epoch(train: DictConfig, world_size: int) -> int:
-    """Batches of each rank in which every training utterance is read about once.
+    """Batches of each rank in which every training utterance is read once; another order can make a few more or less.
 
     Every member of every shard, or every audio file, is looked for on the way.
 
@@ -48,7 +49,11 @@ def batches_per_epoch(train: DictConfig, world_size: int) -> int:
                 "(scripts/verify_shards.py names all of a folder of shards)"
             )
     names = {field.name for field in fields(BatchSettings)}
-    settings = BatchSettings(**{key: train[key] for key in names & set(train) if train[key] is not None})
+    given = {key: train[key] for key in names & set(train) if train[key] is not None}
+    if given.get("use_bucketing"):
+        nemo = OmegaConf.merge(OmegaConf.structured(LhotseDataLoadingConfig), given)
+        given["bucket_duration_bins"] = determine_bucket_duration_bins(nemo)
+    settings = BatchSettings(**given)
     weights = None if sources[0].weight is None else [source.weight for source in sources]
     plan = plan_epoch(indexes, weights, settings, 0, world_size)
     if len(plan) == 0:
@@ -61,6 +66,11 @@ def batches_per_epoch(train: DictConfig, world_size: int) -> int:
     total = sum(map(len, indexes))
     logging.info(f"An epoch: {len(plan.rows)} of {total} utterances ({hours:.2f} h in all), {number} batches on each rank")
     return number
+
+
+def is_endless(train: DictConfig) -> bool:
+    """NeMo's loader goes on for ever, unless the data are the single files of one manifest."""
+    return not isinstance(train.manifest_filepath, str) or bool(train.tarred_audio_filepaths or train.input_cfg)
 
 
 def warn_of_long_texts(transcripts: list[Transcript], vocabulary: Vocabulary, frame_seconds: float) -> int:
@@ -83,7 +93,7 @@ def as_list(value: str | ListConfig | None) -> list[str]:
 def short_names(paths: list[str]) -> list[str]:
     """Each path by as few of its last parts as tell it from the others: test; test-clean-manifest, test-other-manifest."""
     parts = [Path(path).resolve().with_suffix("").parts for path in paths]
-    for length in range(1, max(map(len, parts), default=0) + 1):
+    for length in range(1, max(map(len, parts), default=1) + 1):
         names = ["-".join(part[-length:]) for part in parts]
         if len(set(names)) == len(names):
             return names

@@ -1,5 +1,6 @@
 """The trainer and the recognizer of a prepared configuration, and the ``.nemo`` at the end."""
 
+import math
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -7,19 +8,18 @@ import torch
 from nemo.collections.asr.models import ASRModel
 from nemo.utils import logging
 from nemo.utils.trainer_utils import resolve_trainer_cfg
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
-from nemo_birq.data.trainer import with_schedule_length
-from nemo_birq.finetuning.data import batches_per_epoch
+from nemo_birq.finetuning.data import batches_per_epoch, is_endless
 from nemo_birq.finetuning.freezing import FreezeEncoder
 from nemo_birq.finetuning.initialization import initialize
 
 
-def build_trainer(cfg: DictConfig) -> pl.Trainer:
-    """Lightning's trainer; its epochs are as long as the training data.
+def build_trainer(cfg: DictConfig) -> tuple[pl.Trainer, int]:
+    """Lightning's trainer, whose epochs are as long as the training data, and the optimizer steps of the whole training.
 
     Raises:
-        FileNotFoundError, ValueError: as ``data.batches_per_epoch``.
+        FileNotFoundError, ValueError: as ``data.batches_per_epoch``; neither ``max_epochs`` nor ``max_steps``.
     """
     trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer))
     if trainer.world_size > 1 and cfg.trainer.strategy == "auto":
@@ -27,18 +27,26 @@ def build_trainer(cfg: DictConfig) -> pl.Trainer:
         trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer) | {"strategy": "ddp_find_unused_parameters_true"})
     batches = batches_per_epoch(cfg.model.train_ds, trainer.world_size)
     limit = trainer.limit_train_batches
-    trainer.limit_train_batches = limit if isinstance(limit, int) else max(1, int(limit * batches))
-    return trainer
+    if isinstance(limit, float) and (is_endless(cfg.model.train_ds) or limit < 1):
+        trainer.limit_train_batches = max(1, int(limit * batches))
+    if trainer.max_steps > 0:
+        return trainer, trainer.max_steps
+    if not trainer.max_epochs or trainer.max_epochs < 0:
+        raise ValueError("set trainer.max_epochs or trainer.max_steps: the learning rate follows the length of the training")
+    if isinstance(trainer.limit_train_batches, int):
+        batches = min(batches, trainer.limit_train_batches)
+    return trainer, math.ceil(batches / trainer.accumulate_grad_batches) * trainer.max_epochs
 
 
-def build_recognizer(cfg: DictConfig, trainer: pl.Trainer, pretrained: str) -> ASRModel:
+def build_recognizer(cfg: DictConfig, trainer: pl.Trainer, num_steps: int, pretrained: str) -> ASRModel:
     """The NeMo class that ``model.target`` names, with the pretrained encoder unless ``from_scratch``.
 
     Raises:
         ValueError: an encoder tensor that is not the pretrained one.
     """
-    steps = range(int(trainer.limit_train_batches))
-    cfg.model.optim = with_schedule_length(cfg.model.optim, trainer, steps)
+    if cfg.model.optim.get("sched"):
+        with open_dict(cfg.model.optim.sched):
+            cfg.model.optim.sched.max_steps = num_steps  # NeMo counts them for batches of one fixed size only
     model = ASRModel.from_config_dict(cfg.model, trainer=trainer)
     pl.seed_everything(cfg.seed + trainer.global_rank)  # NeMo's loaders have set one seed for all ranks
     if cfg.from_scratch:
@@ -46,18 +54,10 @@ def build_recognizer(cfg: DictConfig, trainer: pl.Trainer, pretrained: str) -> A
         return model
     logging.info(f"{pretrained}: {initialize(model, pretrained)}")
     frozen = cfg.freeze_encoder
-    if isinstance(frozen, float):
-        frozen = int(frozen * num_steps(trainer))
+    frozen = int(frozen * num_steps) if isinstance(frozen, float) else frozen
     if frozen:
         trainer.callbacks.append(FreezeEncoder(frozen))
     return model
-
-
-def num_steps(trainer: pl.Trainer) -> int:
-    """Optimizer steps of the whole training."""
-    if trainer.max_steps > 0:
-        return trainer.max_steps
-    return -(-int(trainer.limit_train_batches) // trainer.accumulate_grad_batches) * trainer.max_epochs
 
 
 def save_best(model: ASRModel, trainer: pl.Trainer, folder: Path, name: str) -> Path:
