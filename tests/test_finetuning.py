@@ -194,8 +194,9 @@ def test_a_frozen_encoder_stays_as_it_is_with_its_statistics(trained, pretrained
 
 def test_nemos_own_freezing_moves_the_statistics(pretrained, folder):
     """Why there is a callback: should NeMo change this, ``model.freeze_updates`` could take its place."""
-    cfg = config("ctc_char", pretrained["conformer"], folder, "trainer.max_steps=1", "freeze_encoder=0",
-                 "+model.freeze_updates={enabled: true, modules: {encoder: 10}}", "+trainer.limit_val_batches=0")  # fmt: skip
+    frozen = "+model.freeze_updates={enabled: true, modules: {encoder: 10}}"
+    changes = ["trainer.max_steps=1", "freeze_encoder=0", "+trainer.limit_val_batches=0", frozen]
+    cfg = config("ctc_char", pretrained["conformer"], folder, *changes)
     model, trainer = build(cfg)
     before = encoder_state(model)
     trainer.fit(model)
