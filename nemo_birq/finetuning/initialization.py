@@ -4,6 +4,7 @@ from collections import Counter
 from typing import NamedTuple
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from nemo.collections.asr.models import ASRModel
 from omegaconf import OmegaConf
 from torch import Tensor
@@ -38,7 +39,8 @@ def initialize(model: ASRModel, path: str) -> Taken:
     compare(model, source, path, values=False)
     form = {"pretrained": {"path": path, "include": list(ENCODER_PARTS)}}  # of a head of the same name nothing is taken
     model.maybe_init_from_pretrained_checkpoint(OmegaConf.create({"init_from_nemo_model": form}))
-    compare(model, source, path, values=True)
+    if rank_zero_only.rank == 0:  # NeMo fills the model of this rank alone, DDP sends it to the others
+        compare(model, source, path, values=True)
     found = model.state_dict()
     return Taken(
         _by_part(name for name in found if name in source and name.startswith(ENCODER_PARTS)),

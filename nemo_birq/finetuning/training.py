@@ -22,7 +22,7 @@ def build_trainer(cfg: DictConfig) -> tuple[pl.Trainer, int]:
         FileNotFoundError, ValueError: as ``data.batches_per_epoch``; neither ``max_epochs`` nor ``max_steps``.
     """
     trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer))
-    if trainer.world_size > 1 and cfg.trainer.strategy == "auto":
+    if trainer.world_size > 1 and cfg.trainer.strategy == "auto" and cfg.freeze_encoder and not cfg.from_scratch:
         # Frozen parameters get no gradient, which plain DDP takes for an error.
         trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer) | {"strategy": "ddp_find_unused_parameters_true"})
     batches = batches_per_epoch(cfg.model.train_ds, trainer.world_size)
