@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from nemo_birq.finetuning.data import batches_per_epoch, short_names, warn_of_long_texts
 from nemo_birq.finetuning.initialization import initialize
 from nemo_birq.finetuning.preparation import prepare
+from nemo_birq.finetuning.scores import score
 from nemo_birq.finetuning.training import build_recognizer, build_trainer, save_best
 from nemo_birq.finetuning.transcripts import Transcript
 from nemo_birq.finetuning.vocabulary import characters
@@ -299,3 +300,20 @@ def test_the_script_from_shards_to_a_table(pretrained, tmp_path):
     assert type(model).__name__ == "EncDecCTCModelBPE" and model.tokenizer.vocab_size == 64
     heard = model.transcribe([f"{CORPUS}/test/{scores['test']['utterances'][0]['audio_filepath']}"], verbose=False)
     assert heard[0].text == scores["test"]["utterances"][0]["hypothesis"]
+
+
+@pytest.mark.parametrize("name", ["rnnt_bpe", "hybrid_rnnt_ctc_bpe"])
+def test_transducers_train_and_transcribe(name, pretrained, folder, tmp_path):
+    lines = Path(TEST).read_text().splitlines()[:3]
+    manifest = tmp_path / "three.json"
+    manifest.write_text("\n".join(lines).replace('"audio/', f'"{CORPUS}/test/audio/'))
+    changes = ["trainer.max_steps=2", "freeze_encoder=1", "model.train_ds.batch_duration=6",
+               f"model.validation_ds.manifest_filepath={manifest}", "trainer.limit_train_batches=2"]  # fmt: skip
+    model, trainer = build(config(name, pretrained["fastconformer"], folder, *changes))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    trainer.fit(model)
+    after = model.state_dict()
+    moved = {key.partition(".")[0] for key in after if not torch.equal(after[key], before[key])}
+    assert moved == {"encoder", "decoder", "joint"} | ({"ctc_decoder"} if "hybrid" in name else set())
+    assert "val_wer" in trainer.callback_metrics and math.isfinite(trainer.callback_metrics["train_loss"])
+    assert len(score(model, str(manifest))["utterances"]) == 3
