@@ -255,6 +255,16 @@ def test_an_epoch_of_shards_is_as_many_batches_as_hold_it(pretrained, folder):
     cfg.trainer.limit_train_batches = 0.5
     trainer, num_steps = build_trainer(cfg)
     assert trainer.limit_train_batches == batches // 2 and num_steps == 30 * (batches // 2)
+    cfg.trainer.limit_train_batches = 1000  # of an endless stream, one can have as many as one likes
+    assert build_trainer(cfg)[0].limit_train_batches == 1000 and build_trainer(cfg)[1] == 30000
+
+
+def test_more_batches_than_single_files_have_are_no_limit(pretrained, folder):
+    """Lightning would wait for batch 1000 before it validates."""
+    trainer, num_steps = build_trainer(
+        config("ctc_char", pretrained["conformer"], folder, "trainer.limit_train_batches=1000")
+    )
+    assert trainer.limit_train_batches == 1.0 and num_steps % 30 == 0 and num_steps < 1000
 
 
 # --- small pieces -----------------------------------------------------------------------------------------------------

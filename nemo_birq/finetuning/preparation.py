@@ -41,7 +41,9 @@ def prepare(cfg: DictConfig) -> str:
         check_covered(lines, written.unknown, manifest, written.name)
     if "CTC" in cfg.model.target:
         preprocessor = cfg.model.preprocessor
-        data.warn_of_long_texts(texts, written, preprocessor.get("window_stride", 0.01) * cfg.model.encoder.subsampling_factor)
+        data.warn_of_long_texts(
+            texts, written, preprocessor.get("window_stride", 0.01) * cfg.model.encoder.subsampling_factor
+        )
     return path
 
 

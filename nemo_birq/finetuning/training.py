@@ -26,16 +26,23 @@ def build_trainer(cfg: DictConfig) -> tuple[pl.Trainer, int]:
         # Frozen parameters get no gradient, which plain DDP takes for an error.
         trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer) | {"strategy": "ddp_find_unused_parameters_true"})
     batches = batches_per_epoch(cfg.model.train_ds, trainer.world_size)
-    limit = trainer.limit_train_batches
-    if isinstance(limit, float) and (is_endless(cfg.model.train_ds) or limit < 1):
-        trainer.limit_train_batches = max(1, int(limit * batches))
+    trainer.limit_train_batches = _limit(trainer.limit_train_batches, batches, is_endless(cfg.model.train_ds))
     if trainer.max_steps > 0:
         return trainer, trainer.max_steps
     if not trainer.max_epochs or trainer.max_epochs < 0:
         raise ValueError("set trainer.max_epochs or trainer.max_steps: the learning rate follows the length of the training")
     if isinstance(trainer.limit_train_batches, int):
-        batches = min(batches, trainer.limit_train_batches)
+        batches = trainer.limit_train_batches
     return trainer, math.ceil(batches / trainer.accumulate_grad_batches) * trainer.max_epochs
+
+
+def _limit(limit: int | float, batches: int, endless: bool) -> int | float:
+    """Batches that make an epoch for Lightning; 1.0: until the loader ends.
+
+    With a number that an epoch does not reach, Lightning would never validate.
+    """
+    wanted = limit if isinstance(limit, int) else max(1, int(limit * batches))
+    return wanted if endless or wanted < batches else 1.0
 
 
 def build_recognizer(cfg: DictConfig, trainer: pl.Trainer, num_steps: int, pretrained: str) -> ASRModel:
