@@ -239,7 +239,13 @@ def test_the_file_at_the_end_has_the_moving_average_of_the_best_validation(train
     average = torch.load(best.with_name(f"{best.stem}-EMA.ckpt"), weights_only=False)["state_dict"]
     assert equal(read_weights(nemo), average)
     assert not equal(average, torch.load(best, weights_only=False)["state_dict"]) and not equal(average, last)
-    assert equal(ASRModel.restore_from(str(nemo)).state_dict(), average)
+    model = ASRModel.restore_from(str(nemo))
+    assert equal(model.state_dict(), average)
+    with torch.no_grad():
+        next(model.parameters()).zero_()
+    content = nemo.read_bytes()
+    assert save_best(model, trainer, nemo.parents[1], "ema") == nemo and equal(read_weights(nemo), average)
+    assert nemo.with_name("ema-v1.nemo").read_bytes() == content  # what was there is kept
 
 
 def test_an_epoch_of_shards_is_as_many_batches_as_hold_it(pretrained, folder):

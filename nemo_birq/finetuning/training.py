@@ -1,5 +1,6 @@
 """The trainer and the recognizer of a prepared configuration, and the ``.nemo`` at the end."""
 
+import itertools
 import math
 from pathlib import Path
 
@@ -70,7 +71,8 @@ def build_recognizer(cfg: DictConfig, trainer: pl.Trainer, num_steps: int, pretr
 def save_best(model: ASRModel, trainer: pl.Trainer, folder: Path, name: str) -> Path:
     """Writes ``<name>.nemo`` with the weights of the best validation, those of the moving average where there is one.
 
-    NeMo's own ``save_best_model`` would write the weights that the average was taken of.
+    NeMo's own ``save_best_model`` would write the weights that the average was taken of. A file that is there already, of
+    the same run before it was resumed, becomes ``<name>-v1.nemo`` and so on, as in NeMo.
     """
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
     average = Path(best.replace(".ckpt", "-EMA.ckpt"))
@@ -80,5 +82,8 @@ def save_best(model: ASRModel, trainer: pl.Trainer, folder: Path, name: str) -> 
         logging.info(f"The weights are those of {source.name}, the best of the validations")
     path = folder / "checkpoints" / f"{name}.nemo"
     path.parent.mkdir(parents=True, exist_ok=True)
+    if trainer.is_global_zero and path.exists():
+        older = (path.with_name(f"{name}-v{number}.nemo") for number in itertools.count(1))
+        path.rename(next(other for other in older if not other.exists()))
     model.save_to(str(path))
     return path

@@ -6,11 +6,13 @@ show as an error rate that does not fall.
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 from nemo_birq.data.manifests import iterate_manifest
 
 SHOWN = 3  # example lines
+SHOWN_CHARACTERS = 8
 
 
 class Transcript(NamedTuple):
@@ -29,6 +31,8 @@ def read_transcripts(manifest: str) -> list[Transcript]:
         FileNotFoundError: there is no such file.
         ValueError: a line that cannot be used, lines without ``text``, or no line at all.
     """
+    if not Path(manifest).is_file():
+        raise FileNotFoundError(f"manifest {manifest} does not exist")
     found, silent = [], []
     for entry, problem in iterate_manifest(manifest):
         if problem:
@@ -67,7 +71,8 @@ def check_covered(transcripts: Iterable[Transcript], unknown: Callable[[str], st
             examples.append(f"{transcript.name}: {transcript.text}")
     if not counts:
         return
-    listed = ", ".join(f"{character!r} {number} times" for character, number in counts.most_common(20))
+    listed = ", ".join(f"{character!r} {number} times" for character, number in counts.most_common(SHOWN_CHARACTERS))
+    listed += f" and {len(counts) - SHOWN_CHARACTERS} others" if len(counts) > SHOWN_CHARACTERS else ""
     raise ValueError(
         f"manifest {manifest} has characters that are not in {vocabulary}: {listed}, for example\n  "
         + "\n  ".join(examples)
