@@ -52,8 +52,10 @@ def take_architecture(model: DictConfig, source: DictConfig, path: str) -> None:
 
 def differences(own: dict, theirs: dict, free: set[str]) -> list[str]:
     """Keys of ``own`` that say something else than ``theirs``, where an absent key has the default of the class."""
-    target = get_class(theirs["_target_"])
-    defaults = {name: parameter.default for name, parameter in inspect.signature(target).parameters.items()}
+    defaults = {}
+    if theirs["_target_"].startswith("nemo."):  # others are not imported for a file's sake; NeMo refuses them later
+        parameters = inspect.signature(get_class(theirs["_target_"])).parameters
+        defaults = {name: parameter.default for name, parameter in parameters.items()}
     return [
         f"{key}={value}; pretrained: {theirs.get(key, defaults.get(key))}"
         for key, value in sorted(own.items())

@@ -56,7 +56,7 @@ def build_tokenizer(settings: DictConfig, texts: list[str], folder: Path) -> str
     """Trains a SentencePiece tokenizer with NeMo's tool, once for the same texts and settings; gives its folder.
 
     Raises:
-        ValueError: ``vocab_size`` is more than the texts have pieces, or fewer than they have characters.
+        ValueError: ``vocab_size`` is less than the number of different characters.
     """
     digest = hashlib.sha256("\n".join([str(settings), *texts]).encode()).hexdigest()[:8]
     target = folder / f"tokenizer_{settings.kind}_{settings.vocab_size}_{digest}"
