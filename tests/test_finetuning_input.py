@@ -52,9 +52,9 @@ def test_no_file_is_named(nemo, tmp_path):
     assert "init_from_nemo_model is not set" in refused(cfg)
     cfg.init_from_nemo_model = {"a": {"path": "x"}, "b": {"path": "y"}}
     assert "give a path, or one entry with a path" in refused(cfg)
-    for part in ({"include": ["decoder"]}, {"exclude": ["encoder"]}, {"exclude": ["encoder.layers.3"]}):
+    for part in ({"include": ["decoder"]}, {"include": ["encoder", "decoder"]}, {"exclude": ["encoder.layers.3"]}):
         cfg.init_from_nemo_model = {"a": {"path": str(nemo)} | part}
-        assert "do not take the whole encoder" in refused(cfg)
+        assert "taken over, whole, and nothing else" in refused(cfg)
 
 
 def test_missing_truncated_and_traversing_files(nemo, tmp_path):

@@ -14,7 +14,7 @@ def pretrained_path(cfg: DictConfig) -> str:
     """The file that ``init_from_nemo_model`` names: as a string, or as ``{any_name: {path, include, exclude}}``.
 
     Raises:
-        ValueError: nothing is named, or several files, or only a part of the encoder is to be taken.
+        ValueError: nothing is named, or several files, or something else than the whole encoder is to be taken.
     """
     if OmegaConf.is_missing(cfg, "init_from_nemo_model") or not cfg.init_from_nemo_model:
         raise ValueError(f"init_from_nemo_model is not set: {REMEDY}")
@@ -27,9 +27,12 @@ def pretrained_path(cfg: DictConfig) -> str:
             f"init_from_nemo_model={node}: give a path, or one entry with a path, such as "
             "'+init_from_nemo_model.ssl.path=x.nemo' '+init_from_nemo_model.ssl.include=[encoder]'"
         )
-    include, exclude = entries[0].get("include", [""]), entries[0].get("exclude", [])
-    if not any(part in "encoder." for part in include) or any("encoder." in part or part in "encoder." for part in exclude):
-        raise ValueError(f"init_from_nemo_model: include={include}, exclude={exclude} do not take the whole encoder")
+    include, exclude = set(entries[0].get("include", ["encoder"])), entries[0].get("exclude", [])
+    if exclude or "encoder" not in include or include - {"encoder", "preprocessor"}:
+        raise ValueError(
+            f"init_from_nemo_model: include={sorted(include)}, exclude={list(exclude)}: preprocessor and encoder are taken "
+            "over, whole, and nothing else; give include=[encoder] and no exclude, or use NeMo's own scripts"
+        )
     return entries[0].path
 
 
