@@ -107,10 +107,11 @@ def main() -> None:
     logs = [out / f"finetune_{model}.log" for model in models]
     runs = [
         start(
-            log, 1, "speech_to_text_finetune.py", f"pretrained={nemo}", f"from_scratch={from_scratch}",
-            f"model.test_manifest={CORPUS}/test/test.json", f"exp_manager.exp_dir={out}/{model}",
+            log, 1, "speech_to_text_finetune.py", f"init_from_nemo_model={nemo}", f"from_scratch={from_scratch}",
+            f"test_manifests={CORPUS}/test/test.json", f"exp_manager.exp_dir={out}/{model}", "trainer.precision=32",
             f"trainer.max_steps={args.finetune_steps}", f"trainer.limit_train_batches={args.finetune_steps}",
-            "model.train_ds.batch_duration=30", "model.optim.sched.warmup_steps=30", "trainer.log_every_n_steps=10",
+            "model.train_ds.batch_duration=30", "model.train_ds.num_workers=0", "model.spec_augment.time_masks=5",
+            "model.optim_param_groups.encoder.lr=1e-3", "freeze_encoder=0", "trainer.log_every_n_steps=10",
         )
         for log, (model, from_scratch) in zip(logs, models.items(), strict=True)
     ]  # fmt: skip
@@ -131,7 +132,7 @@ def main() -> None:
         "seconds": round(time.monotonic() - began),
     }
     for model in models:
-        score = json.loads(next((out / model).rglob("test_score.json")).read_text())
+        score = json.loads(next((out / model).rglob("scores/test.json")).read_text())
         summary[model] = {"cer": score["cer"], "wer": score["wer"], "examples": score["utterances"][:3]}
     (out / "summary.json").write_text(json.dumps(summary, indent=1))
 

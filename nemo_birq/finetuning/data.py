@@ -1,0 +1,100 @@
+"""What is known of the data before training: that all can be read and written, and how long an epoch is.
+
+NeMo's Lhotse loader does the reading during training. It has no length, and of tar shards it is an endless stream: so the
+batches that make an epoch are counted here, by laying one out as the same Lhotse sampler would.
+"""
+
+import math
+from dataclasses import fields
+from pathlib import Path
+
+from nemo.collections.common.data.lhotse.dataloader import LhotseDataLoadingConfig, determine_bucket_duration_bins
+from nemo.utils import logging
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from nemo_birq.data.epoch_plan import BatchSettings, plan_epoch
+from nemo_birq.data.index import open_index
+from nemo_birq.data.sources import read_sources
+from nemo_birq.finetuning.transcripts import Transcript
+from nemo_birq.finetuning.vocabulary import Vocabulary
+
+
+def manifests(config: DictConfig, node: str) -> list[str]:
+    """Paths of all manifests that a ``train_ds`` or ``validation_ds`` node names.
+
+    Raises:
+        ValueError: it names none.
+    """
+    if not config.get("input_cfg") and not config.get("manifest_filepath"):
+        raise ValueError(f"model.{node}.manifest_filepath is not set: name a manifest of labelled speech")
+    return [path for source in read_sources(config) for path in source.manifest_paths]
+
+
+def batches_per_epoch(train: DictConfig, world_size: int) -> int:
+    """Batches of each rank in which every training utterance is read once; another order can make a few more or less.
+
+    Every member of every shard, or every audio file, is looked for on the way.
+
+    Raises:
+        FileNotFoundError, ValueError: manifests, shards or audio that are not there or do not belong together, or nothing
+            between ``min_duration`` and ``max_duration``.
+    """
+    sources = read_sources(train)
+    indexes = [open_index(source) for source in sources]
+    for source, index in zip(sources, indexes, strict=True):
+        if index.problems:
+            raise ValueError(
+                f"{index.num_lost} of {len(index) + index.num_lost} utterances of {source.manifest} cannot be used, for "
+                f"example: {index.problems[0]}. NeMo's loader would stop there: mend or leave out what is named "
+                "(scripts/verify_shards.py names all of a folder of shards)"
+            )
+    names = {field.name for field in fields(BatchSettings)}
+    given = {key: train[key] for key in names & set(train) if train[key] is not None}
+    if given.get("use_bucketing"):
+        nemo = OmegaConf.merge(OmegaConf.structured(LhotseDataLoadingConfig), given)
+        given["bucket_duration_bins"] = determine_bucket_duration_bins(nemo)
+    settings = BatchSettings(**given)
+    weights = None if sources[0].weight is None else [source.weight for source in sources]
+    plan = plan_epoch(indexes, weights, settings, 0, world_size)
+    if len(plan) == 0:
+        raise ValueError(
+            f"no training utterance is between model.train_ds.min_duration={settings.min_duration} and "
+            f"max_duration={settings.max_duration} s"
+        )
+    hours = sum(index.durations.sum() for index in indexes) / 3600
+    number = math.ceil(len(plan) / world_size)
+    total = sum(map(len, indexes))
+    logging.info(f"An epoch: {len(plan.rows)} of {total} utterances ({hours:.2f} h in all), {number} batches on each rank")
+    return number
+
+
+def is_endless(train: DictConfig) -> bool:
+    """NeMo's loader goes on for ever, unless the data are the single files of one manifest."""
+    return not isinstance(train.manifest_filepath, str) or bool(train.tarred_audio_filepaths or train.input_cfg)
+
+
+def warn_of_long_texts(transcripts: list[Transcript], vocabulary: Vocabulary, frame_seconds: float) -> int:
+    """Says how many texts have more labels than their audio has encoder frames: CTC learns nothing from these."""
+    long = [t for t in transcripts if len(vocabulary.encode(t.text)) > t.duration / frame_seconds]
+    if long:
+        logging.warning(
+            f"{len(long)} of {len(transcripts)} training texts have more labels than there are frames of "
+            f"{1000 * frame_seconds:.0f} ms, such as {long[0].name}: CTC learns nothing from them. A tokenizer (ctc_bpe), "
+            "or a larger build_tokenizer.vocab_size, makes fewer labels"
+        )
+    return len(long)
+
+
+def as_list(value: str | ListConfig | None) -> list[str]:
+    """One path or several."""
+    return [value] if isinstance(value, str) else list(value or [])
+
+
+def short_names(paths: list[str]) -> list[str]:
+    """Each path by as few of its last parts as tell it from the others: test; test-clean-manifest, test-other-manifest."""
+    parts = [Path(path).resolve().with_suffix("").parts for path in paths]
+    for length in range(1, max(map(len, parts), default=1) + 1):
+        names = ["-".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise ValueError(f"a test set is named twice: {', '.join(paths)}")

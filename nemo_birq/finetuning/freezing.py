@@ -1,0 +1,38 @@
+"""Leaves the encoder as it is while the new head still knows nothing.
+
+NeMo's own ``freeze_updates`` keeps a frozen module in training mode, so that the running statistics of its batch
+normalization move on; a frozen encoder here stays in evaluation mode.
+"""
+
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from nemo.collections.asr.models import ASRModel
+from nemo.utils import logging
+
+
+class FreezeEncoder(Callback):
+    """Freezes ``model.encoder`` for the first optimizer steps; a resumed run goes on where it was.
+
+    Args:
+        num_steps: optimizer steps without the encoder.
+    """
+
+    def __init__(self, num_steps: int):
+        self.num_steps = num_steps
+        self.is_frozen = False
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: ASRModel, batch: Any, batch_idx: int) -> None:
+        should_be = trainer.global_step < self.num_steps
+        if should_be and not self.is_frozen:
+            pl_module.encoder.freeze()
+            logging.info(f"The encoder is frozen up to step {self.num_steps}")
+        elif self.is_frozen and not should_be:
+            pl_module.encoder.unfreeze()
+            logging.info(f"Step {trainer.global_step}: the encoder learns from now on")
+        self.is_frozen = should_be
+
+    def on_train_end(self, trainer: Trainer, pl_module: ASRModel) -> None:
+        if self.is_frozen:  # training was shorter than that
+            pl_module.encoder.unfreeze()
+            self.is_frozen = False

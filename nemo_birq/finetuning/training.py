@@ -1,0 +1,89 @@
+"""The trainer and the recognizer of a prepared configuration, and the ``.nemo`` at the end."""
+
+import itertools
+import math
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from nemo.collections.asr.models import ASRModel
+from nemo.utils import logging
+from nemo.utils.trainer_utils import resolve_trainer_cfg
+from omegaconf import DictConfig, open_dict
+
+from nemo_birq.finetuning.data import batches_per_epoch, is_endless
+from nemo_birq.finetuning.freezing import FreezeEncoder
+from nemo_birq.finetuning.initialization import initialize
+
+
+def build_trainer(cfg: DictConfig) -> tuple[pl.Trainer, int]:
+    """Lightning's trainer, whose epochs are as long as the training data, and the optimizer steps of the whole training.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``data.batches_per_epoch``; neither ``max_epochs`` nor ``max_steps``.
+    """
+    trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer))
+    if trainer.world_size > 1 and cfg.trainer.strategy == "auto" and cfg.freeze_encoder and not cfg.from_scratch:
+        # Frozen parameters get no gradient, which plain DDP takes for an error.
+        trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer) | {"strategy": "ddp_find_unused_parameters_true"})
+    batches = batches_per_epoch(cfg.model.train_ds, trainer.world_size)
+    trainer.limit_train_batches = _limit(trainer.limit_train_batches, batches, is_endless(cfg.model.train_ds))
+    if trainer.max_steps > 0:
+        return trainer, trainer.max_steps
+    if not trainer.max_epochs or trainer.max_epochs < 0:
+        raise ValueError("set trainer.max_epochs or trainer.max_steps: the learning rate follows the length of the training")
+    if isinstance(trainer.limit_train_batches, int):
+        batches = trainer.limit_train_batches
+    return trainer, math.ceil(batches / trainer.accumulate_grad_batches) * trainer.max_epochs
+
+
+def _limit(limit: int | float, batches: int, endless: bool) -> int | float:
+    """Batches that make an epoch for Lightning; 1.0: until the loader ends.
+
+    With a number that an epoch does not reach, Lightning would never validate.
+    """
+    wanted = limit if isinstance(limit, int) else max(1, int(limit * batches))
+    return wanted if endless or wanted < batches else 1.0
+
+
+def build_recognizer(cfg: DictConfig, trainer: pl.Trainer, num_steps: int, pretrained: str) -> ASRModel:
+    """The NeMo class that ``model.target`` names, with the pretrained encoder unless ``from_scratch``.
+
+    Raises:
+        ValueError: an encoder tensor that is not the pretrained one.
+    """
+    if cfg.model.optim.get("sched"):
+        with open_dict(cfg.model.optim.sched):
+            cfg.model.optim.sched.max_steps = num_steps  # NeMo counts them for batches of one fixed size only
+    model = ASRModel.from_config_dict(cfg.model, trainer=trainer)
+    pl.seed_everything(cfg.seed + trainer.global_rank)  # NeMo's loaders have set one seed for all ranks
+    if cfg.from_scratch:
+        logging.info(f"from_scratch: only the architecture is that of {pretrained}")
+        return model
+    logging.info(f"{pretrained}: {initialize(model, pretrained)}")
+    frozen = cfg.freeze_encoder
+    frozen = int(frozen * num_steps) if isinstance(frozen, float) else frozen
+    if frozen:
+        trainer.callbacks.append(FreezeEncoder(frozen))
+    return model
+
+
+def save_best(model: ASRModel, trainer: pl.Trainer, folder: Path, name: str) -> Path:
+    """Writes ``<name>.nemo`` with the weights of the best validation, those of the moving average where there is one.
+
+    NeMo's own ``save_best_model`` would write the weights that the average was taken of. A file that is there already, of
+    the same run before it was resumed, becomes ``<name>-v1.nemo`` and so on, as in NeMo.
+    """
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    average = Path(best.replace(".ckpt", "-EMA.ckpt"))
+    if best:
+        source = average if average.is_file() else Path(best)
+        model.load_state_dict(torch.load(source, map_location="cpu", weights_only=False)["state_dict"])
+        logging.info(f"The weights are those of {source.name}, the best of the validations")
+    path = folder / "checkpoints" / f"{name}.nemo"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if trainer.is_global_zero and path.exists():
+        older = (path.with_name(f"{name}-v{number}.nemo") for number in itertools.count(1))
+        path.rename(next(other for other in older if not other.exists()))
+    model.save_to(str(path))
+    return path

@@ -1,0 +1,91 @@
+"""The texts of the manifests, and whether the recognizer can write them.
+
+NeMo drops characters that it has no label for, and turns what a tokenizer does not know into one unknown piece; both only
+show as an error rate that does not fall.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from nemo_birq.data.manifests import iterate_manifest
+
+SHOWN = 3  # example lines
+SHOWN_CHARACTERS = 8
+
+
+class Transcript(NamedTuple):
+    """Text of one utterance."""
+
+    name: str
+    text: str
+    duration: float
+    """In seconds."""
+
+
+def read_transcripts(manifest: str) -> list[Transcript]:
+    """Every line of a manifest of labelled speech.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a line that cannot be used, lines without ``text``, or no line at all.
+    """
+    if not Path(manifest).is_file():
+        raise FileNotFoundError(f"manifest {manifest} does not exist")
+    found, silent = [], []
+    for entry, problem in iterate_manifest(manifest):
+        if problem:
+            raise ValueError(problem)
+        if isinstance(entry.get("text"), str):
+            found.append(Transcript(entry["audio_filepath"], entry["text"], entry["duration"]))
+        else:
+            silent.append(entry["audio_filepath"])
+    if silent:
+        raise ValueError(
+            f"manifest {manifest}: {len(silent)} of {len(silent) + len(found)} lines have no text, such as {silent[0]}: "
+            "leave them out, or give them one; pretraining is what needs none"
+        )
+    if not found:
+        raise ValueError(f"manifest {manifest} is empty")
+    return found
+
+
+def check_covered(transcripts: Iterable[Transcript], unknown: Callable[[str], str], manifest: str, vocabulary: str) -> None:
+    """Looks for characters that cannot be written.
+
+    Args:
+        transcripts: what a manifest holds.
+        unknown: the characters of a text that are outside the vocabulary, each as often as it occurs.
+        manifest, vocabulary: their names for the message.
+
+    Raises:
+        ValueError: with the characters, how often they occur, and examples.
+    """
+    counts: Counter[str] = Counter()
+    examples = []
+    for transcript in transcripts:
+        outside = unknown(transcript.text)
+        counts.update(outside)
+        if outside and len(examples) < SHOWN:
+            examples.append(f"{transcript.name}: {transcript.text}")
+    if not counts:
+        return
+    listed = ", ".join(f"{character!r} {number} times" for character, number in counts.most_common(SHOWN_CHARACTERS))
+    listed += f" and {len(counts) - SHOWN_CHARACTERS} others" if len(counts) > SHOWN_CHARACTERS else ""
+    raise ValueError(
+        f"manifest {manifest} has characters that are not in {vocabulary}: {listed}, for example\n  "
+        + "\n  ".join(examples)
+        + "\n"
+        + _remedy(counts, unknown)
+    )
+
+
+def _remedy(counts: Counter[str], unknown: Callable[[str], str]) -> str:
+    remedies = []
+    if any(character != character.lower() and not unknown(character.lower()) for character in counts):
+        remedies.append("Put the texts in lower case (make_shards.py librispeech has --lower-case).")
+    if any(character.isdigit() for character in counts):
+        remedies.append("Write numbers as words.")
+    remedies.append("Or change the vocabulary: model.labels of ctc_char, another or a new tokenizer of the others.")
+    return " ".join(remedies)

@@ -1,0 +1,79 @@
+"""What a recognizer writes with: characters (``model.labels``) or the pieces of a SentencePiece tokenizer."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from filelock import FileLock
+from nemo.collections.common.tokenizers.sentencepiece_tokenizer import create_spt_model
+from nemo.utils import logging
+from omegaconf import DictConfig
+from sentencepiece import SentencePieceProcessor
+
+
+class Vocabulary(NamedTuple):
+    """How texts are written."""
+
+    name: str
+    encode: Callable[[str], list]
+    """Labels of a text."""
+    unknown: Callable[[str], str]
+    """Characters of a text that cannot be written."""
+
+
+def characters(labels: list[str]) -> Vocabulary:
+    """One label for each character."""
+    known = set(labels)
+    return Vocabulary(
+        f"model.labels ({''.join(labels)!r})",
+        list,
+        lambda text: "".join(character for character in text if character not in known),
+    )
+
+
+def pieces(folder: str) -> Vocabulary:
+    """Those of the tokenizer in a folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = Path(folder) / "tokenizer.model"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"model.tokenizer.dir={folder} holds no tokenizer.model; without model.tokenizer.dir one is built from the texts"
+        )
+    tokenizer = SentencePieceProcessor(model_file=str(path))
+
+    def unknown(text: str) -> str:
+        encoded = zip(tokenizer.encode(text), tokenizer.encode(text, out_type=str), strict=True)
+        return "".join(piece for number, piece in encoded if number == tokenizer.unk_id()).replace("▁", "")
+
+    return Vocabulary(f"the tokenizer {path}", tokenizer.encode, unknown)
+
+
+def build_tokenizer(settings: DictConfig, texts: list[str], folder: Path) -> str:
+    """Trains a SentencePiece tokenizer with NeMo's tool, once for the same texts and settings; gives its folder.
+
+    Raises:
+        ValueError: ``vocab_size`` is less than the number of different characters.
+    """
+    digest = hashlib.sha256("\n".join([str(settings), *texts]).encode()).hexdigest()[:8]
+    target = folder / f"tokenizer_{settings.kind}_{settings.vocab_size}_{digest}"
+    target.mkdir(parents=True, exist_ok=True)
+    with FileLock(target / ".lock"):  # one rank builds, the others wait
+        corpus = target / "text.txt"
+        corpus.write_text("\n".join(texts), encoding="utf-8")
+        try:
+            create_spt_model(
+                str(corpus), settings.vocab_size, sample_size=-1, do_lower_case=False, tokenizer_type=settings.kind,
+                output_dir=str(target),
+            )  # fmt: skip
+        except RuntimeError as error:
+            raise ValueError(
+                f"no tokenizer of {settings.vocab_size} pieces can be made from {len(texts)} texts ({error}): set another "
+                "build_tokenizer.vocab_size"
+            ) from error
+        corpus.unlink()
+    logging.info(f"The tokenizer of {len(texts)} training texts is in {target}")
+    return str(target)
