@@ -6,7 +6,7 @@ batched by length. So a part needs nothing but itself, and only one is in memory
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -155,12 +155,11 @@ class _Item:
     duration: float
 
 
-def batches_of(part: Part, durations: np.ndarray, batch_seconds: float) -> list[list[int]]:
-    """Rows of a part, sorted by length, in batches of so many seconds with padding; the long ones first.
+def batches_by_length(rows: Iterable[int], durations: np.ndarray, batch_seconds: float) -> list[list[int]]:
+    """Utterances sorted by length, in batches of so many seconds with padding; the long ones first.
 
     A batch that does not fit into memory thus fails at once.
     """
-    rows = range(part.first, part.last)
     items = sorted((_Item(row, float(durations[row])) for row in rows), key=lambda item: (-item.duration, item.row))
     constraint = TimeConstraint(max(batch_seconds, items[0].duration))
     return [[item.row for item in batch] for batch in DurationBatcher(items, constraint=constraint)]

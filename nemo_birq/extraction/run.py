@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.extraction.data import Part, SpeechData, batches_of, divide, make_loader
+from nemo_birq.extraction.data import Part, SpeechData, batches_by_length, divide, make_loader
 from nemo_birq.extraction.store import PartStore
 
 Compute = Callable[[SpeechBatch], list[Any]]
@@ -76,7 +76,7 @@ def run_parts(
     todo = [part for part in parts if not store.has(part.number)]
     seconds = sum(float(durations[part.first : part.last].sum()) for part in todo)
     task = progress.add_task("extracting" if len(todo) == len(parts) else "going on", total=seconds)
-    batches = {part.number: batches_of(part, durations, batch_seconds) for part in todo}
+    batches = {part.number: batches_by_length(range(part.first, part.last), durations, batch_seconds) for part in todo}
     loader = iter(make_loader(data, [rows for part in todo for rows in batches[part.number]], workers))
     lines = _Lines(data.lines())
     written = unreadable = 0

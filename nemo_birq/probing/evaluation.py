@@ -1,0 +1,108 @@
+"""From splits to a table: the error rate of each probe on the test set, with its interval."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+
+from nemo_birq.probing.linear import Split, Training, count_errors, fit
+from nemo_birq.probing.representations import LOG_MEL
+from nemo_birq.probing.tasks import Task
+
+
+@dataclass
+class Row:
+    """One probe."""
+
+    representation: str
+    """``log-mel``, ``untrained`` or ``pretrained``."""
+    layer: int | None
+    """1..L; None for the log-mel features and for the weighted sum of layers."""
+    error: float
+    """Error rate on the test set."""
+    low: float
+    high: float
+    """Ends of its 95 % interval, by the bootstrap over utterances."""
+    dev_error: float
+    """The lowest on the dev set; its epoch was taken."""
+    epoch: int
+    """That epoch, from 1."""
+    layer_weights: list[float] | None = None
+    """Of the weighted sum."""
+
+    @property
+    def is_weighted_sum(self) -> bool:
+        return self.layer_weights is not None
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def evaluate(
+    splits: dict[str, dict[str, Split]],
+    layers: list[int],
+    task: Task,
+    training: Training,
+    device: torch.device,
+    progress: Callable[[str, float], None],
+) -> list[Row]:
+    """Trains and tests the probes of each representation.
+
+    Args:
+        splits: by set (``train``, ``dev``, ``test``) and representation.
+        layers: numbers of the K layers of the encoders.
+        task, training, device: see ``linear.fit``.
+        progress: is called after each epoch with the representation and the lowest error rate on the dev set.
+    """
+    rows = []
+    for name in sorted(splits["train"], key=[LOG_MEL, "untrained", "pretrained"].index):
+        train, dev, test = (splits[part][name] for part in ("train", "dev", "test"))
+        mixed = len(train.frames) > 1
+        fitted = fit(train, dev, task, training, device, mixed, lambda rates, name=name: progress(name, float(rates.min())))
+        wrong, total = count_errors(fitted.probes, test, task, device)
+        numbers: list[int | None] = [None] if name == LOG_MEL else list(layers)
+        for probe, layer in enumerate([*numbers, None] if mixed else numbers):
+            weights = fitted.probes.layer_weights.tolist() if mixed and layer is None else None
+            rows.append(_row(name, layer, wrong[probe], total, fitted.dev_errors[:, probe], weights))
+    return rows
+
+
+def _row(name: str, layer: int | None, wrong, total, dev_errors, weights: list[float] | None) -> Row:
+    interval = bootstrap_interval(wrong.numpy(), total.numpy())
+    best = int(dev_errors.argmin())
+    return Row(
+        name, layer, float(wrong.sum() / total.sum()), *interval, float(dev_errors[best]), best + 1, weights
+    )  # fmt: skip
+
+
+def bootstrap_interval(wrong: np.ndarray, total: np.ndarray, resamples: int = 1000) -> tuple[float, float]:
+    """95 % percentile interval of sum(wrong) / sum(total) over utterances drawn again; both (utterances,)."""
+    if len(wrong) < 2:
+        return float("nan"), float("nan")
+
+    def rate(wrong: np.ndarray, total: np.ndarray, axis: int) -> np.ndarray:
+        return wrong.sum(axis) / np.maximum(total.sum(axis), 1)
+
+    found = stats.bootstrap(
+        (wrong, total), rate, paired=True, vectorized=True, method="percentile", n_resamples=resamples, batch=100,
+        rng=np.random.default_rng(0),
+    )  # fmt: skip
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def conclusion(rows: list[Row], task: Task) -> str:
+    """The answer in a sentence or two."""
+    singles = [row for row in rows if row.representation == "pretrained" and row.layer is not None]
+    best = min(singles, key=lambda row: row.error)
+    text = f"The best layer is {best.layer}: {task.metric} {best.error:.1%} ({best.low:.1%} to {best.high:.1%})"
+    others = {}
+    for row in rows:
+        if row.representation != "pretrained":
+            others[row.representation] = min(others.get(row.representation, row), row, key=lambda r: r.error)
+    for name, row in sorted(others.items()):
+        layer = "" if row.layer is None or name == LOG_MEL else f" (layer {row.layer})"
+        text += f"; {name} at its best{layer} {row.error:.1%}" if name != LOG_MEL else f"; {name} {row.error:.1%}"
+    return text + "."

@@ -1,0 +1,100 @@
+"""What a probe is asked for: a sequence of symbols (CTC), or the phone of each frame.
+
+Shapes: P probes, n frames of all utterances of a batch, B utterances, C outputs, T' encoder frames.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from kaldialign import edit_distance
+from nemo.collections.asr.losses.ctc import CTCLoss
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+
+class Task(Protocol):
+    """Loss and errors of P probes at once."""
+
+    name: str
+    """``ctc`` or ``frames``."""
+    metric: str
+    """What the errors are called."""
+    symbols: list[str]
+    num_outputs: int
+    """C."""
+
+    def loss(self, logits: Tensor, counts: Sequence[int], targets: Sequence[Tensor]) -> Tensor:
+        """Mean loss of each probe: (P,).
+
+        Args:
+            logits: (P, n, C), the utterances one after the other.
+            counts: B numbers of frames, which sum up to n.
+            targets: B tensors of int64.
+        """
+        ...
+
+    def errors(self, logits: Tensor, counts: Sequence[int], targets: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Errors of each probe in each utterance (P, B), and what there was to get right (B,), int64."""
+        ...
+
+
+class FrameTask:
+    """The phone at the middle of each frame; targets are (T',) int64, -1 where there is none."""
+
+    name = "frames"
+    metric = "frame error rate"
+
+    def __init__(self, symbols: list[str]):
+        self.symbols = symbols
+        self.num_outputs = len(symbols)
+
+    def loss(self, logits: Tensor, counts: Sequence[int], targets: Sequence[Tensor]) -> Tensor:
+        wanted = torch.cat(list(targets)).expand(len(logits), -1)
+        losses = F.cross_entropy(logits.transpose(1, 2), wanted, ignore_index=-1, reduction="none")
+        return losses.sum(1) / (wanted[0] >= 0).sum().clamp(min=1)
+
+    def errors(self, logits: Tensor, counts: Sequence[int], targets: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        wanted = torch.cat(list(targets))
+        wrong = (logits.argmax(-1) != wanted) & (wanted >= 0)
+        by_utterance = [part.sum(1) for part in wrong.split(list(counts), dim=1)]
+        return torch.stack(by_utterance, 1), torch.stack([(target >= 0).sum() for target in targets])
+
+
+class CtcTask:
+    """A sequence of symbols, decoded greedily; targets are int64 of any length. The last output is the blank."""
+
+    name = "ctc"
+
+    def __init__(self, symbols: list[str], metric: str = "CER"):
+        self.symbols = symbols
+        self.metric = metric
+        self.num_outputs = len(symbols) + 1
+        self.ctc = CTCLoss(num_classes=len(symbols), zero_infinity=True, reduction="none")
+
+    def loss(self, logits: Tensor, counts: Sequence[int], targets: Sequence[Tensor]) -> Tensor:
+        probes, utterances = len(logits), len(targets)
+        log_probs = logits.log_softmax(-1)
+        padded = pad_sequence([part for one in log_probs for part in one.split(list(counts))], batch_first=True)
+        lengths = torch.tensor([len(target) for target in targets], device=logits.device)
+        losses = self.ctc(
+            log_probs=padded,
+            targets=pad_sequence(list(targets), batch_first=True).repeat(probes, 1),
+            input_lengths=torch.tensor(counts, device=logits.device).repeat(probes),
+            target_lengths=lengths.repeat(probes),
+        )
+        return losses.view(probes, utterances).sum(1) / lengths.sum().clamp(min=1)
+
+    def errors(self, logits: Tensor, counts: Sequence[int], targets: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        picked = logits.argmax(-1).cpu()
+        references = [target.tolist() for target in targets]
+        wrong = [
+            [edit_distance(reference, self.decode(part))["total"] for reference, part in zip(references, parts, strict=True)]
+            for parts in (one.split(list(counts)) for one in picked)
+        ]
+        return torch.tensor(wrong), torch.tensor([len(reference) for reference in references])
+
+    def decode(self, picked: Tensor) -> list[int]:
+        """Greedy decoding of (T',) outputs: repetitions and blanks removed."""
+        return [symbol for symbol in picked.unique_consecutive().tolist() if symbol != len(self.symbols)]
