@@ -26,7 +26,7 @@ from nemo_birq.extraction.encoders import open_encoder
 from nemo_birq.extraction.layers import check_layers
 from nemo_birq.extraction.run import progress_bar
 from nemo_birq.probing.data import NAMES, open_sets
-from nemo_birq.probing.evaluation import Row, conclusion, evaluate
+from nemo_birq.probing.evaluation import Row, conclusion, constant_error, evaluate
 from nemo_birq.probing.linear import Training
 from nemo_birq.probing.representations import check_memory, represent, untrained_encoder, values_per_frame
 from nemo_birq.probing.results import check_out, write_results
@@ -109,9 +109,11 @@ def main() -> None:
             splits, layers, task, training, device,
             lambda name, dev: progress.update(bar, advance=1, description=f"{name}, {task.metric} on dev {dev:.1%}"),
         )  # fmt: skip
+    constant = constant_error(*(next(iter(splits[name].values())) for name in ("train", "test")), task)
     minutes = {name: one.seconds / 60 for name, one in sets.items()}
     about = {"step": opened.step, "command": shlex.join(["python", *sys.argv]), "minutes": minutes, "notes": notes,
-             "training": asdict(training), "wall_seconds": round(time.monotonic() - began)}  # fmt: skip
+             "constant_error": constant, "training": asdict(training),
+             "wall_seconds": round(time.monotonic() - began)}  # fmt: skip
     written = write_results(rows, task, args.model, about, folder)
 
     console.print(table(rows, task))
@@ -123,7 +125,7 @@ def main() -> None:
             console.print(f"Weights of the layers, {row.representation}: {shares}", highlight=False)
     for note in notes:
         console.print(f"[yellow]Note:[/] {note}", highlight=False)
-    console.print(conclusion(rows, task), highlight=False)
+    console.print(conclusion(rows, task, constant), highlight=False)
     for path in written:
         console.print(str(path), soft_wrap=True, highlight=False)
 

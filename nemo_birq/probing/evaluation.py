@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from nemo_birq.probing.linear import Split, Training, count_errors, fit
-from nemo_birq.probing.representations import LOG_MEL
+from nemo_birq.probing.representations import LOG_MEL, PRETRAINED, UNTRAINED
 from nemo_birq.probing.tasks import Task
 
 
@@ -58,7 +58,7 @@ def evaluate(
         progress: is called after each epoch with the representation and the lowest error rate on the dev set.
     """
     rows = []
-    for name in sorted(splits["train"], key=[LOG_MEL, "untrained", "pretrained"].index):
+    for name in sorted(splits["train"], key=[LOG_MEL, UNTRAINED, PRETRAINED].index):
         train, dev, test = (splits[part][name] for part in ("train", "dev", "test"))
         mixed = len(train.frames) > 1
         fitted = fit(train, dev, task, training, device, mixed, lambda rates, name=name: progress(name, float(rates.min())))
@@ -78,6 +78,14 @@ def _row(name: str, layer: int | None, wrong, total, dev_errors, weights: list[f
     )  # fmt: skip
 
 
+def constant_error(train: Split, test: Split, task: Task) -> float:
+    """Error rate on the test set without looking: of the most frequent phone, or of no symbol at all with CTC."""
+    if task.name == "ctc":
+        return 1.0
+    phones, wanted = torch.cat(train.targets), torch.cat(test.targets)
+    return float((wanted[wanted >= 0] != phones[phones >= 0].mode().values).float().mean())
+
+
 def bootstrap_interval(wrong: np.ndarray, total: np.ndarray, resamples: int = 1000) -> tuple[float, float]:
     """95 % percentile interval of sum(wrong) / sum(total) over utterances drawn again; both (utterances,)."""
     if len(wrong) < 2:
@@ -93,16 +101,16 @@ def bootstrap_interval(wrong: np.ndarray, total: np.ndarray, resamples: int = 10
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
-def conclusion(rows: list[Row], task: Task) -> str:
-    """The answer in a sentence or two."""
-    singles = [row for row in rows if row.representation == "pretrained" and row.layer is not None]
-    best = min(singles, key=lambda row: row.error)
-    text = f"The best layer is {best.layer}: {task.metric} {best.error:.1%} ({best.low:.1%} to {best.high:.1%})"
-    others = {}
-    for row in rows:
-        if row.representation != "pretrained":
-            others[row.representation] = min(others.get(row.representation, row), row, key=lambda r: r.error)
-    for name, row in sorted(others.items()):
-        layer = "" if row.layer is None or name == LOG_MEL else f" (layer {row.layer})"
-        text += f"; {name} at its best{layer} {row.error:.1%}" if name != LOG_MEL else f"; {name} {row.error:.1%}"
-    return text + "."
+def conclusion(rows: list[Row], task: Task, constant: float) -> str:
+    """The best of each in a sentence; ``constant`` is that of ``constant_error``."""
+    best = {name: min((row for row in rows if row.representation == name), key=lambda row: row.error)
+            for name in dict.fromkeys(row.representation for row in rows)}  # fmt: skip
+    top = best.pop(PRETRAINED)
+    text = f"Pretrained, {_where(top)}: {task.metric} {top.error:.1%} ({top.low:.1%} to {top.high:.1%})"
+    for name, row in best.items():
+        text += f"; {name}{'' if name == LOG_MEL else ', ' + _where(row)}: {row.error:.1%}"
+    return f"{text}; without looking {constant:.1%}."
+
+
+def _where(row: Row) -> str:
+    return "weighted sum" if row.is_weighted_sum else f"layer {row.layer}"
