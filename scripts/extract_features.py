@@ -21,7 +21,7 @@ from nemo_birq.extraction.command import add_run_arguments, say
 from nemo_birq.extraction.data import open_data
 from nemo_birq.extraction.encoders import open_encoder
 from nemo_birq.extraction.features import DTYPES, FORMATS, check_space, compute_features
-from nemo_birq.extraction.layers import check_layers
+from nemo_birq.extraction.layers import parse_layers
 from nemo_birq.extraction.run import progress_bar, run_parts
 from nemo_birq.extraction.store import PartStore
 from nemo_birq.quality.frames import encoder_times
@@ -45,11 +45,11 @@ def main() -> None:
     args = arguments()
     logging.setLevel(logging.WARNING)
     opened = open_encoder(args.model)
-    layers = check_layers(_numbers(args.layers), opened.depth)
+    layers = parse_layers(args.layers, opened.depth)
     data = open_data(args.data, args.tars, opened.sample_rate)
     check_space(args.out, opened, data, layers, args.dtype)
     settings = {
-        "what": "features", "model_sha256": file_sha256(args.model), "layers": layers, "dtype": args.dtype,
+        "what": "features", "model_sha256": file_sha256(args.model)[:16], "layers": layers, "dtype": args.dtype,
         "format": args.format, "data": data.fingerprint, "part_minutes": args.part_minutes,
     }  # fmt: skip
     times = encoder_times(opened.model)
@@ -63,13 +63,6 @@ def main() -> None:
         store.merge(done.parts, args.out / "manifest.json")
     say(done, console)
     console.print(f"{args.out / 'manifest.json'}", soft_wrap=True, highlight=False)
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(number) for number in text.split(",")]
-    except ValueError as error:
-        raise ValueError(f"--layers {text}: give whole numbers, such as 4,7") from error
 
 
 if __name__ == "__main__":

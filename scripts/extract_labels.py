@@ -53,7 +53,7 @@ def main() -> None:
     model = open_model(args.model).model
     check_can_label(model, args.labels)
     data = open_data(args.data, args.tars, model.cfg.sample_rate)
-    settings = {"what": f"{args.labels} labels", "model_sha256": file_sha256(args.model), "data": data.fingerprint,
+    settings = {"what": f"{args.labels} labels", "model_sha256": file_sha256(args.model)[:16], "data": data.fingerprint,
                 "part_minutes": args.part_minutes}  # fmt: skip
     if is_complete(args.out, settings):
         console.print(f"{args.out} is complete already", soft_wrap=True, highlight=False)

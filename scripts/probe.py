@@ -22,8 +22,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from nemo_birq.extraction.command import positive
 from nemo_birq.extraction.encoders import open_encoder
-from nemo_birq.extraction.layers import check_layers
+from nemo_birq.extraction.layers import parse_layers
 from nemo_birq.extraction.run import progress_bar
 from nemo_birq.probing.data import NAMES, open_sets
 from nemo_birq.probing.evaluation import Row, conclusion, constant_error, evaluate
@@ -42,7 +43,7 @@ def arguments() -> argparse.Namespace:
         parser.add_argument(f"--{name}", required=True, metavar="DATA", help="manifest, or folder of shards")
     parser.add_argument("--alignments", nargs=3, metavar=("TRAIN", "DEV", "TEST"), help="CTM files, or TextGrid folders")
     parser.add_argument("--key", default="text", help="of the manifest, with text or a list of phones (default: text)")
-    parser.add_argument("--hours", type=float, help="train on so much audio, drawn at random (default: all)")
+    parser.add_argument("--hours", type=positive, help="train on so much audio, drawn at random (default: all)")
     parser.add_argument("--layers", help="such as 4,7 (default: all)")
     parser.add_argument("--no-baselines", action="store_true", help="no untrained encoder and no log-mel features")
     parser.add_argument("--epochs", type=int, default=Training.epochs, help=f"(default {Training.epochs})")
@@ -83,8 +84,8 @@ def main() -> None:
     logging.setLevel(logging.WARNING)
     folder = args.out or args.model.parent
     opened = open_encoder(args.model)
-    every = list(range(1, opened.depth + 1))
-    layers = check_layers([int(n) for n in args.layers.split(",")], opened.depth) if args.layers else every
+    layers = parse_layers(args.layers, opened.depth) if args.layers else list(range(1, opened.depth + 1))
+    training = Training(args.epochs, args.learning_rate, seed=args.seed)
     alignments = dict(zip(NAMES, args.alignments, strict=True)) if args.alignments else None
     sets, task = open_sets(
         {name: getattr(args, name) for name in NAMES}, args.key, alignments, args.hours, opened.sample_rate
@@ -101,7 +102,6 @@ def main() -> None:
                 one, task, opened, untrained, layers, args.workers, lambda seconds: progress.advance(bar, seconds)
             )
             notes += [f"{unread} utterances of the {name} set could not be read and are left out."] if unread else []
-    training = Training(args.epochs, args.learning_rate, seed=args.seed)
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("probes", total=len(splits["train"]) * args.epochs)
         device = next(opened.encoder.parameters()).device

@@ -22,7 +22,7 @@ from nemo_birq.extraction.data import SpeechData, batches_by_length, divide, mak
 from nemo_birq.extraction.encoders import OpenedEncoder, open_encoder
 from nemo_birq.extraction.features import DTYPES, FORMATS, check_space, compute_features
 from nemo_birq.extraction.labels import check_can_label, compute_labels, finish, is_complete, parts_folder, write_labels
-from nemo_birq.extraction.layers import check_layers, encode_to_layers, encoder_lengths
+from nemo_birq.extraction.layers import encode_to_layers, encoder_lengths, parse_layers
 from nemo_birq.extraction.run import progress_bar, run_parts
 from nemo_birq.extraction.store import PartStore
 from nemo_birq.layer_pass import encode_to_layer
@@ -333,10 +333,10 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
 
 @pytest.mark.unit
 def test_layers_and_data_that_are_not_there(model, tmp_path, monkeypatch):
-    assert check_layers([3, 1, 3], 3) == [1, 3]
-    for wrong in ([0], [4], [-1], []):
+    assert parse_layers("3, 1,3", 3) == [1, 3]
+    for wrong in ("0", "1,4", "-1"):
         with pytest.raises(ValueError, match="has the layers 1 to 3"):
-            check_layers(wrong, 3)
+            parse_layers(wrong, 3)
     with pytest.raises(FileNotFoundError):
         open_data(str(tmp_path / "none.json"), None, SAMPLE_RATE)
     with pytest.raises(FileNotFoundError, match=r"name one of the folders below: .*train"):
@@ -422,5 +422,6 @@ def test_scripts_say_what_is_wrong(nemo_file, tmp_path, monkeypatch):
     refused("none.json does not exist", "extract_labels.py", "none.json", "--labels", "anchor", *out)
     sets = ["--train", str(TEST), "--dev", str(TEST), "--test", str(TEST)]
     refused("has the layers 1 to 3", "probe.py", *sets, "--layers", "9")
+    refused("epochs=0", "probe.py", *sets, "--epochs", "0")
     refused("60 utterances of the dev set are in the training set", "probe.py", *sets)
     assert not (tmp_path / "out").exists()  # nothing is begun

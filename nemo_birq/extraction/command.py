@@ -8,25 +8,29 @@ from rich.console import Console
 from nemo_birq.extraction.run import Done
 
 
+def positive(text: str) -> float:
+    """An argument that must be a number above 0."""
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} is no number") from error
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} must be above 0")
+    return value
+
+
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments for ``open_data`` and ``run_parts``."""
     parser.add_argument("--tars", help="tar files, where data is a pattern of sharded manifests")
     parser.add_argument(
-        "--batch-seconds", type=_positive, default=120.0, help="audio of a batch with its padding (default 120)"
+        "--batch-seconds", type=positive, default=120.0, help="audio of a batch with its padding (default 120)"
     )
     parser.add_argument(
-        "--part-minutes", type=_positive, default=20.0, help="audio of a part, what an interrupted run loses (default 20)"
+        "--part-minutes", type=positive, default=20.0, help="audio of a part, what an interrupted run loses (default 20)"
     )
     parser.add_argument(
         "--workers", type=int, default=min(4, os.cpu_count() or 1), help="processes that decode (default: up to 4)"
     )
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} must be above 0")
-    return value
 
 
 def say(done: Done, console: Console) -> None:

@@ -10,6 +10,7 @@ from nemo.core import ModelPT
 from nemo.utils import logging
 from torch import nn
 
+from nemo_birq.nemo_files import read_config
 from nemo_birq.quality.checkpoints import open_model
 
 
@@ -50,18 +51,14 @@ def open_encoder(path: str | Path) -> OpenedEncoder:
     path = Path(path)
     if path.suffix != ".nemo" or not path.is_file():
         return OpenedEncoder(*open_model(path))  # it says what is wrong
-    try:
-        config = ModelPT.restore_from(str(path), return_config=True)
-    except Exception as error:  # tarfile, yaml and NeMo each have their own
-        raise ValueError(f"model {path} cannot be read as a .nemo ({type(error).__name__}: {error})") from error
+    config = read_config(path)
     if "birq" in config:
         return OpenedEncoder(*open_model(path))
-    kind = str(config.get("encoder", {}).get("_target_", "none"))
-    if not kind.endswith(".ConformerEncoder") or config.encoder.get("reduction"):
+    encoder = config.get("encoder") or {}
+    if not str(encoder.get("_target_")).endswith(".ConformerEncoder") or encoder.get("reduction"):
         raise ValueError(
-            f"model {path} is a {config.get('target')} whose encoder is {kind}"
-            f"{' with reduction' if config.get('encoder', {}).get('reduction') else ''}: features are taken from the layers "
-            "of a ConformerEncoder (also FastConformer) without reduction"
+            f"model {path} is a {config.target} with the encoder {encoder.get('_target_')}: features are taken from the "
+            "layers of a ConformerEncoder (also FastConformer) without `reduction`"
         )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with logging.temp_verbosity(logging.ERROR):  # it would print how the model was trained

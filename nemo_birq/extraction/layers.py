@@ -13,16 +13,20 @@ from torch import Tensor, nn
 from nemo_birq.layer_pass import encode_to_layer
 
 
-def check_layers(layers: Sequence[int], depth: int) -> list[int]:
-    """The layers in rising order, each once.
+def parse_layers(text: str, depth: int) -> list[int]:
+    """``4,7`` -> [4, 7], in rising order, each once.
 
     Raises:
-        ValueError: none, or one that the encoder does not have.
+        ValueError: no numbers, or a layer that the encoder does not have.
     """
+    try:
+        layers = sorted({int(number) for number in text.split(",")})
+    except ValueError as error:
+        raise ValueError(f"layers {text!r}: give whole numbers, such as 4,7") from error
     wrong = [layer for layer in layers if not 1 <= layer <= depth]
-    if wrong or not layers:
-        raise ValueError(f"layers {wrong or 'are missing'}: this encoder has the layers 1 to {depth}")
-    return sorted(set(layers))
+    if wrong:
+        raise ValueError(f"layers {wrong}: this encoder has the layers 1 to {depth}")
+    return layers
 
 
 def encode_to_layers(

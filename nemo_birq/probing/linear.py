@@ -40,7 +40,11 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class Training:
-    """How probes are trained."""
+    """How probes are trained.
+
+    Raises:
+        ValueError: no epoch, or a learning rate that is not above 0.
+    """
 
     epochs: int = 30
     learning_rate: float = 5e-3
@@ -48,6 +52,10 @@ class Training:
     batch_size: int = 16
     """Utterances."""
     seed: int = 0
+
+    def __post_init__(self):
+        if self.epochs < 1 or not self.learning_rate > 0:
+            raise ValueError(f"epochs={self.epochs} and learning_rate={self.learning_rate} must be above 0")
 
 
 class LinearProbes(nn.Module):
