@@ -31,7 +31,8 @@ from tests.test_training import run
 
 TEST = CORPUS / "test" / "test.json"
 SHARDS = CORPUS / "train"
-PART, BATCH = 40.0, 15.0  # seconds; several of each in the test set
+COUNT = 24  # utterances, 64 s
+PART, BATCH = 15.0, 6.0  # seconds; several parts, each of several batches
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +57,18 @@ def nemo_file(model, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def data() -> SpeechData:
-    return open_data(str(TEST), None, SAMPLE_RATE)
+def manifest(tmp_path_factory) -> Path:
+    """The first utterances of the test set."""
+    path = tmp_path_factory.mktemp("data") / "few.json"
+    lines = [json.loads(line) for line in TEST.read_text().splitlines()][:COUNT]
+    lines = [line | {"audio_filepath": str(TEST.parent / line["audio_filepath"])} for line in lines]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(manifest) -> SpeechData:
+    return open_data(str(manifest), None, SAMPLE_RATE)
 
 
 def extract(model, data, folder, kind="npz", layers=(1, 3), compute=None, workers=0, dtype="float32"):
@@ -89,9 +100,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_features_are_those_of_nemo_one_utterance_at_a_time(model, data, tmp_path):
     extract(model, data, tmp_path / "out")
     found = read_npz(tmp_path / "out")
-    assert len(found) == 60
+    assert len(found) == COUNT
     extractor = ConformerMultiLayerFeatureExtractor(model.encoder, layer_idx_list=[0, 2], include_final_output=False)
-    for _, speech in list(make_loader(data, [[row] for row in range(0, 60, 6)], 0)):
+    for _, speech in list(make_loader(data, [[row] for row in range(0, COUNT, 4)], 0)):
         name = Path(speech.ids[0]).stem
         with torch.no_grad():
             features, lengths = model.preprocessor(input_signal=speech.signal, length=speech.signal_length)
@@ -171,7 +182,7 @@ def test_float16_is_rounding_or_refused(model, batch):
 def test_parts_and_batches_hold_each_utterance_once(data):
     durations = data.durations
     parts = divide(durations, PART)
-    assert len(parts) > 3 and [row for part in parts for row in range(part.first, part.last)] == list(range(60))
+    assert len(parts) > 3 and [row for part in parts for row in range(part.first, part.last)] == list(range(COUNT))
     for part in parts:
         batches = batches_by_length(range(part.first, part.last), durations, BATCH)
         assert sorted(row for rows in batches for row in rows) == list(range(part.first, part.last))
@@ -261,7 +272,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(model, data, tm
 
     def until_killed(batch):
         calls.append(batch)
-        if len(calls) == 9:
+        if len(calls) == 8:
             raise Killed
         return compute(batch)
 
@@ -279,7 +290,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(model, data, tm
     (tmp_path / "out" / ".writing" / "half").write_bytes(b"half")  # what a kill leaves
     calls.clear()
     done = extract(model, data, tmp_path / "out", kind, compute=lambda batch: calls.append(batch) or compute(batch))
-    assert done.resumed == len(before) and done.utterances < 60
+    assert done.resumed == len(before) and done.utterances < COUNT
     assert sum(len(batch.ids) for batch in calls) == done.utterances  # nothing was done twice
     one, other = contents(tmp_path / "whole"), contents(tmp_path / "out")
     if kind == "npz":
@@ -302,12 +313,12 @@ def test_labels_of_a_manifest(model, data, tmp_path):
         done = run_parts(data, parts, compute, write_labels("enhanced"), progress, PART, BATCH, 0)
         finish(parts, done.parts, out)
     lines = [json.loads(line) for line in out.open()]
-    assert len(lines) == 60 and not parts_folder(out).exists() and is_complete(out, settings)
+    assert len(lines) == COUNT and not parts_folder(out).exists() and is_complete(out, settings)
     for line, entry in zip(lines, data.lines(), strict=True):
         labels = line.pop("enhanced_labels")
         assert line == entry and all(isinstance(label, int) and 0 <= label < 24 for label in labels)
     again = open_data(str(out), None, SAMPLE_RATE)  # a NeMo manifest
-    assert len(again.durations) == 60
+    assert len(again.durations) == COUNT
     with pytest.raises(ValueError, match="what was enhanced, now anchor"):
         is_complete(out, {"what": "anchor"})
     (tmp_path / "mine.json").write_text("{}")
@@ -387,11 +398,11 @@ def test_features_of_a_recognizer(model, batch, tmp_path):
 
 
 @pytest.mark.system
-def test_extract_features_as_a_user(nemo_file, model, data, tmp_path):
-    printed = run("extract_features.py", str(nemo_file), str(TEST), "--layers", "3,1", "--out", str(tmp_path / "out"),
-                  "--part-minutes", "1")  # fmt: skip
-    assert "60 utterances, 0.04 h of audio, in 3 parts" in printed
-    assert len((tmp_path / "out" / "manifest.json").read_text().splitlines()) == 60
+def test_extract_features_as_a_user(nemo_file, model, manifest, data, tmp_path):
+    options = ["--layers", "3,1", "--part-minutes", "0.25", "--out", str(tmp_path / "out")]
+    printed = run("extract_features.py", str(nemo_file), str(manifest), *options)
+    assert f"{COUNT} utterances, 0.02 h of audio, in {len(divide(data.durations, PART))} parts" in printed
+    assert len((tmp_path / "out" / "manifest.json").read_text().splitlines()) == COUNT
     extract(model, data, tmp_path / "expected")
     expected = read_npz(tmp_path / "expected")
     for name, arrays in read_npz(tmp_path / "out").items():
@@ -400,11 +411,13 @@ def test_extract_features_as_a_user(nemo_file, model, data, tmp_path):
 
 
 @pytest.mark.system
-def test_extract_labels_as_a_user(nemo_file, model, data, tmp_path):
+def test_extract_labels_as_a_user(nemo_file, model, manifest, data, tmp_path):
     out = tmp_path / "new" / "labels.json"
-    assert "60 utterances" in run("extract_labels.py", str(nemo_file), str(TEST), "--labels", "enhanced", "--out", str(out))
+    assert f"{COUNT} utterances" in run(
+        "extract_labels.py", str(nemo_file), str(manifest), "--labels", "enhanced", "--out", str(out)
+    )
     lines = [json.loads(line) for line in out.open()]
-    for row in range(0, 60, 6):  # the statistics of layer k came with the file
+    for row in range(0, COUNT, 4):  # the statistics of layer k came with the file
         expected = compute_labels(model, make_loader(data, [[row]], 0).dataset[[row]].speech, "enhanced")[0][:, 0]
         assert np.mean(lines[row]["enhanced_labels"] == expected) > 0.97  # rounding may move a frame between two codes
 

@@ -103,6 +103,8 @@ def _shards_in(folder: Path) -> tuple[str, str]:
 
 def _check_not_tarred(manifest: str) -> None:
     paths = Source(manifest, None, None).manifest_paths
+    if not Path(paths[0]).is_file():
+        raise FileNotFoundError(f"{paths[0]} does not exist: name a manifest, or a folder of shards")
     entry, _ = next(iterate_manifest(paths[0]), (None, None))
     if entry and "shard_id" in entry and not (Path(paths[0]).parent / entry["audio_filepath"]).is_file():
         raise ValueError(
