@@ -31,7 +31,7 @@ from nemo_birq.probing.evaluation import Row, conclusion, constant_error, evalua
 from nemo_birq.probing.linear import Training
 from nemo_birq.probing.representations import check_memory, represent, untrained_encoder, values_per_frame
 from nemo_birq.probing.results import check_out, write_results
-from nemo_birq.probing.tasks import Task
+from nemo_birq.probing.tasks import CtcTask, Task
 
 console = Console()
 
@@ -102,6 +102,9 @@ def main() -> None:
                 one, task, opened, untrained, layers, args.workers, lambda seconds: progress.advance(bar, seconds)
             )
             notes += [f"{unread} utterances of the {name} set could not be read and are left out."] if unread else []
+    train = next(iter(splits["train"].values()))
+    if isinstance(task, CtcTask) and (short := task.num_impossible(train.counts, train.targets)):
+        notes.append(f"{short} of {len(train.counts)} training utterances have more symbols than frames: not learned from.")
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("probes", total=len(splits["train"]) * args.epochs)
         device = next(opened.encoder.parameters()).device
@@ -109,7 +112,7 @@ def main() -> None:
             splits, layers, task, training, device,
             lambda name, dev: progress.update(bar, advance=1, description=f"{name}, {task.metric} on dev {dev:.1%}"),
         )  # fmt: skip
-    constant = constant_error(*(next(iter(splits[name].values())) for name in ("train", "test")), task)
+    constant = constant_error(train, next(iter(splits["test"].values())), task)
     minutes = {name: one.seconds / 60 for name, one in sets.items()}
     about = {"step": opened.step, "command": shlex.join(["python", *sys.argv]), "minutes": minutes, "notes": notes,
              "constant_error": constant, "training": asdict(training),

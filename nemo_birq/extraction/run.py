@@ -96,6 +96,7 @@ def run_parts(
             unreadable += part.last - part.first - len(found)
         if pending is not None:
             pending.result()
+    progress.update(task, completed=seconds)  # also what could not be read is done with
     return Done(len(parts), len(parts) - len(todo), written, unreadable, seconds)
 
 

@@ -85,14 +85,22 @@ def _aligned(data: SpeechData, lines: list[dict], path: str) -> tuple[Alignments
         raise ValueError(
             f"{data.sources[0].manifest} has {count} utterances named {name}; alignments cannot tell them apart"
         )
+    cut = [line["audio_filepath"] for line in lines if line.get("offset")]
+    if cut:
+        raise ValueError(f"{cut[0]} begins at an offset; alignments are by file, so write each segment to a file")
     durations = dict(zip(map(_name, lines), data.durations.tolist(), strict=True))
     found = read_alignments(path, set(durations))
     check_alignments(found.phones, durations)
     return found, [row for row, line in enumerate(lines) if _name(line) in found.phones]
 
 
-def _files(labelled: LabelledSet) -> set[str]:
-    return {line["audio_filepath"] for line in labelled.lines if Path(line["audio_filepath"]).is_absolute()}
+def _files(labelled: LabelledSet) -> set[tuple[str, float]]:
+    """Files and where the utterance begins; not the members of shards, whose names need not be unique."""
+    return {
+        (line["audio_filepath"], line.get("offset") or 0.0)
+        for line in labelled.lines
+        if Path(line["audio_filepath"]).is_absolute()
+    }
 
 
 def _sequence(line: dict, key: str, where: str) -> list[str]:
@@ -142,11 +150,13 @@ def open_sets(
                 f"{name} set {paths[name]} has the symbols {foreign}, which the training set has not: normalize both texts "
                 "in the same way (case, digits, punctuation)"
             )
-        both = {line["audio_filepath"] for line in sets[name].lines} & {
-            line["audio_filepath"] for line in sets["train"].lines
-        }
+        both = _files(sets[name]) & _files(sets["train"])
         if both:
-            raise ValueError(f"{len(both)} utterances of the {name} set are in the training set, too, such as {min(both)}")
+            raise ValueError(
+                f"{len(both)} utterances of the {name} set are in the training set, too, such as {min(both)[0]}"
+            )
+        if len(sets[name].rows) < 2:
+            raise ValueError(f"{name} set {paths[name]} has one utterance that can be used; give more")
     if alignments is not None:
         return sets, FrameTask(sorted(set().union(*symbols.values())))
     is_text = all(isinstance(line[key], str) for line in sets["train"].lines)

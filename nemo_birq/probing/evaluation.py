@@ -73,9 +73,7 @@ def evaluate(
 def _row(name: str, layer: int | None, wrong, total, dev_errors, weights: list[float] | None) -> Row:
     interval = bootstrap_interval(wrong.numpy(), total.numpy())
     best = int(dev_errors.argmin())
-    return Row(
-        name, layer, float(wrong.sum() / total.sum()), *interval, float(dev_errors[best]), best + 1, weights
-    )  # fmt: skip
+    return Row(name, layer, float(wrong.sum() / total.sum()), *interval, float(dev_errors[best]), best + 1, weights)
 
 
 def constant_error(train: Split, test: Split, task: Task) -> float:
@@ -87,9 +85,7 @@ def constant_error(train: Split, test: Split, task: Task) -> float:
 
 
 def bootstrap_interval(wrong: np.ndarray, total: np.ndarray, resamples: int = 1000) -> tuple[float, float]:
-    """95 % percentile interval of sum(wrong) / sum(total) over utterances drawn again; both (utterances,)."""
-    if len(wrong) < 2:
-        return float("nan"), float("nan")
+    """95 % percentile interval of sum(wrong) / sum(total) over utterances drawn again; both (utterances,), two or more."""
 
     def rate(wrong: np.ndarray, total: np.ndarray, axis: int) -> np.ndarray:
         return wrong.sum(axis) / np.maximum(total.sum(axis), 1)

@@ -95,6 +95,11 @@ class CtcTask:
         ]
         return torch.tensor(wrong), torch.tensor([len(reference) for reference in references])
 
+    def num_impossible(self, counts: Sequence[int], targets: Sequence[Tensor]) -> int:
+        """Utterances with fewer frames than CTC needs for their symbols; they are not learned from."""
+        needed = [len(target) + int((target[1:] == target[:-1]).sum()) for target in targets]
+        return sum(count < frames for count, frames in zip(counts, needed, strict=True))
+
     def decode(self, picked: Tensor) -> list[int]:
         """Greedy decoding of (T',) outputs: repetitions and blanks removed."""
         return [symbol for symbol in picked.unique_consecutive().tolist() if symbol != len(self.symbols)]
