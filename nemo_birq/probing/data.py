@@ -152,9 +152,7 @@ def open_sets(
             )
         both = _files(sets[name]) & _files(sets["train"])
         if both:
-            raise ValueError(
-                f"{len(both)} utterances of the {name} set are in the training set, too, such as {min(both)[0]}"
-            )
+            raise ValueError(f"{len(both)} utterances of the {name} set are in the training set, such as {min(both)[0]}")
         if len(sets[name].rows) < 2:
             raise ValueError(f"{name} set {paths[name]} has one utterance that can be used; give more")
     if alignments is not None:
