@@ -58,23 +58,20 @@ def arguments() -> argparse.Namespace:
 
 def table(rows: list[Row], task: Task) -> Table:
     """The numbers, for people."""
-    found = Table(title=f"Linear probes of a frozen encoder: {task.metric}", header_style="bold")
-    for column, justify in (
-        ("", "left"),
-        ("layer", "left"),
-        ("test", "right"),
-        ("95 % interval", "right"),
-        ("dev", "right"),
-    ):
-        found.add_column(column, justify=justify)
-    best, last = min(row.error for row in rows), rows[0].representation
+    found = Table(title="Linear probes of a frozen encoder, test set", header_style="bold")
+    columns = ("", "layer", task.metric, "95 % interval", "loss (nats)", "95 % interval")
+    for number, column in enumerate(columns):
+        found.add_column(column, justify="left" if number < 2 else "right")
+    best, last = min(row.loss for row in rows), rows[0].representation
     for row in rows:
         if row.representation != last:
             found.add_section()
         last = row.representation
         layer = "weighted sum" if row.is_weighted_sum else "" if row.layer is None else str(row.layer)
-        error = f"[bold]{row.error:.1%}[/]" if row.error == best else f"{row.error:.1%}"
-        found.add_row(row.representation, layer, error, f"{row.low:.1%} to {row.high:.1%}", f"{row.dev_error:.1%}")
+        found.add_row(
+            row.representation, layer, f"{row.error:.1%}", "{:.1%} to {:.1%}".format(*row.error_interval),
+            f"{row.loss:.3f}", "{:.3f} to {:.3f}".format(*row.loss_interval), style="bold" if row.loss == best else None,
+        )  # fmt: skip
     return found
 
 
@@ -110,7 +107,7 @@ def main() -> None:
         device = next(opened.encoder.parameters()).device
         rows = evaluate(
             splits, layers, task, training, device,
-            lambda name, dev: progress.update(bar, advance=1, description=f"{name}, {task.metric} on dev {dev:.1%}"),
+            lambda name, dev: progress.update(bar, advance=1, description=f"{name}, loss on dev {dev:.3f}"),
         )  # fmt: skip
     constant = constant_error(train, next(iter(splits["test"].values())), task)
     minutes = {name: one.seconds / 60 for name, one in sets.items()}

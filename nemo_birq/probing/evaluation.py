@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import stats
+from torch import Tensor
 
-from nemo_birq.probing.linear import Split, Training, count_errors, fit
+from nemo_birq.probing.linear import Scores, Split, Training, fit, score
 from nemo_birq.probing.representations import LOG_MEL, PRETRAINED, UNTRAINED
 from nemo_birq.probing.tasks import Task
 
@@ -23,10 +24,12 @@ class Row:
     """1..L; None for the log-mel features and for the weighted sum of layers."""
     error: float
     """Error rate on the test set."""
-    low: float
-    high: float
-    """Ends of its 95 % interval, by the bootstrap over utterances."""
-    dev_error: float
+    error_interval: tuple[float, float]
+    """95 %, by the bootstrap over utterances."""
+    loss: float
+    """On the test set, in nats per symbol or frame."""
+    loss_interval: tuple[float, float]
+    dev_loss: float
     """The lowest on the dev set; its epoch was taken."""
     epoch: int
     """That epoch, from 1."""
@@ -55,25 +58,41 @@ def evaluate(
         splits: by set (``train``, ``dev``, ``test``) and representation.
         layers: numbers of the K layers of the encoders.
         task, training, device: see ``linear.fit``.
-        progress: is called after each epoch with the representation and the lowest error rate on the dev set.
+        progress: is called after each epoch with the representation and the lowest loss on the dev set.
     """
     rows = []
     for name in sorted(splits["train"], key=[LOG_MEL, UNTRAINED, PRETRAINED].index):
         train, dev, test = (splits[part][name] for part in ("train", "dev", "test"))
         mixed = len(train.frames) > 1
-        fitted = fit(train, dev, task, training, device, mixed, lambda rates, name=name: progress(name, float(rates.min())))
-        wrong, total = count_errors(fitted.probes, test, task, device)
+        fitted = fit(
+            train, dev, task, training, device, mixed, lambda losses, name=name: progress(name, float(losses.min()))
+        )
+        scores = score(fitted.probes, test, task, device)
         numbers: list[int | None] = [None] if name == LOG_MEL else list(layers)
         for probe, layer in enumerate([*numbers, None] if mixed else numbers):
             weights = fitted.probes.layer_weights.tolist() if mixed and layer is None else None
-            rows.append(_row(name, layer, wrong[probe], total, fitted.dev_errors[:, probe], weights))
+            rows.append(_row(name, layer, probe, scores, fitted.dev_losses, weights))
     return rows
 
 
-def _row(name: str, layer: int | None, wrong, total, dev_errors, weights: list[float] | None) -> Row:
-    interval = bootstrap_interval(wrong.numpy(), total.numpy())
-    best = int(dev_errors.argmin())
-    return Row(name, layer, float(wrong.sum() / total.sum()), *interval, float(dev_errors[best]), best + 1, weights)
+def _tell(progress: Callable[[str, float], None], name: str, losses: Tensor) -> None:
+    progress(name, float(losses.min()))
+
+
+def _row(name: str, layer: int | None, probe: int, scores: Scores, dev: Tensor, weights: list[float] | None) -> Row:
+    sizes, errors, losses = scores.sizes.numpy(), scores.errors[probe].numpy(), scores.losses[probe].double().numpy()
+    best = int(dev[:, probe].argmin())
+    return Row(
+        name,
+        layer,
+        error=float(errors.sum() / sizes.sum()),
+        error_interval=bootstrap_interval(errors, sizes),
+        loss=float(losses.sum() / sizes.sum()),
+        loss_interval=bootstrap_interval(losses, sizes),
+        dev_loss=float(dev[best, probe]),
+        epoch=best + 1,
+        layer_weights=weights,
+    )
 
 
 def constant_error(train: Split, test: Split, task: Task) -> float:
@@ -84,14 +103,14 @@ def constant_error(train: Split, test: Split, task: Task) -> float:
     return float((wanted[wanted >= 0] != phones[phones >= 0].mode().values).float().mean())
 
 
-def bootstrap_interval(wrong: np.ndarray, total: np.ndarray, resamples: int = 1000) -> tuple[float, float]:
-    """95 % percentile interval of sum(wrong) / sum(total) over utterances drawn again; both (utterances,), two or more."""
+def bootstrap_interval(amounts: np.ndarray, sizes: np.ndarray, resamples: int = 1000) -> tuple[float, float]:
+    """95 % percentile interval of sum(amounts) / sum(sizes) over utterances drawn again; both (utterances,), two or more."""
 
-    def rate(wrong: np.ndarray, total: np.ndarray, axis: int) -> np.ndarray:
-        return wrong.sum(axis) / np.maximum(total.sum(axis), 1)
+    def ratio(amounts: np.ndarray, sizes: np.ndarray, axis: int) -> np.ndarray:
+        return amounts.sum(axis) / np.maximum(sizes.sum(axis), 1)
 
     found = stats.bootstrap(
-        (wrong, total), rate, paired=True, vectorized=True, method="percentile", n_resamples=resamples, batch=100,
+        (amounts, sizes), ratio, paired=True, vectorized=True, method="percentile", n_resamples=resamples, batch=100,
         rng=np.random.default_rng(0),
     )  # fmt: skip
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
@@ -99,12 +118,12 @@ def bootstrap_interval(wrong: np.ndarray, total: np.ndarray, resamples: int = 10
 
 def conclusion(rows: list[Row], task: Task, constant: float) -> str:
     """The best of each in a sentence; ``constant`` is that of ``constant_error``."""
-    best = {name: min((row for row in rows if row.representation == name), key=lambda row: row.error)
+    best = {name: min((row for row in rows if row.representation == name), key=lambda row: row.loss)
             for name in dict.fromkeys(row.representation for row in rows)}  # fmt: skip
     top = best.pop(PRETRAINED)
-    text = f"Pretrained, {_where(top)}: {task.metric} {top.error:.1%} ({top.low:.1%} to {top.high:.1%})"
+    text = f"Pretrained, {_where(top)}: {task.metric} {top.error:.1%}, loss {top.loss:.3f}"
     for name, row in best.items():
-        text += f"; {name}{'' if name == LOG_MEL else ', ' + _where(row)}: {row.error:.1%}"
+        text += f"; {name}{'' if name == LOG_MEL else ', ' + _where(row)}: {row.error:.1%}, {row.loss:.3f}"
     return f"{text}; without looking {constant:.1%}."
 
 

@@ -1,7 +1,7 @@
 """Linear probes on all layers of a frozen encoder, trained side by side, and one on a learned weighted sum of the layers.
 
 The probes share batches and nothing else: their parameters, and Adam's moments, are separate, so each is trained as it would
-be alone. Each keeps the weights of the epoch that was best on the dev set.
+be alone. Each keeps the weights of the epoch with the lowest loss on the dev set.
 
 Shapes: K layers, N frames of all utterances, D width, P = K probes or K + 1 with the weighted sum, C outputs.
 """
@@ -96,8 +96,19 @@ class Fitted(NamedTuple):
 
     probes: LinearProbes
     """Each with the weights of its best epoch."""
-    dev_errors: Tensor
-    """(epochs, P) error rates on the dev set."""
+    dev_losses: Tensor
+    """(epochs, P) on the dev set, nats per symbol or frame."""
+
+
+class Scores(NamedTuple):
+    """Of P probes in each utterance."""
+
+    losses: Tensor
+    """(P, utterances), nats."""
+    errors: Tensor
+    """(P, utterances) int64."""
+    sizes: Tensor
+    """(utterances,) int64: symbols or frames."""
 
 
 def fit(
@@ -107,17 +118,17 @@ def fit(
     training: Training,
     device: torch.device,
     weighted_sum: bool,
-    after_epoch: Callable[[Tensor], None] = lambda rates: None,
+    after_epoch: Callable[[Tensor], None] = lambda losses: None,
 ) -> Fitted:
     """Trains probes.
 
     Args:
         train, dev: see the head of this file.
-        task: its loss is minimized, its errors on ``dev`` choose the epoch.
+        task: its loss is minimized, that on ``dev`` chooses the epoch.
         training: how.
         device: where the probes are trained.
         weighted_sum: see ``LinearProbes``.
-        after_epoch: is called with the (P,) error rates on the dev set.
+        after_epoch: is called with the (P,) losses on the dev set.
     """
     generator = torch.Generator().manual_seed(training.seed)
     probes = LinearProbes(train.frames, task.num_outputs, weighted_sum).to(device)
@@ -130,16 +141,17 @@ def fit(
     for _ in range(training.epochs):
         for batch in train.batches(training.batch_size, generator, device):
             optimizer.zero_grad()
-            task.loss(probes(batch.frames), batch.counts, batch.targets).sum().backward()
+            losses = task.losses(probes(batch.frames), batch.counts, batch.targets)
+            (losses.sum() / task.sizes(batch.targets).sum().clamp(min=1)).backward()
             optimizer.step()
             schedule.step()
-        wrong, total = count_errors(probes, dev, task, device)
-        rates = wrong.sum(1) / total.sum()
-        better = rates < lowest
-        lowest = torch.where(better, rates, lowest)
+        scores = score(probes, dev, task, device)
+        losses = scores.losses.sum(1) / scores.sizes.sum()
+        better = losses < lowest
+        lowest = torch.where(better, losses, lowest)
         _keep(best, probes, better.to(device))
-        history.append(rates)
-        after_epoch(rates)
+        history.append(losses)
+        after_epoch(losses)
     probes.load_state_dict(best)
     return Fitted(probes, torch.stack(history))
 
@@ -152,10 +164,14 @@ def _keep(best: dict[str, Tensor], probes: LinearProbes, better: Tensor) -> None
 
 
 @torch.inference_mode()
-def count_errors(probes: LinearProbes, split: Split, task: Task, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Errors of each probe in each utterance (P, utterances), and what there was to get right (utterances,)."""
-    found = [task.errors(probes(batch.frames), batch.counts, batch.targets) for batch in split.batches(64, None, device)]
-    return torch.cat([wrong.cpu() for wrong, _ in found], 1), torch.cat([total.cpu() for _, total in found])
+def score(probes: LinearProbes, split: Split, task: Task, device: torch.device) -> Scores:
+    """Losses and errors, utterance by utterance."""
+    found = []
+    for batch in split.batches(64, None, device):
+        logits = probes(batch.frames)
+        of_batch = task.losses(logits, batch.counts, batch.targets), task.errors(logits, batch.counts, batch.targets)
+        found.append(Scores(*(value.cpu() for value in of_batch), task.sizes(batch.targets).cpu()))
+    return Scores(*(torch.cat(values, -1) for values in zip(*found, strict=True)))
 
 
 def as_tensors(targets: Sequence[Sequence[int]]) -> list[Tensor]:

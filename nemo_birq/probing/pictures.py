@@ -1,4 +1,4 @@
-"""The picture of a probe: error rate over the layers, and what the weighted sum took from each."""
+"""The picture of a probe: error rate and loss over the layers, and what the weighted sum took from each."""
 
 from pathlib import Path
 
@@ -20,11 +20,14 @@ COLOURS = {PRETRAINED: "tab:red", UNTRAINED: "tab:grey", LOG_MEL: "tab:blue"}
 def draw(rows: list[Row], task: Task, title: str, path: Path) -> None:
     """Writes a PNG."""
     mixed = [row for row in rows if row.is_weighted_sum]
-    columns, size = (2, (11, 4.6)) if mixed else (1, (7, 4.6))
-    figure, axes = plt.subplots(1, columns, figsize=size, layout="constrained", squeeze=False, width_ratios=[3, 2][:columns])
-    _draw_errors(axes[0, 0], rows, task)
+    columns = 2 + bool(mixed)
+    figure, axes = plt.subplots(1, columns, figsize=(5 * columns, 4.6), layout="constrained", squeeze=False)
+    _draw_values(axes[0, 0], rows, "error", f"{task.metric} on the test set")
+    axes[0, 0].yaxis.set_major_formatter(PercentFormatter(1.0))
+    unit = "symbol" if task.name == "ctc" else "frame"
+    _draw_values(axes[0, 1], rows, "loss", f"loss on the test set, nats per {unit}")
     if mixed:
-        _draw_weights(axes[0, 1], mixed, [row.layer for row in rows if row.representation == PRETRAINED and row.layer])
+        _draw_weights(axes[0, 2], mixed, [row.layer for row in rows if row.representation == PRETRAINED and row.layer])
     for axis in axes[0]:
         axis.spines[["top", "right"]].set_visible(False)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -35,24 +38,21 @@ def draw(rows: list[Row], task: Task, title: str, path: Path) -> None:
     plt.close(figure)
 
 
-def _draw_errors(axis: plt.Axes, rows: list[Row], task: Task) -> None:
+def _draw_values(axis: plt.Axes, rows: list[Row], value: str, label: str) -> None:
     for name in (PRETRAINED, UNTRAINED):
         singles = [row for row in rows if row.representation == name and row.layer is not None]
         if singles:
-            layers = [row.layer for row in singles]
-            axis.plot(layers, [row.error for row in singles], "o-", color=COLOURS[name], label=name)
-            axis.fill_between(
-                layers, [row.low for row in singles], [row.high for row in singles], color=COLOURS[name], alpha=0.15, lw=0
-            )
+            layers, intervals = [row.layer for row in singles], [getattr(row, f"{value}_interval") for row in singles]
+            axis.plot(layers, [getattr(row, value) for row in singles], "o-", color=COLOURS[name], label=name)
+            axis.fill_between(layers, *zip(*intervals, strict=True), color=COLOURS[name], alpha=0.15, lw=0)
         for row in rows:
             if row.representation == name and row.is_weighted_sum:
-                axis.axhline(row.error, color=COLOURS[name], ls="--", lw=1.2, label=f"{name}, weighted sum")
+                axis.axhline(getattr(row, value), color=COLOURS[name], ls="--", lw=1.2, label=f"{name}, weighted sum")
     for row in rows:
         if row.representation == LOG_MEL:
-            axis.axhline(row.error, color=COLOURS[LOG_MEL], lw=1.5, label=LOG_MEL)
-    axis.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axis.set_ylabel(f"{task.metric} on the test set (lower is better)")
-    axis.set_title("Linear probe of each layer, with 95 % intervals", fontsize=10)
+            axis.axhline(getattr(row, value), color=COLOURS[LOG_MEL], lw=1.5, label=LOG_MEL)
+    axis.set_ylabel(f"{label} (lower is better)")
+    axis.set_title("Probe of each layer, with 95 % intervals", fontsize=10)
 
 
 def _draw_weights(axis: plt.Axes, mixed: list[Row], layers: list[int]) -> None:

@@ -25,8 +25,8 @@ class Task(Protocol):
     num_outputs: int
     """C."""
 
-    def loss(self, logits: Tensor, counts: Sequence[int], targets: Sequence[Tensor]) -> Tensor:
-        """Mean loss of each probe: (P,).
+    def losses(self, logits: Tensor, counts: Sequence[int], targets: Sequence[Tensor]) -> Tensor:
+        """Loss of each probe in each utterance, in nats: (P, B).
 
         Args:
             logits: (P, n, C), the utterances one after the other.
@@ -35,8 +35,12 @@ class Task(Protocol):
         """
         ...
 
-    def errors(self, logits: Tensor, counts: Sequence[int], targets: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Errors of each probe in each utterance (P, B), and what there was to get right (B,), int64."""
+    def errors(self, logits: Tensor, counts: Sequence[int], targets: Sequence[Tensor]) -> Tensor:
+        """Errors of each probe in each utterance: (P, B) int64. Arguments as above."""
+        ...
+
+    def sizes(self, targets: Sequence[Tensor]) -> Tensor:
+        """What there is to get right in each utterance, symbols or frames: (B,) int64."""
         ...
 
 
@@ -50,16 +54,18 @@ class FrameTask:
         self.symbols = symbols
         self.num_outputs = len(symbols)
 
-    def loss(self, logits: Tensor, counts: Sequence[int], targets: Sequence[Tensor]) -> Tensor:
+    def losses(self, logits: Tensor, counts: Sequence[int], targets: Sequence[Tensor]) -> Tensor:
         wanted = torch.cat(list(targets)).expand(len(logits), -1)
-        losses = F.cross_entropy(logits.transpose(1, 2), wanted, ignore_index=-1, reduction="none")
-        return losses.sum(1) / (wanted[0] >= 0).sum().clamp(min=1)
+        of_frames = F.cross_entropy(logits.transpose(1, 2), wanted, ignore_index=-1, reduction="none")
+        return torch.stack([part.sum(1) for part in of_frames.split(list(counts), dim=1)], 1)
 
-    def errors(self, logits: Tensor, counts: Sequence[int], targets: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def errors(self, logits: Tensor, counts: Sequence[int], targets: Sequence[Tensor]) -> Tensor:
         wanted = torch.cat(list(targets))
         wrong = (logits.argmax(-1) != wanted) & (wanted >= 0)
-        by_utterance = [part.sum(1) for part in wrong.split(list(counts), dim=1)]
-        return torch.stack(by_utterance, 1), torch.stack([(target >= 0).sum() for target in targets])
+        return torch.stack([part.sum(1) for part in wrong.split(list(counts), dim=1)], 1)
+
+    def sizes(self, targets: Sequence[Tensor]) -> Tensor:
+        return torch.stack([(target >= 0).sum() for target in targets])
 
 
 class CtcTask:
@@ -73,27 +79,29 @@ class CtcTask:
         self.num_outputs = len(symbols) + 1
         self.ctc = CTCLoss(num_classes=len(symbols), zero_infinity=True, reduction="none")
 
-    def loss(self, logits: Tensor, counts: Sequence[int], targets: Sequence[Tensor]) -> Tensor:
-        probes, utterances = len(logits), len(targets)
+    def losses(self, logits: Tensor, counts: Sequence[int], targets: Sequence[Tensor]) -> Tensor:
+        probes = len(logits)
         log_probs = logits.log_softmax(-1)
         padded = pad_sequence([part for one in log_probs for part in one.split(list(counts))], batch_first=True)
-        lengths = torch.tensor([len(target) for target in targets], device=logits.device)
-        losses = self.ctc(
+        found = self.ctc(
             log_probs=padded,
             targets=pad_sequence(list(targets), batch_first=True).repeat(probes, 1),
             input_lengths=torch.tensor(counts, device=logits.device).repeat(probes),
-            target_lengths=lengths.repeat(probes),
+            target_lengths=self.sizes(targets).to(logits.device).repeat(probes),
         )
-        return losses.view(probes, utterances).sum(1) / lengths.sum().clamp(min=1)
+        return found.view(probes, len(targets))
 
-    def errors(self, logits: Tensor, counts: Sequence[int], targets: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def errors(self, logits: Tensor, counts: Sequence[int], targets: Sequence[Tensor]) -> Tensor:
         picked = logits.argmax(-1).cpu()
         references = [target.tolist() for target in targets]
         wrong = [
             [edit_distance(reference, self.decode(part))["total"] for reference, part in zip(references, parts, strict=True)]
             for parts in (one.split(list(counts)) for one in picked)
         ]
-        return torch.tensor(wrong), torch.tensor([len(reference) for reference in references])
+        return torch.tensor(wrong)
+
+    def sizes(self, targets: Sequence[Tensor]) -> Tensor:
+        return torch.tensor([len(target) for target in targets])
 
     def num_impossible(self, counts: Sequence[int], targets: Sequence[Tensor]) -> int:
         """Utterances with fewer frames than CTC needs for their symbols; they are not learned from."""
