@@ -58,8 +58,8 @@ def arguments() -> argparse.Namespace:
 
 def table(rows: list[Row], task: Task) -> Table:
     """The numbers, for people."""
-    found = Table(title="Linear probes of a frozen encoder, test set", header_style="bold")
-    columns = ("", "layer", task.metric, "95 % interval", "loss (nats)", "95 % interval")
+    found = Table(title=f"Linear probes of a frozen encoder: {task.metric}, loss in nats", header_style="bold")
+    columns = ("", "layer", "errors", "95 %", "loss", "95 %")
     for number, column in enumerate(columns):
         found.add_column(column, justify="left" if number < 2 else "right")
     best, last = min(row.loss for row in rows), rows[0].representation
@@ -69,8 +69,8 @@ def table(rows: list[Row], task: Task) -> Table:
         last = row.representation
         layer = "weighted sum" if row.is_weighted_sum else "" if row.layer is None else str(row.layer)
         found.add_row(
-            row.representation, layer, f"{row.error:.1%}", "{:.1%} to {:.1%}".format(*row.error_interval),
-            f"{row.loss:.3f}", "{:.3f} to {:.3f}".format(*row.loss_interval), style="bold" if row.loss == best else None,
+            row.representation, layer, f"{row.error:.1%}", "{:.1%} - {:.1%}".format(*row.error_interval),
+            f"{row.loss:.3f}", "{:.2f} - {:.2f}".format(*row.loss_interval), style="bold" if row.loss == best else None,
         )  # fmt: skip
     return found
 

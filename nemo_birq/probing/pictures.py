@@ -51,8 +51,8 @@ def _draw_values(axis: plt.Axes, rows: list[Row], value: str, label: str) -> Non
     for row in rows:
         if row.representation == LOG_MEL:
             axis.axhline(getattr(row, value), color=COLOURS[LOG_MEL], lw=1.5, label=LOG_MEL)
-    axis.set_ylabel(f"{label} (lower is better)")
-    axis.set_title("Probe of each layer, with 95 % intervals", fontsize=10)
+    axis.set_ylabel(label)
+    axis.set_title("Probe of each layer, 95 % intervals; lower is better", fontsize=10)
 
 
 def _draw_weights(axis: plt.Axes, mixed: list[Row], layers: list[int]) -> None:
