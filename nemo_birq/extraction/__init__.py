@@ -1,0 +1,1 @@
+"""Features and labels of whole utterances, written to disk (docs/extraction.md)."""

@@ -1,0 +1,194 @@
+"""The utterances of a manifest or of tar shards, in order, with the lines of their manifest.
+
+Work is divided into parts: runs of neighbouring utterances, finished one after the other. Within a part the utterances are
+batched by length. So a part needs nothing but itself, and only one is in memory.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from lhotse.dataset.sampling.base import TimeConstraint
+from lhotse.dataset.sampling.dynamic import DurationBatcher
+from omegaconf import OmegaConf
+
+from nemo_birq.data.batch import SpeechBatch
+from nemo_birq.data.index import SpeechIndex
+from nemo_birq.data.index_building import Problems, entries_by_shard
+from nemo_birq.data.loader import build_dataloader
+from nemo_birq.data.manifests import iterate_manifest
+from nemo_birq.data.reading import SpeechDataset
+from nemo_birq.data.sources import Source, read_sources
+
+
+class Part(NamedTuple):
+    """Utterances ``first`` to ``last - 1``."""
+
+    number: int
+    first: int
+    last: int
+
+
+class SpeechData(NamedTuple):
+    """Utterances, counted from 0 in the order of manifests, shards and members."""
+
+    sources: list[Source]
+    indexes: list[SpeechIndex]
+    sample_rate: int
+
+    @property
+    def durations(self) -> np.ndarray:
+        """(utterances,) float64, seconds."""
+        return np.concatenate([index.durations for index in self.indexes])
+
+    def lines(self) -> Iterator[dict]:
+        """The manifest's line of each utterance, in order; paths of single files absolute."""
+        return chain.from_iterable(map(_lines_of, self.sources, self.indexes))
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the manifests' text and of which of their utterances can be used; wherever the audio lies."""
+        digest = hashlib.sha256()
+        for source, index in zip(self.sources, self.indexes, strict=True):
+            for path in source.manifest_paths:
+                digest.update(Path(path).read_bytes())
+            digest.update(index.durations.tobytes())
+            digest.update(index.shards.tobytes())
+        return digest.hexdigest()[:16]
+
+
+def open_data(data: str, tars: str | None, sample_rate: int) -> SpeechData:
+    """Looks at every line and every member, or takes the index of an earlier look.
+
+    Args:
+        data: a manifest; a pattern of sharded manifests (``manifest__OP_0..7_CL_.json``), with ``tars``; or a folder of
+            shards as scripts/make_shards.py writes them.
+        tars: shards, such as ``audio__OP_0..7_CL_.tar``.
+        sample_rate: in Hz; other audio is resampled.
+
+    Raises:
+        FileNotFoundError: data that are not there.
+        ValueError: manifests and shards that do not fit, or that largely cannot be used; see ``data.loader``.
+    """
+    if Path(data).is_dir():
+        if tars is not None:
+            raise ValueError(f"{data} is a folder, which names its shards itself: leave out the names of the tar files")
+        data, tars = _shards_in(Path(data))
+    elif tars is None:
+        _check_not_tarred(data)
+    config = OmegaConf.create(
+        {"use_lhotse": True, "manifest_filepath": data, "tarred_audio_filepaths": tars, "batch_duration": 3600.0}
+    )
+    loader = build_dataloader(config, sample_rate, rank=0, world_size=1, training=False)
+    return SpeechData(read_sources(config), list(loader.dataset.indexes), sample_rate)
+
+
+def _shards_in(folder: Path) -> tuple[str, str]:
+    count = len(list(folder.glob("audio_*.tar")))
+    if count == 0:
+        below = sorted({path.parent for path in folder.rglob("audio_*.tar")})
+        hint = f"; name one of the folders below: {', '.join(map(str, below[:5]))}" if below else ""
+        raise FileNotFoundError(f"there are no shards audio_0.tar, audio_1.tar, ... in {folder}{hint}")
+    return (
+        f"{folder}/sharded_manifests/manifest__OP_0..{count - 1}_CL_.json",
+        f"{folder}/audio__OP_0..{count - 1}_CL_.tar",
+    )
+
+
+def _check_not_tarred(manifest: str) -> None:
+    paths = Source(manifest, None, None).manifest_paths
+    if not Path(paths[0]).is_file():
+        raise FileNotFoundError(f"{paths[0]} does not exist: name a manifest, or a folder of shards")
+    entry, _ = next(iterate_manifest(paths[0]), (None, None))
+    if entry and "shard_id" in entry and not (Path(paths[0]).parent / entry["audio_filepath"]).is_file():
+        raise ValueError(
+            f"manifest {manifest} names members of tar shards ({entry['audio_filepath']}): give the folder that holds "
+            "audio_0.tar, or the names of the tar files with --tars"
+        )
+
+
+def _lines_of(source: Source, index: SpeechIndex) -> Iterator[dict]:
+    yield from _lines_of_files(source, index) if source.tars is None else _lines_of_shards(source, index)
+
+
+def _lines_of_files(source: Source, index: SpeechIndex) -> Iterator[dict]:
+    row = 0
+    for manifest in source.manifest_paths:
+        folder = os.path.dirname(os.path.abspath(manifest))
+        for entry, problem in iterate_manifest(manifest):
+            if problem or row == len(index):
+                continue
+            path = os.path.join(folder, os.path.expanduser(entry["audio_filepath"]))
+            if path == index.place(row).name:  # others were left out of the index
+                yield entry | {"audio_filepath": path}
+                row += 1
+
+
+def _lines_of_shards(source: Source, index: SpeechIndex) -> Iterator[dict]:
+    bounds = np.searchsorted(index.shards, np.arange(len(source.tar_paths) + 1))
+    for number, (_, entries) in enumerate(entries_by_shard(source, Problems())):
+        found: dict[tuple[str, float], dict] = {}
+        for entry in entries:
+            found.setdefault((entry["audio_filepath"], float(entry.get("offset") or 0.0)), entry)
+        for row in range(bounds[number], bounds[number + 1]):
+            place = index.place(row)
+            yield found[place.name, place.start]
+
+
+def divide(durations: np.ndarray, seconds: float) -> list[Part]:
+    """Parts of about so many seconds of audio each."""
+    numbers = ((np.cumsum(durations) - durations) // seconds).astype(np.int64)
+    starts = np.flatnonzero(np.diff(numbers, prepend=-1))
+    ends = [*starts[1:], len(durations)]
+    return [Part(i, int(first), int(last)) for i, (first, last) in enumerate(zip(starts, ends, strict=True))]
+
+
+@dataclass(slots=True)
+class _Item:
+    """What Lhotse needs to know of an utterance."""
+
+    row: int
+    duration: float
+
+
+def batches_by_length(rows: Iterable[int], durations: np.ndarray, batch_seconds: float) -> list[list[int]]:
+    """Utterances sorted by length, in batches of so many seconds with padding; the long ones first.
+
+    A batch that does not fit into memory thus fails at once.
+    """
+    items = sorted((_Item(row, float(durations[row])) for row in rows), key=lambda item: (-item.duration, item.row))
+    constraint = TimeConstraint(max(batch_seconds, items[0].duration))
+    return [[item.row for item in batch] for batch in DurationBatcher(items, constraint=constraint)]
+
+
+class RowBatch(NamedTuple):
+    """Utterances with their numbers."""
+
+    rows: list[int]
+    speech: SpeechBatch
+
+
+class RowDataset(torch.utils.data.Dataset):
+    """Numbers of utterances to ``RowBatch``; those that cannot be read are named and left out."""
+
+    def __init__(self, data: SpeechData):
+        self.speech = SpeechDataset(data.indexes, data.sample_rate)
+
+    def __getitem__(self, rows: list[int]) -> RowBatch:
+        batch = self.speech[rows]
+        if batch.skipped:  # rare, so read again to see which
+            rows = [row for row in rows if not self.speech[[row]].skipped]
+        return RowBatch(rows, batch)
+
+
+def make_loader(data: SpeechData, batches: Sequence[list[int]], workers: int) -> torch.utils.data.DataLoader:
+    """Loads batches in their order, decoded in so many processes."""
+    return torch.utils.data.DataLoader(
+        RowDataset(data), sampler=batches, batch_size=None, num_workers=workers, pin_memory=torch.cuda.is_available()
+    )

@@ -1,0 +1,137 @@
+"""Outputs of encoder layers, written as npz or as Lhotse Shar.
+
+Shapes: B utterances, T' encoder frames, D encoder width.
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lhotse import MonoCut, SupervisionSegment
+from lhotse.array import Array
+from lhotse.features.io import MemoryRawWriter
+from lhotse.shar import SharWriter
+
+from nemo_birq.data.batch import SpeechBatch
+from nemo_birq.extraction.data import SpeechData
+from nemo_birq.extraction.encoders import OpenedEncoder
+from nemo_birq.extraction.layers import encode_to_layers
+from nemo_birq.extraction.run import stack_by_utterance
+from nemo_birq.extraction.store import PartStore
+from nemo_birq.quality.frames import encoder_times
+
+DTYPES = {"float16": torch.float16, "float32": torch.float32}
+
+
+def layer_name(layer: int) -> str:
+    """Of an array: ``layer_4``."""
+    return f"layer_{layer}"
+
+
+@torch.inference_mode()
+def compute_features(
+    opened: OpenedEncoder, batch: SpeechBatch, layers: Sequence[int], dtype: torch.dtype
+) -> list[dict[str, np.ndarray]]:
+    """Outputs of the layers for each utterance: (T', D) by ``layer_name``.
+
+    Raises:
+        ValueError: a value that float16 cannot hold.
+    """
+    device = next(opened.encoder.parameters()).device
+    signal = batch.signal.to(device, non_blocking=True)
+    features, lengths = opened.preprocessor(input_signal=signal, length=batch.signal_length.to(device, non_blocking=True))
+    outputs, encoded_len = encode_to_layers(opened.encoder, features, lengths, layers)
+    if dtype == torch.float16 and max(float(output.abs().max()) for output in outputs.values()) > torch.finfo(dtype).max:
+        raise ValueError("the outputs of the layers are beyond the range of float16: take float32")
+    arrays = {layer_name(layer): output.to(dtype).cpu().numpy() for layer, output in outputs.items()}
+    return stack_by_utterance(arrays, encoded_len.tolist())
+
+
+# --- formats ----------------------------------------------------------------------------------------------------------
+
+
+def write_npz(store: PartStore, number: int, lines: list[dict], results: list[dict[str, np.ndarray]]) -> None:
+    """One ``part-000000.npz`` with an array ``<key>/layer_4`` for each utterance and layer; the list names file and key."""
+    keys = _keys(lines)
+    name = f"part-{number:06d}.npz"
+    listed = [
+        line | {"features_filepath": name, "features_key": key, "num_frames": _num_frames(result)}
+        for line, key, result in zip(lines, keys, results, strict=True)
+    ]
+    with store.writing(number, listed) as folder:
+        arrays = zip(keys, results, strict=True)
+        np.savez(folder / name, **{f"{key}/{layer}": array for key, result in arrays for layer, array in result.items()})
+
+
+def write_shar(store: PartStore, number: int, lines: list[dict], results: list[dict[str, np.ndarray]]) -> None:
+    """One shard in Lhotse's Shar format, ``shar/cuts.000000.jsonl.gz`` and ``shar/layer_4.000000.tar`` for each layer.
+
+    The arrays are Lhotse's ``Array`` and not ``TemporalArray``, which would round the number of frames of a cut and lose the
+    last one now and then.
+    """
+    keys = _keys(lines)
+    listed = [line | {"num_frames": _num_frames(result)} for line, result in zip(lines, results, strict=True)]
+    with store.writing(number, listed) as folder:
+        (folder / "shar").mkdir()  # where Lhotse finds nothing but its own files
+        fields = {layer: "numpy" for result in results[:1] for layer in result}
+        with SharWriter(
+            folder / "shar", fields, shard_size=None, shard_suffix=f".{number:06d}", warn_unused_fields=False
+        ) as shar:
+            for line, key, result in zip(lines, keys, results, strict=True):
+                shar.write(_cut(line, key, result))
+
+
+FORMATS: dict[str, Callable[[PartStore, int, list[dict], list[Any]], None]] = {"npz": write_npz, "lhotse": write_shar}
+
+
+def _keys(lines: list[dict]) -> list[str]:
+    """Names of a part's utterances: of their files without suffix, numbered where that is not enough."""
+    keys, seen = [], set()
+    for line in lines:
+        stem = key = Path(line["audio_filepath"]).stem
+        number = 1
+        while key in seen:
+            number += 1
+            key = f"{stem}-{number}"
+        seen.add(key)
+        keys.append(key)
+    return keys
+
+
+def _num_frames(result: dict[str, np.ndarray]) -> int:
+    return len(next(iter(result.values())))
+
+
+def _cut(line: dict, key: str, arrays: dict[str, np.ndarray]) -> MonoCut:
+    spoken = SupervisionSegment(
+        id=key, recording_id=key, start=0.0, duration=line["duration"], text=line.get("text"), speaker=line.get("speaker")
+    )
+    writer = MemoryRawWriter()
+    held: dict[str, Array] = {name: writer.store_array(key, array) for name, array in arrays.items()}
+    known = {"duration", "text", "speaker"}
+    custom = {name: value for name, value in line.items() if name not in known}
+    return MonoCut(
+        id=key, start=0.0, duration=line["duration"], channel=0, supervisions=[spoken], custom=custom | held
+    )  # fmt: skip
+
+
+def check_space(folder: Path, opened: OpenedEncoder, data: SpeechData, layers: Sequence[int], dtype: str) -> int:
+    """Bytes that the features will take.
+
+    Raises:
+        ValueError: there is less room on the disk.
+    """
+    frames = data.durations.sum() / encoder_times(opened.model).step
+    needed = int(frames * opened.encoder.d_model * len(layers) * DTYPES[dtype].itemsize)
+    present = sum(path.stat().st_size for path in folder.rglob("*")) if folder.is_dir() else 0
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(place).free
+    if needed - present > free:
+        raise ValueError(
+            f"the features need {needed / 2**30:.1f} GiB, {folder} has room for {free / 2**30:.1f} GiB: take fewer layers "
+            "or --dtype float16"
+        )
+    return needed

@@ -1,0 +1,101 @@
+"""Anchor or enhanced labels of whole utterances, as integers in a NeMo manifest.
+
+Shapes: B utterances, T' encoder frames, H codebooks.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nemo_birq.data.batch import SpeechBatch
+from nemo_birq.extraction.layers import encoder_lengths
+from nemo_birq.extraction.run import stack_by_utterance
+from nemo_birq.extraction.store import SETTINGS, PartStore, check_same, write_whole
+from nemo_birq.masking import valid_frames
+from nemo_birq.model import BiRQModel
+from nemo_birq.quality.labelings import has_statistics
+
+KINDS = ("anchor", "enhanced")
+
+
+def check_can_label(model: BiRQModel, kind: str) -> None:
+    """Refuses labels that a model does not have.
+
+    Raises:
+        ValueError: enhanced labels of a model that never made any.
+    """
+    if kind == "enhanced" and not has_statistics(model):
+        raise ValueError(
+            "the model never made enhanced labels in training (w1 was 0 so far): it has no statistics of layer k, and a "
+            "label would depend on the utterances beside it. Take --labels anchor, or a model trained further"
+        )
+
+
+@torch.inference_mode()
+def compute_labels(model: BiRQModel, batch: SpeechBatch, kind: str) -> list[np.ndarray]:
+    """Labels of each utterance, (T', H) int64. Anchor labels need no encoder, enhanced ones its first k layers."""
+    signal, signal_length = batch.signal.to(model.device), batch.signal_length.to(model.device)
+    if kind == "enhanced":
+        labels, lengths = model.labels(signal, signal_length)[1:]
+    else:
+        features, feature_len = model.preprocessor(input_signal=signal, length=signal_length)
+        lengths = encoder_lengths(model.encoder, features, feature_len)
+        valid = valid_frames(lengths, int(lengths.max()))
+        codes = model.anchor_labeler(features, valid)
+        labels = codes.new_full((*valid.shape, codes.shape[1]), -1)
+        labels[valid] = codes
+    return [result["labels"] for result in stack_by_utterance({"labels": labels.cpu().numpy()}, lengths.tolist())]
+
+
+def write_labels(kind: str) -> Callable[[PartStore, int, list[dict], list[np.ndarray]], None]:
+    """Writer of parts: the manifest's line and ``anchor_labels`` or ``enhanced_labels``.
+
+    With one codebook that is a list of T' numbers, with H > 1 a list of T' lists.
+    """
+
+    def write(store: PartStore, number: int, lines: list[dict], results: list[np.ndarray]) -> None:
+        flat = [labels[:, 0] if labels.shape[1] == 1 else labels for labels in results]
+        labelled = [line | {f"{kind}_labels": labels.tolist()} for line, labels in zip(lines, flat, strict=True)]
+        with store.writing(number, labelled):
+            pass
+
+    return write
+
+
+# --- the file and the folder that it grows in ----------------------------------------------------------------------
+
+
+def parts_folder(out: Path) -> Path:
+    """Where the parts of a manifest lie until it is complete."""
+    return out.with_name(out.name + ".parts")
+
+
+def settings_path(out: Path) -> Path:
+    """What made the manifest."""
+    return out.with_name(out.name + ".settings.json")
+
+
+def is_complete(out: Path, settings: dict[str, Any]) -> bool:
+    """Whether the manifest is there already.
+
+    Raises:
+        ValueError: a file of this name that was made with other settings, or by somebody else.
+    """
+    if not out.exists():
+        return False
+    if not settings_path(out).is_file():
+        raise ValueError(f"{out} exists already and is not of this script: give another name with --out")
+    check_same(settings_path(out), settings, f"{out} was made with other settings", "Give another name with --out")
+    return True
+
+
+def finish(store: PartStore, parts: int, out: Path) -> None:
+    """Puts the manifest together and removes the parts."""
+    write_whole(settings_path(out), (store.folder / SETTINGS).read_text(encoding="utf-8"))
+    store.merge(parts, out)
+    store.close()
+    shutil.rmtree(store.folder)

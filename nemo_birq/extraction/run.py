@@ -1,0 +1,117 @@
+"""Goes through the parts that are not done yet: decoding in worker processes, the model here, writing in a thread."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from nemo_birq.data.batch import SpeechBatch
+from nemo_birq.extraction.data import Part, SpeechData, batches_by_length, divide, make_loader
+from nemo_birq.extraction.store import PartStore
+
+Compute = Callable[[SpeechBatch], list[Any]]
+"""From a batch to one result for each of its utterances."""
+Write = Callable[[PartStore, int, list[dict], list[Any]], None]
+"""Writes a part: store, number, manifest lines, results."""
+
+
+class Done(NamedTuple):
+    """What a run did."""
+
+    parts: int
+    """All of them, also those of earlier runs."""
+    resumed: int
+    """Parts of earlier runs."""
+    utterances: int
+    """Written now."""
+    unreadable: int
+    """Utterances that were left out now."""
+    seconds: float
+    """Of audio, written now."""
+
+
+class _RealTime(ProgressColumn):
+    """Seconds of audio per second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f} x real time")
+
+
+def progress_bar(**options: Any) -> Progress:
+    """For tasks that are measured in seconds of audio."""
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"), TimeElapsedColumn(),
+        TimeRemainingColumn(), _RealTime(), **options,
+    )  # fmt: skip
+
+
+def run_parts(
+    data: SpeechData,
+    store: PartStore,
+    compute: Compute,
+    write: Write,
+    progress: Progress,
+    part_seconds: float,
+    batch_seconds: float,
+    workers: int,
+) -> Done:
+    """Computes and writes what the store does not have yet.
+
+    Args:
+        data: utterances.
+        store: where the parts go.
+        compute, write: see their types.
+        progress: shows how far it is.
+        part_seconds: audio of a part: what is lost when a run is killed, and what is held in memory.
+        batch_seconds: audio of a batch, with padding.
+        workers: processes that decode; 0 decodes here.
+    """
+    durations = data.durations
+    parts = divide(durations, part_seconds)
+    todo = [part for part in parts if not store.has(part.number)]
+    seconds = sum(float(durations[part.first : part.last].sum()) for part in todo)
+    task = progress.add_task("extracting" if len(todo) == len(parts) else "going on", total=seconds)
+    batches = {part.number: batches_by_length(range(part.first, part.last), durations, batch_seconds) for part in todo}
+    loader = iter(make_loader(data, [rows for part in todo for rows in batches[part.number]], workers))
+    lines = _Lines(data.lines())
+    written = unreadable = 0
+    with ThreadPoolExecutor(max_workers=1) as writer:
+        pending: Future | None = None
+        for part in todo:
+            results: dict[int, Any] = {}
+            for rows, speech in islice(loader, len(batches[part.number])):
+                if not speech.is_silent_stand_in:
+                    results |= zip(rows, compute(speech), strict=True)
+                progress.advance(task, float(speech.signal_length.sum()) / data.sample_rate)
+            if pending is not None:
+                pending.result()  # at most two parts are in memory
+            found = [(line, results[row]) for row, line in lines.of(part) if row in results]
+            pending = writer.submit(write, store, part.number, [line for line, _ in found], [r for _, r in found])
+            written += len(found)
+            unreadable += part.last - part.first - len(found)
+        if pending is not None:
+            pending.result()
+    progress.update(task, completed=seconds)  # also what could not be read is done with
+    return Done(len(parts), len(parts) - len(todo), written, unreadable, seconds)
+
+
+class _Lines:
+    """Manifest lines, part by part in rising order; those between are passed over."""
+
+    def __init__(self, lines: Iterator[dict]):
+        self.lines, self.position = lines, 0
+
+    def of(self, part: Part) -> list[tuple[int, dict]]:
+        found = list(islice(self.lines, part.first - self.position, part.last - self.position))
+        self.position = part.last
+        return list(zip(range(part.first, part.last), found, strict=True))
+
+
+def stack_by_utterance(arrays: dict[str, np.ndarray], lengths: list[int]) -> list[dict[str, np.ndarray]]:
+    """Batches (B, T', ...) by name to one dictionary of (T'_i, ...) for each utterance, without its padding."""
+    return [{name: array[i, :length] for name, array in arrays.items()} for i, length in enumerate(lengths)]

@@ -1,0 +1,161 @@
+"""Utterances with what the probe is to read from them: symbols of a manifest key, or phones of an alignment."""
+
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from nemo_birq.extraction.data import SpeechData, open_data
+from nemo_birq.probing.tasks import CtcTask, FrameTask
+from nemo_birq.quality.alignments import Alignments, check_alignments, phone_name, phones_at, read_alignments
+from nemo_birq.quality.frames import FrameTimes
+
+NAMES = ("train", "dev", "test")
+
+
+class LabelledSet(NamedTuple):
+    """Utterances of one set that are used."""
+
+    data: SpeechData
+    rows: list[int]
+    """Their numbers in ``data``."""
+    lines: list[dict]
+    """Of the manifest."""
+    sequences: list[list[str]] | None
+    """Symbols of each utterance, for CTC."""
+    alignments: Alignments | None
+    """For frames."""
+
+    @property
+    def seconds(self) -> float:
+        return float(self.data.durations[self.rows].sum())
+
+    def targets(self, task: CtcTask | FrameTask, position: int, count: int, times: FrameTimes) -> np.ndarray:
+        """Of one utterance with so many encoder frames: int64, see ``tasks``."""
+        number = {symbol: i for i, symbol in enumerate(task.symbols)}
+        if self.alignments is None:
+            return np.array([number[symbol] for symbol in self.sequences[position]], dtype=np.int64)
+        items = self.alignments.phones[_name(self.lines[position])]
+        return np.array([number.get(phone, -1) for phone in phones_at(items, times.middles(count))], dtype=np.int64)
+
+
+def open_set(
+    where: str, key: str, alignments: str | None, hours: float | None, sample_rate: int, name: str
+) -> tuple[LabelledSet, list[str]]:
+    """A labelled set and the symbols of all its utterances, before ``hours`` of them are drawn.
+
+    Args:
+        where: manifest, or folder of shards.
+        key: of the manifest, for CTC: text, or a (nested) list of phones.
+        alignments: CTM file or folder of TextGrid files; then phones of frames and not ``key``.
+        hours: use only so much audio, drawn at random, always the same.
+        sample_rate: of the model, in Hz.
+        name: of the set, for messages.
+
+    Raises:
+        FileNotFoundError: see ``open_data`` and ``read_alignments``.
+        ValueError: no utterances, or some without labels.
+    """
+    data = open_data(where, None, sample_rate)
+    lines = list(data.lines())
+    rows = list(range(len(lines)))
+    found = None
+    if alignments is not None:
+        found, rows = _aligned(data, lines, alignments)
+        symbols = {item.symbol for items in found.phones.values() for item in items}
+    else:
+        sequences = [_sequence(line, key, f"{name} set {where}") for line in lines]
+        symbols = {symbol for sequence in sequences for symbol in sequence}
+    if not symbols:
+        raise ValueError(f"{name} set {where}: all its utterances are empty, there is nothing to learn")
+    rows = _draw(rows, data.durations, hours)
+    chosen = [lines[row] for row in rows]
+    texts = None if alignments is not None else [sequences[row] for row in rows]
+    return LabelledSet(data, rows, chosen, texts, found), sorted(symbols)
+
+
+def _name(line: dict) -> str:
+    return Path(line["audio_filepath"]).stem
+
+
+def _aligned(data: SpeechData, lines: list[dict], path: str) -> tuple[Alignments, list[int]]:
+    name, count = Counter(map(_name, lines)).most_common(1)[0]
+    if count > 1:
+        raise ValueError(
+            f"{data.sources[0].manifest} has {count} utterances named {name}; alignments cannot tell them apart"
+        )
+    cut = [line["audio_filepath"] for line in lines if line.get("offset")]
+    if cut:
+        raise ValueError(f"{cut[0]} begins at an offset; alignments are by file, so write each segment to a file")
+    durations = dict(zip(map(_name, lines), data.durations.tolist(), strict=True))
+    found = read_alignments(path, set(durations))
+    check_alignments(found.phones, durations)
+    return found, [row for row, line in enumerate(lines) if _name(line) in found.phones]
+
+
+def _files(labelled: LabelledSet) -> set[tuple[str, float]]:
+    """Files and where the utterance begins; not the members of shards, whose names need not be unique."""
+    return {
+        (line["audio_filepath"], line.get("offset") or 0.0)
+        for line in labelled.lines
+        if Path(line["audio_filepath"]).is_absolute()
+    }
+
+
+def _sequence(line: dict, key: str, where: str) -> list[str]:
+    value = line.get(key)
+    if isinstance(value, str):
+        return list(" ".join(value.split()))
+    if isinstance(value, list):
+        flat = [phone for entry in value for phone in (entry if isinstance(entry, list) else [entry])]
+        return [phone_name(str(phone)) for phone in flat]
+    raise ValueError(
+        f"{where}: {line['audio_filepath']} has no {key!r} to compare with (its keys: {', '.join(sorted(line))}). Give "
+        "a manifest with transcripts, another --key, or --alignments"
+    )
+
+
+def _draw(rows: list[int], durations: np.ndarray, hours: float | None) -> list[int]:
+    if hours is None:
+        return rows
+    shuffled = np.random.default_rng(0).permutation(rows)
+    enough = int(np.searchsorted(np.cumsum(durations[shuffled]), hours * 3600)) + 1
+    return sorted(shuffled[:enough].tolist())
+
+
+def open_sets(
+    paths: dict[str, str], key: str, alignments: dict[str, str] | None, hours: float | None, sample_rate: int
+) -> tuple[dict[str, LabelledSet], CtcTask | FrameTask]:
+    """Training, dev and test set, and the task on the symbols of the training set.
+
+    Args:
+        paths: by ``NAMES``.
+        key, hours, sample_rate: see ``open_set``; ``hours`` are of the training set.
+        alignments: by ``NAMES``, or None for CTC.
+
+    Raises:
+        FileNotFoundError, ValueError: see ``open_set``; symbols that the training set does not have; the same utterances
+            in two sets.
+    """
+    sets, symbols = {}, {}
+    for name in NAMES:
+        sets[name], symbols[name] = open_set(
+            paths[name], key, alignments and alignments[name], hours if name == "train" else None, sample_rate, name
+        )
+    for name in NAMES[1:]:
+        foreign = sorted(set(symbols[name]) - set(symbols["train"]))
+        if foreign and alignments is None:
+            raise ValueError(
+                f"{name} set {paths[name]} has the symbols {foreign}, which the training set has not: normalize both texts "
+                "in the same way (case, digits, punctuation)"
+            )
+        both = _files(sets[name]) & _files(sets["train"])
+        if both:
+            raise ValueError(f"{len(both)} utterances of the {name} set are in the training set, such as {min(both)[0]}")
+        if len(sets[name].rows) < 2:
+            raise ValueError(f"{name} set {paths[name]} has one utterance that can be used; give more")
+    if alignments is not None:
+        return sets, FrameTask(sorted(set().union(*symbols.values())))
+    is_text = all(isinstance(line[key], str) for line in sets["train"].lines)
+    return sets, CtcTask(symbols["train"], "CER" if is_text else "PER")

@@ -1,0 +1,179 @@
+"""Linear probes on all layers of a frozen encoder, trained side by side, and one on a learned weighted sum of the layers.
+
+The probes share batches and nothing else: their parameters, and Adam's moments, are separate, so each is trained as it would
+be alone. Each keeps the weights of the epoch with the lowest loss on the dev set.
+
+Shapes: K layers, N frames of all utterances, D width, P = K probes or K + 1 with the weighted sum, C outputs.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from nemo_birq.probing.tasks import Task
+
+
+class Split(NamedTuple):
+    """Utterances of a training, dev or test set with their representation and targets."""
+
+    frames: Tensor
+    """(K, N, D) on the CPU, float16 or float32, the utterances one after the other."""
+    counts: list[int]
+    """Frames of each utterance; they sum up to N."""
+    targets: list[Tensor]
+    """Of each utterance, as the task has them."""
+
+    def batches(self, size: int, generator: torch.Generator | None, device: torch.device) -> Iterator["Split"]:
+        """Batches of so many utterances, in random order if there is a generator; frames float32."""
+        order = range(len(self.counts)) if generator is None else torch.randperm(len(self.counts), generator=generator)
+        starts = (torch.tensor(self.counts).cumsum(0) - torch.tensor(self.counts)).tolist()
+        order = [int(i) for i in order]
+        for chosen in (order[i : i + size] for i in range(0, len(order), size)):
+            frames = torch.cat([self.frames[:, starts[i] : starts[i] + self.counts[i]] for i in chosen], dim=1)
+            yield Split(
+                frames.to(device).float(), [self.counts[i] for i in chosen], [self.targets[i].to(device) for i in chosen]
+            )
+
+
+@dataclass(frozen=True)
+class Training:
+    """How probes are trained.
+
+    Raises:
+        ValueError: no epoch, or a learning rate that is not above 0.
+    """
+
+    epochs: int = 30
+    learning_rate: float = 5e-3
+    """Of Adam at the start; it falls to 0 along a cosine."""
+    batch_size: int = 16
+    """Utterances."""
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.epochs < 1 or not self.learning_rate > 0:
+            raise ValueError(f"epochs={self.epochs} and learning_rate={self.learning_rate} must be above 0")
+
+
+class LinearProbes(nn.Module):
+    """A linear classifier for each layer, after a fixed normalization of each feature, and one for the weighted sum.
+
+    Args:
+        frames: (K, N, D) of the training set; means and variances of the features are taken from it.
+        num_outputs: C.
+        weighted_sum: add the probe on sum_k softmax(w)_k x_k, x_k the normalized layers (as in SUPERB).
+    """
+
+    def __init__(self, frames: Tensor, num_outputs: int, weighted_sum: bool):
+        super().__init__()
+        layers, _, width = frames.shape
+        moments = [torch.var_mean(layer.float(), dim=0, correction=0) for layer in frames]
+        self.register_buffer("scale", torch.stack([(variance + 1e-8).rsqrt() for variance, _ in moments]).unsqueeze(1))
+        self.register_buffer("mean", torch.stack([mean for _, mean in moments]).unsqueeze(1))
+        self.weight = nn.Parameter(torch.zeros(layers + weighted_sum, width, num_outputs))
+        self.bias = nn.Parameter(torch.zeros(layers + weighted_sum, 1, num_outputs))
+        self.mixing = nn.Parameter(torch.zeros(layers), requires_grad=weighted_sum)
+
+    @property
+    def layer_weights(self) -> Tensor:
+        """softmax(w): (K,), they sum up to 1."""
+        return self.mixing.softmax(0)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """(K, n, D) -> logits (P, n, C)."""
+        inputs = (frames - self.mean) * self.scale
+        if self.mixing.requires_grad:
+            mixed = torch.einsum("k,knd->nd", self.layer_weights, inputs)
+            inputs = torch.cat([inputs, mixed.unsqueeze(0)])
+        return torch.baddbmm(self.bias, inputs, self.weight)
+
+
+class Fitted(NamedTuple):
+    """Trained probes."""
+
+    probes: LinearProbes
+    """Each with the weights of its best epoch."""
+    dev_losses: Tensor
+    """(epochs, P) on the dev set, nats per symbol or frame."""
+
+
+class Scores(NamedTuple):
+    """Of P probes in each utterance."""
+
+    losses: Tensor
+    """(P, utterances), nats."""
+    errors: Tensor
+    """(P, utterances) int64."""
+    sizes: Tensor
+    """(utterances,) int64: symbols or frames."""
+
+
+def fit(
+    train: Split,
+    dev: Split,
+    task: Task,
+    training: Training,
+    device: torch.device,
+    weighted_sum: bool,
+    after_epoch: Callable[[Tensor], None] = lambda losses: None,
+) -> Fitted:
+    """Trains probes.
+
+    Args:
+        train, dev: see the head of this file.
+        task: its loss is minimized, that on ``dev`` chooses the epoch.
+        training: how.
+        device: where the probes are trained.
+        weighted_sum: see ``LinearProbes``.
+        after_epoch: is called with the (P,) losses on the dev set.
+    """
+    generator = torch.Generator().manual_seed(training.seed)
+    probes = LinearProbes(train.frames, task.num_outputs, weighted_sum).to(device)
+    optimizer = torch.optim.Adam([p for p in probes.parameters() if p.requires_grad], training.learning_rate)
+    steps = training.epochs * -(-len(train.counts) // training.batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    best = {name: value.clone() for name, value in probes.state_dict().items()}
+    lowest = torch.full((len(probes.weight),), float("inf"))
+    history = []
+    for _ in range(training.epochs):
+        for batch in train.batches(training.batch_size, generator, device):
+            optimizer.zero_grad()
+            losses = task.losses(probes(batch.frames), batch.counts, batch.targets)
+            (losses.sum() / task.sizes(batch.targets).sum().clamp(min=1)).backward()
+            optimizer.step()
+            schedule.step()
+        scores = score(probes, dev, task, device)
+        losses = scores.losses.sum(1) / scores.sizes.sum()
+        better = losses < lowest
+        lowest = torch.where(better, losses, lowest)
+        _keep(best, probes, better.to(device))
+        history.append(losses)
+        after_epoch(losses)
+    probes.load_state_dict(best)
+    return Fitted(probes, torch.stack(history))
+
+
+def _keep(best: dict[str, Tensor], probes: LinearProbes, better: Tensor) -> None:
+    best["weight"][better] = probes.weight.detach()[better]
+    best["bias"][better] = probes.bias.detach()[better]
+    if better[-1]:
+        best["mixing"] = probes.mixing.detach().clone()
+
+
+@torch.inference_mode()
+def score(probes: LinearProbes, split: Split, task: Task, device: torch.device) -> Scores:
+    """Losses and errors, utterance by utterance."""
+    found = []
+    for batch in split.batches(64, None, device):
+        logits = probes(batch.frames)
+        of_batch = task.losses(logits, batch.counts, batch.targets), task.errors(logits, batch.counts, batch.targets)
+        found.append(Scores(*(value.cpu() for value in of_batch), task.sizes(batch.targets).cpu()))
+    return Scores(*(torch.cat(values, -1) for values in zip(*found, strict=True)))
+
+
+def as_tensors(targets: Sequence[Sequence[int]]) -> list[Tensor]:
+    """(length,) int64 each."""
+    return [torch.as_tensor(target, dtype=torch.int64) for target in targets]

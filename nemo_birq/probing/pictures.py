@@ -1,0 +1,68 @@
+"""The picture of a probe: error rate and loss over the layers, and what the weighted sum took from each."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from nemo_birq.probing.evaluation import Row
+from nemo_birq.probing.representations import LOG_MEL, PRETRAINED, UNTRAINED
+from nemo_birq.probing.tasks import Task
+
+DPI = 110
+COLOURS = {PRETRAINED: "tab:red", UNTRAINED: "tab:grey", LOG_MEL: "tab:blue"}
+
+
+def draw(rows: list[Row], task: Task, title: str, path: Path) -> None:
+    """Writes a PNG."""
+    mixed = [row for row in rows if row.is_weighted_sum]
+    columns = 2 + bool(mixed)
+    figure, axes = plt.subplots(1, columns, figsize=(5 * columns, 4.6), layout="constrained", squeeze=False)
+    _draw_values(axes[0, 0], rows, "error", f"{task.metric} on the test set")
+    axes[0, 0].yaxis.set_major_formatter(PercentFormatter(1.0))
+    unit = "symbol" if task.name == "ctc" else "frame"
+    _draw_values(axes[0, 1], rows, "loss", f"loss on the test set, nats per {unit}")
+    if mixed:
+        _draw_weights(axes[0, 2], mixed, [row.layer for row in rows if row.representation == PRETRAINED and row.layer])
+    for axis in axes[0]:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.set_xlabel("encoder layer")
+    figure.suptitle(title)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=9)
+    figure.savefig(path, dpi=DPI)
+    plt.close(figure)
+
+
+def _draw_values(axis: plt.Axes, rows: list[Row], value: str, label: str) -> None:
+    for name in (PRETRAINED, UNTRAINED):
+        singles = [row for row in rows if row.representation == name and row.layer is not None]
+        if singles:
+            layers, intervals = [row.layer for row in singles], [getattr(row, f"{value}_interval") for row in singles]
+            axis.plot(layers, [getattr(row, value) for row in singles], "o-", color=COLOURS[name], label=name)
+            axis.fill_between(layers, *zip(*intervals, strict=True), color=COLOURS[name], alpha=0.15, lw=0)
+        for row in rows:
+            if row.representation == name and row.is_weighted_sum:
+                axis.axhline(getattr(row, value), color=COLOURS[name], ls="--", lw=1.2, label=f"{name}, weighted sum")
+    for row in rows:
+        if row.representation == LOG_MEL:
+            axis.axhline(getattr(row, value), color=COLOURS[LOG_MEL], lw=1.5, label=LOG_MEL)
+    axis.set_ylabel(label)
+    axis.set_title("Probe of each layer, 95 % intervals; lower is better", fontsize=10)
+
+
+def _draw_weights(axis: plt.Axes, mixed: list[Row], layers: list[int]) -> None:
+    width = 0.8 / len(mixed)
+    for i, row in enumerate(mixed):
+        places = np.array(layers) + (i - (len(mixed) - 1) / 2) * width
+        axis.bar(places, row.layer_weights, width, color=COLOURS[row.representation])
+    axis.axhline(1 / len(layers), color="black", lw=0.8, ls=":")
+    axis.annotate(
+        "equal weights", (1, 1 / len(layers)), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8
+    )
+    axis.set_ylabel("share in the weighted sum")
+    axis.set_title("What the weighted sum takes from each layer", fontsize=10)

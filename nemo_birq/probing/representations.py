@@ -1,0 +1,121 @@
+"""What probes read, computed once and held in memory: log-mel features, and the layers of encoders.
+
+Shapes: K layers, N frames of all utterances, D width, S subsampling factor, F mel bins.
+"""
+
+import os
+from collections.abc import Callable
+
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from nemo.collections.asr.modules import ConformerEncoder
+from torch import Tensor
+
+from nemo_birq.anchor_labeler import stack_frames
+from nemo_birq.extraction.data import batches_by_length, make_loader
+from nemo_birq.extraction.encoders import OpenedEncoder
+from nemo_birq.extraction.layers import encode_to_layers, encoder_lengths
+from nemo_birq.masking import valid_frames
+from nemo_birq.probing.data import LabelledSet
+from nemo_birq.probing.linear import Split, as_tensors
+from nemo_birq.probing.tasks import Task
+from nemo_birq.quality.frames import encoder_times
+
+LOG_MEL, UNTRAINED, PRETRAINED = "log-mel", "untrained", "pretrained"
+BATCH_SECONDS = 120.0
+MEMORY_SHARE = 0.7  # of the machine's memory
+BYTES = 2  # of a value: float16
+
+
+def untrained_encoder(opened: OpenedEncoder, seed: int = 0) -> ConformerEncoder:
+    """An encoder of the same configuration with new random weights, in evaluation mode."""
+    with isolate_rng():
+        torch.manual_seed(seed)
+        encoder = ConformerEncoder.from_config_dict(opened.model.cfg.encoder)
+    return encoder.eval().to(next(opened.encoder.parameters()).device)
+
+
+def check_memory(opened: OpenedEncoder, seconds: float, values_per_frame: int) -> None:
+    """Refuses more audio than there is memory for.
+
+    Raises:
+        ValueError: naming how many hours fit.
+    """
+    bytes_per_second = values_per_frame * BYTES / encoder_times(opened.model).step
+    room = MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if seconds * bytes_per_second > room:
+        raise ValueError(
+            f"what the probes read of {seconds / 3600:.1f} h needs {seconds * bytes_per_second / 2**30:.0f} GiB of memory, "
+            f"and there is room for {room / bytes_per_second / 3600:.1f} h: train on a part with --hours, or "
+            "take fewer --layers"
+        )
+
+
+def values_per_frame(opened: OpenedEncoder, layers: list[int], baselines: bool) -> int:
+    """Numbers that are held for each encoder frame."""
+    of_layers = len(layers) * opened.encoder.d_model
+    mel = opened.encoder.subsampling_factor * opened.model.cfg.preprocessor.features
+    return 2 * of_layers + mel if baselines else of_layers
+
+
+@torch.inference_mode()
+def represent(
+    labelled: LabelledSet,
+    task: Task,
+    opened: OpenedEncoder,
+    untrained: ConformerEncoder | None,
+    layers: list[int],
+    workers: int,
+    advance: Callable[[float], None],
+) -> tuple[dict[str, Split], int]:
+    """Reads the audio once and gives each representation of it, and how many utterances could not be read.
+
+    Args:
+        labelled: utterances.
+        task: decides the targets.
+        opened: the pretrained encoder.
+        untrained: the same untrained; None leaves it and the log-mel features out.
+        layers: of the encoders.
+        workers: processes that decode.
+        advance: is called with the seconds of audio that are done.
+
+    Raises:
+        ValueError: none could be read.
+    """
+    device = next(opened.encoder.parameters()).device
+    times = encoder_times(opened.model)
+    position = {row: i for i, row in enumerate(labelled.rows)}
+    batches = batches_by_length(labelled.rows, labelled.data.durations, BATCH_SECONDS)
+    collected: dict[str, list[Tensor]] = {}
+    counts, targets = [], []
+    for rows, batch in make_loader(labelled.data, batches, workers):
+        if batch.is_silent_stand_in:
+            continue
+        features, lengths = opened.preprocessor(input_signal=batch.signal.to(device), length=batch.signal_length.to(device))
+        encoded_len = encoder_lengths(opened.encoder, features, lengths)
+        valid = valid_frames(encoded_len, int(encoded_len.max()))
+        found = {PRETRAINED: _layers(opened.encoder, features, lengths, layers, valid)}
+        if untrained is not None:
+            found[UNTRAINED] = _layers(untrained, features, lengths, layers, valid)
+            stacked = stack_frames(features, opened.encoder.subsampling_factor)
+            found[LOG_MEL] = _fitting(stacked, valid.shape[1])[valid].unsqueeze(0)
+        for name, frames in found.items():
+            collected.setdefault(name, []).append(frames.half().cpu())
+        counts += encoded_len.tolist()
+        targets += [labelled.targets(task, position[r], n, times) for r, n in zip(rows, encoded_len.tolist(), strict=True)]
+        advance(float(batch.signal_length.sum()) / labelled.data.sample_rate)
+    if not counts:
+        raise ValueError(f"{labelled.data.sources[0].manifest}: none of its utterances could be read")
+    made = as_tensors(targets)
+    splits = {name: Split(torch.cat(parts, dim=1), counts, made) for name, parts in collected.items()}
+    return splits, len(labelled.rows) - len(counts)
+
+
+def _layers(encoder: ConformerEncoder, features: Tensor, lengths: Tensor, layers: list[int], valid: Tensor) -> Tensor:
+    outputs, _ = encode_to_layers(encoder, features, lengths, layers)
+    return torch.stack([_fitting(outputs[layer], valid.shape[1])[valid] for layer in layers])
+
+
+def _fitting(frames: Tensor, count: int) -> Tensor:
+    """(B, T', D) cut or padded to so many frames: the padding of a batch differs."""
+    return torch.nn.functional.pad(frames, (0, 0, 0, count - frames.shape[1]))

@@ -1,0 +1,365 @@
+"""Probes: against scikit-learn and torch, on made-up features whose answer is known, and once on real ones."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from sklearn.linear_model import LogisticRegression
+
+from nemo_birq.extraction.data import make_loader
+from nemo_birq.extraction.encoders import OpenedEncoder
+from nemo_birq.probing.data import open_sets
+from nemo_birq.probing.evaluation import bootstrap_interval, conclusion, constant_error, evaluate
+from nemo_birq.probing.linear import LinearProbes, Split, Training, as_tensors, fit, score
+from nemo_birq.probing.representations import check_memory, represent, untrained_encoder, values_per_frame
+from nemo_birq.probing.results import check_out, write_results
+from nemo_birq.probing.tasks import CtcTask, FrameTask
+from nemo_birq.quality.alignments import phones_at, read_alignments
+from tests.conftest import CORPUS, SAMPLE_RATE, make_model
+from tests.test_training import run
+
+CPU = torch.device("cpu")
+TEST, VALIDATION = CORPUS / "test" / "test.json", CORPUS / "validation" / "validation.json"
+CTM = {"train": str(CORPUS / "test" / "phones.ctm"), "dev": str(CORPUS / "validation" / "phones.ctm")}
+PHONES = FrameTask(["A", "B", "C", "D"])
+
+
+def read(manifest: str | Path) -> list[dict]:
+    return [json.loads(line) for line in Path(manifest).read_text().splitlines()]
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def made_up(utterances: int, informative: int | None, layers: int = 3, seed: int = 0, shuffled: bool = False) -> Split:
+    """Utterances of 20 frames; one layer holds one of four directions by phone, the others noise."""
+    random = np.random.default_rng(seed)
+    phones = random.integers(0, 4, utterances * 20)
+    frames = normal(layers, len(phones), 8, seed=seed) * torch.tensor([1.0, 30.0, 0.01]).repeat(layers)[:layers, None, None]
+    if informative is not None:
+        frames[informative] = 0.3 * frames[informative] + 100 * torch.eye(8)[phones] * frames[informative].std() - 7
+    if shuffled:
+        random.shuffle(phones)
+    return Split(frames, [20] * utterances, as_tensors(phones.reshape(utterances, 20)))
+
+
+# --- probes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.unit
+def test_the_layer_with_the_phones_is_found():
+    train, dev, test = (made_up(60, informative=1, seed=seed) for seed in range(3))
+    fitted = fit(train, dev, PHONES, Training(epochs=60, learning_rate=0.05), CPU, weighted_sum=True)
+    _, wrong, total = score(fitted.probes, test, PHONES, CPU)
+    rates = (wrong.sum(1) / total.sum()).tolist()
+    assert rates[1] == 0 and rates[3] == 0  # layer 2 and the weighted sum read everything
+    assert all(0.68 < rate < 0.82 for rate in (rates[0], rates[2]))  # of four phones, by chance, 1200 frames
+    weights = fitted.probes.layer_weights
+    assert weights.argmax() == 1 and weights[1] > 0.6 and math.isclose(weights.sum().item(), 1, abs_tol=1e-6)
+
+
+@pytest.mark.unit
+def test_shuffled_labels_are_read_by_chance_only():
+    train, dev, test = (made_up(60, informative=1, seed=seed, shuffled=True) for seed in range(3))
+    fitted = fit(train, dev, PHONES, Training(epochs=10), CPU, weighted_sum=True)
+    _, wrong, total = score(fitted.probes, test, PHONES, CPU)
+    deviation = (0.75 * 0.25 / int(total.sum())) ** 0.5
+    assert ((wrong.sum(1) / total.sum() - 0.75).abs() < 4 * deviation).all()
+    assert abs(constant_error(train, test, PHONES) - 0.75) < 4 * deviation
+
+
+@pytest.mark.unit
+def test_probes_trained_side_by_side_are_those_trained_alone():
+    train, dev = made_up(12, informative=0), made_up(6, informative=0, seed=1)
+    together = fit(train, dev, PHONES, Training(epochs=4), CPU, weighted_sum=True)
+    for layer in range(3):
+        alone = fit(
+            train._replace(frames=train.frames[layer : layer + 1]), dev._replace(frames=dev.frames[layer : layer + 1]),
+            PHONES, Training(epochs=4), CPU, weighted_sum=False,
+        )  # fmt: skip
+        torch.testing.assert_close(alone.probes.weight[0], together.probes.weight[layer], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(alone.dev_losses[:, 0], together.dev_losses[:, layer], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.unit
+def test_frame_probe_against_scikit_learn():
+    """Phones that overlap, and no regularization: both find the same optimum."""
+    random = np.random.default_rng(0)
+    phones = random.integers(0, 4, 800)
+    frames = (torch.eye(6)[phones] * 1.5 + normal(800, 6)).unsqueeze(0)
+    split = Split(frames, [40] * 20, as_tensors(phones.reshape(20, 40)))
+    training = Training(epochs=300, learning_rate=0.1, batch_size=20)
+    probes = fit(split, split, PHONES, training, CPU, weighted_sum=False)
+    standard = ((frames[0] - frames[0].mean(0)) / frames[0].std(0, correction=0)).numpy()
+    reference = LogisticRegression(C=np.inf, tol=1e-8, max_iter=2000).fit(standard, phones)
+    losses, wrong, _ = score(probes.probes, split, PHONES, CPU)
+    optimum = -np.log(reference.predict_proba(standard)[np.arange(800), phones])
+    assert (losses.sum() / 800).item() == pytest.approx(optimum.mean(), rel=1e-3)
+    np.testing.assert_allclose(losses[0], optimum.reshape(20, 40).sum(1), rtol=0.02)
+    assert abs(int(wrong.sum()) - round(800 * (1 - reference.score(standard, phones)))) <= 3
+
+
+@pytest.mark.unit
+def test_the_epoch_that_is_best_on_dev_is_kept():
+    train, dev = made_up(20, informative=0), made_up(10, informative=None, seed=1)  # dev has nothing of what is learned
+    fitted = fit(train, dev, PHONES, Training(epochs=6, learning_rate=0.05), CPU, weighted_sum=True)
+    losses, _, total = score(fitted.probes, dev, PHONES, CPU)
+    torch.testing.assert_close(losses.sum(1) / total.sum(), fitted.dev_losses.min(0).values)
+    assert (fitted.dev_losses.min(0).values < fitted.dev_losses[-1]).any()  # not the last one
+
+
+@pytest.mark.unit
+def test_normalization_and_weighted_sum_by_hand():
+    frames = normal(2, 50, 3) * 5 + 2
+    probes = LinearProbes(frames, 4, weighted_sum=True)
+    with torch.no_grad():
+        probes.weight.copy_(normal(3, 3, 4, seed=1))
+        probes.bias.copy_(normal(3, 1, 4, seed=2))
+        probes.mixing.copy_(torch.tensor([0.0, math.log(3.0)]))  # weights 1/4 and 3/4
+    standard = (frames.double() - frames.double().mean(1, keepdim=True)) / frames.double().std(1, correction=0, keepdim=True)
+    mixed = 0.25 * standard[0] + 0.75 * standard[1]
+    expected = [x @ w + b for x, w, b in zip([*standard, mixed], probes.weight.double(), probes.bias.double(), strict=True)]
+    torch.testing.assert_close(probes(frames).double(), torch.stack(expected), rtol=1e-4, atol=1e-5)
+    constant = LinearProbes(torch.ones(1, 5, 3), 2, weighted_sum=False)  # a feature that never changes
+    assert constant(torch.ones(1, 5, 3)).isfinite().all()
+
+
+# --- tasks ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.unit
+def test_ctc_loss_is_that_of_torch():
+    task = CtcTask(list("abc"))
+    counts, targets = [9, 4, 6], as_tensors([[0, 1, 1], [2], []])
+    logits = normal(2, 19, 4).requires_grad_()
+    found = task.losses(logits, counts, targets)
+    for probe in range(2):
+        expected, start = [], 0
+        for count, target in zip(counts, targets, strict=True):
+            log_probs = logits[probe, start : start + count].log_softmax(-1).unsqueeze(1)
+            expected.append(
+                torch.nn.functional.ctc_loss(
+                    log_probs, target.unsqueeze(0), (count,), (len(target),), blank=3, reduction="sum"
+                )
+            )
+            start += count
+        torch.testing.assert_close(found[probe], torch.stack(expected))
+    found.sum().backward()
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.unit
+def test_ctc_errors_of_a_case_counted_by_hand():
+    task = CtcTask(list("abc"))
+    assert task.decode(torch.tensor([3, 0, 0, 3, 0, 1, 1, 3])) == [0, 0, 1]
+    outputs = torch.tensor([[0, 0, 3, 1, 3, 2], [3, 3, 3, 3, 3, 3]])  # "ab" and "c"; then nothing
+    targets = as_tensors([[0, 1, 1], [0]])
+    assert task.errors(torch.eye(4)[outputs], [4, 2], targets).tolist() == [[1, 1], [3, 1]]
+    assert task.sizes(targets).tolist() == [3, 1]
+    # Three symbols, two of them alike, need four frames.
+    assert task.num_impossible([3, 4, 1, 0], as_tensors([[0, 1, 1], [0, 1, 1], [0], []])) == 1
+
+
+@pytest.mark.unit
+def test_frames_without_a_phone_are_not_counted():
+    logits = torch.eye(4)[torch.tensor([[0, 1, 2, 3, 0]])] * 5
+    targets = as_tensors([[0, -1, 1], [3, -1]])
+    assert PHONES.errors(logits, [3, 2], targets).tolist() == [[1, 0]] and PHONES.sizes(targets).tolist() == [2, 1]
+    right, other = -5 + math.log(math.exp(5) + 3), math.log(math.exp(5) + 3)
+    assert PHONES.losses(logits, [3, 2], targets).tolist() == [[pytest.approx(right + other), pytest.approx(right)]]
+
+
+@pytest.mark.unit
+def test_a_ctc_probe_learns_what_is_there():
+    """Each symbol is two frames of its own direction, then one of silence."""
+    random = np.random.default_rng(0)
+
+    def spoken(utterances: int) -> Split:
+        texts = [random.integers(0, 3, random.integers(1, 6)) for _ in range(utterances)]
+        frames = [
+            torch.eye(4)[np.repeat(text, 3) * np.tile([1, 1, 0], len(text)) + np.tile([0, 0, 3], len(text))]
+            for text in texts
+        ]
+        noisy = torch.cat(frames) + 0.1 * torch.from_numpy(random.standard_normal((sum(map(len, frames)), 4))).float()
+        return Split(noisy.unsqueeze(0), [len(frame) for frame in frames], as_tensors(texts))
+
+    task = CtcTask(list("abc"))
+    fitted = fit(spoken(80), spoken(20), task, Training(epochs=30, learning_rate=0.05), CPU, weighted_sum=False)
+    _, wrong, _ = score(fitted.probes, spoken(30), task, CPU)
+    assert wrong.sum() == 0
+
+
+@pytest.mark.unit
+def test_interval_against_the_normal_approximation():
+    random = np.random.default_rng(0)
+    wrong, total = random.binomial(50, 0.3, 400), np.full(400, 50)
+    low, high = bootstrap_interval(wrong, total)
+    half = stats.norm.ppf(0.975) * (wrong / 50).std() / 20
+    assert low == pytest.approx(wrong.mean() / 50 - half, abs=1e-3)
+    assert high == pytest.approx(wrong.mean() / 50 + half, abs=1e-3)
+
+
+# --- from audio -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory) -> dict[str, str]:
+    """The first utterances of the test and validation sets, and the last of the test set."""
+    folder = tmp_path_factory.mktemp("sets")
+    found = {}
+    for name, source, chosen in (
+        ("train", TEST, slice(0, 30)),
+        ("dev", VALIDATION, slice(0, 8)),
+        ("test", TEST, slice(50, 60)),
+    ):
+        lines = [json.loads(line) for line in source.open()][chosen]
+        lines = [line | {"audio_filepath": str(source.parent / line["audio_filepath"])} for line in lines]
+        (folder / f"{name}.json").write_text("\n".join(map(json.dumps, lines)))
+        found[name] = str(folder / f"{name}.json")
+    return found
+
+
+@pytest.fixture(scope="module")
+def opened() -> OpenedEncoder:
+    return OpenedEncoder(make_model(seed=1).eval(), None)
+
+
+def test_representations_of_audio(opened, paths):
+    model = opened.model
+    sets, task = open_sets(paths, "text", CTM | {"test": CTM["train"]}, None, SAMPLE_RATE)
+    assert task.name == "frames" and "SIL" in task.symbols
+    untrained = untrained_encoder(opened)
+    splits, unread = represent(sets["dev"], task, opened, untrained, [1, 3], 0, lambda seconds: None)
+    assert unread == 0 and set(splits) == {"pretrained", "untrained", "log-mel"}
+    alignments = read_alignments(CTM["dev"], {Path(line["audio_filepath"]).stem for line in sets["dev"].lines})
+    counts, targets = splits["pretrained"].counts, splits["pretrained"].targets
+    total = sum(counts)
+    assert splits["pretrained"].frames.shape == (2, total, 32) == splits["untrained"].frames.shape
+    assert splits["log-mel"].frames.shape == (1, total, 80)
+
+    # The first utterance is the longest; alone, and by the model's own functions, it is the same.
+    line = max(sets["dev"].lines, key=lambda line: line["duration"])
+    row = sets["dev"].lines.index(line)
+    speech = next(iter(make_loader(sets["dev"].data, [[row]], 0))).speech
+    features, lengths = model.preprocessor(input_signal=speech.signal, length=speech.signal_length)
+    with torch.inference_mode():
+        last, length = model.encoder(audio_signal=features, length=lengths)
+        other, _ = untrained(audio_signal=features, length=lengths)
+    assert counts[0] == int(length)
+    for name, output in (("pretrained", last), ("untrained", other)):
+        torch.testing.assert_close(
+            splits[name].frames[1, : counts[0]].float(), output[0, :, : counts[0]].T, atol=4e-3, rtol=2e-3
+        )
+    mel = features[0, :, : 4 * counts[0]].T.reshape(-1, 80)
+    torch.testing.assert_close(splits["log-mel"].frames[0, : len(mel)].float(), mel, atol=4e-3, rtol=2e-3)
+    expected = phones_at(alignments.phones[Path(line["audio_filepath"]).stem], 0.04 * np.arange(counts[0]))
+    assert [task.symbols[i] if i >= 0 else None for i in targets[0].tolist()] == expected
+    # New weights of the same shape, always the same
+    state = untrained.state_dict()
+    assert state.keys() == model.encoder.state_dict().keys()
+    assert all(torch.equal(value, state[name]) for name, value in untrained_encoder(opened).state_dict().items())
+    assert not torch.equal(untrained.layers[0].self_attn.linear_q.weight, model.encoder.layers[0].self_attn.linear_q.weight)
+
+
+def test_characters_and_lists_of_phones(paths, tmp_path):
+    sets, task = open_sets(paths, "text", None, None, SAMPLE_RATE)
+    assert (task.name, task.metric) == ("ctc", "CER") and " " in task.symbols and task.num_outputs == len(task.symbols) + 1
+    target = sets["test"].targets(task, 0, 99, None)
+    assert "".join(task.symbols[i] for i in target) == sets["test"].lines[0]["text"]
+    for name in paths:
+        lines = read(paths[name])
+        lines = [line | {"phones": [["DH", "AH0"], ["K_B", "AE1_I", "T_E"]]} for line in lines]
+        (tmp_path / f"{name}.json").write_text("\n".join(map(json.dumps, lines)))
+    sets, task = open_sets({name: str(tmp_path / f"{name}.json") for name in paths}, "phones", None, None, SAMPLE_RATE)
+    assert task.metric == "PER" and task.symbols == ["AE", "AH", "DH", "K", "T"]
+    few, _ = open_sets(paths, "text", None, 0.01, SAMPLE_RATE)  # of training audio; the others are whole
+    assert 36 <= few["train"].seconds < 42 and len(few["test"].rows) == 10
+
+
+# --- results and bad input ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.unit
+def test_rows_conclusion_and_files(tmp_path):
+    splits = {
+        name: {"pretrained": made_up(10, 1, seed=i), "log-mel": made_up(10, None, layers=1, seed=i)}
+        for i, name in enumerate(("train", "dev", "test"))
+    }
+    rows = evaluate(splits, [2, 5, 6], PHONES, Training(epochs=60, learning_rate=0.05), CPU, lambda name, rate: None)
+    assert [(row.representation, row.layer, row.is_weighted_sum) for row in rows] == [
+        ("log-mel", None, False), *[("pretrained", layer, False) for layer in (2, 5, 6)], ("pretrained", None, True)
+    ]  # fmt: skip
+    assert rows[2].error == 0 and rows[2].error_interval == (0, 0)
+    for row in rows:
+        assert row.error_interval[0] <= row.error <= row.error_interval[1]
+        assert row.loss_interval[0] <= row.loss <= row.loss_interval[1]
+    assert conclusion(rows, PHONES, 0.7).startswith("Pretrained, weighted sum: frame error rate 0.0%, loss 0.")
+    check_out(tmp_path, tmp_path / "m.nemo", "frames")
+    path, picture = write_results(rows, PHONES, tmp_path / "m.nemo", {"step": 3}, tmp_path)
+    written = json.loads(path.read_text())
+    assert (
+        path.name == "probe_frames_m.json"
+        and written["step"] == 3
+        and written["rows"][4] == json.loads(json.dumps(rows[4].as_json()))
+    )
+    assert picture.stat().st_size > 10_000
+    with pytest.raises(ValueError, match="results of another model"):
+        check_out(tmp_path, tmp_path / "other" / "m.nemo", "frames")
+
+
+def change(paths: dict[str, str], folder: Path, name: str, edit) -> dict[str, str]:
+    lines = read(paths[name])
+    (folder / "changed.json").write_text("\n".join(json.dumps(line) for line in map(edit, lines)))
+    return paths | {name: str(folder / "changed.json")}
+
+
+def single(manifest: str, folder: Path) -> str:
+    (folder / "single.json").write_text(json.dumps(read(manifest)[0]))
+    return str(folder / "single.json")
+
+
+def test_bad_sets_are_refused(paths, tmp_path, opened):
+    def refused(message: str, sets: dict[str, str], alignments=None, key="text"):
+        with pytest.raises(ValueError, match=message):
+            open_sets(sets, key, alignments, None, SAMPLE_RATE)
+
+    refused("has no 'text' to compare with .*--alignments", change(paths, tmp_path, "dev", lambda x: _without(x, "text")))
+    refused("has no 'words' to compare with", paths, key="words")
+    refused(r"test set .* has the symbols \['7', 'E'\]", change(paths, tmp_path, "test", lambda x: x | {"text": "7E"}))
+    refused("all its utterances are empty", change(paths, tmp_path, "train", lambda x: x | {"text": " "}))
+    refused("30 utterances of the test set are in the training set", paths | {"test": paths["train"]})
+    refused("has one utterance", paths | {"dev": single(paths["dev"], tmp_path)})
+    refused(
+        "begins at an offset", change(paths, tmp_path, "test", lambda x: x | {"offset": 0.1}), CTM | {"test": CTM["train"]}
+    )
+    refused("none of which is in the manifest", paths, CTM | {"test": CTM["dev"]})
+    shutil.copy(paths["train"], tmp_path / "empty.json")
+    (tmp_path / "empty.json").write_text("")
+    refused("nothing that can be used", paths | {"dev": str(tmp_path / "empty.json")})
+    with pytest.raises(FileNotFoundError):
+        open_sets(paths | {"dev": "/none.json"}, "text", None, None, SAMPLE_RATE)
+    assert values_per_frame(opened, [1, 2], baselines=True) == 2 * 2 * 32 + 4 * 20
+    with pytest.raises(ValueError, match="--hours"):
+        check_memory(opened, 1e9, 1000)
+
+
+def _without(line: dict, key: str) -> dict:
+    return {name: value for name, value in line.items() if name != key}
+
+
+@pytest.mark.system
+def test_probe_as_a_user(paths, tmp_path):
+    make_model().save_to(str(tmp_path / "small.nemo"))
+    sets = [part for name in paths for part in (f"--{name}", paths[name])]
+    arguments = [str(tmp_path / "small.nemo"), *sets, "--epochs", "2", "--layers", "1,3", "--workers", "0"]
+    printed = run("probe.py", *arguments)
+    assert "Linear probes of a frozen encoder" in printed and "without looking 100.0%" in printed
+    rows = json.loads((tmp_path / "probe_ctc_small.json").read_text())["rows"]
+    assert [row["representation"] for row in rows] == ["log-mel"] + 3 * ["untrained"] + 3 * ["pretrained"]
+    assert (tmp_path / "probe_ctc_small.png").is_file()
