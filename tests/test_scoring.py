@@ -162,6 +162,7 @@ def test_paired_tests():
     assert matched_pairs_p(first, other) == pytest.approx(wanted)
     # exact: of the 2^3 exchanges of differences 1, 2, 3 only two are as far from 0 as their sum
     assert permutation_p(np.array([1, 2, 3]), np.zeros(3)) == pytest.approx(2 / 8)
+    assert permutation_p(np.array([3]), np.zeros(1)) == 1  # of 2 / 2
 
 
 def test_p_values_are_uniform_where_models_are_equally_good():
@@ -191,6 +192,8 @@ def test_groups_by_speaker_and_length(tmp_path):
     console.print(score_table({"test": found | {"name": "test"}}, "title"))
     printed = console.export_text()
     assert "12.5" in printed and "test" in printed and "160 words" in printed and "…" not in printed
+    names = ["10-b", "9-a", "\u00b2", "9"]  # not numbers, though some begin like one
+    assert [group["name"] for group in summarize(make_lines(["a"] * 4, names), ["a"] * 4)["speakers"]] == sorted(names)
     unknown = summarize(make_lines(texts), heard)
     assert not unknown["speakers"] and not unknown["lengths"] and "wer_interval_over_speakers" not in unknown
     assert "speaker" in str(summarize([line | {"speaker_id": 7} for line in make_lines(texts)], heard)["utterances"][0])
