@@ -265,6 +265,7 @@ def test_hours_are_those_that_were_used():
         ("/home/a/corpus/dev.json", "corpus/dev.json"),
         ("/dev.json", "dev.json"),
         ("s3://bucket/x/dev.json", "x/dev.json"),
+        ("https://host/x/dev.json?signature=a/b", "x/dev.json"),
         ("dev.json", "dev.json"),
     ],
 )
