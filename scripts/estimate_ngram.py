@@ -8,7 +8,6 @@ held in memory, so for more than some million words take KenLM's lmplz. Text is 
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from nemo.collections.asr.parts.submodules.ctc_beam_decoding import DEFAULT_TOKE
 from nemo.utils import logging
 from rich.console import Console
 
+from nemo_birq.finetuning.transcripts import read_transcripts
 from nemo_birq.scoring.ngram_estimation import estimate, write_arpa
 from nemo_birq.scoring.normalization import STEPS, normalize
 from nemo_birq.scoring.recognizers import open_recognizer
@@ -24,15 +24,12 @@ from nemo_birq.scoring.tokens import token_ids
 
 def read_texts(path: Path) -> list[str]:
     """The texts of a manifest, or the lines of a text file."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    if path.suffix not in (".json", ".jsonl"):
-        return [line for line in lines if line.strip()]
+    if path.suffix in (".json", ".jsonl"):
+        return [transcript.text for transcript in read_transcripts(str(path))]
     try:
-        return [json.loads(line)["text"] for line in lines if line.strip()]
-    except (json.JSONDecodeError, KeyError) as error:
-        raise ValueError(f"{path} is not a manifest with a text in each line ({error!r})") from error
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8 ({error}); convert it with iconv -t UTF-8") from error
 
 
 def main() -> None:
@@ -62,5 +59,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"estimate_ngram.py: {error}")

@@ -11,28 +11,21 @@ docs/scoring.md explains the numbers; scripts/compare_scores.py compares two mod
 import argparse
 import sys
 import warnings
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from nemo.collections.asr.models import ASRModel
 from nemo.utils import logging
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from nemo_birq.scoring.arpa import read_arpa
-from nemo_birq.scoring.beam_search import BeamSearch, kind_of, open_beam_search
 from nemo_birq.scoring.normalization import STEPS
-from nemo_birq.scoring.pictures import draw_score
-from nemo_birq.scoring.recognizers import check_ctc, check_recognizer, open_recognizer, use_ctc
-from nemo_birq.scoring.record import fingerprint, finished, made_from
-from nemo_birq.scoring.results import score, write_score
-from nemo_birq.scoring.tables import aligned, group_table, score_table, tuning_table, worst
-from nemo_birq.scoring.test_sets import TestSet, read_test_sets
-from nemo_birq.scoring.transcription import outputs
-from nemo_birq.scoring.tuning import Trial, at_the_edge, best, tune
+from nemo_birq.scoring.runs import ScoringRun, language_model
+from nemo_birq.scoring.tables import details, how, normalization_said, score_table, tuning_table
+from nemo_birq.scoring.test_sets import TestSet, check_apart, read_test_sets
+from nemo_birq.scoring.tuning import at_the_edge, best
 
-console = Console()
+console = Console(highlight=False)
+COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
 
 def arguments() -> argparse.Namespace:
@@ -63,150 +56,37 @@ def arguments() -> argparse.Namespace:
         parser.error("--alphas and --betas are for --tune")
     if args.batch_size < 1 or (args.beam_size is not None and args.beam_size < 1):
         parser.error("--batch-size and --beam-size must be 1 or more")
-    if args.device.startswith("cuda") and not torch.cuda.is_available():
-        parser.error("--device cuda: there is none; leave it out to run on the CPU")
+    try:
+        torch.empty(1, device=args.device)
+    except (RuntimeError, AssertionError) as error:  # the latter where PyTorch was built without CUDA
+        parser.error(
+            f"--device {args.device} cannot be used ({str(error).splitlines()[0]}); leave it out to take what is there"
+        )
     args.out = args.out or args.model.parent / "scores"
     return args
 
 
-def complete(args: argparse.Namespace) -> None:
-    """Puts in what was not given for the language model, by its kind."""
-    kind = kind_of(read_arpa(args.lm))
-    args.beam_size = args.beam_size or kind.beam_size
-    args.alpha, args.beta = (
-        first if given is None else given for given, first in zip((args.alpha, args.beta), kind.weights, strict=True)
-    )
-    args.alphas, args.betas = args.alphas or kind.grid[0], args.betas or kind.grid[1]
-
-
-@dataclass
-class Recognizer:
-    """The model and its beam search, opened when first needed: a score that is there already needs neither."""
-
-    args: argparse.Namespace
-    model: ASRModel | None = None
-    beam: BeamSearch | None = None
-
-    def open(self) -> tuple[ASRModel, BeamSearch | None]:
-        if self.model is None:
-            with console.status(f"opening {self.args.model}"):
-                self.model = open_recognizer(self.args.model, self.args.device)
-                if self.args.lm:
-                    use_ctc(self.model)
-                    self.beam = open_beam_search(self.args.lm, self.model, self.args.beam_size)
-        return self.model, self.beam
-
-    def set_weights(self, decoding: dict) -> None:
-        if self.beam:
-            self.beam.set_weights(decoding["alpha"], decoding["beta"])
-
-
-def progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True)
-
-
-def result_path(args: argparse.Namespace, name: str) -> Path:
-    return args.out / f"{args.model.stem}_{name}_{args.lm.stem if args.lm else 'greedy'}.json"
-
-
-def choose_weights(args: argparse.Namespace, dev: TestSet, recognizer: Recognizer) -> dict:
-    """Tries the grid on the development set, or takes the trials of a former run; prints them."""
-    path = result_path(args, f"tuning_{dev.name}")
-    grid = {"lm": fingerprint(args.lm), "beam_size": args.beam_size, "alphas": args.alphas, "betas": args.betas}
-    made = made_from(args.model, dev.manifest, grid, args.normalization)
-    found = finished(path, made, args.redo)
-    if found is None:
-        model, beam = recognizer.open()
-        with progress() as bar:
-            heard = bar.add_task(f"{dev.name}: model", total=len(dev.lines))
-            found_outputs = outputs(model, dev.manifest, dev.lines, args.batch_size, lambda done: bar.advance(heard, done))
-            tried = bar.add_task(f"{dev.name}: pairs of weights", total=len(args.alphas) * len(args.betas))
-            trials = tune(
-                beam,
-                dev.lines,
-                found_outputs,
-                args.alphas,
-                args.betas,
-                args.normalization,
-                lambda done: bar.advance(tried, done),
-            )
-        found = {"made_from": made, "manifest": str(dev.manifest), "trials": [asdict(trial) for trial in trials]}
-        write_score(found, path)
-    trials = [Trial(**trial) for trial in found["trials"]]
-    console.print(tuning_table(trials, f"WER % on {dev.name} ({len(dev.lines)} utterances)"))
+def tuned(run: ScoringRun, dev: TestSet) -> dict:
+    """Chooses the weights on a development set; prints all trials."""
+    trials = run.tune(dev)
     chosen = best(trials)
+    console.print(tuning_table(trials, f"WER % on {dev.name} ({len(dev.lines)} utterances)"))
     for name in at_the_edge(trials):
         console.print(f"[yellow]Note:[/] the best {name} is at the edge of what was tried; try more with --{name}s")
-    console.print(f"Chosen: alpha {chosen.alpha:g}, beta {chosen.beta:g}", highlight=False)
-    return {"alpha": chosen.alpha, "beta": chosen.beta}
+    console.print(f"Chosen: alpha {chosen.alpha:g}, beta {chosen.beta:g}")
+    return run.decoding((chosen.alpha, chosen.beta), dev)
 
 
-def decoding_of(args: argparse.Namespace, dev: TestSet | None, recognizer: Recognizer) -> dict:
-    """How the test sets are decoded, for the record."""
-    if not args.lm:
-        return {"search": "greedy"}
-    if dev:
-        weights = choose_weights(args, dev, recognizer) | {"tuned_on": fingerprint(dev.manifest)}
-    else:
-        weights = {"alpha": args.alpha, "beta": args.beta}
-    return {"search": "beam", "lm": fingerprint(args.lm), "beam_size": args.beam_size} | weights
-
-
-def score_all(args: argparse.Namespace, tests: list[TestSet], decoding: dict, recognizer: Recognizer) -> dict[str, dict]:
+def score_all(run: ScoringRun, tests: list[TestSet], dev: TestSet | None) -> dict[str, dict]:
     """Scores by the name of the test set, from their files or made now."""
-    made = {test.name: made_from(args.model, test.manifest, decoding, args.normalization) for test in tests}
-    found = {test.name: finished(result_path(args, test.name), made[test.name], args.redo) for test in tests}
+    decoding = tuned(run, dev) if dev else run.decoding()
+    results = run.earlier(tests, decoding)
     for test in tests:
-        if found[test.name] is None:
-            found[test.name] = score_one(args, test, made[test.name], recognizer)
+        if results[test.name] is None:
+            results[test.name] = run.score(test, decoding)
         else:
-            path = result_path(args, test.name)
-            console.print(f"{test.name}: already scored, {path} (--redo decodes it again)", soft_wrap=True, highlight=False)
-    return found
-
-
-def score_one(args: argparse.Namespace, test: TestSet, made: dict, recognizer: Recognizer) -> dict:
-    """Decodes and scores; writes file and picture."""
-    model, beam = recognizer.open()
-    recognizer.set_weights(made["decoding"])
-    with progress() as bar:
-        task = bar.add_task(test.name, total=len(test.lines))
-        found = score(model, test.manifest, args.batch_size, beam, args.normalization, lambda done: bar.advance(task, done))
-    about = {"model": str(args.model), "name": test.name, "made_from": made}
-    about["decoding"] = beam.about if beam else f"{model.cfg.decoding.strategy}, {type(model).__name__}"
-    found = about | found
-    path = result_path(args, test.name)
-    write_score(found, path)
-    if found["lengths"] or found["speakers"]:
-        draw_score(found, f"{args.model.stem} on {test.name}\n{how(found)}", path.with_suffix(".png"))
-    return found
-
-
-def how(found: dict) -> str:
-    """The decoding in words."""
-    made = found["made_from"]["decoding"]
-    return found["decoding"] + (f", alpha {made['alpha']:g}, beta {made['beta']:g}" if "alpha" in made else "")
-
-
-def show(found: dict, number: int) -> None:
-    """Groups, notes and the worst utterances of one test set."""
-    for key, title in (("lengths", "by duration"), ("speakers", "by speaker, the worst first")):
-        groups = sorted(found[key], key=lambda group: -(group["wer"] or 0)) if key == "speakers" else found[key]
-        if groups:
-            console.print(group_table(groups, f"{found['name']}, {title}"))
-    if found["unwritable"]:
-        signs = ", ".join(f"{sign!r} {count} times" for sign, count in list(found["unwritable"].items())[:8])
-        console.print(f"[yellow]Note:[/] the model has no token for {signs} in the references of {found['name']}")
-    wrong = worst(found["utterances"], number)
-    if wrong:
-        console.print(
-            f"\n[bold]{found['name']}, the worst utterances[/] ([yellow]substituted[/], [red]left out[/], [cyan]inserted[/])"
-        )
-    for utterance in wrong:
-        title = f"{utterance['audio_filepath']}, {utterance['errors']} errors"
-        console.print(title, style="dim", highlight=False, markup=False)
-        console.print(aligned(utterance["reference_scored"], utterance["hypothesis_scored"], console.width))
+            console.print(f"{test.name}: already scored, {run.file_of(test.name)} (--redo decodes it again)", soft_wrap=True)
+    return results
 
 
 def main() -> None:
@@ -215,35 +95,30 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*pin_memory")  # of NeMo's loader, on a machine without GPU
     tests = read_test_sets(args.tests)
     dev = read_test_sets([args.tune])[0] if args.tune else None
-    for test in tests:
-        if dev and fingerprint(test.manifest) == fingerprint(dev.manifest):
-            raise ValueError(f"{test.manifest} would be tuned and tested on; give a development set to --tune")
-    kind = check_recognizer(args.model)
-    if args.lm:
-        check_ctc(kind)
-        complete(args)
-    recognizer = Recognizer(args)
-    decoding = decoding_of(args, dev, recognizer)
-    results = score_all(args, tests, decoding, recognizer)
+    if dev:
+        check_apart(tests, dev)
+    lm = language_model(args.lm, args.beam_size, args.alpha, args.beta, args.alphas, args.betas) if args.lm else None
+    with Progress(*COLUMNS, console=console, transient=True) as bar:
+
+        def begin(what: str, units: int):
+            task = bar.add_task(what, total=units)
+            return lambda done: bar.advance(task, done)
+
+        run = ScoringRun(args.model, args.out, begin, args.device, args.batch_size, args.normalization, args.redo, lm)
+        results = score_all(run, tests, dev)
 
     for found in results.values():
-        show(found, args.worst)
-    first = next(iter(results.values()))
-    console.print(score_table(results, f"{args.model.name}\n{how(first)}"))
-    rules = first["normalization"]
-    changed = " and ".join(
-        f"{sum(found['normalization'][f'{side}_changed'] for found in results.values())} {side}"
-        for side in ("references", "hypotheses")
-    )
-    console.print(f"References and hypotheses alike: {'; '.join(rules['steps'])}. That changed {changed}.", highlight=False)
-    if any(len(found["speakers"]) and len(found["speakers"]) < 20 for found in results.values()):
+        console.print(details(found, args.worst, console.width))
+    console.print(score_table(results, f"{args.model.name}\n{how(results[tests[0].name])}"))
+    console.print(normalization_said(list(results.values())))
+    if any(0 < len(found["speakers"]) < 20 for found in results.values()):
         console.print("With fewer than 20 speakers the interval over speakers is itself uncertain, mostly too narrow.")
     for test in tests:
-        console.print(str(result_path(args, test.name)), soft_wrap=True, highlight=False)
+        console.print(str(run.file_of(test.name)), soft_wrap=True)
 
 
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, FileNotFoundError, ImportError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"score.py: {error}")

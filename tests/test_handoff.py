@@ -12,7 +12,11 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from nemo.collections.asr.models import EncDecCTCModel
-from nemo.collections.asr.modules import ConformerEncoder, ConformerMultiLayerFeatureExtractor
+from nemo.collections.asr.modules import (
+    AudioToMelSpectrogramPreprocessor,
+    ConformerEncoder,
+    ConformerMultiLayerFeatureExtractor,
+)
 from nemo.core import ModelPT
 from omegaconf import OmegaConf
 
@@ -135,6 +139,14 @@ def test_recorded_health_is_what_was_logged_last(tmp_path):
             assert logged[f"{prefix}_{name}"][-1][1] == pytest.approx(value, rel=1e-6), name
 
 
+def test_readme_of_a_folder_that_training_did_not_write_to_is_left_alone(tmp_path):
+    (tmp_path / "README.md").write_text("my project")
+    model = make_model()
+    model.save_to(str(tmp_path / "untrained.nemo"))
+    train(model, tmp_path / "run", 1)
+    assert (tmp_path / "README.md").read_text() == "my project" and not (tmp_path / "README-v1.md").exists()
+
+
 def model_with(record: dict, **card: object) -> BiRQModel:
     base = {
         "steps": 72000, "epochs": 12.34, "ended": "2026-01-02", "ranks": 8, "precision": "bf16-mixed", "status": "unhealthy",
@@ -177,17 +189,24 @@ def test_card_of_best_rq_and_of_a_model_that_nobody_trained():
 
 
 def test_arguments_in_the_card_make_the_same_encoder():
-    """Those for NeMo's script, over the defaults of NeMo's class."""
-    changes = {"encoder__att_context_size": [9, 9], "encoder__xscaling": False, "encoder__conv_norm_type": "layer_norm"}
+    """Those for NeMo's script, over the defaults of NeMo's classes; the script's own default is another family of models."""
+    changes = {
+        "preprocessor__window_size": 0.02,
+        "encoder__att_context_size": [9, 9],
+        "encoder__xscaling": False,
+        "encoder__conv_norm_type": "layer_norm",
+    }
     model = trained_model(**FAST, **changes, encoder__pos_emb_max_len=5000, encoder__ff_expansion_factor=2)
     (command,) = re.findall(r"```bash\n(.*?)```", build_card(model, "model").text, re.S)
     arguments = shlex.split(command.replace("\\\n", " "))
-    given = OmegaConf.from_dotlist([a for a in arguments if a.startswith("model.encoder.")]).model.encoder
-    encoder = ConformerEncoder(feat_in=20, **given)
+    given = OmegaConf.from_dotlist([a for a in arguments if a.startswith(("model.encoder.", "model.preprocessor."))]).model
+    encoder = ConformerEncoder(feat_in=given.preprocessor.features, **given.encoder)
     encoder.load_state_dict(model.encoder.state_dict(), strict=True)
     expected = encode(model)
     model.encoder = encoder
-    assert torch.equal(encode(model), expected) and "+init_from_nemo_model=model.nemo" in arguments
+    model.preprocessor = AudioToMelSpectrogramPreprocessor(sample_rate=16000, dither=0, **given.preprocessor)
+    assert torch.equal(encode(model), expected) and "--config-name=conformer_ctc_bpe" in arguments
+    assert "+init_from_nemo_model=model.nemo" in arguments
 
 
 def test_card_node_may_be_empty(tmp_path):
@@ -246,6 +265,7 @@ def test_hours_are_those_that_were_used():
         ("/home/a/corpus/dev.json", "corpus/dev.json"),
         ("/dev.json", "dev.json"),
         ("s3://bucket/x/dev.json", "x/dev.json"),
+        ("https://host/x/dev.json?signature=a/b", "x/dev.json"),
         ("dev.json", "dev.json"),
     ],
 )

@@ -13,6 +13,7 @@ from scipy import stats
 from torchmetrics.functional.text import char_error_rate, word_error_rate
 
 from nemo_birq.scoring.comparison import compare, read_score
+from nemo_birq.scoring.comparison_table import verdict
 from nemo_birq.scoring.confidence import matched_pairs_p, permutation_p, ratio_interval, sum_by
 from nemo_birq.scoring.errors import align, count_errors
 from nemo_birq.scoring.normalization import normalize
@@ -162,6 +163,7 @@ def test_paired_tests():
     assert matched_pairs_p(first, other) == pytest.approx(wanted)
     # exact: of the 2^3 exchanges of differences 1, 2, 3 only two are as far from 0 as their sum
     assert permutation_p(np.array([1, 2, 3]), np.zeros(3)) == pytest.approx(2 / 8)
+    assert permutation_p(np.array([3]), np.zeros(1)) == 1  # of 2 / 2
 
 
 def test_p_values_are_uniform_where_models_are_equally_good():
@@ -191,6 +193,8 @@ def test_groups_by_speaker_and_length(tmp_path):
     console.print(score_table({"test": found | {"name": "test"}}, "title"))
     printed = console.export_text()
     assert "12.5" in printed and "test" in printed and "160 words" in printed and "…" not in printed
+    names = ["10-b", "9-a", "\u00b2", "9"]  # not numbers, though some begin like one
+    assert [group["name"] for group in summarize(make_lines(["a"] * 4, names), ["a"] * 4)["speakers"]] == sorted(names)
     unknown = summarize(make_lines(texts), heard)
     assert not unknown["speakers"] and not unknown["lengths"] and "wer_interval_over_speakers" not in unknown
     assert "speaker" in str(summarize([line | {"speaker_id": 7} for line in make_lines(texts)], heard)["utterances"][0])
@@ -236,6 +240,24 @@ def test_two_models_on_one_test_set(tmp_path):
         read_score(tmp_path / "other.json")
     with pytest.raises(FileNotFoundError, match=r"score\.py"):
         read_score(tmp_path / "none.json")
+
+
+def test_a_difference_is_claimed_only_where_there_are_enough_utterances_and_speakers():
+    """Where all utterances differ alike, the matched pairs test has a deviation of 0 and a p of 0, for two of them too."""
+
+    def said(count: int, speakers: int = 0) -> str:
+        lines = make_lines(["a b c d"] * count, [f"s{i % speakers}" for i in range(count)] if speakers else None)
+        worse, better = (summarize(lines, [heard] * count) for heard in ("a b c x", "a b c d"))
+        return verdict(compare(worse, better))
+
+    assert said(1).startswith("No difference") and said(2).startswith("No difference") and "p 0.500" in said(2)
+    assert "Speakers are not known" in said(20)
+    assert "second model makes fewer" in said(20, 3) and "3 are too few" in said(20, 3)
+    assert "and so it is over speakers (p 0.016)" in said(21, 7)  # 2 / 2^7
+    worse, one_better = (summarize(make_lines(["a"] * 30, [f"s{i // 5}" for i in range(30)]), heard) for heard in (
+        ["b"] * 30, ["a"] * 15 + ["b"] * 15,
+    ))  # fmt: skip
+    assert "that it would on others is not shown (of speakers, p 0.250)" in verdict(compare(worse, one_better))
 
 
 def test_a_score_is_made_once_and_never_overwritten_by_that_of_another_model(tmp_path):

@@ -37,7 +37,7 @@ class CardFile:
     """Saving with a card; a part of ``BiRQModel``."""
 
     _saved: Path | None = None
-    """The last ``.nemo`` that was written."""
+    """The last ``.nemo`` that was written in this training."""
 
     def save_to(self, save_path: str) -> None:
         """Writes a ``.nemo`` with its card inside; while a trainer is at hand, with a record of the training."""
@@ -47,6 +47,10 @@ class CardFile:
         with packed_card(self, build_card(self, Path(save_path).stem)):
             super().save_to(save_path)
         self._saved = Path(save_path)
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self._saved = None  # a README.md beside a file that was written before is none of this training's business
 
     def on_train_end(self) -> None:
         """Writes README.md beside the ``.nemo`` that NeMo's checkpoint callback has just written."""

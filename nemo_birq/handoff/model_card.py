@@ -12,11 +12,14 @@ from nemo_birq.label_health import TASKS
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 TAGS = ["NeMo", "pytorch", "speech", "audio", "self-supervised", "BiRQ"]
 # What a recognizer's configuration must repeat for the encoder's tensors to fit and to mean the same.
-ARCHITECTURE = (
-    "n_layers", "d_model", "n_heads", "ff_expansion_factor", "subsampling", "subsampling_factor",
-    "subsampling_conv_channels", "conv_kernel_size", "conv_norm_type", "self_attention_model", "att_context_size",
-    "untie_biases", "xscaling", "causal_downsampling", "att_context_style", "conv_context_size",
-)  # fmt: skip
+ARCHITECTURE = {
+    "preprocessor": ("normalize", "window_size", "window_stride", "window", "features", "n_fft"),
+    "encoder": (
+        "n_layers", "d_model", "n_heads", "ff_expansion_factor", "subsampling", "subsampling_factor",
+        "subsampling_conv_channels", "conv_kernel_size", "conv_norm_type", "self_attention_model", "att_context_size",
+        "untie_biases", "xscaling", "causal_downsampling", "att_context_style", "conv_context_size",
+    ),
+}  # fmt: skip
 UNKNOWN = "unknown"  # a licence of the hub's list: nobody has said which
 
 
@@ -57,7 +60,12 @@ def build_card(model: ModelPT, name: str, repo_id: str | None = None) -> ModelCa
         is_best_rq=(settings["birq"].get("loss") or {}).get("enhanced_weight") == 0,
         tasks=TASKS,
         encoder=encoder,
-        overrides=[_override(f"model.encoder.{key}", encoder[key]) for key in ARCHITECTURE if key in encoder],
+        overrides=[
+            _override(f"model.{node}.{key}", cfg[node][key])
+            for node, keys in ARCHITECTURE.items()
+            for key in keys
+            if key in cfg[node]
+        ],
         millions=sum(parameter.numel() for parameter in model.encoder.parameters()) / 1e6,
         sample_rate=cfg["preprocessor"]["sample_rate"],
         mel_bands=cfg["preprocessor"]["features"],

@@ -76,8 +76,11 @@ def describe_data(node: DictConfig | None, loader: Any) -> list[dict[str, Any]]:
 
 
 def data_name(manifest: str) -> str:
-    """A manifest's file with the folder that it, or its ``sharded_manifests``, lies in: ``train/manifest_0.json``."""
-    parts = [part for part in PurePosixPath(manifest).parts if part != "sharded_manifests"]
+    """A manifest's file with the folder that it, or its ``sharded_manifests``, lies in: ``train/manifest_0.json``.
+
+    Of a URL without its query, which may hold a key.
+    """
+    parts = [part for part in PurePosixPath(manifest.partition("?")[0]).parts if part != "sharded_manifests"]
     return "/".join(part for part in parts[-2:] if part != "/")
 
 

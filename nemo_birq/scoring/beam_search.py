@@ -49,7 +49,7 @@ class BeamSearch(ABC):
 
 
 class WordBeamSearch(BeamSearch):
-    """Over words that the language model knows, spelled with the tokens of the recognizer."""
+    """Over words that the language model knows, spelled, and written, with the tokens of the recognizer."""
 
     beam_size = 128
     weights = (2.0, 1.0)
@@ -62,11 +62,13 @@ class WordBeamSearch(BeamSearch):
             lexicon = Path(folder) / "lexicon.txt"
             lines = (f"{word}\t{' '.join(tokens)}\n" for word, tokens in spellings.items())
             lexicon.write_text("".join(lines), encoding="utf-8")
-            tokens = vocabulary(model)
+            tokens, tokenizer = vocabulary(model), getattr(model, "tokenizer", None)
             self.search = FlashLightKenLMBeamSearchDecoder(
-                lm_path=str(arpa.path), vocabulary=tokens, tokenizer=getattr(model, "tokenizer", None),
+                lm_path=str(arpa.path), vocabulary=tokens, tokenizer=tokenizer,
                 lexicon_path=str(lexicon), beam_size=beam_size, beam_size_token=min(TOKENS_OF_A_FRAME, len(tokens) + 1),
             )  # fmt: skip
+        join = tokenizer.tokens_to_text if tokenizer else "".join
+        self.written = {word: join(tokens) for word, tokens in spellings.items()}  # LibriSpeech's model is in capitals
         self.about = f"{arpa.order}-gram of words ({len(spellings)} of {len(arpa.symbols)} spelled), beam {beam_size}"
 
     def set_weights(self, alpha: float, beta: float) -> None:
@@ -85,7 +87,7 @@ class WordBeamSearch(BeamSearch):
     def _decode(self, output: torch.Tensor) -> str:
         found = self.search.decoder.decode(output.data_ptr(), *output.shape)
         words = found[0].words if found else []
-        return " ".join(self.search.word_dict.get_entry(word) for word in words if word >= 0)
+        return " ".join(self.written[self.search.word_dict.get_entry(word)] for word in words if word >= 0)
 
 
 class TokenBeamSearch(BeamSearch):

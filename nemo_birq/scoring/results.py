@@ -1,7 +1,9 @@
 """Error rates of a test set, over all, per speaker and per length; as a dict that is the JSON file."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from nemo.collections.asr.models import ASRModel
@@ -15,6 +17,7 @@ from nemo_birq.scoring.transcription import Advance, transcribe
 
 LENGTHS = 5  # groups by duration, of equally many utterances
 SMALLEST_GROUP = 10  # utterances; with fewer, there are fewer groups
+Key = TypeVar("Key", str, tuple[float, float])
 
 
 def score(
@@ -69,8 +72,8 @@ def summarize(
             "hypotheses_changed": heard.changed,
         },
         "unwritable": dict(unwritable(model, said.texts).most_common()) if model else {},
-        "speakers": _groups(utterances, [utterance["speaker"] for utterance in utterances]),
-        "lengths": _groups(utterances, _length_groups([utterance["duration"] for utterance in utterances])),
+        "speakers": _groups(utterances, [utterance["speaker"] for utterance in utterances], str),
+        "lengths": _groups(utterances, _length_ranges([utterance["duration"] for utterance in utterances]), _seconds),
         "utterances": utterances,
     }
 
@@ -113,27 +116,25 @@ def _utterance(line: dict, reference: str, hypothesis: str, transcript: str) -> 
     }
 
 
-def _groups(utterances: list[dict], names: list[str | None]) -> list[dict]:
-    """Rates of the utterances of each name, in the order of the names; empty if some have none, or all have one."""
-    if None in names or len(set(names)) < 2:
+def _groups(utterances: list[dict], keys: list[Key | None], name: Callable[[Key], str]) -> list[dict]:
+    """Rates of the utterances of each key, in the order of the keys; empty if some have none, or all have one."""
+    if None in keys or len(set(keys)) < 2:
         return []
-    found: dict[str, list[dict]] = {name: [] for name in sorted(set(names), key=_natural)}
-    for utterance, name in zip(utterances, names, strict=True):
-        found[name].append(utterance)
-    return [{"name": name} | rates(members) for name, members in found.items()]
+    found: dict[Key, list[dict]] = {key: [] for key in sorted(set(keys))}
+    for utterance, key in zip(utterances, keys, strict=True):
+        found[key].append(utterance)
+    return [{"name": name(key)} | rates(members) for key, members in found.items()]
 
 
-def _length_groups(durations: list[float]) -> list[str | None]:
-    """The name of the group of each utterance, as ``2.1-3.4 s``."""
+def _length_ranges(durations: list[float]) -> list[tuple[float, float] | None]:
+    """From and to how many seconds, for the group of each utterance."""
     number = min(LENGTHS, len(durations) // SMALLEST_GROUP)
     edges = np.unique(np.quantile(durations, np.linspace(0, 1, number + 1)).round(1)) if number > 1 else np.array([])
     if len(edges) < 3:
         return [None] * len(durations)
     rows = np.clip(np.searchsorted(edges, durations, side="right") - 1, 0, len(edges) - 2)
-    return [f"{edges[row]:.1f}-{edges[row + 1]:.1f} s" for row in rows]
+    return [(float(edges[row]), float(edges[row + 1])) for row in rows]
 
 
-def _natural(name: str) -> tuple[float, str]:
-    """Sorts 9.5-12.0 s before 12.0-15.1 s, and words by the alphabet."""
-    head = name.split("-")[0]
-    return (float(head) if head.replace(".", "", 1).isdigit() else 0.0, name)
+def _seconds(ends: tuple[float, float]) -> str:
+    return f"{ends[0]:.1f}-{ends[1]:.1f} s"

@@ -1,6 +1,7 @@
 """Scores for people, in the terminal."""
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -89,6 +90,42 @@ def aligned(reference: str, hypothesis: str, width: int) -> Text:
         said_line.append((said or GAP).ljust(size), style=style if said else "dim")
         heard_line.append((heard or GAP).ljust(size), style=style if heard else "dim")
     return lines.append_text(said_line).append("\n").append_text(heard_line)
+
+
+def how(found: dict) -> str:
+    """The decoding of a score, in words."""
+    made = found["made_from"]["decoding"]
+    return found["decoding"] + (f", alpha {made['alpha']:g}, beta {made['beta']:g}" if "alpha" in made else "")
+
+
+def details(found: dict, number: int, width: int) -> Group:
+    """Groups, notes and the ``number`` worst utterances of one test set."""
+    lines: list[Table | Text | str] = []
+    for key, title in (("lengths", "by duration"), ("speakers", "by speaker, the worst first")):
+        groups = sorted(found[key], key=lambda group: -(group["wer"] or 0)) if key == "speakers" else found[key]
+        if groups:
+            lines.append(group_table(groups, f"{found['name']}, {title}"))
+    if found["unwritable"]:
+        signs = ", ".join(f"{sign!r} {count} times" for sign, count in list(found["unwritable"].items())[:8])
+        note = f"the model has no token for {signs} in the references of {found['name']}"
+        lines.append(f"[yellow]Note:[/] {escape(note)}")
+    wrong = worst(found["utterances"], number)
+    if wrong:
+        colours = "([yellow]substituted[/], [red]left out[/], [cyan]inserted[/])"
+        lines.append(f"\n[bold]{escape(found['name'])}, the worst utterances[/] {colours}")
+    for utterance in wrong:
+        lines.append(Text(f"{utterance['audio_filepath']}, {utterance['errors']} errors", style="dim"))
+        lines.append(aligned(utterance["reference_scored"], utterance["hypothesis_scored"], width))
+    return Group(*lines)
+
+
+def normalization_said(results: list[dict]) -> str:
+    """What was done to references and hypotheses, and to how many."""
+    changed = " and ".join(
+        f"{sum(found['normalization'][f'{side}_changed'] for found in results)} {side}"
+        for side in ("references", "hypotheses")
+    )
+    return f"References and hypotheses alike: {'; '.join(results[0]['normalization']['steps'])}. That changed {changed}."
 
 
 def worst(utterances: list[dict], number: int) -> list[dict]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from nemo.collections.asr.models import ASRModel
 
 from nemo_birq.data.manifests import check_manifest_of_files
+from nemo_birq.scoring.record import fingerprint
 from nemo_birq.scoring.tokens import vocabulary
 
 
@@ -57,6 +58,13 @@ def read_test_sets(arguments: list[str]) -> list[TestSet]:
             )
         found[name] = TestSet(name, Path(manifest), check_test_manifest(manifest))
     return list(found.values())
+
+
+def check_apart(tests: list[TestSet], dev: TestSet) -> None:
+    """Raises ValueError where the development set is one of the test sets, under whatever name."""
+    for test in tests:
+        if fingerprint(test.manifest) == fingerprint(dev.manifest):
+            raise ValueError(f"{test.manifest} would be tuned and tested on; give a development set to --tune")
 
 
 def identity(line: dict) -> str:
