@@ -45,7 +45,7 @@ def model():
     hidden, _ = encode_to_layer(made.encoder, features, lengths, made.layer)
     valid = torch.ones(hidden.shape[:2], dtype=torch.bool)
     with torch.no_grad():
-        made.enhanced_labeler(hidden, valid, valid)
+        made.enhanced_labeler(hidden, valid, torch.arange(valid.numel()))
     return made.eval()
 
 

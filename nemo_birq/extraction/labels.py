@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.extraction.layers import encoder_lengths
-from nemo_birq.extraction.run import stack_by_utterance
 from nemo_birq.extraction.store import SETTINGS, PartStore, check_same, write_whole
+from nemo_birq.layer_pass import encode_to_layer
 from nemo_birq.masking import valid_frames
 from nemo_birq.model import BiRQModel
 from nemo_birq.quality.labelings import has_statistics
@@ -39,16 +40,21 @@ def check_can_label(model: BiRQModel, kind: str) -> None:
 def compute_labels(model: BiRQModel, batch: SpeechBatch, kind: str) -> list[np.ndarray]:
     """Labels of each utterance, (T', H) int64. Anchor labels need no encoder, enhanced ones its first k layers."""
     signal, signal_length = batch.signal.to(model.device), batch.signal_length.to(model.device)
+    features, lengths = model.preprocessor(input_signal=signal, length=signal_length)
     if kind == "enhanced":
-        labels, lengths = model.labels(signal, signal_length)[1:]
+        hidden, encoded_len = encode_to_layer(model.encoder, features, lengths, model.layer)
+        valid = valid_frames(encoded_len, hidden.shape[1])
+        labels = model.enhanced_labeler.nearest(hidden, valid, _positions(valid))
     else:
-        features, feature_len = model.preprocessor(input_signal=signal, length=signal_length)
-        lengths = encoder_lengths(model.encoder, features, feature_len)
-        valid = valid_frames(lengths, int(lengths.max()))
-        codes = model.anchor_labeler(features, valid)
-        labels = codes.new_full((*valid.shape, codes.shape[1]), -1)
-        labels[valid] = codes
-    return [result["labels"] for result in stack_by_utterance({"labels": labels.cpu().numpy()}, lengths.tolist())]
+        encoded_len = encoder_lengths(model.encoder, features, lengths)
+        valid = valid_frames(encoded_len, int(encoded_len.max()))
+        labels = model.anchor_labeler(features, _positions(valid), valid.shape[1])
+    return [one.numpy() for one in labels.cpu().split(encoded_len.tolist())]
+
+
+def _positions(valid: Tensor) -> Tensor:
+    """Of frames in the flattened (B, T')."""
+    return valid.flatten().nonzero().squeeze(1)
 
 
 def write_labels(kind: str) -> Callable[[PartStore, int, list[dict], list[np.ndarray]], None]:
