@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
 from nemo_birq.extraction.data import make_loader
 from nemo_birq.extraction.encoders import OpenedEncoder
 from nemo_birq.probing.data import open_sets
-from nemo_birq.probing.evaluation import bootstrap_interval, conclusion, constant_error, evaluate
+from nemo_birq.probing.evaluation import conclusion, constant_error, evaluate
 from nemo_birq.probing.linear import LinearProbes, Split, Training, as_tensors, fit, score
 from nemo_birq.probing.representations import check_memory, represent, untrained_encoder, values_per_frame
 from nemo_birq.probing.results import check_out, write_results
@@ -193,16 +192,6 @@ def test_a_ctc_probe_learns_what_is_there():
     fitted = fit(spoken(80), spoken(20), task, Training(epochs=30, learning_rate=0.05), CPU, weighted_sum=False)
     _, wrong, _ = score(fitted.probes, spoken(30), task, CPU)
     assert wrong.sum() == 0
-
-
-@pytest.mark.unit
-def test_interval_against_the_normal_approximation():
-    random = np.random.default_rng(0)
-    wrong, total = random.binomial(50, 0.3, 400), np.full(400, 50)
-    low, high = bootstrap_interval(wrong, total)
-    half = stats.norm.ppf(0.975) * (wrong / 50).std() / 20
-    assert low == pytest.approx(wrong.mean() / 50 - half, abs=1e-3)
-    assert high == pytest.approx(wrong.mean() / 50 + half, abs=1e-3)
 
 
 # --- from audio -------------------------------------------------------------------------------------------------------

@@ -4,14 +4,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from nemo_birq.probing.linear import Scores, Split, Training, fit, score
 from nemo_birq.probing.representations import LOG_MEL, PRETRAINED, UNTRAINED
 from nemo_birq.probing.tasks import Task
+from nemo_birq.scoring.confidence import ratio_interval
 
 
 @dataclass
@@ -75,10 +74,6 @@ def evaluate(
     return rows
 
 
-def _tell(progress: Callable[[str, float], None], name: str, losses: Tensor) -> None:
-    progress(name, float(losses.min()))
-
-
 def _row(name: str, layer: int | None, probe: int, scores: Scores, dev: Tensor, weights: list[float] | None) -> Row:
     sizes, errors, losses = scores.sizes.numpy(), scores.errors[probe].numpy(), scores.losses[probe].double().numpy()
     best = int(dev[:, probe].argmin())
@@ -86,9 +81,9 @@ def _row(name: str, layer: int | None, probe: int, scores: Scores, dev: Tensor, 
         name,
         layer,
         error=float(errors.sum() / sizes.sum()),
-        error_interval=bootstrap_interval(errors, sizes),
+        error_interval=ratio_interval(errors, sizes),
         loss=float(losses.sum() / sizes.sum()),
-        loss_interval=bootstrap_interval(losses, sizes),
+        loss_interval=ratio_interval(losses, sizes),
         dev_loss=float(dev[best, probe]),
         epoch=best + 1,
         layer_weights=weights,
@@ -101,19 +96,6 @@ def constant_error(train: Split, test: Split, task: Task) -> float:
         return 1.0
     phones, wanted = torch.cat(train.targets), torch.cat(test.targets)
     return float((wanted[wanted >= 0] != phones[phones >= 0].mode().values).float().mean())
-
-
-def bootstrap_interval(amounts: np.ndarray, sizes: np.ndarray, resamples: int = 1000) -> tuple[float, float]:
-    """95 % percentile interval of sum(amounts) / sum(sizes) over utterances drawn again; both (utterances,), two or more."""
-
-    def ratio(amounts: np.ndarray, sizes: np.ndarray, axis: int) -> np.ndarray:
-        return amounts.sum(axis) / np.maximum(sizes.sum(axis), 1)
-
-    found = stats.bootstrap(
-        (amounts, sizes), ratio, paired=True, vectorized=True, method="percentile", n_resamples=resamples, batch=100,
-        rng=np.random.default_rng(0),
-    )  # fmt: skip
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 def conclusion(rows: list[Row], task: Task, constant: float) -> str:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from nemo_birq.probing.tasks import Task
 
+SCORING_BATCH = 64  # utterances
+
 
 class Split(NamedTuple):
     """Utterances of a training, dev or test set with their representation and targets."""
@@ -145,8 +147,7 @@ def fit(
             (losses.sum() / task.sizes(batch.targets).sum().clamp(min=1)).backward()
             optimizer.step()
             schedule.step()
-        scores = score(probes, dev, task, device)
-        losses = scores.losses.sum(1) / scores.sizes.sum()
+        losses = mean_losses(probes, dev, task, device)
         better = losses < lowest
         lowest = torch.where(better, losses, lowest)
         _keep(best, probes, better.to(device))
@@ -164,10 +165,20 @@ def _keep(best: dict[str, Tensor], probes: LinearProbes, better: Tensor) -> None
 
 
 @torch.inference_mode()
+def mean_losses(probes: LinearProbes, split: Split, task: Task, device: torch.device) -> Tensor:
+    """Of each probe: (P,) on the CPU, nats per symbol or frame."""
+    total, size = torch.zeros(len(probes.weight), device=device), 0
+    for batch in split.batches(SCORING_BATCH, None, device):
+        total += task.losses(probes(batch.frames), batch.counts, batch.targets).sum(1)
+        size += int(task.sizes(batch.targets).sum())
+    return total.cpu() / size
+
+
+@torch.inference_mode()
 def score(probes: LinearProbes, split: Split, task: Task, device: torch.device) -> Scores:
     """Losses and errors, utterance by utterance."""
     found = []
-    for batch in split.batches(64, None, device):
+    for batch in split.batches(SCORING_BATCH, None, device):
         logits = probes(batch.frames)
         of_batch = task.losses(logits, batch.counts, batch.targets), task.errors(logits, batch.counts, batch.targets)
         found.append(Scores(*(value.cpu() for value in of_batch), task.sizes(batch.targets).cpu()))
