@@ -1,23 +1,32 @@
 """Is extraction as fast as the forward pass? Times the bare forward pass on batches in memory, and the whole way of the
-scripts, from shards to files, in turn in one process.
+scripts, from shards to files, in turn in one process; from FLAC shards, as make_shards.py writes them, and from Opus.
 
     python benchmarks/extraction.py [--config birq_conformer_tiny] [--data tarred_manifests/train] [--rounds 3] [--workers 1]
 
-The forward pass is preprocessor and encoder up to the highest layer asked for, on the same batches. Weights are random: they
-do not change the time. A small model is the hard case: reading and writing cost the same with a large one. On a busy machine
-the clock says little, so the CPU time of the main thread, which runs the model in both, stands beside it: what it has
-more is what the whole way does between batches. Writes docs/results/extraction.json.
+The forward pass is preprocessor and encoder up to the highest layer asked for; for anchor labels, the preprocessor alone.
+Weights are random: they do not change the time. A small model is the hard case: reading and writing cost the same with a
+large one. On a busy machine the clock says little, so processor time stands beside it: that of this process, which runs the
+model in both and also writes, and that of the workers, which read and decode beside it. With enough idle cores the whole
+way takes the longer of the two. Writes docs/results/extraction.json.
 """
 
 import argparse
 import json
 import platform
+import resource
+import shlex
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
+from io import BytesIO
+from itertools import product
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
+import soundfile
 import torch
 from hydra import compose, initialize_config_dir
 from nemo.utils import logging
@@ -25,18 +34,20 @@ from rich.console import Console
 from rich.table import Table
 
 from nemo_birq import BiRQModel
-from nemo_birq.extraction.data import SpeechData, batches_by_length, divide, make_loader, open_data
+from nemo_birq.data.reading import SpeechDataset
+from nemo_birq.data.shards import Utterance, write_shards
+from nemo_birq.extraction.data import RowBatch, SpeechData, batches_by_length, divide, make_loader, open_data
 from nemo_birq.extraction.encoders import OpenedEncoder
 from nemo_birq.extraction.features import DTYPES, FORMATS, compute_features
 from nemo_birq.extraction.labels import compute_labels, write_labels
-from nemo_birq.extraction.layers import encoder_lengths
-from nemo_birq.extraction.run import progress_bar, run_parts
+from nemo_birq.extraction.run import Compute, Write, progress_bar, run_parts
 from nemo_birq.extraction.store import PartStore
 from nemo_birq.layer_pass import encode_to_layer
 
 ROOT = Path(__file__).resolve().parents[1]
 CORPUS = ROOT / "tarred_manifests"
 BATCH_SECONDS, PART_SECONDS = 120.0, 300.0
+CODECS = {"flac": ("FLAC", "PCM_16"), "opus": ("OGG", "OPUS")}
 
 
 def make_model(config: str) -> BiRQModel:
@@ -49,36 +60,61 @@ def make_model(config: str) -> BiRQModel:
     return model
 
 
+def encode_as(codec: str, data: SpeechData, folder: Path) -> SpeechData:
+    """Shards of the same utterances in another format."""
+    container, subtype = CODECS[codec]
+    dataset, utterances = SpeechDataset(data.indexes, data.sample_rate), []
+    for row in range(len(data.durations)):
+        signal = dataset[[row]].signal[0].numpy()
+        buffer = BytesIO()
+        soundfile.write(buffer, signal, data.sample_rate, format=container, subtype=subtype)
+        line = {"duration": len(signal) / data.sample_rate}
+        utterances.append(Utterance(f"{row:06d}.{codec}", buffer.getvalue(), line))
+    write_shards(utterances, folder / codec, 4)
+    return open_data(str(folder / codec), None, data.sample_rate)
+
+
+class Times(NamedTuple):
+    """In seconds."""
+
+    clock: float
+    process: float
+    """Processor time of this process, all its threads."""
+    workers: float
+    """Processor time of the processes that decode."""
+
+
+def timed(action: Callable[[], None]) -> Times:
+    def now() -> tuple[float, ...]:
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return time.perf_counter(), time.process_time(), ended.ru_utime + ended.ru_stime
+
+    began = now()
+    action()
+    return Times(*(end - start for end, start in zip(now(), began, strict=True)))
+
+
 @torch.inference_mode()
-def forward_pass(model: BiRQModel, batches: list, layer: int) -> tuple[float, float]:
-    """Seconds by the clock, and of CPU time of this thread."""
-    began = time.perf_counter(), time.thread_time()
+def forward_pass(model: BiRQModel, batches: list[RowBatch], layer: int) -> None:
     for _, speech in batches:
         features, lengths = model.preprocessor(input_signal=speech.signal, length=speech.signal_length)
         if layer:
             encode_to_layer(model.encoder, features, lengths, layer)
-        else:
-            encoder_lengths(model.encoder, features, lengths)
-    return time.perf_counter() - began[0], time.thread_time() - began[1]
 
 
-def whole_way(data: SpeechData, compute, write, workers: int) -> tuple[float, float]:
-    """Likewise."""
-    with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter(), time.thread_time()
-        with PartStore(Path(folder) / "out", {}, {}) as store, progress_bar(disable=True) as progress:
-            done = run_parts(data, store, compute, write, progress, PART_SECONDS, BATCH_SECONDS, workers)
-            store.merge(done.parts, Path(folder) / "out" / "manifest.json")
-        return time.perf_counter() - began[0], time.thread_time() - began[1]
+def whole_way(data: SpeechData, compute: Compute, write: Write, workers: int) -> None:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        PartStore(Path(folder) / "out", {}, {}) as store,
+        progress_bar(disable=True) as progress,
+    ):
+        done = run_parts(data, store, compute, write, progress, PART_SECONDS, BATCH_SECONDS, workers)
+        store.merge(done.parts, Path(folder) / "out" / "manifest.json")
 
 
 def measure(config: str, where: str, rounds: int, workers: int) -> list[dict]:
     model = make_model(config)
     data = open_data(where, None, model.cfg.sample_rate)
-    durations = data.durations
-    parts = divide(durations, PART_SECONDS)
-    rows = [rows for part in parts for rows in batches_by_length(range(part.first, part.last), durations, BATCH_SECONDS)]
-    batches = list(make_loader(data, rows, 0))
     opened, k = OpenedEncoder(model, None), model.layer
     features = partial(compute_features, opened, layers=[k // 2, k], dtype=DTYPES["float16"])
     ways = {
@@ -87,24 +123,38 @@ def measure(config: str, where: str, rounds: int, workers: int) -> list[dict]:
         "enhanced labels": (partial(compute_labels, model, kind="enhanced"), write_labels("enhanced"), k),
         "anchor labels": (partial(compute_labels, model, kind="anchor"), write_labels("anchor"), 0),
     }
-    times: dict[str, list[tuple[float, ...]]] = {way: [] for way in ways}
-    forward_pass(model, batches[:2], k)  # warms up
-    for _ in range(rounds):
-        for way, (compute, write, layer) in ways.items():
-            times[way].append((*forward_pass(model, batches, layer), *whole_way(data, compute, write, workers)))
-    depth = len(model.encoder.layers)
-    full = forward_pass(model, batches, depth)[1]
-    return [_row(config, way, ways[way][2], depth, float(durations.sum()), full, found) for way, found in times.items()]
+    with tempfile.TemporaryDirectory() as folder:
+        sources = {codec: encode_as(codec, data, Path(folder)) for codec in CODECS}
+        durations = data.durations
+        parts = [range(part.first, part.last) for part in divide(durations, PART_SECONDS)]
+        rows = [batch for part in parts for batch in batches_by_length(part, durations, BATCH_SECONDS)]
+        batches = list(make_loader(data, rows, 0))
+        found: dict[tuple[str, str], list[tuple[Times, Times]]] = {case: [] for case in product(CODECS, ways)}
+        forward_pass(model, batches[:2], k)  # warms up
+        for _ in range(rounds):
+            for (codec, way), times in found.items():
+                compute, write, layer = ways[way]
+                bare = timed(partial(forward_pass, model, batches, layer))
+                times.append((bare, timed(partial(whole_way, sources[codec], compute, write, workers))))
+    about = {"model": config, "depth": len(model.encoder.layers), "audio_seconds": float(durations.sum())}
+    return [
+        about | {"codec": codec, "what": way, "layers_run": ways[way][2]} | summary(times)
+        for (codec, way), times in found.items()
+    ]
 
 
-def _row(config: str, way: str, layers: int, depth: int, seconds: float, full: float, found: list) -> dict:
-    forward, forward_cpu, whole, whole_cpu = (median(values) for values in zip(*found, strict=True))
+def summary(rounds: list[tuple[Times, Times]]) -> dict:
+    """Medians over the rounds."""
     return {
-        "model": config, "what": way, "depth": depth, "layers_run": layers, "audio_seconds": seconds,
-        "forward_s": forward, "whole_way_s": whole, "ratio": median(w / f for f, _, w, _ in found),
-        "forward_cpu_s": forward_cpu, "whole_way_cpu_s": whole_cpu, "cpu_ratio": median(w / f for _, f, _, w in found),
-        "times_real_time": seconds / whole, "full_depth_cpu_s": full, "all": found,
-    }  # fmt: skip
+        "forward_s": median(bare.clock for bare, _ in rounds),
+        "whole_way_s": median(whole.clock for _, whole in rounds),
+        "ratio": median(whole.clock / bare.clock for bare, whole in rounds),
+        "forward_processor_s": median(bare.process for bare, _ in rounds),
+        "whole_way_processor_s": median(whole.process for _, whole in rounds),
+        "processor_ratio": median(whole.process / bare.process for bare, whole in rounds),
+        "workers_processor_s": median(whole.workers for _, whole in rounds),
+        "rounds": [{"forward": bare._asdict(), "whole_way": whole._asdict()} for bare, whole in rounds],
+    }
 
 
 def main() -> None:
@@ -119,15 +169,15 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = measure(args.config, args.data, args.rounds, args.workers)
 
-    table = Table("model", "what", "layers run", "forward pass (s)", "whole way (s)", "ratio", "CPU ratio", "x real time",
-                  title="Extraction beside the bare forward pass")  # fmt: skip
+    table = Table("audio", "what", "layers run", "forward", "whole way", "ratio", "forward", "whole way", "ratio", "workers",
+                  title="Extraction and the bare forward pass: by the clock (s), then processor time (s)")  # fmt: skip
     for row in rows:
-        numbers = (row[key] for key in ("forward_s", "whole_way_s", "ratio", "cpu_ratio", "times_real_time"))
-        table.add_row(row["model"], row["what"], f"{row['layers_run']} of {row['depth']}", *(f"{n:.2f}" for n in numbers))
-    Console(width=130).print(table)
-    command = f"python benchmarks/extraction.py --rounds {args.rounds} --workers {args.workers}"
-    result = {"command": command, "machine": f"{platform.machine()}, torch {torch.__version__}, 1 thread a process",
-              "rows": rows}  # fmt: skip
+        numbers = (row[key] for key in ("forward_s", "whole_way_s", "ratio", "forward_processor_s", "whole_way_processor_s",
+                                        "processor_ratio", "workers_processor_s"))  # fmt: skip
+        table.add_row(row["codec"], row["what"], f"{row['layers_run']} of {row['depth']}", *(f"{n:.2f}" for n in numbers))
+    Console(width=140).print(table)
+    result = {"command": shlex.join(["python", *sys.argv]),
+              "machine": f"{platform.machine()}, torch {torch.__version__}, 1 thread a process", "rows": rows}  # fmt: skip
     args.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
