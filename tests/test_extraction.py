@@ -15,6 +15,7 @@ from lhotse import CutSet
 from nemo.collections.asr.models import EncDecCTCModel
 from nemo.collections.asr.modules import ConformerEncoder
 from nemo.collections.asr.modules.conformer_encoder import ConformerMultiLayerFeatureExtractor
+from nemo.utils import logging as nemo_logging
 from omegaconf import OmegaConf
 
 from nemo_birq.extraction import store
@@ -171,8 +172,13 @@ def test_float16_is_rounding_or_refused(model, batch):
         np.testing.assert_array_equal(other["layer_2"], one["layer_2"].astype(np.float16))
     loud = make_model()
     loud.eval().encoder.layers[1].norm_out.weight.data *= 1e6
-    with pytest.raises(ValueError, match="take float32"):
+    with pytest.raises(ValueError, match=r"layer 2: .*which float32 would hold"):
         compute_features(OpenedEncoder(loud, None), batch, [2], torch.float16)
+    loud.encoder.layers[1].norm_out.weight.data[0] = float("nan")
+    with pytest.raises(ValueError, match=r"hold NaN or infinity, as after a training that diverged$"):
+        compute_features(OpenedEncoder(loud, None), batch, [2], torch.float32)
+    with pytest.raises(ValueError, match="hold NaN"):
+        compute_labels(loud, batch, "enhanced")
 
 
 # --- the data ---------------------------------------------------------------------------------------------------------
@@ -222,7 +228,7 @@ def test_lines_of_shards_are_those_of_their_members():
     assert list(open_data(pattern, str(SHARDS / "audio__OP_0..3_CL_.tar"), SAMPLE_RATE).lines()) == lines
 
 
-def test_segments_of_one_file_and_lines_that_cannot_be_used(model, tmp_path):
+def test_segments_of_one_file_and_lines_that_cannot_be_used(model, tmp_path, caplog):
     audio = CORPUS / "test" / "audio" / "spk030-test-00000.opus"
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"RIFF no audio at all")
@@ -232,8 +238,13 @@ def test_segments_of_one_file_and_lines_that_cannot_be_used(model, tmp_path):
         {"audio_filepath": str(audio), "offset": 1.0, "duration": 0.9, "text": "c"},
     ]
     (tmp_path / "m.json").write_text("\n".join(map(json.dumps, lines)))
-    done = extract(model, open_data(str(tmp_path / "m.json"), None, SAMPLE_RATE), tmp_path / "out", layers=[1])
+    nemo_logging._logger.addHandler(caplog.handler)
+    try:
+        done = extract(model, open_data(str(tmp_path / "m.json"), None, SAMPLE_RATE), tmp_path / "out", layers=[1])
+    finally:
+        nemo_logging._logger.removeHandler(caplog.handler)
     assert (done.utterances, done.unreadable) == (2, 1)
+    assert [broken.name in message for message in caplog.messages if "Skipped" in message] == [True]  # once
     listed = [json.loads(line) for line in (tmp_path / "out" / "part-000000.jsonl").open()]
     assert [(line["text"], line["features_key"], line["num_frames"]) for line in listed] == [
         ("a", "spk030-test-00000", 25), ("c", "spk030-test-00000-2", 23)
@@ -410,24 +421,34 @@ def test_extract_features_as_a_user(nemo_file, model, manifest, data, tmp_path):
             np.testing.assert_allclose(arrays[layer], expected[name][layer], atol=2e-5)
 
 
+def main(script: str, *arguments: object) -> None:
+    """Runs a script in this process."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys, "argv", [script, *map(str, arguments)])
+        runpy.run_path(str(ROOT / "scripts" / script), run_name="__main__")
+
+
 @pytest.mark.system
-def test_extract_labels_as_a_user(nemo_file, model, manifest, data, tmp_path):
+@pytest.mark.parametrize("kind", ["anchor", "enhanced"])
+def test_extract_labels_as_a_user(nemo_file, model, manifest, data, tmp_path, capsys, kind):
     out = tmp_path / "new" / "labels.json"
-    assert f"{COUNT} utterances" in run(
-        "extract_labels.py", str(nemo_file), str(manifest), "--labels", "enhanced", "--out", str(out)
-    )
+    options = ["--labels", kind, "--out", out, "--workers", 0]
+    main("extract_labels.py", nemo_file, manifest, *options)
+    assert f"{COUNT} utterances" in capsys.readouterr().out
     lines = [json.loads(line) for line in out.open()]
     for row in range(0, COUNT, 4):  # the statistics of layer k came with the file
-        expected = compute_labels(model, make_loader(data, [[row]], 0).dataset[[row]].speech, "enhanced")[0][:, 0]
-        assert np.mean(lines[row]["enhanced_labels"] == expected) > 0.97  # rounding may move a frame between two codes
+        expected = compute_labels(model, make_loader(data, [[row]], 0).dataset[[row]].speech, kind)[0][:, 0]
+        assert np.mean(lines[row][f"{kind}_labels"] == expected) > 0.97  # rounding may move a frame between two codes
+    parts_folder(out).mkdir()  # as a kill leaves it
+    main("extract_labels.py", nemo_file, manifest, *options)
+    assert "is complete already" in capsys.readouterr().out and not parts_folder(out).exists()
 
 
 @pytest.mark.system
-def test_scripts_say_what_is_wrong(nemo_file, tmp_path, monkeypatch):
+def test_scripts_say_what_is_wrong(nemo_file, tmp_path):
     def refused(message: str, script: str, *arguments: str):
-        monkeypatch.setattr(sys, "argv", [script, str(nemo_file), *arguments])
         with pytest.raises(SystemExit, match=f"{script}: .*{message}"):
-            runpy.run_path(str(ROOT / "scripts" / script), run_name="__main__")
+            main(script, nemo_file, *arguments)
 
     out = ["--out", str(tmp_path / "out")]
     refused("has the layers 1 to 3", "extract_features.py", str(TEST), "--layers", "2,9", *out)
@@ -436,5 +457,5 @@ def test_scripts_say_what_is_wrong(nemo_file, tmp_path, monkeypatch):
     sets = ["--train", str(TEST), "--dev", str(TEST), "--test", str(TEST)]
     refused("has the layers 1 to 3", "probe.py", *sets, "--layers", "9")
     refused("epochs=0", "probe.py", *sets, "--epochs", "0")
-    refused("60 utterances of the dev set are in the training set", "probe.py", *sets)
+    refused("60 utterances of the dev set are in the train set", "probe.py", *sets)
     assert not (tmp_path / "out").exists()  # nothing is begun

@@ -35,6 +35,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def say(done: Done, console: Console) -> None:
     """Prints what a run did."""
+    if done.resumed == done.parts:
+        console.print("All parts were there before; nothing was left to do.")
+        return
     text = f"{done.utterances:,} utterances, {done.seconds / 3600:.2f} h of audio, in {done.parts - done.resumed} parts"
     if done.resumed:
         text += f"; {done.resumed} parts were there before"

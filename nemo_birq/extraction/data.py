@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from lhotse.dataset.sampling.base import TimeConstraint
 from lhotse.dataset.sampling.dynamic import DurationBatcher
+from nemo.utils import logging
 from omegaconf import OmegaConf
 
 from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.data.index import SpeechIndex
+from nemo_birq.data.index import Place, SpeechIndex
 from nemo_birq.data.index_building import Problems, entries_by_shard
 from nemo_birq.data.loader import build_dataloader
 from nemo_birq.data.manifests import iterate_manifest
@@ -46,6 +47,10 @@ class SpeechData(NamedTuple):
     def durations(self) -> np.ndarray:
         """(utterances,) float64, seconds."""
         return np.concatenate([index.durations for index in self.indexes])
+
+    def places(self) -> Iterator[Place]:
+        """Where each utterance lies, in order."""
+        return (index.place(row) for index in self.indexes for row in range(len(index)))
 
     def lines(self) -> Iterator[dict]:
         """The manifest's line of each utterance, in order; paths of single files absolute."""
@@ -182,8 +187,9 @@ class RowDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, rows: list[int]) -> RowBatch:
         batch = self.speech[rows]
-        if batch.skipped:  # rare, so read again to see which
-            rows = [row for row in rows if not self.speech[[row]].skipped]
+        if batch.skipped:  # rare, so read again to see which; the warnings have been given
+            with logging.temp_verbosity(logging.ERROR):
+                rows = [row for row in rows if not self.speech[[row]].skipped]
         return RowBatch(rows, batch)
 
 

@@ -18,7 +18,7 @@ from lhotse.shar import SharWriter
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.extraction.data import SpeechData
 from nemo_birq.extraction.encoders import OpenedEncoder
-from nemo_birq.extraction.layers import encode_to_layers
+from nemo_birq.extraction.layers import check_finite, encode_to_layers
 from nemo_birq.extraction.run import stack_by_utterance
 from nemo_birq.extraction.store import PartStore
 from nemo_birq.quality.frames import encoder_times
@@ -38,15 +38,17 @@ def compute_features(
     """Outputs of the layers for each utterance: (T', D) by ``layer_name``.
 
     Raises:
-        ValueError: a value that float16 cannot hold.
+        ValueError: NaN, or a value that float16 cannot hold.
     """
     device = next(opened.encoder.parameters()).device
     signal = batch.signal.to(device, non_blocking=True)
     features, lengths = opened.preprocessor(input_signal=signal, length=batch.signal_length.to(device, non_blocking=True))
     outputs, encoded_len = encode_to_layers(opened.encoder, features, lengths, layers)
-    if dtype == torch.float16 and max(float(output.abs().max()) for output in outputs.values()) > torch.finfo(dtype).max:
-        raise ValueError("the outputs of the layers are beyond the range of float16: take float32")
-    arrays = {layer_name(layer): output.to(dtype).cpu().numpy() for layer, output in outputs.items()}
+    arrays = {}
+    for layer, output in outputs.items():
+        converted = output.to(dtype)
+        check_finite(converted, f"layer {layer}")
+        arrays[layer_name(layer)] = converted.cpu().numpy()
     return stack_by_utterance(arrays, encoded_len.tolist())
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.extraction.layers import encoder_lengths
+from nemo_birq.extraction.layers import check_finite, encoder_lengths
 from nemo_birq.extraction.store import SETTINGS, PartStore, check_same, write_whole
 from nemo_birq.layer_pass import encode_to_layer
 from nemo_birq.masking import valid_frames
@@ -43,6 +43,7 @@ def compute_labels(model: BiRQModel, batch: SpeechBatch, kind: str) -> list[np.n
     features, lengths = model.preprocessor(input_signal=signal, length=signal_length)
     if kind == "enhanced":
         hidden, encoded_len = encode_to_layer(model.encoder, features, lengths, model.layer)
+        check_finite(hidden, f"layer {model.layer}")
         valid = valid_frames(encoded_len, hidden.shape[1])
         labels = model.enhanced_labeler.nearest(hidden, valid, _positions(valid))
     else:
@@ -96,6 +97,7 @@ def is_complete(out: Path, settings: dict[str, Any]) -> bool:
     if not settings_path(out).is_file():
         raise ValueError(f"{out} exists already and is not of this script: give another name with --out")
     check_same(settings_path(out), settings, f"{out} was made with other settings", "Give another name with --out")
+    shutil.rmtree(parts_folder(out), ignore_errors=True)  # of a run that was killed after it had put them together
     return True
 
 

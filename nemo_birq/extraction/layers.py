@@ -57,6 +57,19 @@ def encode_to_layers(
     return outputs, encoded_len
 
 
+def check_finite(outputs: Tensor, what: str) -> None:
+    """Refuses what a diverged training gives, and values too large for float16.
+
+    Raises:
+        ValueError: NaN or infinity.
+    """
+    if not outputs.isfinite().all():
+        text = f"{what}: the outputs hold NaN or infinity, as after a training that diverged"
+        if outputs.dtype == torch.float16:
+            text += ", or values beyond the range of float16, which float32 would hold"
+        raise ValueError(text)
+
+
 def encoder_lengths(encoder: ConformerEncoder, features: Tensor, lengths: Tensor) -> Tensor:
     """Lengths in encoder frames, (B,) int64, as the encoder computes them, without running it. Arguments as above."""
     front = encoder.pre_encode

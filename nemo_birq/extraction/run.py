@@ -74,6 +74,8 @@ def run_parts(
     durations = data.durations
     parts = divide(durations, part_seconds)
     todo = [part for part in parts if not store.has(part.number)]
+    if not todo:
+        return Done(len(parts), len(parts), 0, 0, 0.0)
     seconds = sum(float(durations[part.first : part.last].sum()) for part in todo)
     task = progress.add_task("extracting" if len(todo) == len(parts) else "going on", total=seconds)
     batches = {part.number: batches_by_length(range(part.first, part.last), durations, batch_seconds) for part in todo}

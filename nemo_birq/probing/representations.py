@@ -14,7 +14,7 @@ from torch import Tensor
 from nemo_birq.anchor_labeler import stack_frames
 from nemo_birq.extraction.data import batches_by_length, make_loader
 from nemo_birq.extraction.encoders import OpenedEncoder
-from nemo_birq.extraction.layers import encode_to_layers, encoder_lengths
+from nemo_birq.extraction.layers import check_finite, encode_to_layers, encoder_lengths
 from nemo_birq.masking import valid_frames
 from nemo_birq.probing.data import LabelledSet
 from nemo_birq.probing.linear import Split, as_tensors
@@ -23,7 +23,7 @@ from nemo_birq.quality.frames import encoder_times
 
 LOG_MEL, UNTRAINED, PRETRAINED = "log-mel", "untrained", "pretrained"
 BATCH_SECONDS = 120.0
-MEMORY_SHARE = 0.7  # of the machine's memory
+MEMORY_SHARE = 0.5  # of the machine's memory: while batches are joined, a part is there twice
 BYTES = 2  # of a value: float16
 
 
@@ -80,7 +80,7 @@ def represent(
         advance: is called with the seconds of audio that are done.
 
     Raises:
-        ValueError: none could be read.
+        ValueError: less than two could be read; a value that float16 does not hold.
     """
     device = next(opened.encoder.parameters()).device
     times = encoder_times(opened.model)
@@ -101,13 +101,16 @@ def represent(
             found[LOG_MEL] = _fitting(stacked, valid.shape[1])[valid].unsqueeze(0)
         for name, frames in found.items():
             collected.setdefault(name, []).append(frames.half().cpu())
+            check_finite(collected[name][-1], name)
         counts += encoded_len.tolist()
         targets += [labelled.targets(task, position[r], n, times) for r, n in zip(rows, encoded_len.tolist(), strict=True)]
         advance(float(batch.signal_length.sum()) / labelled.data.sample_rate)
-    if not counts:
-        raise ValueError(f"{labelled.data.sources[0].manifest}: none of its utterances could be read")
+    if len(counts) < 2:
+        raise ValueError(
+            f"{labelled.data.sources[0].manifest}: {len(counts)} of its utterances could be read, two are needed"
+        )
     made = as_tensors(targets)
-    splits = {name: Split(torch.cat(parts, dim=1), counts, made) for name, parts in collected.items()}
+    splits = {name: Split(torch.cat(collected.pop(name), dim=1), counts, made) for name in list(collected)}
     return splits, len(labelled.rows) - len(counts)
 
 
