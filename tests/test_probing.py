@@ -322,7 +322,9 @@ def test_bad_sets_are_refused(paths, tmp_path, opened):
     refused("has no 'words' to compare with", paths, key="words")
     refused(r"test set .* has the symbols \['7', 'E'\]", change(paths, tmp_path, "test", lambda x: x | {"text": "7E"}))
     refused("all its utterances are empty", change(paths, tmp_path, "train", lambda x: x | {"text": " "}))
-    refused("30 utterances of the test set are in the training set", paths | {"test": paths["train"]})
+    refused("30 utterances of the test set are in the train set", paths | {"test": paths["train"]})
+    refused("8 utterances of the test set are in the dev set", paths | {"test": paths["dev"]})
+    refused("480 utterances of the dev set are in the train set", dict.fromkeys(paths, str(CORPUS / "train")))
     refused("has one utterance", paths | {"dev": single(paths["dev"], tmp_path)})
     refused(
         "begins at an offset", change(paths, tmp_path, "test", lambda x: x | {"offset": 0.1}), CTM | {"test": CTM["train"]}

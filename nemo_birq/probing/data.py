@@ -1,6 +1,8 @@
 """Utterances with what the probe is to read from them: symbols of a manifest key, or phones of an alignment."""
 
+import os
 from collections import Counter
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,13 +96,13 @@ def _aligned(data: SpeechData, lines: list[dict], path: str) -> tuple[Alignments
     return found, [row for row, line in enumerate(lines) if _name(line) in found.phones]
 
 
-def _files(labelled: LabelledSet) -> set[tuple[str, float]]:
-    """Files and where the utterance begins; not the members of shards, whose names need not be unique."""
-    return {
-        (line["audio_filepath"], line.get("offset") or 0.0)
-        for line in labelled.lines
-        if Path(line["audio_filepath"]).is_absolute()
-    }
+def _places(labelled: LabelledSet) -> set[tuple[str, str, float]]:
+    """File or shard, member, and where in it the utterance begins."""
+    found, places = set(), list(labelled.data.places())
+    for name, file, *_, start, _ in (places[row] for row in labelled.rows):
+        path = os.path.abspath(file)
+        found.add((path, path if name == file else name, start))
+    return found
 
 
 def _sequence(line: dict, key: str, where: str) -> list[str]:
@@ -122,6 +124,14 @@ def _draw(rows: list[int], durations: np.ndarray, hours: float | None) -> list[i
     shuffled = np.random.default_rng(0).permutation(rows)
     enough = int(np.searchsorted(np.cumsum(durations[shuffled]), hours * 3600)) + 1
     return sorted(shuffled[:enough].tolist())
+
+
+def _check_apart(sets: dict[str, LabelledSet]) -> None:
+    places = {name: _places(one) for name, one in sets.items()}
+    for first, second in combinations(NAMES, 2):
+        both = places[first] & places[second]
+        if both:
+            raise ValueError(f"{len(both)} utterances of the {second} set are in the {first} set, such as {min(both)[1]}")
 
 
 def open_sets(
@@ -150,11 +160,9 @@ def open_sets(
                 f"{name} set {paths[name]} has the symbols {foreign}, which the training set has not: normalize both texts "
                 "in the same way (case, digits, punctuation)"
             )
-        both = _files(sets[name]) & _files(sets["train"])
-        if both:
-            raise ValueError(f"{len(both)} utterances of the {name} set are in the training set, such as {min(both)[0]}")
         if len(sets[name].rows) < 2:
             raise ValueError(f"{name} set {paths[name]} has one utterance that can be used; give more")
+    _check_apart(sets)
     if alignments is not None:
         return sets, FrameTask(sorted(set().union(*symbols.values())))
     is_text = all(isinstance(line[key], str) for line in sets["train"].lines)
