@@ -251,6 +251,30 @@ def test_segments_of_one_file_and_lines_that_cannot_be_used(model, tmp_path, cap
     ]  # fmt: skip
 
 
+@pytest.mark.unit
+def test_audio_that_is_gone_is_no_empty_result(model, tmp_path):
+    """As when a disk is away for a while: what was written stays, and the run goes on when it is back."""
+    paths = [tmp_path / f"{i}.opus" for i in range(6)]
+    source = CORPUS / "test" / "audio" / "spk030-test-00000.opus"
+    for path in paths:
+        shutil.copy(source, path)
+    lines = [{"audio_filepath": str(path), "duration": 1.0, "text": ""} for path in paths]
+    (tmp_path / "m.json").write_text("\n".join(map(json.dumps, lines)))
+    data = open_data(str(tmp_path / "m.json"), None, SAMPLE_RATE)
+    away = [path.rename(path.with_suffix(".away")) for path in paths[2:]]
+
+    def run_in_parts() -> int:
+        with PartStore(tmp_path / "out", {}, {}) as parts, progress_bar(disable=True) as progress:
+            compute, write = partial(compute_labels, model, kind="anchor"), write_labels("anchor")
+            return run_parts(data, parts, compute, write, progress, 2.0, BATCH, 0).utterances
+
+    with pytest.raises(ValueError, match="none of 2 utterances one after the other"):
+        run_in_parts()
+    for path in away:
+        path.rename(path.with_suffix(".opus"))
+    assert run_in_parts() == 4  # the first part was kept
+
+
 # --- formats and interruptions --------------------------------------------------------------------------------------
 
 
@@ -365,6 +389,8 @@ def test_layers_and_data_that_are_not_there(model, tmp_path, monkeypatch):
         open_data(str(CORPUS), None, SAMPLE_RATE)
     with pytest.raises(ValueError, match="give the folder that holds"):
         open_data(str(SHARDS / "tarred_audio_manifest.json"), None, SAMPLE_RATE)
+    with pytest.raises(ValueError, match="is a tar file: give the folder"):
+        open_data(str(SHARDS / "audio_0.tar"), None, SAMPLE_RATE)
     (tmp_path / "empty.json").touch()
     with pytest.raises(ValueError, match="nothing that can be used"):
         open_data(str(tmp_path / "empty.json"), None, SAMPLE_RATE)

@@ -85,6 +85,8 @@ def open_data(data: str, tars: str | None, sample_rate: int) -> SpeechData:
         if tars is not None:
             raise ValueError(f"{data} is a folder, which names its shards itself: leave out the names of the tar files")
         data, tars = _shards_in(Path(data))
+    elif data.endswith(".tar"):
+        raise ValueError(f"{data} is a tar file: give the folder that holds audio_0.tar, or its manifest and --tars")
     elif tars is None:
         _check_not_tarred(data)
     config = OmegaConf.create(

@@ -70,6 +70,9 @@ def run_parts(
         part_seconds: audio of a part: what is lost when a run is killed, and what is held in memory.
         batch_seconds: audio of a batch, with padding.
         workers: processes that decode; 0 decodes here.
+
+    Raises:
+        ValueError: none of the utterances of a part could be read; what was written before stays.
     """
     durations = data.durations
     parts = divide(durations, part_seconds)
@@ -93,6 +96,11 @@ def run_parts(
             if pending is not None:
                 pending.result()  # at most two parts are in memory
             found = [(line, results[row]) for row, line in lines.of(part) if row in results]
+            if not found and part.last - part.first > 1:
+                raise ValueError(
+                    f"none of {part.last - part.first} utterances one after the other could be read; the warnings say why. "
+                    "If the disk was away, the same command goes on; if the audio is broken, take it out of the manifest"
+                )
             pending = writer.submit(write, store, part.number, [line for line, _ in found], [r for _, r in found])
             written += len(found)
             unreadable += part.last - part.first - len(found)
