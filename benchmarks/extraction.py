@@ -1,7 +1,7 @@
 """Is extraction as fast as the forward pass? Times the bare forward pass on batches in memory, and the whole way of the
 scripts, from shards to files, in turn in one process; from FLAC shards, as make_shards.py writes them, and from Opus.
 
-    python benchmarks/extraction.py [--config birq_conformer_tiny] [--data tarred_manifests/train] [--minutes 10] [--rounds 3]
+    python benchmarks/extraction.py [--data tarred_manifests/train] [--minutes 10] [--rounds 3] [--workers 1]
 
 The forward pass is preprocessor and encoder up to the highest layer asked for; for anchor labels, the preprocessor alone.
 Weights are random: they do not change the time. A small model is the hard case: reading and writing cost the same with a
