@@ -28,7 +28,6 @@ from nemo_birq.extraction.run import progress_bar, run_parts
 from nemo_birq.extraction.store import PartStore
 from nemo_birq.layer_pass import encode_to_layer
 from tests.conftest import BASE, CORPUS, ROOT, SAMPLE_RATE, make_batch, make_model
-from tests.test_training import run
 
 TEST = CORPUS / "test" / "test.json"
 SHARDS = CORPUS / "train"
@@ -434,10 +433,18 @@ def test_features_of_a_recognizer(model, batch, tmp_path):
 # --- the scripts, as a user runs them ---------------------------------------------------------------------------------
 
 
+def main(script: str, *arguments: object) -> None:
+    """Runs a script in this process."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys, "argv", [script, *map(str, arguments)])
+        runpy.run_path(str(ROOT / "scripts" / script), run_name="__main__")
+
+
 @pytest.mark.system
-def test_extract_features_as_a_user(nemo_file, model, manifest, data, tmp_path):
+def test_extract_features_as_a_user(nemo_file, model, manifest, data, tmp_path, capsys):
     options = ["--layers", "3,1", "--part-minutes", "0.25", "--out", str(tmp_path / "out")]
-    printed = run("extract_features.py", str(nemo_file), str(manifest), *options)
+    main("extract_features.py", nemo_file, manifest, *options)
+    printed = capsys.readouterr().out
     assert f"{COUNT} utterances, 0.02 h of audio, in {len(divide(data.durations, PART))} parts" in printed
     assert len((tmp_path / "out" / "manifest.json").read_text().splitlines()) == COUNT
     extract(model, data, tmp_path / "expected")
@@ -445,13 +452,6 @@ def test_extract_features_as_a_user(nemo_file, model, manifest, data, tmp_path):
     for name, arrays in read_npz(tmp_path / "out").items():
         for layer in ("layer_1", "layer_3"):
             np.testing.assert_allclose(arrays[layer], expected[name][layer], atol=2e-5)
-
-
-def main(script: str, *arguments: object) -> None:
-    """Runs a script in this process."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(sys, "argv", [script, *map(str, arguments)])
-        runpy.run_path(str(ROOT / "scripts" / script), run_name="__main__")
 
 
 @pytest.mark.system
