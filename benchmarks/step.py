@@ -41,7 +41,7 @@ def arguments(description: str = __doc__) -> argparse.ArgumentParser:
     parser.add_argument("--utterance-seconds", type=float, default=15.0, help="length of the utterances (default 15)")
     parser.add_argument("--threads", type=int, help="of the CPU; default: PyTorch's choice")
     parser.add_argument("--clock", choices=["wall", "processor"], default="wall",
-                        help="processor: seconds of the CPU, which other programs disturb less; needs --threads 1")  # fmt: skip
+                        help="processor: its seconds, which other programs disturb less; needs --threads 1")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=15, help="timed steps of each variant (default 15)")
     parser.add_argument("--variants", nargs="+", choices=BUILDERS, default=list(BUILDERS), metavar="NAME",
                         help=f"some of: {', '.join(BUILDERS)}")  # fmt: skip
@@ -155,8 +155,8 @@ def print_tables(result: dict, console: Console) -> None:
     table = Table(
         title=f"{title}{batch['seconds']:.0f} s of audio, {batch['frames']} encoder frames a step", title_justify="left"
     )
-    columns = ("", "step (s)", "quartiles", "audio h / h", "frames / s", "GFLOP", "GFLOP/s", "of peak", "memory (MB)", "in all",
-               "largest tensor (MB)")  # fmt: skip
+    columns = ("", "step (s)", "quartiles", "audio h / h", "frames / s", "GFLOP", "GFLOP/s", "of peak", "memory (MB)",
+               "in all", "largest tensor (MB)")  # fmt: skip
     for column in columns:
         table.add_column(column, justify="left" if not column else "right")
     for name, found in result["variants"].items():

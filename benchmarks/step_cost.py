@@ -73,7 +73,7 @@ def costs(names: list[str], setting: Setting, done: Callable[[str], None] = lamb
     result = {}
     context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
     if context.get_start_method() == "forkserver":
-        context.set_forkserver_preload([__name__])
+        context.set_forkserver_preload(["nemo.collections.asr.models", "nemo_birq"])  # this folder is not on its path
     for name in names:
         with ProcessPoolExecutor(1, mp_context=context) as pool:
             result[name] = pool.submit(cost_alone, name, setting).result()
