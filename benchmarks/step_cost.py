@@ -59,9 +59,7 @@ def cost_alone(name: str, setting: Setting) -> dict:
     for _ in range(STEPS):
         variant.step(batch)
     result = {"peak": peak_memory(setting.device), "libraries": libraries, "idle": idle}
-    with FlopCounterMode(display=False) as flops:
-        variant.step(batch)
-    with LargestTensor() as largest:
+    with FlopCounterMode(display=False) as flops, LargestTensor() as largest:
         variant.step(batch)
     parameters = sum(parameter.numel() for parameter in variant.trained)
     return result | {"flop": flops.get_total_flops(), "largest_tensor": largest.bytes, "largest_tensor_is": largest.what,
