@@ -59,7 +59,8 @@ class Setting:
         samples = round(self.batch_seconds / count * RATE)
         signal = 0.1 * torch.randn(count, samples, generator=torch.Generator().manual_seed(0))
         lengths = torch.full((count,), samples)
-        return SpeechBatch(signal.to(self.device), lengths.to(self.device), [f"noise-{i}" for i in range(count)])
+        names = [f"noise-{i}" for i in range(count)]
+        return SpeechBatch(signal.to(self.device), lengths.to(self.device), names, num_samples=lengths.tolist())
 
     def check(self) -> None:
         """Raises ValueError where this cannot be measured."""
@@ -220,7 +221,7 @@ def ours(setting: Setting, parts: Parts, *overrides: str) -> Variant:
         setattr(model.masking, name, _timed(getattr(model.masking, name), parts))
 
     def loss(batch: SpeechBatch, number: int) -> Tensor:
-        generator = torch.Generator(setting.device).manual_seed(number)
+        generator = torch.Generator().manual_seed(number)
         losses = model.losses(batch, model.schedule.full, generator, observe_labels=False, over_ranks=True)
         with parts.part(STATISTICS):
             model.finite_check.remember(number, batch, losses.loss)
@@ -253,8 +254,6 @@ def floor(setting: Setting, parts: Parts, *overrides: str) -> Variant:
     all_layers = encoder.layer_drop_probs
 
     def loss(batch: SpeechBatch, number: int) -> Tensor:
-        with parts.part(MASKED_PASS):
-            total = encoder(audio_signal=features, length=lengths)[0].square().mean()
         with ExitStack() as stack:
             stack.enter_context(parts.part(LABEL_PASS))
             stack.enter_context(torch.set_grad_enabled(gradient))
@@ -262,6 +261,8 @@ def floor(setting: Setting, parts: Parts, *overrides: str) -> Variant:
             encoder.layer_drop_probs = all_layers[:layer]  # NeMo's loop over the layers ends where this list does
             squares = encoder(audio_signal=features, length=lengths)[0].square().mean()
             encoder.layer_drop_probs = all_layers
+        with parts.part(MASKED_PASS):
+            total = encoder(audio_signal=features, length=lengths)[0].square().mean()
         return total + squares if gradient else total
 
     idle = {parameter: torch.zeros_like(parameter) for parameter in model.decoder_losses.parameters()}

@@ -2,7 +2,9 @@
 
     python tests/golden_run.py            # writes tests/golden/curves.json; only after a change that is meant to change them
 
-In float64 rounding differs by 1e-16 from machine to machine and has no time to grow. The features are made here, because
+The file that is kept was made before the losses were fused, by the plain formulas under the same random numbers, so that the
+test also says that fused training is plain training. A low learning rate, because with the gradient through the labels a
+difference of 1e-16 grows tenfold every ten steps at ten times this rate. In float64 rounding differs by 1e-16 from machine to machine and stays small. The features are made here, because
 NeMo's preprocessor computes in float32.
 """
 
@@ -50,7 +52,7 @@ def run(label_gradient: float, steps: int = STEPS) -> dict[str, list[float]]:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-4)
     health = model.training_log.health
     curves: dict[str, list[float]] = {name: [] for name in CURVES}
     for step in range(steps):
