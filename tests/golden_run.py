@@ -2,10 +2,10 @@
 
     python tests/golden_run.py            # writes tests/golden/curves.json; only after a change that is meant to change them
 
-The file that is kept was made before the losses were fused, by the plain formulas under the same random numbers, so that the
-test also says that fused training is plain training. A low learning rate, because with the gradient through the labels a
-difference of 1e-16 grows tenfold every ten steps at ten times this rate. In float64 rounding differs by 1e-16 from machine to machine and stays small. The features are made here, because
-NeMo's preprocessor computes in float32.
+The file that is kept was made before the losses were fused, by the plain formulas under the same random numbers: the test
+also says that fused training is plain training. In float64 rounding differs by 1e-16 from machine to machine; the learning
+rate is low because with the gradient through the labels such a difference grows tenfold every ten steps at a higher one.
+The features are made here, because NeMo's preprocessor computes in float32.
 """
 
 import argparse
