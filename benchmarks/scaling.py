@@ -18,6 +18,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, ScalarFormatter
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -79,8 +80,11 @@ def draw(result: dict, path: Path) -> None:
             axes.set(xlabel=SWEEPS[name], ylabel=label if name == sweeps[0] else "", xscale="log", yscale="log")
             axes.set_xticks(sweep["sizes"], [f"{size:g}" for size in sweep["sizes"]])
             axes.minorticks_off()
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+            axes.yaxis.set_major_formatter(ScalarFormatter())
             low, high = axes.get_ylim()
-            axes.set_ylim(low, high * (high / low) ** 0.55)  # room for the legend
+            low, high = low / 1.3, high * 1.3
+            axes.set_ylim(low, high * (high / low) ** 0.5)  # room for the legend
             axes.grid(alpha=0.3)
             axes.legend(fontsize=7.5, frameon=False, loc="upper left")
     setting = result["setting"]

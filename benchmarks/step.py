@@ -156,7 +156,7 @@ def print_tables(result: dict, console: Console) -> None:
         title=f"{title}{batch['seconds']:.0f} s of audio, {batch['frames']} encoder frames a step", title_justify="left"
     )
     columns = ("", "step (s)", "quartiles", "audio h / h", "frames / s", "GFLOP", "GFLOP/s", "of peak", "memory (MB)",
-               "in all", "largest tensor (MB)")  # fmt: skip
+               "in all", "largest tensor", "of codes")  # fmt: skip
     for column in columns:
         table.add_column(column, justify="left" if not column else "right")
     for name, found in result["variants"].items():
@@ -165,7 +165,7 @@ def print_tables(result: dict, console: Console) -> None:
             name, f"{step['median']:.3f}", f"{step['q25']:.3f} - {step['q75']:.3f}", f"{found['audio_hours_per_hour']:.0f}",
             f"{found['frames_per_second']:.0f}", f"{found['flop'] / 1e9:.1f}", f"{found['flops'] / 1e9:.1f}",
             f"{found['flops'] / result['matrix_product_flops']:.0%}", f"{(found['peak'] - found['libraries']) / 1e6:.0f}",
-            f"{found['peak'] / 1e6:.0f}", f"{found['largest_tensor'] / 1e6:.0f}",
+            f"{found['peak'] / 1e6:.0f}", f"{found['largest_tensor'] / 1e6:.1f}", f"{found['largest_of_codes'] / 1e6:.1f}",
         )  # fmt: skip
     console.print(table)
     console.print(
@@ -176,6 +176,7 @@ def print_tables(result: dict, console: Console) -> None:
             else "Memory: the peak of PyTorch's allocator, in a process of its own."
         )
     )
+    console.print("Largest tensor (MB) of all, and of those with a dimension of V, that an operation makes.")
     print_parts(result, console)
     table = Table(title="Ratios", title_justify="left")
     for column in ("", "", "to", "ratio", "95 %", "target", ""):

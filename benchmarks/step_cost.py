@@ -8,12 +8,10 @@ import gc
 import os
 import resource
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
-from statistics import median
 
 import torch
 from step_variants import Setting, build
@@ -25,10 +23,15 @@ STEPS = 2  # the second one has the state of the optimizer
 
 
 class LargestTensor(TorchDispatchMode):
-    """The largest tensor that an operation makes, in the backward pass too; views and in-place results do not count."""
+    """The largest tensor that an operation makes, in the backward pass too; views and in-place results do not count.
 
-    def __init__(self):
+    Args:
+        with_dimension: only tensors of which one dimension is that large.
+    """
+
+    def __init__(self, with_dimension: int | None = None):
         super().__init__()
+        self.with_dimension = with_dimension
         self.bytes, self.what = 0, ""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -37,7 +40,7 @@ class LargestTensor(TorchDispatchMode):
         for tensor in tree_leaves(result):
             if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() not in known:
                 size = tensor.untyped_storage().nbytes()
-                if size > self.bytes:
+                if size > self.bytes and self.with_dimension in (None, *tensor.shape):
                     self.bytes = size
                     self.what = f"{func.name()} {tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
         return result
@@ -59,11 +62,17 @@ def cost_alone(name: str, setting: Setting) -> dict:
     for _ in range(STEPS):
         variant.step(batch)
     result = {"peak": peak_memory(setting.device), "libraries": libraries, "idle": idle}
-    with FlopCounterMode(display=False) as flops, LargestTensor() as largest:
+    codes = setting.model_config().birq.quantizer.num_codes
+    with FlopCounterMode(display=False) as flops, LargestTensor() as largest, LargestTensor(codes) as of_codes:
         variant.step(batch)
-    parameters = sum(parameter.numel() for parameter in variant.trained)
-    return result | {"flop": flops.get_total_flops(), "largest_tensor": largest.bytes, "largest_tensor_is": largest.what,
-                     "trained_parameters": parameters}  # fmt: skip
+    return result | {
+        "flop": flops.get_total_flops(),
+        "largest_tensor": largest.bytes,
+        "largest_tensor_is": largest.what,
+        "largest_of_codes": of_codes.bytes,
+        "largest_of_codes_is": of_codes.what,
+        "trained_parameters": sum(parameter.numel() for parameter in variant.trained),
+    }
 
 
 def costs(names: list[str], setting: Setting, done: Callable[[str], None] = lambda name: None) -> dict[str, dict]:
@@ -108,24 +117,19 @@ def peak_memory(device: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def matrix_product_flops(setting: Setting, repeats: int = 5) -> float:
-    """FLOP/s of a large matrix product here, in the arithmetic of the precision: what the hardware can do."""
+def matrix_product_flops(setting: Setting, repeats: int = 8) -> float:
+    """FLOP/s of a large matrix product here at its best, in the arithmetic of the precision: what the hardware can do."""
     size = 8192 if setting.device == "cuda" else 2048
     dtype = torch.bfloat16 if setting.precision == "bf16-mixed" else torch.float32
     left, right = (torch.randn(size, size, device=setting.device).to(dtype) for _ in range(2))
-    seconds = []
-    for _ in range(repeats + 1):
-        _wait(setting.device)
-        began = time.perf_counter()
+    clock, seconds = setting.make_clock(), []
+    for _ in range(repeats):
+        clock.wait()
+        began = clock.now()
         left @ right
-        _wait(setting.device)
-        seconds.append(time.perf_counter() - began)
-    return 2 * size**3 / median(seconds[1:])
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
+        clock.wait()
+        seconds.append(clock.now() - began)
+    return 2 * size**3 / min(seconds)
 
 
 def largest_fitting(fits: Callable[[int], bool], start: int, most: int) -> int:

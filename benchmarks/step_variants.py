@@ -62,6 +62,9 @@ class Setting:
         names = [f"noise-{i}" for i in range(count)]
         return SpeechBatch(signal.to(self.device), lengths.to(self.device), names, num_samples=lengths.tolist())
 
+    def make_clock(self) -> Clock:
+        return Clock(self.device, self.clock == "processor")
+
     def check(self) -> None:
         """Raises ValueError where this cannot be measured."""
         configs = sorted([path.stem for path in (ROOT / "conf").glob("bi*.yaml")] + ["middle"])
@@ -282,4 +285,4 @@ BUILDERS: dict[str, Callable[[Setting, Parts], Variant]] = {
 def build(name: str, setting: Setting) -> Variant:
     """The variant, with weights that depend on nothing but the setting."""
     torch.manual_seed(0)
-    return BUILDERS[name](setting, Parts(Clock(setting.device, setting.clock == "processor")))
+    return BUILDERS[name](setting, Parts(setting.make_clock()))

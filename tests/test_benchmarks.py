@@ -93,6 +93,12 @@ def test_largest_tensor_is_the_largest_result_of_an_operation():
         product = left @ right
         product.view(300, 10).add_(0)
     assert largest.bytes == 10 * 300 * 8 and "mm" in largest.what and "(10, 300) float64" in largest.what
+    with LargestTensor(20) as of_twenty:
+        left.sum() * right, left @ right, right[:10] + 1, left + 1
+    assert of_twenty.bytes == 20 * 300 * 8
+    with LargestTensor(10) as of_ten:
+        left.sum() * right, left + 1
+    assert of_ten.bytes == 10 * 20 * 8
     with LargestTensor() as largest:
         (left.sum() * right).sum().backward()
     assert largest.bytes == 20 * 300 * 8  # 0-dimensional times (20, 300)
