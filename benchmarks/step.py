@@ -10,6 +10,7 @@ and draws bars. Further arguments are Hydra overrides, e.g. model.birq.quantizer
 """
 
 import argparse
+import gc
 import json
 import platform
 import random
@@ -78,17 +79,17 @@ def fill(variants: dict[str, Variant], setting: Setting) -> Setting:
     """The setting with the largest batch, in whole utterances, at which every variant can take a step here."""
 
     def fits(count: int) -> bool:
-        batch = replace(setting, batch_seconds=count * setting.utterance_seconds).batch()
+        batch, fitted = replace(setting, batch_seconds=count * setting.utterance_seconds).batch(), True
         try:
             for variant in variants.values():
                 variant.step(batch)
         except torch.OutOfMemoryError:
-            return False
-        finally:
-            for variant in variants.values():
-                variant.optimizer.zero_grad()
-            torch.cuda.empty_cache()
-        return True
+            fitted = False
+        for variant in variants.values():  # what the exception held is free by now
+            variant.optimizer.zero_grad()
+        gc.collect()
+        torch.cuda.empty_cache()
+        return fitted
 
     count = largest_fitting(fits, start=1, most=4096)
     if count == 0:
@@ -106,6 +107,7 @@ def measure(names: list[str], setting: Setting, rounds: int, filled: bool = Fals
         seconds = time_steps(variants, setting, rounds, progress)
         factor = variants[names[0]].model.cfg.encoder.subsampling_factor
         del variants
+        gc.collect()
         torch.cuda.empty_cache()
         task = progress.add_task("memory, one process each", total=len(names))
         cost = costs(names, setting, lambda name: progress.advance(task))

@@ -86,6 +86,22 @@ def test_largest_fitting_finds_the_limit(limit, most, start):
     assert len(tried) <= 4 + 2 * math.log2(most + start)
 
 
+def test_fill_takes_the_largest_batch_at_which_all_variants_take_a_step():
+    class Limited:
+        def __init__(self, most):
+            self.most, self.optimizer = most, torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+
+        def step(self, batch):
+            if len(batch.signal) > self.most:
+                raise torch.OutOfMemoryError
+
+    setting = Setting("birq_conformer_tiny", utterance_seconds=2.0)
+    filled = step.fill({"small": Limited(5), "large": Limited(9)}, setting)
+    assert filled.batch_seconds == 10.0 and len(filled.batch().signal) == 5
+    with pytest.raises(ValueError, match="not even one utterance of 2 s"):
+        step.fill({"none": Limited(0)}, setting)
+
+
 def test_largest_tensor_is_the_largest_result_of_an_operation():
     left = torch.zeros(10, 20, dtype=torch.float64, requires_grad=True)
     right = torch.zeros(20, 300, dtype=torch.float64)
