@@ -24,7 +24,7 @@ from tests.conftest import ROOT, make_model
 GOLDEN = ROOT / "tests" / "golden" / "curves.json"
 STEPS, EVERY = 200, 10
 GRADIENTS = {"no gradient through the labels": 0.0, "gradient through the labels": 1.0}
-CURVES = "anchor_loss", "enhanced_loss"
+CURVES = "anchor_loss", "enhanced_loss", "gradient_norm"  # clipping and AdamW hide the length of the gradient
 
 
 def make_features(seed: int) -> tuple[Tensor, Tensor]:
@@ -45,7 +45,7 @@ def make_features(seed: int) -> tuple[Tensor, Tensor]:
 
 
 def run(label_gradient: float, steps: int = STEPS) -> dict[str, list[float]]:
-    """Anchor and enhanced loss in nats, means of every 10 steps, of AdamW from the same weights on the same data."""
+    """Losses in nats and length of the gradient, means of every 10 steps of AdamW from the same weights on the same data."""
     model = (
         make_model(birq__labels__label_gradient=label_gradient, encoder__n_layers=2, birq__labels__layer=1).double().train()
     )
@@ -55,6 +55,7 @@ def run(label_gradient: float, steps: int = STEPS) -> dict[str, list[float]]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-4)
     health = model.training_log.health
     curves: dict[str, list[float]] = {name: [] for name in CURVES}
+    norms: list[float] = []
     for step in range(steps):
         features, lengths = make_features(step)
         generator = torch.Generator().manual_seed(step)
@@ -63,10 +64,11 @@ def run(label_gradient: float, steps: int = STEPS) -> dict[str, list[float]]:
         health.update(**losses.health)
         optimizer.zero_grad()
         losses.loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)))
         optimizer.step()
         if (step + 1) % EVERY == 0:
             metrics = health.compute()
+            metrics["gradient_norm"] = sum(norms[-EVERY:]) / EVERY
             for name in CURVES:
                 curves[name].append(metrics[name])
             health.reset()
