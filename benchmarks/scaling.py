@@ -88,8 +88,9 @@ def draw(result: dict, path: Path) -> None:
             axes.grid(alpha=0.3)
             axes.legend(fontsize=7.5, frameon=False, loc="upper left")
     setting = result["setting"]
-    title = f"{setting['config']}, {setting['device']}, {setting['precision']}; p of cost ~ size^p"
-    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+    figure.suptitle(
+        f"{setting['config']}, {setting['device']}, {setting['precision']}", x=0.01, ha="left", fontweight="bold"
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=75)
     plt.close(figure)
