@@ -15,6 +15,11 @@ def valid_frames(lengths: Tensor, num_frames: int) -> Tensor:
     return torch.arange(num_frames, device=lengths.device) < lengths.unsqueeze(1)
 
 
+def positions(selected: Tensor) -> Tensor:
+    """Of the true entries of (B, T') bool in the flattened (B, T'): (N,) int64. Waits for the device."""
+    return selected.flatten().nonzero().squeeze(1)
+
+
 class SpanMasking:
     """Random spans, drawn for each utterance on its own, overlapping freely.
 

@@ -43,7 +43,7 @@ from nemo_birq.host_random import to_device
 from nemo_birq.label_files import LabelFiles
 from nemo_birq.layer_normalization import LayerNormalization
 from nemo_birq.layer_pass import encode_to_layer, resolve_layer
-from nemo_birq.masking import SpanMasking, valid_frames
+from nemo_birq.masking import SpanMasking, positions, valid_frames
 from nemo_birq.quantizer import RandomProjectionQuantizer
 from nemo_birq.stock_config import refuse_bare_encoder, with_stock_nodes
 from nemo_birq.training_steps import TrainingSteps
@@ -231,7 +231,7 @@ class BiRQModel(TrainingSteps, LabelFiles, CardFile, SpeechEncDecSelfSupervisedM
         """
         frames = self.masking.encoder_frames(mask, self.anchor_labeler.subsampling)
         frames = F.pad(frames, (0, num_frames - frames.shape[1]))  # causal subsampling adds a frame
-        return frames.flatten().nonzero().squeeze(1)
+        return positions(frames)
 
     @torch.no_grad()
     def labels(self, input_signal: Tensor, input_signal_length: Tensor) -> Labels:
@@ -239,7 +239,7 @@ class BiRQModel(TrainingSteps, LabelFiles, CardFile, SpeechEncDecSelfSupervisedM
         features, lengths = self.preprocessor(input_signal=input_signal, length=input_signal_length)
         hidden, encoded_len = encode_to_layer(self.encoder, features, lengths, self.layer)
         valid = valid_frames(encoded_len, hidden.shape[1])
-        frames = valid.flatten().nonzero().squeeze(1)
+        frames = positions(valid)
         found = [
             self.anchor_labeler(features, frames, valid.shape[1]),
             self.enhanced_labeler.nearest(hidden, valid, frames),

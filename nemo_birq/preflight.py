@@ -29,7 +29,7 @@ from nemo_birq.alarm_rules import (
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.label_health import entropy, histogram
 from nemo_birq.layer_pass import encode_to_layer
-from nemo_birq.masking import valid_frames
+from nemo_birq.masking import positions, valid_frames
 from nemo_birq.model import BiRQModel
 from nemo_birq.training_log import is_silent, num_read
 
@@ -140,7 +140,7 @@ class _Tally:
         features, lengths = model.preprocessor(input_signal=signal, length=signal_length)
         hidden, encoded_len = encode_to_layer(model.encoder, features, lengths, model.layer)
         valid = valid_frames(encoded_len, hidden.shape[1])
-        frames = valid.flatten().nonzero().squeeze(1)
+        frames = positions(valid)
         self._count("anchor", model.anchor_labeler(features, frames, valid.shape[1]))
         for name, preprocessor in self.preprocessors.items():
             changed, _ = preprocessor(input_signal=signal, length=signal_length)

@@ -16,7 +16,7 @@ from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.extraction.layers import check_finite, encoder_lengths
 from nemo_birq.extraction.store import SETTINGS, PartStore, check_same, write_whole
 from nemo_birq.layer_pass import encode_to_layer
-from nemo_birq.masking import valid_frames
+from nemo_birq.masking import positions, valid_frames
 from nemo_birq.model import BiRQModel
 from nemo_birq.quality.labelings import has_statistics
 
@@ -55,7 +55,7 @@ def compute_labels(model: BiRQModel, batch: SpeechBatch, kind: str) -> list[np.n
 
 def _positions(valid: Tensor) -> Tensor:
     """Of frames in the flattened (B, T')."""
-    return valid.flatten().nonzero().squeeze(1)
+    return positions(valid)
 
 
 def write_labels(kind: str) -> Callable[[PartStore, int, list[dict], list[np.ndarray]], None]:

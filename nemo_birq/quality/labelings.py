@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.layer_normalization import LayerNormalization
-from nemo_birq.masking import valid_frames
+from nemo_birq.masking import positions, valid_frames
 from nemo_birq.model import BiRQModel
 
 CHUNK = 8192  # frames whose scores of all codes are in memory at once
@@ -63,7 +63,7 @@ def collect_frames(model: BiRQModel, batches: Iterable[SpeechBatch], advance: Ca
         outputs, (encoded_len, *_) = extractor(audio_signal=features, length=feature_len)
         hidden = [output.transpose(1, 2) for output in outputs]
         valid = valid_frames(encoded_len, hidden[0].shape[1])
-        frames = valid.flatten().nonzero().squeeze(1)
+        frames = positions(valid)
         anchor.append(model.anchor_labeler(features, frames, valid.shape[1])[:, 0].cpu())
         if enhanced_known:
             enhanced.append(model.enhanced_labeler.nearest(hidden[model.layer - 1], valid, frames)[:, 0].cpu())
