@@ -7,6 +7,7 @@ import torch
 
 from nemo_birq.enhanced_labeler import EnhancedLabeler, gumbel_noise
 from nemo_birq.layer_normalization import LayerNormalization
+from nemo_birq.masking import positions
 from nemo_birq.quantizer import RandomProjectionQuantizer, draw_codebook, draw_projection
 from tests import plain_loss
 from tests.conftest import generator
@@ -29,10 +30,6 @@ def make_hidden(frames=40, dim=16, seed=0):
     valid = torch.arange(frames) < torch.tensor([[frames], [frames - 7]])
     hidden[~valid] = 1e4
     return hidden, valid
-
-
-def positions(frames):
-    return frames.flatten().nonzero().squeeze(1)
 
 
 def select(targets, seed):

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.extraction.layers import check_finite, encoder_lengths
@@ -45,17 +44,12 @@ def compute_labels(model: BiRQModel, batch: SpeechBatch, kind: str) -> list[np.n
         hidden, encoded_len = encode_to_layer(model.encoder, features, lengths, model.layer)
         check_finite(hidden, f"layer {model.layer}")
         valid = valid_frames(encoded_len, hidden.shape[1])
-        labels = model.enhanced_labeler.nearest(hidden, valid, _positions(valid))
+        labels = model.enhanced_labeler.nearest(hidden, valid, positions(valid))
     else:
         encoded_len = encoder_lengths(model.encoder, features, lengths)
         valid = valid_frames(encoded_len, int(encoded_len.max()))
-        labels = model.anchor_labeler(features, _positions(valid), valid.shape[1])
+        labels = model.anchor_labeler(features, positions(valid), valid.shape[1])
     return [one.numpy() for one in labels.cpu().split(encoded_len.tolist())]
-
-
-def _positions(valid: Tensor) -> Tensor:
-    """Of frames in the flattened (B, T')."""
-    return positions(valid)
 
 
 def write_labels(kind: str) -> Callable[[PartStore, int, list[dict], list[np.ndarray]], None]:
