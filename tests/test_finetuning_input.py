@@ -193,10 +193,21 @@ def test_empty_and_missing_sets(nemo, tmp_path):
 
 def test_audio_that_is_missing(nemo, tmp_path):
     manifest = write(tmp_path / "train.json", *lines("one"), {"audio_filepath": "gone.wav", "duration": 1.0, "text": "two"})
-    cfg = config("ctc_char", nemo, tmp_path, f"model.train_ds.manifest_filepath={manifest}")
-    with pytest.raises(
-        ValueError, match=r"1 of 2 utterances of .*train\.json cannot be used.*gone\.wav, which does not exist"
-    ):
-        build(cfg)
+    for where in ("train", "validation"):
+        cfg = config("ctc_char", nemo, tmp_path, f"model.{where}_ds.manifest_filepath={manifest}")
+        with pytest.raises(
+            ValueError, match=r"1 of 2 utterances of .*train\.json cannot be used.*gone\.wav, which does not exist"
+        ):
+            prepare(cfg) if where == "validation" else build(cfg)  # before the model is made
     cfg = config("ctc_char", nemo, tmp_path, f"test_manifests=[{manifest}]")
     assert "gone.wav, which does not exist" in refused(cfg, FileNotFoundError)
+
+
+def test_two_test_sets_of_one_name(nemo, tmp_path):
+    """The names are scoring's: that of the file, or NAME=MANIFEST."""
+    (tmp_path / "other").mkdir()
+    first, second = (write(folder / "t.json", *lines("one")) for folder in (tmp_path, tmp_path / "other"))
+    message = refused(config("ctc_char", nemo, tmp_path, f"test_manifests=[{first},{second}]"))
+    assert "two test sets are called t" in message and f"second={second}" in message
+    _, tests = prepare(config("ctc_char", nemo, tmp_path, f"test_manifests=['clean={first}',{second}]"))
+    assert [(test.name, test.manifest) for test in tests] == [("clean", first), ("t", second)]

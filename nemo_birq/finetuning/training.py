@@ -28,13 +28,13 @@ def build_trainer(cfg: DictConfig) -> tuple[pl.Trainer, int]:
         trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer) | {"strategy": "ddp_find_unused_parameters_true"})
     batches = batches_per_epoch(cfg.model.train_ds, trainer.world_size)
     trainer.limit_train_batches = _limit(trainer.limit_train_batches, batches, is_endless(cfg.model.train_ds))
-    if trainer.max_steps > 0:
-        return trainer, trainer.max_steps
-    if not trainer.max_epochs or trainer.max_epochs < 0:
-        raise ValueError("set trainer.max_epochs or trainer.max_steps: the learning rate follows the length of the training")
     if isinstance(trainer.limit_train_batches, int):
         batches = trainer.limit_train_batches
-    return trainer, math.ceil(batches / trainer.accumulate_grad_batches) * trainer.max_epochs
+    in_epochs = math.ceil(batches / trainer.accumulate_grad_batches) * (trainer.max_epochs or 0)
+    limits = [limit for limit in (trainer.max_steps, in_epochs) if limit > 0]
+    if not limits:
+        raise ValueError("set trainer.max_epochs or trainer.max_steps: the learning rate follows the length of the training")
+    return trainer, min(limits)  # Lightning stops at whichever comes first
 
 
 def _limit(limit: int | float, batches: int, endless: bool) -> int | float:
