@@ -249,6 +249,22 @@ def test_the_file_at_the_end_has_the_moving_average_of_the_best_validation(train
     assert nemo.with_name("ema-v1.nemo").read_bytes() == content  # what was there is kept
 
 
+def test_without_a_validation_the_file_has_the_average_of_the_last_step(pretrained, folder, caplog):
+    """Fewer steps than an epoch has: NeMo does not validate, and a user is told."""
+    cfg = config("ctc_char", pretrained["conformer"], folder, "trainer.max_steps=2", "freeze_encoder=0",
+                 "exp_manager.ema.enable=true", "exp_manager.ema.decay=0.5", "name=short")  # fmt: skip
+    path, _ = prepare(cfg)
+    trainer, num_steps = build_trainer(cfg)
+    assert "trainer.max_steps=2 ends about 2 batches into an epoch of 17; these are not validated" in caplog.text
+    experiment = exp_manager(trainer, cfg.exp_manager)
+    model = build_recognizer(cfg, trainer, num_steps, path)
+    trainer.fit(model)
+    assert trainer.checkpoint_callback.best_model_path == ""
+    (average,) = (experiment / "checkpoints").glob("*-last-EMA.ckpt")
+    nemo = save_best(model, trainer, experiment, cfg.name)
+    assert equal(read_weights(nemo), torch.load(average, weights_only=False)["state_dict"])
+
+
 def test_an_epoch_of_shards_is_as_many_batches_as_hold_it(pretrained, folder):
     cfg = config("ctc_char", pretrained["conformer"], folder,
                  f"model.train_ds.manifest_filepath={CORPUS}/train/sharded_manifests/manifest__OP_0..3_CL_.json",

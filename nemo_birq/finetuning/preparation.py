@@ -7,6 +7,7 @@ from omegaconf import DictConfig, open_dict
 
 from nemo_birq.finetuning import data
 from nemo_birq.finetuning.architecture import take_architecture
+from nemo_birq.finetuning.freezing import check_freeze_encoder
 from nemo_birq.finetuning.pretrained import pretrained_path, read_pretrained_config
 from nemo_birq.finetuning.transcripts import check_covered, read_transcripts
 from nemo_birq.finetuning.vocabulary import Vocabulary, build_tokenizer, characters, pieces
@@ -22,6 +23,7 @@ def prepare(cfg: DictConfig) -> tuple[str, list[TestSet]]:
     Raises:
         FileNotFoundError, ValueError: a file or key that training cannot begin with; each says what to do.
     """
+    check_freeze_encoder(cfg.freeze_encoder)
     path = pretrained_path(cfg)
     take_architecture(cfg.model, read_pretrained_config(path), path)
     named = cfg.test_manifests or []
