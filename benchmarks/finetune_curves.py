@@ -38,6 +38,7 @@ def main() -> None:
         panel.set(xlabel="step", ylabel=unit)
         panel.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylim(0, 1.05)
+    axes[2].set_yscale("log")  # a new head on a frozen encoder begins with losses ten times as high
     figure.legend(
         *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(args.runs), frameon=False, fontsize=9
     )

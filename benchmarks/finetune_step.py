@@ -52,7 +52,7 @@ def run(nemo: Path, folder: Path, steps: int, ours: bool) -> list[float]:
             "trainer.num_sanity_val_steps=0", "freeze_encoder=1", "+trainer.enable_model_summary=false",
             *([] if ours else ["~model.optim_param_groups"]),
         ])  # fmt: skip
-    path = prepare(cfg)
+    path, _ = prepare(cfg)
     trainer, num_steps = build_trainer(cfg)
     clock = Clock()
     if ours:

@@ -9,24 +9,43 @@ Configurations in conf/finetune: ctc_char, ctc_bpe, rnnt_bpe, hybrid_rnnt_ctc_bp
 architecture without the pretrained weights. docs/finetuning.md has the rest.
 """
 
+from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as pl
+from nemo.collections.asr.models import ASRModel
 from nemo.core.config import hydra_runner
 from nemo.utils.exp_manager import exp_manager
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.progress import Progress
 
-from nemo_birq.finetuning.data import as_list, short_names
 from nemo_birq.finetuning.preparation import prepare
 from nemo_birq.finetuning.training import build_recognizer, build_trainer, save_best
 from nemo_birq.scoring import score, write_score
+from nemo_birq.scoring.normalization import STEPS
 from nemo_birq.scoring.tables import score_table
+from nemo_birq.scoring.test_sets import TestSet
+
+console = Console()
+
+
+def score_all(model: ASRModel, tests: list[TestSet], nemo: Path, folder: Path) -> None:
+    """Transcribes the test sets, writes ``<name>.json`` of each, and prints the table."""
+    results = {}
+    with Progress(console=console, transient=True) as bar:
+        for test in tests:
+            advance = partial(bar.advance, bar.add_task(test.name, total=len(test.lines)))
+            results[test.name] = {"model": str(nemo), "name": test.name} | score(model, test.manifest, advance=advance)
+            write_score(results[test.name], folder / f"{test.name}.json")
+    console.print(score_table(results, f"{nemo.name}\ngreedy decoding"))
+    console.print(f"References and hypotheses alike: {'; '.join(STEPS['default'])}.", highlight=False)
+    console.print(f"scores      {folder}", soft_wrap=True)
 
 
 @hydra_runner(config_path="../conf/finetune", config_name="ctc_char")
 def main(cfg: DictConfig) -> None:
-    pretrained = prepare(cfg)
+    pretrained, tests = prepare(cfg)
     pl.seed_everything(cfg.seed, workers=True)
     trainer, num_steps = build_trainer(cfg)
     folder = Path(exp_manager(trainer, cfg.exp_manager))
@@ -35,14 +54,9 @@ def main(cfg: DictConfig) -> None:
     nemo = save_best(model, trainer, folder, cfg.name)
     if not trainer.is_global_zero:
         return
-    tests = as_list(cfg.test_manifests)
-    results = {name: score(model, manifest) for name, manifest in zip(short_names(tests), tests, strict=True)}
-    for name, result in results.items():
-        write_score(result, folder / "scores" / f"{name}.json")
-    console = Console()
-    if results:
-        console.print(score_table(results, "greedy decoding"))
-        console.print(f"scores      {folder / 'scores'}", soft_wrap=True)
+    if tests:
+        model.to(trainer.strategy.root_device)  # Lightning has put it on the CPU
+        score_all(model, tests, nemo, folder / "scores")
     console.print(f"recognizer  {nemo}", soft_wrap=True)
 
 

@@ -133,6 +133,14 @@ def no_restoring():
     ModelPT._set_model_restore_state(is_being_restored=False)
 
 
+@pytest.fixture(scope="session")
+def nemo(tmp_path_factory) -> Path:
+    """A pretrained file, to be read."""
+    path = tmp_path_factory.mktemp("nemo") / "small.nemo"
+    make_model().save_to(str(path))
+    return path
+
+
 @pytest.fixture
 def batch() -> SpeechBatch:
     return make_batch()

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -16,7 +17,7 @@ from nemo.collections.asr.models import ASRModel
 from nemo.utils.exp_manager import exp_manager
 from omegaconf import DictConfig
 
-from nemo_birq.finetuning.data import batches_per_epoch, short_names, warn_of_long_texts
+from nemo_birq.finetuning.data import batches_per_epoch, warn_of_long_texts
 from nemo_birq.finetuning.initialization import initialize
 from nemo_birq.finetuning.preparation import prepare
 from nemo_birq.finetuning.training import build_recognizer, build_trainer, save_best
@@ -71,7 +72,7 @@ def config(name: str, nemo: Path, folder: Path, *overrides: str) -> DictConfig:
 
 
 def build(cfg: DictConfig) -> tuple[ASRModel, pl.Trainer]:
-    path = prepare(cfg)
+    path, _ = prepare(cfg)
     trainer, num_steps = build_trainer(cfg)
     return build_recognizer(cfg, trainer, num_steps, path), trainer
 
@@ -167,7 +168,7 @@ def trained(pretrained, folder):
         "model.train_ds.batch_duration=20", "+trainer.limit_val_batches=1", "model.validation_ds.batch_duration=30",
         "exp_manager.ema.enable=true", "exp_manager.ema.decay=0.5", "name=ema",
     )  # fmt: skip
-    path = prepare(cfg)
+    path, _ = prepare(cfg)
     trainer, num_steps = build_trainer(cfg)
     experiment = exp_manager(trainer, cfg.exp_manager)
     model = build_recognizer(cfg, trainer, num_steps, path)
@@ -248,6 +249,22 @@ def test_the_file_at_the_end_has_the_moving_average_of_the_best_validation(train
     assert nemo.with_name("ema-v1.nemo").read_bytes() == content  # what was there is kept
 
 
+def test_without_a_validation_the_file_has_the_average_of_the_last_step(pretrained, folder, caplog):
+    """Fewer steps than an epoch has: NeMo does not validate, and a user is told."""
+    cfg = config("ctc_char", pretrained["conformer"], folder, "trainer.max_steps=2", "freeze_encoder=0",
+                 "exp_manager.ema.enable=true", "exp_manager.ema.decay=0.5", "name=short")  # fmt: skip
+    path, _ = prepare(cfg)
+    trainer, num_steps = build_trainer(cfg)
+    assert "trainer.max_steps=2 ends about 2 batches into an epoch of 17; these are not validated" in caplog.text
+    experiment = exp_manager(trainer, cfg.exp_manager)
+    model = build_recognizer(cfg, trainer, num_steps, path)
+    trainer.fit(model)
+    assert trainer.checkpoint_callback.best_model_path == ""
+    (average,) = (experiment / "checkpoints").glob("*-last-EMA.ckpt")
+    nemo = save_best(model, trainer, experiment, cfg.name)
+    assert equal(read_weights(nemo), torch.load(average, weights_only=False)["state_dict"])
+
+
 def test_an_epoch_of_shards_is_as_many_batches_as_hold_it(pretrained, folder):
     cfg = config("ctc_char", pretrained["conformer"], folder,
                  f"model.train_ds.manifest_filepath={CORPUS}/train/sharded_manifests/manifest__OP_0..3_CL_.json",
@@ -273,6 +290,19 @@ def test_more_batches_than_single_files_have_are_no_limit(pretrained, folder):
     assert trainer.limit_train_batches == 1.0 and num_steps % 30 == 0 and num_steps < 1000
 
 
+def test_the_schedule_ends_where_training_ends(pretrained, folder):
+    """Lightning stops at whichever comes first, max_steps or max_epochs."""
+    few = config("ctc_char", pretrained["conformer"], folder, "trainer.max_steps=100000", "trainer.max_epochs=2")
+    assert build_trainer(few)[1] == 2 * batches_per_epoch(few.model.train_ds, 1)
+    few.trainer.max_steps = 3
+    assert build_trainer(few)[1] == 3
+    few.trainer.max_epochs = -1
+    assert build_trainer(few)[1] == 3
+    few.trainer.max_steps = -1
+    with pytest.raises(ValueError, match=r"set trainer\.max_epochs or trainer\.max_steps"):
+        build_trainer(few)
+
+
 # --- small pieces -----------------------------------------------------------------------------------------------------
 
 
@@ -280,13 +310,6 @@ def test_texts_that_are_longer_than_their_audio_has_frames():
     lines = [Transcript("a.wav", "abcdefgh", 1.0), Transcript("b.wav", "abcdefghijkl", 1.0)]
     assert warn_of_long_texts(lines, characters(list("abcdefghijkl")), 0.1) == 1
     assert warn_of_long_texts(lines, characters(list("abcdefghijkl")), 0.08) == 0
-
-
-def test_names_of_test_sets():
-    assert short_names(["/d/clean/test.json", "/d/other/test.json"]) == ["clean-test", "other-test"]
-    assert short_names(["/d/a.json", "/d/b.json"]) == ["a", "b"] and short_names([]) == []
-    with pytest.raises(ValueError, match="named twice"):
-        short_names(["a.json", "a.json"])
 
 
 # --- as a user does ---------------------------------------------------------------------------------------------------
@@ -300,7 +323,7 @@ def test_the_script_from_shards_to_a_table(pretrained, tmp_path):
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "speech_to_text_finetune.py"), "--config-name=ctc_bpe", *SMALL, *shards,
          f"init_from_nemo_model={pretrained['fastconformer']}",
-         f"test_manifests=[{TEST},{CORPUS}/validation/validation.json]",
+         f"test_manifests=['synthetic={TEST}',{CORPUS}/validation/validation.json]",
          f"exp_manager.exp_dir={tmp_path}", "trainer.max_epochs=2", "trainer.limit_train_batches=2",
          "build_tokenizer.vocab_size=64"],
         capture_output=True, text=True, cwd=tmp_path,
@@ -308,14 +331,15 @@ def test_the_script_from_shards_to_a_table(pretrained, tmp_path):
     )  # fmt: skip
     printed = done.stdout + done.stderr
     assert done.returncode == 0, printed[-4000:]
-    assert "│ test       │         60 │" in printed and "│ validation │         60 │" in printed
     scores = {path.stem: json.loads(path.read_text()) for path in tmp_path.rglob("scores/*.json")}
-    assert scores.keys() == {"test", "validation"}
-    assert f"{scores['test']['wer']:.2%}" in printed and f"{scores['validation']['cer']:.2%}" in printed
+    assert scores.keys() == {"synthetic", "validation"}
+    for name, found in scores.items():
+        assert re.search(rf"{name} +WER .* {100 * found['wer']:.1f} ", printed) and f"{100 * found['cer']:.1f}" in printed
+    assert "References and hypotheses alike: Unicode form NFKC" in printed
     model = ASRModel.restore_from(str(next(tmp_path.rglob("CTC-BPE.nemo"))))
     assert type(model).__name__ == "EncDecCTCModelBPE" and model.tokenizer.vocab_size == 64
-    heard = model.transcribe([f"{CORPUS}/test/{scores['test']['utterances'][0]['audio_filepath']}"], verbose=False)
-    assert heard[0].text == scores["test"]["utterances"][0]["hypothesis"]
+    heard = model.transcribe([f"{CORPUS}/test/{scores['synthetic']['utterances'][0]['audio_filepath']}"], verbose=False)
+    assert heard[0].text == scores["synthetic"]["utterances"][0]["hypothesis"]
 
 
 @pytest.mark.parametrize("name", ["rnnt_bpe", "hybrid_rnnt_ctc_bpe"])

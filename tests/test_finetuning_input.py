@@ -12,17 +12,10 @@ from nemo_birq.finetuning.preparation import prepare
 from nemo_birq.finetuning.pretrained import read_pretrained_config
 from nemo_birq.finetuning.vocabulary import build_tokenizer
 from nemo_birq.nemo_files import read_config
-from tests.conftest import CORPUS, make_model
+from tests.conftest import CORPUS
 from tests.test_finetuning import build, config
 
 pytestmark = pytest.mark.unit
-
-
-@pytest.fixture(scope="module")
-def nemo(tmp_path_factory):
-    path = tmp_path_factory.mktemp("nemo") / "small.nemo"
-    make_model().save_to(str(path))
-    return path
 
 
 def write(path, *lines):
@@ -166,11 +159,26 @@ def test_a_tokenizer_that_cannot_be_built(nemo, tmp_path, size):
         assert "set another build_tokenizer.vocab_size" in refused(cfg)
 
 
+def test_a_kind_of_tokenizer_that_there_is_not(nemo, tmp_path):
+    message = refused(config("ctc_bpe", nemo, tmp_path, "build_tokenizer.kind=wordpiece"))
+    assert message == "build_tokenizer.kind=wordpiece: give one of unigram, bpe"
+
+
+@pytest.mark.parametrize("value", ["1.5", "-1", "-0.1", "first", "true", "null"])
+def test_a_freezing_that_is_neither_share_nor_number(nemo, tmp_path, value):
+    """1.5 froze the encoder for good, a word stopped the first step."""
+    message = refused(config("ctc_char", nemo, tmp_path, f"freeze_encoder={value}"))
+    assert message.endswith("give a share of the training, 0.0 to 1.0, or a whole number of steps")
+
+
 def test_texts_that_are_missing(nemo, tmp_path):
     manifest = write(tmp_path / "unlabelled.json", *lines("one", None, None))
     for where in ("train", "validation"):
         message = refused(config("ctc_char", nemo, tmp_path, f"model.{where}_ds.manifest_filepath={manifest}"))
         assert "2 of 3 lines have no text" in message
+        blank = write(tmp_path / "blank.json", *lines(" ", ""))
+        message = refused(config("ctc_char", nemo, tmp_path, f"model.{where}_ds.manifest_filepath={blank}"))
+        assert "the text of all 2 lines is empty" in message
     assert "has no text to compare with (2 such lines)" in refused(
         config("ctc_char", nemo, tmp_path, f"test_manifests={manifest}")
     )
@@ -193,10 +201,21 @@ def test_empty_and_missing_sets(nemo, tmp_path):
 
 def test_audio_that_is_missing(nemo, tmp_path):
     manifest = write(tmp_path / "train.json", *lines("one"), {"audio_filepath": "gone.wav", "duration": 1.0, "text": "two"})
-    cfg = config("ctc_char", nemo, tmp_path, f"model.train_ds.manifest_filepath={manifest}")
-    with pytest.raises(
-        ValueError, match=r"1 of 2 utterances of .*train\.json cannot be used.*gone\.wav, which does not exist"
-    ):
-        build(cfg)
+    for where in ("train", "validation"):
+        cfg = config("ctc_char", nemo, tmp_path, f"model.{where}_ds.manifest_filepath={manifest}")
+        with pytest.raises(
+            ValueError, match=r"1 of 2 utterances of .*train\.json cannot be used.*gone\.wav, which does not exist"
+        ):
+            prepare(cfg) if where == "validation" else build(cfg)  # before the model is made
     cfg = config("ctc_char", nemo, tmp_path, f"test_manifests=[{manifest}]")
     assert "gone.wav, which does not exist" in refused(cfg, FileNotFoundError)
+
+
+def test_two_test_sets_of_one_name(nemo, tmp_path):
+    """The names are scoring's: that of the file, or NAME=MANIFEST."""
+    (tmp_path / "other").mkdir()
+    first, second = (write(folder / "t.json", *lines("one")) for folder in (tmp_path, tmp_path / "other"))
+    message = refused(config("ctc_char", nemo, tmp_path, f"test_manifests=[{first},{second}]"))
+    assert "two test sets are called t" in message and f"second={second}" in message
+    _, tests = prepare(config("ctc_char", nemo, tmp_path, f"test_manifests=['clean={first}',{second}]"))
+    assert [(test.name, test.manifest) for test in tests] == [("clean", first), ("t", second)]

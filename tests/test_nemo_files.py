@@ -7,16 +7,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from nemo_birq.nemo_files import check_nemo, read_config
-from tests.conftest import make_model
 
 pytestmark = pytest.mark.unit
-
-
-@pytest.fixture(scope="module")
-def nemo(tmp_path_factory):
-    path = tmp_path_factory.mktemp("nemo") / "small.nemo"
-    make_model().save_to(str(path))
-    return path
 
 
 def pack(path, mode="w", links=(), **members):

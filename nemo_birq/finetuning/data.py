@@ -6,15 +6,14 @@ batches that make an epoch are counted here, by laying one out as the same Lhots
 
 import math
 from dataclasses import fields
-from pathlib import Path
 
 from nemo.collections.common.data.lhotse.dataloader import LhotseDataLoadingConfig, determine_bucket_duration_bins
 from nemo.utils import logging
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from nemo_birq.data.epoch_plan import BatchSettings, plan_epoch
-from nemo_birq.data.index import open_index
-from nemo_birq.data.sources import read_sources
+from nemo_birq.data.index import SpeechIndex, open_index
+from nemo_birq.data.sources import Source, read_sources
 from nemo_birq.finetuning.transcripts import Transcript
 from nemo_birq.finetuning.vocabulary import Vocabulary
 
@@ -30,16 +29,13 @@ def manifests(config: DictConfig, node: str) -> list[str]:
     return [path for source in read_sources(config) for path in source.manifest_paths]
 
 
-def batches_per_epoch(train: DictConfig, world_size: int) -> int:
-    """Batches of each rank in which every training utterance is read once; another order can make a few more or less.
-
-    Every member of every shard, or every audio file, is looked for on the way.
+def open_whole(config: DictConfig) -> tuple[list[Source], list[SpeechIndex]]:
+    """The datasets of a ``train_ds`` or ``validation_ds`` node, where every member of every shard, or every file, is there.
 
     Raises:
-        FileNotFoundError, ValueError: manifests, shards or audio that are not there or do not belong together, or nothing
-            between ``min_duration`` and ``max_duration``.
+        FileNotFoundError, ValueError: manifests, shards or audio that are not there or do not belong together.
     """
-    sources = read_sources(train)
+    sources = read_sources(config)
     indexes = [open_index(source) for source in sources]
     for source, index in zip(sources, indexes, strict=True):
         if index.problems:
@@ -48,6 +44,16 @@ def batches_per_epoch(train: DictConfig, world_size: int) -> int:
                 f"example: {index.problems[0]}. NeMo's loader would stop there: mend or leave out what is named "
                 "(scripts/verify_shards.py names all of a folder of shards)"
             )
+    return sources, indexes
+
+
+def batches_per_epoch(train: DictConfig, world_size: int) -> int:
+    """Batches of each rank in which every training utterance is read once; another order can make a few more or less.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``open_whole``, or nothing between ``min_duration`` and ``max_duration``.
+    """
+    sources, indexes = open_whole(train)
     names = {field.name for field in fields(BatchSettings)}
     given = {key: train[key] for key in names & set(train) if train[key] is not None}
     if given.get("use_bucketing"):
@@ -83,18 +89,3 @@ def warn_of_long_texts(transcripts: list[Transcript], vocabulary: Vocabulary, fr
             "or a larger build_tokenizer.vocab_size, makes fewer labels"
         )
     return len(long)
-
-
-def as_list(value: str | ListConfig | None) -> list[str]:
-    """One path or several."""
-    return [value] if isinstance(value, str) else list(value or [])
-
-
-def short_names(paths: list[str]) -> list[str]:
-    """Each path by as few of its last parts as tell it from the others: test; test-clean-manifest, test-other-manifest."""
-    parts = [Path(path).resolve().with_suffix("").parts for path in paths]
-    for length in range(1, max(map(len, parts), default=1) + 1):
-        names = ["-".join(part[-length:]) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    raise ValueError(f"a test set is named twice: {', '.join(paths)}")

@@ -11,6 +11,13 @@ from nemo.collections.asr.models import ASRModel
 from nemo.utils import logging
 
 
+def check_freeze_encoder(value: float | int) -> None:
+    """Raises ValueError where ``freeze_encoder`` is neither a share of the training nor a number of steps."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or value < 0 or (isinstance(value, float) and value > 1):
+        raise ValueError(f"freeze_encoder={value}: give a share of the training, 0.0 to 1.0, or a whole number of steps")
+
+
 class FreezeEncoder(Callback):
     """Freezes ``model.encoder`` for the first optimizer steps; a resumed run goes on where it was.
 

@@ -7,27 +7,31 @@ from omegaconf import DictConfig, open_dict
 
 from nemo_birq.finetuning import data
 from nemo_birq.finetuning.architecture import take_architecture
+from nemo_birq.finetuning.freezing import check_freeze_encoder
 from nemo_birq.finetuning.pretrained import pretrained_path, read_pretrained_config
 from nemo_birq.finetuning.transcripts import check_covered, read_transcripts
 from nemo_birq.finetuning.vocabulary import Vocabulary, build_tokenizer, characters, pieces
-from nemo_birq.scoring import check_test_manifest
+from nemo_birq.scoring.test_sets import TestSet, read_test_sets
 
 
-def prepare(cfg: DictConfig) -> str:
-    """Completes a configuration of conf/finetune: architecture and tokenizer. Gives the path of the pretrained ``.nemo``.
+def prepare(cfg: DictConfig) -> tuple[str, list[TestSet]]:
+    """Completes a configuration of conf/finetune: architecture and tokenizer.
+
+    Returns:
+        the path of the pretrained ``.nemo``, and what ``test_manifests`` names.
 
     Raises:
         FileNotFoundError, ValueError: a file or key that training cannot begin with; each says what to do.
     """
+    check_freeze_encoder(cfg.freeze_encoder)
     path = pretrained_path(cfg)
     take_architecture(cfg.model, read_pretrained_config(path), path)
-    tests = data.as_list(cfg.test_manifests)
-    data.short_names(tests)  # of two test sets with one name nothing could be told
-    for manifest in tests:
-        check_test_manifest(manifest)
+    named = cfg.test_manifests or []
+    tests = read_test_sets([named] if isinstance(named, str) else list(named))
     training = data.manifests(cfg.model.train_ds, "train_ds")
-    others = [*data.manifests(cfg.model.validation_ds, "validation_ds"), *tests]
+    others = [*data.manifests(cfg.model.validation_ds, "validation_ds"), *(str(test.manifest) for test in tests)]
     transcripts = {manifest: read_transcripts(manifest) for manifest in [*training, *others]}
+    data.open_whole(cfg.model.validation_ds)  # NeMo would stop at the first validation, an epoch later
     texts = [line for manifest in training for line in transcripts[manifest]]
     if "tokenizer" in cfg.model and not cfg.model.tokenizer.dir:
         folder = Path(cfg.exp_manager.exp_dir or "nemo_experiments") / cfg.name
@@ -36,13 +40,13 @@ def prepare(cfg: DictConfig) -> str:
     vocabulary = _vocabulary(cfg.model)
     if vocabulary is None:
         logging.warning(f"model.tokenizer.type={cfg.model.tokenizer.type}: not looked at whether it covers the texts")
-        return path
+        return path, tests
     for manifest, lines in transcripts.items():
         check_covered(lines, vocabulary.unknown, manifest, vocabulary.name)
     if "CTC" in cfg.model.target:
         frame_seconds = cfg.model.preprocessor.get("window_stride", 0.01) * cfg.model.encoder.subsampling_factor
         data.warn_of_long_texts(texts, vocabulary, frame_seconds)
-    return path
+    return path, tests
 
 
 def _vocabulary(model: DictConfig) -> Vocabulary | None:

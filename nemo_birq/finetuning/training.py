@@ -28,13 +28,20 @@ def build_trainer(cfg: DictConfig) -> tuple[pl.Trainer, int]:
         trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer) | {"strategy": "ddp_find_unused_parameters_true"})
     batches = batches_per_epoch(cfg.model.train_ds, trainer.world_size)
     trainer.limit_train_batches = _limit(trainer.limit_train_batches, batches, is_endless(cfg.model.train_ds))
-    if trainer.max_steps > 0:
-        return trainer, trainer.max_steps
-    if not trainer.max_epochs or trainer.max_epochs < 0:
-        raise ValueError("set trainer.max_epochs or trainer.max_steps: the learning rate follows the length of the training")
     if isinstance(trainer.limit_train_batches, int):
         batches = trainer.limit_train_batches
-    return trainer, math.ceil(batches / trainer.accumulate_grad_batches) * trainer.max_epochs
+    in_epochs = math.ceil(batches / trainer.accumulate_grad_batches) * (trainer.max_epochs or 0)
+    limits = [limit for limit in (trainer.max_steps, in_epochs) if limit > 0]
+    if not limits:
+        raise ValueError("set trainer.max_epochs or trainer.max_steps: the learning rate follows the length of the training")
+    left = min(limits) * trainer.accumulate_grad_batches % batches
+    if min(limits) == trainer.max_steps and left and trainer.val_check_interval == 1.0:
+        logging.warning(
+            f"trainer.max_steps={trainer.max_steps} ends about {left} batches into an epoch of {batches}; these are not "
+            "validated, and the .nemo has the weights of the best validation. A whole number for "
+            "trainer.limit_train_batches, of which max_steps is a multiple, makes such epochs"
+        )
+    return trainer, min(limits)  # Lightning stops at whichever comes first
 
 
 def _limit(limit: int | float, batches: int, endless: bool) -> int | float:
@@ -74,12 +81,14 @@ def save_best(model: ASRModel, trainer: pl.Trainer, folder: Path, name: str) -> 
     NeMo's own ``save_best_model`` would write the weights that the average was taken of. A file that is there already, of
     the same run before it was resumed, becomes ``<name>-v1.nemo`` and so on, as in NeMo.
     """
-    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-    average = Path(best.replace(".ckpt", "-EMA.ckpt"))
-    if best:
-        source = average if average.is_file() else Path(best)
+    callback = trainer.checkpoint_callback
+    best, last = (getattr(callback, key, "") for key in ("best_model_path", "last_model_path"))
+    if best or last:
+        source = Path(best or last)
+        average = source.with_name(f"{source.stem}-EMA.ckpt")
+        source = average if average.is_file() else source
         model.load_state_dict(torch.load(source, map_location="cpu", weights_only=False)["state_dict"])
-        logging.info(f"The weights are those of {source.name}, the best of the validations")
+        logging.info(f"The weights are those of {source.name}, {'the best of the validations' if best else 'the last'}")
     path = folder / "checkpoints" / f"{name}.nemo"
     path.parent.mkdir(parents=True, exist_ok=True)
     if trainer.is_global_zero and path.exists():

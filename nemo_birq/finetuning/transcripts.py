@@ -48,6 +48,8 @@ def read_transcripts(manifest: str) -> list[Transcript]:
         )
     if not found:
         raise ValueError(f"manifest {manifest} is empty")
+    if not any(transcript.text.strip() for transcript in found):
+        raise ValueError(f"manifest {manifest}: the text of all {len(found)} lines is empty, there is nothing to learn")
     return found
 
 

@@ -11,6 +11,9 @@ from nemo.utils import logging
 from omegaconf import DictConfig
 from sentencepiece import SentencePieceProcessor
 
+KINDS = ("unigram", "bpe")
+"""SentencePiece calls them model types."""
+
 
 class Vocabulary(NamedTuple):
     """How texts are written."""
@@ -56,8 +59,10 @@ def build_tokenizer(settings: DictConfig, texts: list[str], folder: Path) -> str
     """Trains a SentencePiece tokenizer with NeMo's tool, once for the same texts and settings; gives its folder.
 
     Raises:
-        ValueError: ``vocab_size`` is less than the number of different characters.
+        ValueError: ``vocab_size`` is less than the number of different characters, or an unknown ``kind``.
     """
+    if settings.kind not in KINDS:
+        raise ValueError(f"build_tokenizer.kind={settings.kind}: give one of {', '.join(KINDS)}")
     digest = hashlib.sha256("\n".join([str(settings), *texts]).encode()).hexdigest()[:8]
     target = folder / f"tokenizer_{settings.kind}_{settings.vocab_size}_{digest}"
     target.mkdir(parents=True, exist_ok=True)
