@@ -25,7 +25,7 @@ from rich.table import Table
 from step import arguments, machine, setting_of, time_steps
 from step_comparison import exponent, spread
 from step_cost import costs
-from step_variants import ROOT, Setting, build
+from step_variants import BUILDERS, ROOT, Setting, build
 
 SWEEPS = {"batch": "seconds of audio a batch", "codes": "codes V", "layer": "layer k"}
 DRAWN = ["stock BEST-RQ", "BEST-RQ", "BiRQ", "BiRQ, label gradient"]
@@ -56,7 +56,7 @@ def measure(settings: dict[float, Setting], names: list[str], rounds: int) -> di
             for name in names:
                 seconds[name].append(spread(steps[name]["step"])._asdict())
                 memory[name].append(cost[name]["peak"] - cost[name]["libraries"])
-    return {"sizes": list(settings), "seconds": seconds, "memory": memory}
+    return {"sizes": list(settings), "rounds": rounds, "seconds": seconds, "memory": memory}
 
 
 def exponents(sweep: dict) -> dict[str, tuple[float, float]]:
@@ -97,7 +97,7 @@ def draw(result: dict, path: Path) -> None:
 
 
 def _line(axes: Axes, sizes: list[float], values: list[float], name: str, power: float) -> None:
-    axes.plot(sizes, values, "o-", ms=4, lw=1.5, label=f"{name}, p = {power:.2f}")
+    axes.plot(sizes, values, "o-", ms=4, lw=1.5, color=f"C{list(BUILDERS).index(name)}", label=f"{name}, p = {power:.2f}")
 
 
 def print_table(name: str, sweep: dict, console: Console) -> None:
@@ -127,7 +127,7 @@ def parse() -> tuple[Namespace, Setting]:
 def main() -> None:
     args, setting = parse()
     out = args.out or ROOT / "docs" / "results" / f"scaling_{args.config}_{args.device}_{args.precision}.json"
-    result = {"setting": asdict(setting) | {"rounds": args.rounds}, "machine": machine(setting), "sweeps": {}}
+    result = {"setting": asdict(setting), "machine": machine(setting), "sweeps": {}}
     if out.exists():
         known = json.loads(out.read_text())
         if known["setting"] == json.loads(json.dumps(result["setting"])):
