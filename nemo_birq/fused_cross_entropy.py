@@ -244,6 +244,8 @@ class _FusedCrossEntropies(torch.autograd.Function):
         gradients = [sums.of_frames.mul_(scale) if wanted[0] else None, sums.of_units.mul_(scale) if wanted[1] else None]
         for head in heads:
             gradients += head.gradients(scale)
+        if enhanced_weight is None:
+            gradients += None, None
         ctx.save_for_backward(*gradients)
         ctx.dtypes = [
             None if t is None else t.dtype
@@ -255,8 +257,8 @@ class _FusedCrossEntropies(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, of_weighted, *_):
-        gradients = [
+        gradients = (
             None if gradient is None else (of_weighted * gradient).to(dtype)
-            for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=False)
-        ]
-        return *gradients, *[None] * (7 - len(gradients))
+            for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        )
+        return *gradients, None
