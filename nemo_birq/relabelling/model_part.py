@@ -117,11 +117,12 @@ class Relabelling:
         """
         super().on_load_checkpoint(checkpoint)
         trained = OmegaConf.select(checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]["cfg"], "birq.relabelling.checksum")
-        if trained != self.birq.relabelling.checksum:
+        own = self.birq.relabelling.checksum
+        if trained != own:
             raise ValueError(
-                f"the checkpoint was trained with {_described(trained)}, this run has "
-                f"{_described(self.birq.relabelling.checksum)}: its labels would change. Resume with the model.{KEY} of then, "
-                "or start a new experiment (another exp_manager.name or exp_dir)."
+                f"the checkpoint was trained with {_described(trained)}, this run has {_described(own)}: its labels "
+                f"would change. Resume with the model.{KEY} of then, or start a new experiment (another exp_manager.name or "
+                "exp_dir)."
             )
 
 
