@@ -70,7 +70,7 @@ class Corpus:
     def clustering_data(self) -> list[str]:
         """The same for scripts/cluster_labels.py."""
         manifest, tars = (value and value.format(last=self.last_shard) for value in (self.layout.manifest, self.layout.tars))
-        return ["--manifest", self.path(manifest), *(["--tarred", self.path(tars)] if tars else [])]
+        return [f"--manifest={self.path(manifest)}", *([f"--tarred-audio={self.path(tars)}"] if tars else [])]
 
     @property
     def validation(self) -> list[str]:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -37,7 +39,7 @@ class Account:
     seconds: float = 0.0
     processor_seconds: float = 0.0
     peak_memory_gb: float = 0.0
-    """10^9 bytes, resident, of the largest process."""
+    """10^9 bytes, resident, of the command itself."""
 
 
 def account_file(folder: Path, stage: str) -> Path:
@@ -122,11 +124,10 @@ def _run_stage(stage: Stage, run: Run, folder: Path, threads: int, stop: threadi
             [sys.executable, *arguments], stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=ROOT,
             start_new_session=True,  # so that Ctrl-C reaches this program alone, which ends the commands in order
         )  # fmt: skip
-    usage = _wait(process, stop)
+    usage, memory = _wait(process, stop)
     account.seconds += time.monotonic() - began
     account.processor_seconds += usage.ru_utime + usage.ru_stime
-    unit = 1 if sys.platform == "darwin" else 1024
-    account.peak_memory_gb = max(account.peak_memory_gb, usage.ru_maxrss * unit / 1e9)
+    account.peak_memory_gb = max(account.peak_memory_gb, memory / 1e9)
     account.done = process.returncode == 0 and (folder / stage.result).is_file()
     account_file(folder, stage.name).write_text(json.dumps(asdict(account), indent=1) + "\n", encoding="utf-8")
     if stop.is_set() and not account.done:
@@ -138,14 +139,16 @@ def _run_stage(stage: Stage, run: Run, folder: Path, threads: int, stop: threadi
         raise StageFailed(f"{run.setting.run_name}: {stage.script} {problem}. The end of {log}:\n{log_tail(log)}")
 
 
-def _wait(process: subprocess.Popen, stop: threading.Event):
-    """Until a process ends; what it used. Ends it when ``stop`` is set."""
-    told = None
+def _wait(process: subprocess.Popen, stop: threading.Event) -> tuple[resource.struct_rusage, float]:
+    """Until a process ends: what it used, and its largest resident memory in bytes. Ends it when ``stop`` is set."""
+    told, memory = None, 0.0
     while True:
+        memory = _resident_peak(process.pid) or memory
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         if pid:
             process.returncode = os.waitstatus_to_exitcode(status)
-            return usage
+            unit = 1 if sys.platform == "darwin" else 1024
+            return usage, memory or usage.ru_maxrss * unit
         if stop.is_set() and told is None:
             os.killpg(process.pid, signal.SIGTERM)
             told = time.monotonic()
@@ -153,6 +156,16 @@ def _wait(process: subprocess.Popen, stop: threading.Event):
             os.killpg(process.pid, signal.SIGKILL)
             told = float("inf")
         time.sleep(0.2)
+
+
+def _resident_peak(pid: int) -> float | None:
+    """So far, in bytes; None where it cannot be known. Linux' ru_maxrss would count what this program had when it forked."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    found = re.search(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE)
+    return 1024.0 * int(found[1]) if found else None
 
 
 def log_tail(log: Path, lines: int = TAIL) -> str:

@@ -27,7 +27,7 @@ MEASURES = (
     "loss", "unigram_entropy", "accuracy", "unigram_accuracy", "normalized_entropy", "perplexity", "cumulative_coverage",
     "previous_agreement", "churn",
 )  # fmt: skip
-KEPT = {f"{task}_{measure}" for task in (*TASKS, "relabelled") for measure in MEASURES} | {
+KEPT = {f"{task}_{measure}" for task in TASKS for measure in MEASURES} | {
     "loss", "selection_agreement", "anchor_agreement", "enhanced_weight", "masked_fraction", "grad_norm", "gradient_cosine",
     "gradient_norm_anchor", "gradient_norm_enhanced", "label_path_norm", "memory_gb", "audio_hours_per_hour", "wer",
     "training_batch_wer", "lr", "learning_rate",

@@ -134,7 +134,10 @@ def _relabelling(setting: Setting, corpus: Corpus) -> list[Stage]:
         ),
         "teacher.pt",
     )  # fmt: skip
-    second = [*setting.method.overrides, f"++model.birq.relabelling.teacher={OUT}/teacher.pt"]
+    second = [
+        *setting.method.overrides, f"model.birq.relabelling.teacher={OUT}/teacher.pt",
+        f"model.birq.quantizer.num_codes={relabelling.clusters}",
+    ]  # fmt: skip
     if relabelling.start == "stage1":
         second.append(f"+init_from_nemo_model={OUT}/{TEACHER_NEMO}")
     return [

@@ -8,6 +8,7 @@ from typing import Any
 from rich.progress import Progress
 from scipy.stats import entropy
 
+from nemo_birq.model import BiRQModel
 from nemo_birq.quality.checkpoints import open_model
 from nemo_birq.quality.evaluation import Evaluation, evaluate
 from nemo_birq.quality.utterances import Utterances
@@ -22,7 +23,10 @@ def checkpoints_of(nemo: Path) -> list[Path]:
 
 
 def look_over_training(nemo: Path, utterances: Utterances, progress: Progress) -> list[dict[str, Any]]:
-    """Rows ``step``, ``labels``, and what ``measures.measure`` finds of them; ``kmeans`` with ``layer``, at the end only.
+    """Rows ``step``, ``labels``, and what ``measures.measure`` finds of them.
+
+    ``labels`` are ``anchor`` (``relabelled`` where a teacher makes them), ``enhanced``, and at the end ``kmeans`` of each
+    ``layer``, into as many clusters as there are codes.
 
     Args:
         nemo: that the run ended with, or one that was never trained; its checkpoints lie beside it.
@@ -41,15 +45,16 @@ def look_over_training(nemo: Path, utterances: Utterances, progress: Progress) -
     for path in progress.track(checkpoints_of(nemo), description="checkpoints"):
         opened = open_model(path)
         if opened.step != steps:
-            rows += _rows(opened.step, evaluate(opened.model, utterances, progress, kmeans=False))
-    return rows + list(_rows(steps, evaluate(last, utterances, progress)))
+            rows += _rows(opened.step, opened.model, evaluate(opened.model, utterances, progress, kmeans=False))
+    return rows + list(_rows(steps, last, evaluate(last, utterances, progress)))
 
 
-def _rows(step: int, evaluation: Evaluation) -> Iterator[dict[str, Any]]:
+def _rows(step: int, model: BiRQModel, evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     for row in evaluation.rows:
         if row.labels == "layer":
             continue
-        found = {"step": step, "labels": row.labels} | ({"layer": row.layer} if row.layer else {})
+        labels = "relabelled" if row.labels == "anchor" and model.teacher is not None else row.labels
+        found = {"step": step, "labels": labels} | ({"layer": row.layer} if row.layer else {})
         found |= {key: getattr(row.quality, key) for key in KEPT}
         if row.labels in evaluation.joint:
             found["entropy"] = float(entropy(evaluation.joint[row.labels].sum(axis=0)))
