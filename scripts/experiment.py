@@ -12,15 +12,16 @@ conf/experiments/ holds budgets, methods and corpora; docs/experiments.md explai
 import argparse
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from nemo.utils import logging
 from rich.console import Console
 from rich.table import Table
 
-from nemo_birq.experiments.budgets import ROOT, budget_names, expand, read_budget
+from nemo_birq.experiments.budgets import ROOT, Budget, Setting, budget_names, expand, read_budget
 from nemo_birq.experiments.corpora import open_corpus
 from nemo_birq.experiments.execution import prepare_folder
-from nemo_birq.experiments.fit import Estimate, estimate, misfits, run_seconds
+from nemo_birq.experiments.fit import Estimate, estimate, lacks_gpus, misfits, run_seconds
 from nemo_birq.experiments.results import cores, stages_done, state
 from nemo_birq.experiments.stages import Run, make_run
 from nemo_birq.experiments.sweep import Sweep
@@ -63,11 +64,31 @@ def listing(runs: list[Run], states: dict[Run, str], needs: Estimate, args: argp
     return table
 
 
+def refuse(args: argparse.Namespace, budget: Budget, settings: list[Setting]) -> None:
+    """Says what a budget needs that this machine has no GPUs for; the corpus need not be there.
+
+    Raises:
+        ValueError: always.
+    """
+    corpus = open_corpus("embedded")  # any will do: the model and the steps are the budget's
+    runs = [make_run(setting, corpus) for setting in settings]
+    with console.status("timing a few steps of the model on noise"), TemporaryDirectory() as folder:
+        needs = estimate(runs, 1, Path(folder) / "estimate.json")
+        misfit = misfits(budget, needs, runs, 1, Path(folder))
+    raise ValueError(
+        f"--budget {args.budget} ({budget.description}) does not fit this machine: {'; '.join(misfit)}. A run needs about "
+        f"{needs.memory_gb:.1f} GB of memory a process; all {len(runs)} would take {needs.hours:,.0f} h on this machine. "
+        "--force goes on nevertheless."
+    )
+
+
 def main() -> int:
     args = arguments()
     logging.setLevel(logging.ERROR)
     budget = read_budget(args.budget)
     settings = expand(args.budget, budget, args.only, args.seeds)
+    if lacks_gpus(budget) and not args.force:
+        refuse(args, budget, settings)
     if not args.corpus and not budget.corpus:
         raise ValueError(f"--budget {args.budget} says no corpus; give --corpus NAME=FOLDER")
     corpus = open_corpus(args.corpus or budget.corpus, budget.labelled_hours)

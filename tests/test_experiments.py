@@ -5,6 +5,7 @@ import re
 import threading
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -78,17 +79,17 @@ def test_a_budget_with_a_mistake_is_refused(tmp_path, text, said):
 
 
 def test_unknown_names_are_answered_with_those_that_exist(tmp_path):
-    with pytest.raises(ValueError, match="--budget tiny: there are .*cpu.*smoke"):
+    with pytest.raises(ValueError, match=r"--budget tiny: there are .*cpu.*smoke"):
         read_budget("tiny")
-    with pytest.raises(ValueError, match="--only bird: there are scratch, best_rq, birq"):
+    with pytest.raises(ValueError, match=r"--only bird: there are scratch, best_rq, birq"):
         expand("smoke", read_budget("smoke"), only=["bird"])
-    with pytest.raises(ValueError, match="--corpus librispeech: there are embedded"):
+    with pytest.raises(ValueError, match=r"--corpus librispeech: there are embedded"):
         open_corpus("librispeech")
-    with pytest.raises(ValueError, match="synthetic=FOLDER"):
+    with pytest.raises(ValueError, match=r"synthetic=FOLDER"):
         open_corpus("synthetic")
-    with pytest.raises(FileNotFoundError, match="is not a folder"):
+    with pytest.raises(FileNotFoundError, match=r"is not a folder"):
         open_corpus(f"synthetic={tmp_path}/none")
-    with pytest.raises(FileNotFoundError, match="has no dev.jsonl, no test.jsonl, no pretrain.jsonl"):
+    with pytest.raises(FileNotFoundError, match=r"has no dev.jsonl, no test.jsonl, no pretrain.jsonl"):
         open_corpus(f"speechocean762={tmp_path}")
 
 
@@ -155,7 +156,7 @@ def test_labelled_part_of_single_files_is_every_mth_line(tmp_path):
     written = [json.loads(line) for line in (tmp_path / "labelled.jsonl").read_text().splitlines()]
     assert [line["audio_filepath"] for line in written] == [str(folder / f"a{n}.wav") for n in range(0, 100, 10)]
     assert "lines 1, 11, 21" in labelled.note
-    with pytest.raises(ValueError, match="has 1.00 h for training, less than labelled_hours=2"):
+    with pytest.raises(ValueError, match=r"has 1.00 h for training, less than labelled_hours=2"):
         choose_files(folder, layout, None, 2.0)
 
 
@@ -186,15 +187,14 @@ def python(name: str, code: str, resumes: bool = False) -> Stage:
 def test_finished_stages_are_not_redone_and_a_failed_one_is(smoke, tmp_path):
     count = "import pathlib; p = pathlib.Path(r'$OUT/{0}.txt'); p.write_text((p.read_text() if p.exists() else '') + 'x')"
     fails = "import sys, pathlib; print('no memory'); sys.exit(not pathlib.Path(r'$OUT/mended').exists())"
-    run = with_stages(smoke["birq"], python("first", count.format("first")),
-                      python("second", f"{count.format('second')}\n{fails}"), python("third", count.format("third")))  # fmt: skip
+    codes = {"first": count, "second": f"{count}\n{fails}", "third": count}
+    run = with_stages(smoke["birq"], *(python(name, code.replace("{0}", name)) for name, code in codes.items()))
     prepare_folder(run, tmp_path, overwrite=False)
     begun = []
-    with pytest.raises(StageFailed, match="ended with exit code 1(.|\n)*no memory"):
+    with pytest.raises(StageFailed, match=r"ended with exit code 1(.|\n)*no memory"):
         run_stages(run, tmp_path, 1, begun.append, threading.Event())
-    assert [stage.name for stage in begun] == ["first", "second"] and results.state(
-        run, tmp_path, tmp_path / "none"
-    ) == "partial"
+    assert [stage.name for stage in begun] == ["first", "second"]
+    assert results.state(run, tmp_path, tmp_path / "none") == "partial"
     (tmp_path / "mended").touch()
     run_stages(run, tmp_path, 1, begun.append, threading.Event())
     assert [stage.name for stage in begun] == ["first", "second", "second", "third"]
@@ -205,7 +205,7 @@ def test_finished_stages_are_not_redone_and_a_failed_one_is(smoke, tmp_path):
 def test_a_command_that_writes_nothing_is_a_failure(smoke, tmp_path):
     run = with_stages(smoke["birq"], python("first", "pass"))
     prepare_folder(run, tmp_path, overwrite=False)
-    with pytest.raises(StageFailed, match="wrote no first.txt"):
+    with pytest.raises(StageFailed, match=r"wrote no first.txt"):
         run_stages(run, tmp_path, 1, lambda stage: None, threading.Event())
 
 
@@ -252,15 +252,15 @@ def test_a_folder_or_result_of_another_setting_is_not_used(smoke, tmp_path):
     results.write({"schema": results.SCHEMA, "setting_hash": run.setting_hash}, path)
     assert results.state(run, tmp_path / "run", path) == "done"
     assert results.state(other, tmp_path / "run", path) == "other setting"
-    with pytest.raises(ValueError, match="another setting.*--overwrite"):
+    with pytest.raises(ValueError, match=r"another setting.*--overwrite"):
         prepare_folder(other, tmp_path / "run", overwrite=False)
     prepare_folder(other, tmp_path / "run", overwrite=True)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
-    with pytest.raises(ValueError, match="holds no run of this script"):
+    with pytest.raises(ValueError, match=r"holds no run of this script"):
         prepare_folder(run, tmp_path / "mine", overwrite=True)
     path.write_text("{")
-    with pytest.raises(ValueError, match="no result of an experiment"):
+    with pytest.raises(ValueError, match=r"no result of an experiment"):
         results.state(run, tmp_path / "run", path)
 
 
@@ -346,7 +346,7 @@ def test_thinned_curves_keep_both_ends():
     points = [(step, float(step)) for step in range(0, 1000, 3)]
     thinned = results.thin(points, 40)
     assert len(thinned) == 40 and thinned[0] == [0, 0.0] and thinned[-1] == [999, 999.0]
-    gaps = [b[0] - a[0] for a, b in zip(thinned, thinned[1:], strict=False)]
+    gaps = [b[0] - a[0] for a, b in pairwise(thinned)]
     assert min(gaps) >= 24 and max(gaps) <= 27
     assert results.thin(points[:40], 40) == [[step, value] for step, value in points[:40]]
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -30,6 +30,8 @@ class Layout:
     alignments: str | None = None
     """CTM of the validation set; None: there is none, and no label quality."""
     labelled_hours: float = 1.0
+    labelled_folder: str | None = None
+    """Of shards, all of which are the labelled part, in place of some of those for pretraining."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,24 @@ def open_corpus(argument: str, labelled_hours: float | None = None) -> Corpus:
         check_manifest_of_files(str(place / manifest))
     choose = choose_files if last is None else choose_shards
     labelled, hours = choose(place, layout, last, labelled_hours or layout.labelled_hours)
+    if layout.labelled_folder:
+        own = replace(layout, **{key: _moved(getattr(layout, key), layout.labelled_folder) for key in ("manifest", "tars")})
+        shards = _last_shard(place, own)
+        total = _hours(place, own, shards)
+        labelled = Labelled(sum(total), _dataset(own.manifest, own.tars, shards), None, f"all of {layout.labelled_folder}")
     return Corpus(name, place, layout, last, labelled, hours)
+
+
+def _moved(path: str, folder: str) -> str:
+    """The same path with another first folder."""
+    return f"{folder}/{path.partition('/')[2]}"
+
+
+def _hours(folder: Path, layout: Layout, last: int) -> list[float]:
+    """Of each shard."""
+    pattern = layout.manifest.replace("__OP_0..{last}_CL_", "_{number}")
+    files = [folder / pattern.format(number=number) for number in range(last + 1)]
+    return [sum(line["duration"] for line in read_manifest(str(file))) / 3600 for file in files]
 
 
 def choose_shards(folder: Path, layout: Layout, last: int, wanted: float) -> tuple[Labelled, float]:
@@ -134,9 +153,7 @@ def choose_shards(folder: Path, layout: Layout, last: int, wanted: float) -> tup
     Raises:
         ValueError: all shards together have less.
     """
-    pattern = layout.manifest.replace("__OP_0..{last}_CL_", "_{number}")
-    files = [folder / pattern.format(number=number) for number in range(last + 1)]
-    hours = [sum(line["duration"] for line in read_manifest(str(file))) / 3600 for file in files]
+    hours = _hours(folder, layout, last)
     _check_hours(wanted, sum(hours), folder)
     number = next(n for n in range(1, len(hours) + 1) if sum(hours[:n]) >= wanted - 1e-9)
     chosen = Labelled(

@@ -31,7 +31,7 @@ ACTIVATION_BYTES_PER_WIDTH = 6.5e3  # a second, layer and unit of the encoder's 
 HALF = 0.6  # of that under 16 bits
 PROCESS_BYTES = 1.2e9  # NeMo imported, indexes, tables
 CHECKPOINT_BYTES_PER_PARAMETER = 12
-PROBE_SECONDS = 30.0  # of audio, at most, that steps are timed on
+PROBE_SECONDS = 10.0  # of audio, at most, that steps are timed on
 STEPS = 2
 START_SECONDS = 20.0  # of each command, most of it imports
 LOOK_SECONDS = 10.0  # at one checkpoint's labels
@@ -145,7 +145,7 @@ def measure(config: dict[str, Any], seconds: float, threads: int) -> tuple[int, 
 
 
 def _time_steps(model: BiRQModel, seconds: float, device: torch.device, precision: str) -> float:
-    count = max(1, round(seconds / 10))
+    count = max(1, round(seconds / 5))
     samples = int(seconds / count * model.cfg.sample_rate)
     signal, lengths = 0.1 * torch.randn(count, samples), torch.full((count,), samples)
     names = [f"noise-{number}" for number in range(count)]
@@ -179,6 +179,11 @@ def room_bytes(device: torch.device) -> float:
     return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
+def lacks_gpus(budget: Budget) -> bool:
+    """Whether the machine has fewer than the budget is made for."""
+    return torch.cuda.device_count() < budget.gpus
+
+
 def misfits(budget: Budget, needs: Estimate, runs: list[Run], jobs: int, folder: Path) -> list[str]:
     """What does not fit, each with what would; empty where all does.
 
@@ -190,8 +195,8 @@ def misfits(budget: Budget, needs: Estimate, runs: list[Run], jobs: int, folder:
         folder: where the checkpoints go; it exists.
     """
     found = []
-    there = torch.cuda.device_count()
-    if there < budget.gpus:
+    if lacks_gpus(budget):
+        there = torch.cuda.device_count()
         fits = "--budget cpu needs none" if there == 0 else "--budget gpu needs one"
         found.append(f"it needs {budget.gpus} GPU(s), and {there} are there; {fits}")
     device = torch.device("cuda" if torch.cuda.is_available() and budget.gpus else "cpu")
