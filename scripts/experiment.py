@@ -10,6 +10,7 @@ conf/experiments/ holds budgets, methods and corpora; docs/experiments.md explai
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -96,7 +97,10 @@ def main() -> int:
     args.out, args.results = args.out.resolve(), args.results.resolve()
     states = {run: state(run, args.out / run.place, args.results / run.file) for run in runs}
     left = [run for run in runs if states[run] != "done"]
-    args.out.mkdir(parents=True, exist_ok=True)
+    for folder in (args.out, args.results):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(f"{folder} cannot be written to; give another --out or --results")
 
     with console.status("timing a few steps of the model on noise"):
         needs = estimate(left or runs, args.jobs, args.out / "estimate.json")

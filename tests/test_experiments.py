@@ -83,8 +83,8 @@ def test_unknown_names_are_answered_with_those_that_exist(tmp_path):
         read_budget("tiny")
     with pytest.raises(ValueError, match=r"--only bird: there are scratch, best_rq, birq"):
         expand("smoke", read_budget("smoke"), only=["bird"])
-    with pytest.raises(ValueError, match=r"--corpus librispeech: there are embedded"):
-        open_corpus("librispeech")
+    with pytest.raises(ValueError, match=r"--corpus librispeach: there are embedded"):
+        open_corpus("librispeach")
     with pytest.raises(ValueError, match=r"synthetic=FOLDER"):
         open_corpus("synthetic")
     with pytest.raises(FileNotFoundError, match=r"is not a folder"):
@@ -320,7 +320,6 @@ def test_estimate_counts_the_configured_model(smoke, tmp_path):
     assert first.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert 0 < first.step_seconds < 60 and first.hours * 3600 > 6 * fit.START_SECONDS
     assert fit.estimate(runs, 1, tmp_path / "estimate.json") == first
-    assert fit.estimate(runs, 2, tmp_path / "other.json").hours < first.hours or fit.cores() > 1
 
 
 def compose_model(run: Run) -> DictConfig:

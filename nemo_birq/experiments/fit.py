@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.experiments.budgets import Budget
-from nemo_birq.experiments.results import cores, machine
+from nemo_birq.experiments.results import cores, machine, on_gpu
 from nemo_birq.experiments.stages import Run
 from nemo_birq.model import BiRQModel
 
@@ -36,6 +36,8 @@ STEPS = 2
 START_SECONDS = 20.0  # of each command, most of it imports
 LOOK_SECONDS = 10.0  # at one checkpoint's labels
 EXTRA = 1.15  # of a step, for validation, data and logging
+SPEED_UP = 0.7  # n threads are taken to be n ** SPEED_UP times as fast as the one that is timed; others than one may wait
+# for each other on a busy machine, and would be timed as slow as that
 
 
 @dataclass(frozen=True)
@@ -63,15 +65,16 @@ def estimate(runs: list[Run], jobs: int, cache: Path) -> Estimate:
     """
     config = runs[0].config
     batch = batch_seconds(config["model"]["train_ds"])
-    threads = max(1, cores() // jobs)
-    key = json.dumps([config["model"]["encoder"], config["model"]["birq"], batch, threads, machine()], sort_keys=True)
+    key = json.dumps([config["model"]["encoder"], config["model"]["birq"], batch, machine()], sort_keys=True)
     kept = json.loads(cache.read_text(encoding="utf-8")) if cache.is_file() else {}
     if kept.get("key") != key:
-        parameters, seconds = measure(config, batch, threads)
+        parameters, seconds = measure(config, batch)
         kept = {"key": key, "parameters": parameters, "step_seconds": seconds}
         cache.parent.mkdir(parents=True, exist_ok=True)
         cache.write_text(json.dumps(kept), encoding="utf-8")
     parameters, step = kept["parameters"], kept["step_seconds"]
+    if not on_gpu(config):
+        step /= max(1, cores() // jobs) ** SPEED_UP
     checkpoints = runs[0].setting.pretrain.checkpoints + 3  # that of the end twice, and fine-tuning
     return Estimate(
         parameters=parameters,
@@ -118,18 +121,17 @@ def batch_seconds(train_ds: dict[str, Any]) -> float:
     return float(train_ds.get("batch_size") or 1) * min(15.0, float(train_ds.get("max_duration") or 15.0))
 
 
-def measure(config: dict[str, Any], seconds: float, threads: int) -> tuple[int, float]:
-    """Parameters of a model, and seconds of a training step on noise; nan where even a short one does not fit.
+def measure(config: dict[str, Any], seconds: float) -> tuple[int, float]:
+    """Parameters of a model, and seconds of a training step on noise, on one thread or the GPU; nan where none fits.
 
     Args:
         config: of a run.
         seconds: of audio a batch; at most ``PROBE_SECONDS`` are timed, and the rest is taken to cost as much.
-        threads: of the processor.
     """
     node = copy.deepcopy(config["model"])
     node |= {"train_ds": None, "validation_ds": None, "optim": None}
     node["birq"].pop("relabelling", None)  # its teacher is not there yet
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if on_gpu(config) else "cpu")
     before = torch.get_num_threads()
     with logging.temp_verbosity(logging.ERROR), torch.random.fork_rng():
         model = BiRQModel(OmegaConf.create(node)).to(device).train()
@@ -137,7 +139,7 @@ def measure(config: dict[str, Any], seconds: float, threads: int) -> tuple[int, 
         probe = min(seconds, PROBE_SECONDS)
         if memory_bytes(parameters, config, probe) > room_bytes(device):
             return parameters, float("nan")
-        torch.set_num_threads(threads)
+        torch.set_num_threads(1)
         try:
             return parameters, _time_steps(model, probe, device, str(config["trainer"].get("precision"))) * seconds / probe
         finally:
@@ -151,8 +153,8 @@ def _time_steps(model: BiRQModel, seconds: float, device: torch.device, precisio
     names = [f"noise-{number}" for number in range(count)]
     batch = SpeechBatch(signal.to(device), lengths.to(device), names, num_samples=lengths.tolist())
     optimizer = torch.optim.AdamW(model.parameters())
-    # Of the processor, so that other programs do not count; the seconds of its threads add up.
-    now = time.monotonic if device.type == "cuda" else lambda: time.process_time() / torch.get_num_threads()
+    # Of the processor, so that other programs do not count.
+    now = time.monotonic if device.type == "cuda" else time.process_time
     taken = []
     for step in range(STEPS + 1):  # the first one warms up
         began = now()
@@ -199,7 +201,7 @@ def misfits(budget: Budget, needs: Estimate, runs: list[Run], jobs: int, folder:
         there = torch.cuda.device_count()
         fits = "--budget cpu needs none" if there == 0 else "--budget gpu needs one"
         found.append(f"it needs {budget.gpus} GPU(s), and {there} are there; {fits}")
-    device = torch.device("cuda" if torch.cuda.is_available() and budget.gpus else "cpu")
+    device = torch.device("cuda" if on_gpu(runs[0].config) else "cpu")
     room, each = room_bytes(device) / 1e9, needs.memory_gb
     if each * jobs > room:
         fewer = int(room / each)

@@ -65,7 +65,7 @@ def collect(run: Run, folder: Path) -> dict[str, Any]:
         "versions": versions(),
         "machine": machine(),
         "parameters": count_parameters(folder / (PRETRAINED if "pretrain" in stages else "untrained/untrained.nemo")),
-        "pretraining": _pretraining(stages, folder),
+        "pretraining": _pretraining(run, stages, folder),
         "labels": labels,
         "finetuning": _finetuning(run, folder) if "finetune" in stages else None,
         "scores": scores,
@@ -131,6 +131,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def on_gpu(config: dict[str, Any]) -> bool:
+    """Whether a resolved configuration trains on a GPU of this machine."""
+    return torch.cuda.is_available() and config["trainer"].get("accelerator") != "cpu"
+
+
 def count_parameters(nemo: Path) -> int:
     """Of the encoder, which is what all methods hand on."""
     buffers = ("running_mean", "running_var", "num_batches_tracked")
@@ -140,28 +145,28 @@ def count_parameters(nemo: Path) -> int:
     )
 
 
-def _pretraining(stages: dict[str, Stage], folder: Path) -> dict[str, Any] | None:
+def _pretraining(run: Run, stages: dict[str, Stage], folder: Path) -> dict[str, Any] | None:
     """Of several stages the sums, with the curves of the last; ``stages`` has each by itself."""
     names = [name for name in ("teacher", "clustering", "pretrain") if name in stages]
     if not names:
         return None
-    parts = [_stage(name, folder, stages[name]) for name in names]
+    parts = [_stage(stages[name], folder, on_gpu(run.config)) for name in names]
     if len(parts) == 1:
         return parts[0]
-    summed = ("steps", "audio_hours_seen", "seconds", "processor_seconds")
-    total = {key: _rounded(sum(part[key] or 0 for part in parts)) for key in summed}
+    summed = ("audio_hours_seen", "seconds", "processor_seconds")
+    total = {"steps": sum(part["steps"] for part in parts)}
+    total |= {key: _rounded(sum(part[key] or 0 for part in parts)) for key in summed}
     total["peak_memory_gb"] = max(part["peak_memory_gb"] for part in parts)
     return parts[-1] | total | {"stages": [{"name": name} | part for name, part in zip(names, parts, strict=True)]}
 
 
-def _stage(name: str, folder: Path, stage: Stage) -> dict[str, Any]:
-    cost = _cost(folder, name)
-    if name == "clustering":
+def _stage(stage: Stage, folder: Path, gpu: bool) -> dict[str, Any]:
+    cost = _cost(folder, stage.name)
+    if stage.name == "clustering":
         return {"steps": 0, "audio_hours_seen": 0.0, **cost, "curves": {}, "final": {}, "alarms": []}
-    found = read_run(folder / name)
-    memory = [point.value for point in found.curves.get("train_memory_gb", [])]
-    if torch.cuda.is_available() and memory:
-        cost["peak_memory_gb"] = _rounded(max(memory))
+    found = read_run(folder / stage.name)
+    if gpu:
+        cost["peak_memory_gb"] = _rounded(max(point.value for point in found.curves["train_memory_gb"]))
     last = {tag: _rounded(points[-1].value) for tag, points in found.curves.items() if tag.startswith("val_")}
     return {
         "steps": stage.steps,
@@ -175,7 +180,7 @@ def _stage(name: str, folder: Path, stage: Stage) -> dict[str, Any]:
 
 def _finetuning(run: Run, folder: Path) -> dict[str, Any]:
     cost = _cost(folder, "finetune")
-    if torch.cuda.is_available():
+    if on_gpu(run.finetune_config):
         cost["peak_memory_gb"] = None  # what lies on the GPU is not logged
     curves = _curves(read_run(folder / "finetune").curves)
     hours = _rounded(run.corpus.labelled.hours)

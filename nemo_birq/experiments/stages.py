@@ -1,10 +1,12 @@
 """The commands of one run, as a user would give them; folders of the machine are ``$CORPUS`` and ``$OUT`` in them."""
 
+import copy
 import hashlib
 import json
 import math
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -111,15 +113,17 @@ def resolve(folder: str, stage: Stage, setting: Setting) -> dict[str, Any]:
     Raises:
         ValueError: an override that does not fit.
     """
-    config, *overrides = stage.arguments[1:]
     try:
-        with initialize_config_dir(str(ROOT / folder), version_base=None):
-            found = plain(compose(config.removeprefix("--config-name="), overrides=overrides))
+        return copy.deepcopy(_compose(folder, *stage.arguments[1:]))
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(f"{setting.run_name}: {stage.script} cannot be configured so: {error}") from error
-    for key in ("name", "exp_manager"):
-        found.pop(key)
-    return found
+
+
+@cache
+def _compose(folder: str, config: str, *overrides: str) -> dict[str, Any]:
+    with initialize_config_dir(str(ROOT / folder), version_base=None):
+        found = plain(compose(config.removeprefix("--config-name="), overrides=list(overrides)))
+    return {key: value for key, value in found.items() if key not in ("name", "exp_manager")}
 
 
 def _relabelling(setting: Setting, corpus: Corpus) -> list[Stage]:
