@@ -53,6 +53,16 @@ class LabelsConfig:
 
 
 @dataclass
+class RelabellingConfig:
+    """Offline relabelling, the second stage of HuBERT; see docs/relabelling.md."""
+
+    teacher: str | None = None
+    """File that scripts/cluster_labels.py wrote, whose labels take the place of the anchor labels; None: none."""
+    checksum: str | None = None
+    """Of the teacher; written when it is read, compared whenever it is read again."""
+
+
+@dataclass
 class LossConfig:
     """See ``bilevel_loss.WeightSchedule`` and ``fused_cross_entropy``; ``head`` is ``shared`` or ``separate``."""
 
@@ -84,6 +94,7 @@ class BiRQConfig:
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     labels: LabelsConfig = field(default_factory=LabelsConfig)
+    relabelling: RelabellingConfig = field(default_factory=RelabellingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
     seed: int = 0
@@ -132,6 +143,10 @@ def parse(node: DictConfig | dict | None) -> BiRQConfig:
     _require(loss.ramp_steps >= 0, "loss.ramp_steps", loss.ramp_steps, "at least 0")
     _require(loss.chunk_frames >= 1, "loss.chunk_frames", loss.chunk_frames, "at least 1 frame")
     _require(loss.head in ("shared", "separate"), "loss.head", loss.head, "'shared' or 'separate'")
+    if config.relabelling.teacher is not None:
+        needed = "with model.birq.relabelling.teacher: the teacher's labels take the place of all others"
+        _require(loss.enhanced_weight == 0, "loss.enhanced_weight", loss.enhanced_weight, f"0 {needed}")
+        _require(quantizer.num_books == 1, "quantizer.num_books", quantizer.num_books, f"1 {needed}")
     watch = config.watch
     _require(watch.gradient_interval >= 0, "watch.gradient_interval", watch.gradient_interval, "at least 0; 0 is never")
     _require(watch.probe_seconds >= 0, "watch.probe_seconds", watch.probe_seconds, "at least 0; 0 is no probe")
