@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
 from nemo.utils import logging
 from rich.console import Console
 from rich.table import Table
@@ -65,6 +66,11 @@ def listing(runs: list[Run], states: dict[Run, str], needs: Estimate, args: argp
     return table
 
 
+def duration(hours: float) -> str:
+    """For people."""
+    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min"
+
+
 def refuse(args: argparse.Namespace, budget: Budget, settings: list[Setting]) -> None:
     """Says what a budget needs that this machine has no GPUs for; the corpus need not be there.
 
@@ -75,11 +81,11 @@ def refuse(args: argparse.Namespace, budget: Budget, settings: list[Setting]) ->
     runs = [make_run(setting, corpus) for setting in settings]
     with console.status("timing a few steps of the model on noise"), TemporaryDirectory() as folder:
         needs = estimate(runs, 1, Path(folder) / "estimate.json")
-        misfit = misfits(budget, needs, runs, 1, Path(folder))
+    there = torch.cuda.device_count()
     raise ValueError(
-        f"--budget {args.budget} ({budget.description}) does not fit this machine: {'; '.join(misfit)}. A run needs about "
-        f"{needs.memory_gb:.1f} GB of memory a process; all {len(runs)} would take {needs.hours:,.0f} h on this machine. "
-        "--force goes on nevertheless."
+        f"--budget {args.budget} ({budget.description}) needs {budget.gpus} GPU(s) with about {needs.memory_gb:.0f} GB of "
+        f"memory each, and {there} are there. Without, its {len(runs)} runs would take about {needs.hours:,.0f} h here. "
+        f"What fits: --budget {'gpu' if there else 'cpu'}. --force goes on nevertheless."
     )
 
 
@@ -108,11 +114,12 @@ def main() -> int:
     if args.list:
         console.print(listing(runs, states, needs, args))
     console.print(
-        f"{len(left)} of {len(runs)} runs to do, {args.jobs} at a time: about {needs.hours if left else 0:.1f} h, "
+        f"{len(left)} of {len(runs)} runs to do, {args.jobs} at a time: about {duration(needs.hours if left else 0.0)}, "
         f"{needs.memory_gb:.1f} GB of memory a run, {needs.disk_gb:.1f} GB of disk; {needs.parameters / 1e6:.1f} M "
         f"parameters, {needs.step_seconds:.2f} s a step, {corpus.hours:.2f} h of audio, {corpus.labelled.hours:.2f} h of it "
         "with texts",
         highlight=False,
+        soft_wrap=True,
     )
     if misfit and not args.force:
         again = "" if args.list else " --force goes on nevertheless."

@@ -197,10 +197,6 @@ def misfits(budget: Budget, needs: Estimate, runs: list[Run], jobs: int, folder:
         folder: where the checkpoints go; it exists.
     """
     found = []
-    if lacks_gpus(budget):
-        there = torch.cuda.device_count()
-        fits = "--budget cpu needs none" if there == 0 else "--budget gpu needs one"
-        found.append(f"it needs {budget.gpus} GPU(s), and {there} are there; {fits}")
     device = torch.device("cuda" if on_gpu(runs[0].config) else "cpu")
     room, each = room_bytes(device) / 1e9, needs.memory_gb
     if each * jobs > room:
@@ -208,10 +204,14 @@ def misfits(budget: Budget, needs: Estimate, runs: list[Run], jobs: int, folder:
         config = runs[0].config
         fixed = memory_bytes(needs.parameters, config, 0.0)
         most = (room * 1e9 / jobs - fixed) / activation_bytes(config)
-        fits = f"--jobs {fewer} would fit" if fewer else "no single run fits"
+        fits = [f"--jobs {fewer}"] if fewer else []
         if most >= 1:
-            fits += f", or batches of {int(most)} s (pretrain.overrides: model.train_ds.batch_duration)"
-        found.append(f"{jobs} x {each:.1f} GB of memory on the {device.type} are needed, and {room:.1f} GB are free; {fits}")
+            fits.append(f"batches of {int(most)} s in place of {batch_seconds(config['model']['train_ds']):g} "
+                        "(model.train_ds.batch_duration in pretrain.overrides)")  # fmt: skip
+        would = f"{' or '.join(fits)} would fit" if fits else "the model is too large"
+        found.append(
+            f"{jobs} x {each:.1f} GB of memory on the {device.type} are needed, and {room:.1f} GB are free; {would}"
+        )
     disk = shutil.disk_usage(folder).free / 1e9
     if needs.disk_gb > disk:
         found.append(
@@ -220,8 +220,7 @@ def misfits(budget: Budget, needs: Estimate, runs: list[Run], jobs: int, folder:
         )
     if needs.hours > budget.max_hours:
         number = int(len(runs) * budget.max_hours / needs.hours)
-        found.append(
-            f"{len(runs)} runs take about {needs.hours:.1f} h with {jobs} at a time, and max_hours is {budget.max_hours:g}; "
-            f"{number or 'no'} of them would fit: choose with --only and --seeds"
-        )
+        would = f"{number} of them would fit: choose with --only and --seeds" if number else "not one of them would fit"
+        found.append(f"{len(runs)} runs take about {needs.hours:.1f} h with {jobs} at a time, and max_hours is "
+                     f"{budget.max_hours:g}; {would}")  # fmt: skip
     return found
