@@ -3,8 +3,8 @@
     python benchmarks/paper_cost.py
 
 Operations and memory of a step of each model are counted (step_counts.py) and compared with steps that were taken on a CPU
-(docs/results/step_*.json). Hours are operations / (GPUs x peak x utilization); what share of its peak a GPU reaches is not known,
-so that they are a range. Prints tables and writes docs/results/paper_cost.json; docs/reproduce_paper.md shows them.
+(docs/results/step_*.json). Hours are operations / (GPUs x peak x utilization); what share of its peak a GPU reaches is not
+known, so that they are a range. Prints tables and writes docs/results/paper_cost.json; docs/reproduce_paper.md shows them.
 """
 
 import argparse
@@ -72,7 +72,8 @@ def table_rows() -> list[tuple[int, str, list[Stage]]]:
     tuning = Stage("137m", "CTC", 100, 30, 15)
     stage_1 = Stage("137m", "BEST-RQ", 960, 100, 15)
     stage_2 = Stage("137m", "relabelled", 960, 100, 15)
-    rows.append((3, "offline relabelling, both stages", [stage_1, stage_2, tuning]))
+    rows.append((3, "BEST-RQ, the first stage", [stage_1, tuning]))
+    rows.append((3, "offline relabelling, the second", [stage_2, tuning]))
     for variant in ("BiRQ, labels=paper", "BiRQ, labels=default"):
         for epochs in (100, 300):
             row = f"{variant}, layer 3, {epochs} epochs"
@@ -91,7 +92,8 @@ def count_all(batch_seconds: float, progress: Progress) -> list[dict]:
         overrides = (*VARIANTS[variant], *([] if layer is None else [f"model.birq.labels.layer={layer}"]))
         counts = count_step(setting, *overrides, encoder_only=variant == "CTC")
         found.append({
-            "model": model, "variant": variant, "utterance_seconds": seconds, "layer": layer, "parameters": counts.parameters, "flop_per_second": counts.flop / batch_seconds, "fixed_bytes": counts.fixed,
+            "model": model, "variant": variant, "utterance_seconds": seconds, "layer": layer,
+            "parameters": counts.parameters, "flop_per_second": counts.flop / batch_seconds, "fixed_bytes": counts.fixed,
             "ddp_bytes": 4 * counts.parameters, "saved_bytes": counts.saved,
         })  # fmt: skip
     return found
@@ -124,17 +126,15 @@ def hours_on(flop: float, gpu: str) -> tuple[float, float]:
 
 
 def price(counts: list[dict]) -> list[dict]:
-    """Operations and hours of every row; ``new_flop`` leaves out trainings that a row above has already."""
+    """Operations and hours of every row."""
     rate = {(c["model"], c["variant"], c["utterance_seconds"], c["layer"]): c["flop_per_second"] for c in counts}
-    seen, rows = set(), []
+    rows = []
     for number, name, stages in table_rows():
-        flop = {stage: stage.audio_seconds * rate[stage.counted] for stage in stages}
+        flop = sum(stage.audio_seconds * rate[stage.counted] for stage in stages)
         rows.append({
             "table": number, "row": name, "model": stages[0].model, "stages": [asdict(stage) for stage in stages],
-            "flop": sum(flop.values()), "new_flop": sum(f for stage, f in flop.items() if stage not in seen),
-            "hours": {gpu: hours_on(sum(flop.values()), gpu) for gpu in PEAK},
+            "flop": flop, "hours": {gpu: hours_on(flop, gpu) for gpu in PEAK},
         })  # fmt: skip
-        seen.update(stages)
     return rows
 
 
@@ -144,16 +144,16 @@ def span(least: float, most: float) -> str:
 
 
 def memory_margin(checks: list[dict]) -> float:
-    """The most that a measured step of the larger model took for each byte counted; in the tiny one libraries weigh too much."""
+    """The most that a measured step took for each byte counted; of the larger model: in the tiny one libraries weigh."""
     return max(check["measured_bytes"] / check["bytes"] for check in checks if check["config"] == "middle")
 
 
 def hours_table(rows: list[dict]) -> list[list[str]]:
-    """Cells of the table of hours, its head first and the sum of all different trainings last."""
+    """Cells of the table of hours, its head first and the sum last."""
     cells = [["table", "row", "model", "10^18 FLOP", *(f"hours, {GPUS} x {gpu}" for gpu in PEAK), "GPU hours, H100"]]
-    total = sum(row["new_flop"] for row in rows)
+    total = sum(row["flop"] for row in rows)
     for table, name, model, flop in (*((r["table"], r["row"], r["model"], r["flop"]) for r in rows),
-                                     ("", "all, each training once", "", total)):  # fmt: skip
+                                     ("", "all", "", total)):  # fmt: skip
         hours = [hours_on(flop, gpu) for gpu in PEAK]
         in_all = span(*(GPUS * value for value in hours[0]))
         cells.append([str(table), name, model, f"{flop / 1e18:.3g}", *(span(*pair) for pair in hours), in_all])
@@ -222,7 +222,8 @@ def main() -> None:
     with Progress(transient=True) as progress:
         result = {
             "torch": torch.__version__, "gpus": GPUS, "peak": PEAK, "utilization": UTILIZATION,
-            "batch_seconds": args.batch_seconds, "checks": check_all(progress), "counts": count_all(args.batch_seconds, progress),
+            "batch_seconds": args.batch_seconds, "checks": check_all(progress),
+            "counts": count_all(args.batch_seconds, progress),
         }  # fmt: skip
     result["rows"] = price(result["counts"])
     args.out.parent.mkdir(parents=True, exist_ok=True)
