@@ -68,7 +68,7 @@ def count_step(setting: Setting, *overrides: str, encoder_only: bool = False, ma
     frames = _masked_frames(model, mask, lengths, mask_seed)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     _make_fake(model, mode)
-    model.masked_frames = lambda mask, num_frames: mode.from_tensor(frames)  # how many there are follows from contents
+    model.masked_frames = lambda mask, num_frames: mode.from_tensor(frames).clone()  # how many: a matter of contents
     features, lengths = mode.from_tensor(features), mode.from_tensor(lengths)
     half = setting.precision == "bf16-mixed"
     with FlopCounterMode(display=False) as flops:

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from nemo.collections.asr.modules import ConformerEncoder
 from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -27,7 +26,7 @@ from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import paper_cost
-from step_counts import CudaAutocast, _saved, count_step
+from step_counts import CudaAutocast, _build, _masked_frames, _saved, count_step
 from step_variants import Setting, build
 
 pytestmark = pytest.mark.unit
@@ -60,12 +59,18 @@ def test_count_is_that_of_a_real_step(name, encoder):
     assert counts.fixed == sum(t.numel() * t.element_size() for t in tensors)
 
 
-def test_count_with_as_many_masked_frames_as_on_average():
-    setting = Setting("birq_conformer_tiny", SMALL, batch_seconds=60, utterance_seconds=15)
-    found = [count_step(setting, mask_seed=seed).flop for seed in range(4)]
-    assert count_step(setting).flop == pytest.approx(sum(found) / 4, rel=2e-3)
-    alone = count_step(setting, encoder_only=True)
-    assert alone.flop < min(found) and alone.parameters < count_step(setting).parameters
+def test_as_many_masked_frames_as_on_average():
+    model, lengths = _build(Setting("birq_conformer_tiny", SMALL), ()), torch.full((3,), 1500)
+    many = model.masking.draw(torch.full((3000,), 1500), 1504, torch.Generator().manual_seed(5))
+    share = float(model.masked_frames(many, 376).numel()) / 3000
+    assert len(_masked_frames(model, torch.zeros(3, 1504, dtype=bool), lengths, None)) == pytest.approx(3 * share, rel=0.02)
+
+
+def test_the_encoder_alone_costs_less():
+    setting = Setting("birq_conformer_tiny", SMALL, batch_seconds=4, utterance_seconds=2)
+    alone, whole = count_step(setting, encoder_only=True), count_step(setting)
+    assert alone.flop < whole.flop and alone.saved < whole.saved
+    assert alone.parameters == whole.parameters - 2 * 16 * (32 + 1)  # two heads
 
 
 def test_saved_bytes_of_a_known_graph():
@@ -195,17 +200,14 @@ def test_every_pretraining_is_a_valid_configuration(commands):
 
 def test_encoders_have_the_sizes_of_the_paper():
     for config, size in (("137m", 137), ("155m", 155), ("275m", 274)):
-        model = Setting(f"birq_conformer_{config}").model_config()
-        assert size_of(model) == size
+        assert size_of(Setting(f"birq_conformer_{config}")) == size
     five_layers = ("model.encoder.n_layers=5", "model.encoder.d_model=1040")
     assert all(override in DOC for override in five_layers)
-    assert size_of(Setting("birq_conformer_137m", five_layers).model_config()) == pytest.approx(137, abs=2)
+    assert size_of(Setting("birq_conformer_137m", five_layers)) == pytest.approx(137, abs=2)
 
 
-def size_of(model) -> int:
-    options = {key: value for key, value in OmegaConf.to_container(model.encoder).items() if key != "_target_"}
-    with torch.device("meta"):
-        return round(sum(p.numel() for p in ConformerEncoder(**options).parameters()) / 1e6)
+def size_of(setting: Setting) -> int:
+    return round(sum(p.numel() for p in _build(setting, ()).encoder.parameters()) / 1e6)
 
 
 def test_every_fine_tuning_is_a_valid_configuration(commands):
