@@ -2,7 +2,7 @@
 
 from nemo_birq.alarm_rules import LEAST_ENTROPY
 from nemo_birq.experiments.drawing.error_tables import rate_cells, scored
-from nemo_birq.experiments.drawing.label_tables import last
+from nemo_birq.experiments.drawing.label_tables import last_pnmi
 from nemo_birq.experiments.drawing.markdown import NOTHING, interval, mean, number, plus_minus, table
 from nemo_birq.experiments.drawing.runs import Curve, Group, Run
 from nemo_birq.experiments.drawing.statistics import counts_of, difference_of, rate_of
@@ -20,7 +20,7 @@ def ablation_table(group: Group) -> str:
     rows = [_row(name, runs, group) for name, runs in (named | group.of("ablation")).items()]
     header = (
         "setting", "what it is", "seeds", "alive?", "CER %", f"CER − {BASE} (95 %)", "anchor loss / unigram",
-        "enhanced loss / unigram", "normalized entropy", "perplexity", "pick = nearest", "PNMI enhanced",
+        "enhanced loss / unigram", "normalized entropy", "perplexity", "pick = nearest", "PNMI enhanced (by chance)",
     )  # fmt: skip
     return table(header, rows, left=2)
 
@@ -33,11 +33,10 @@ def _row(name: str, runs: list[Run], group: Group) -> list[str]:
         plus_minus([run.final.get(f"val_{tag}") for run in runs], digits)
         for tag, digits in ((ENTROPY, 2), ("enhanced_perplexity", 0), ("selection_agreement", 2))
     ]
-    rows = [last(run, ("enhanced",)) for run in runs]
-    pnmi = plus_minus([row["pnmi"] if row else None for row in rows], 3)
+    pnmi, chance = last_pnmi(runs, "own")
     return [
         f"`{name}`", runs[0].content["description"], str(len(runs)), alive(runs), rate, _against_base(name, found, group),
-        anchor, enhanced, *numbers, pnmi,
+        anchor, enhanced, *numbers, f"{pnmi} ({chance})" if pnmi != NOTHING else pnmi,
     ]  # fmt: skip
 
 

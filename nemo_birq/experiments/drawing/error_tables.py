@@ -5,7 +5,7 @@ from nemo_birq.experiments.drawing.runs import Group, Run
 from nemo_birq.experiments.drawing.statistics import Counts, Rate, counts_of, difference_of, rate_of
 from nemo_birq.scoring.tables import p_value
 
-BASELINES = ("best_rq", "scratch")
+BASELINES = ("best_rq", "scratch", "relabelled", "birq")
 RATES = ("cer", "wer")
 
 
@@ -31,14 +31,13 @@ def rate_cells(rate: Rate) -> tuple[str, str]:
 
 
 def difference_table(group: Group) -> str:
-    """Every method against each baseline; empty where there is nothing to compare."""
+    """Every method against each baseline that stands before it; empty where there is nothing to compare."""
     runs = scored(group.of("method"))
-    rows = []
-    for baseline in BASELINES:
-        for name in runs:
-            if baseline in runs and name not in (baseline, "scratch"):
-                cells = [cell for rate in RATES for cell in _difference_cells(runs[name], runs[baseline], rate)]
-                rows.append([f"`{name}` − `{baseline}`", *cells])
+    order, rows = list(runs), []
+    for baseline in [name for name in BASELINES if name in runs]:
+        for name in order[order.index(baseline) + 1 :]:
+            cells = [cell for rate in RATES for cell in _difference_cells(runs[name], runs[baseline], rate)]
+            rows.append([f"`{name}` − `{baseline}`", *cells])
     if not rows:
         return ""
     over = counts_of(next(iter(runs.values())), "cer").rows

@@ -3,41 +3,47 @@
 from nemo_birq.experiments.drawing.markdown import NOTHING, duration, mean, number, plus_minus, table
 from nemo_birq.experiments.drawing.runs import Group, Run
 
-TRAINED = ("enhanced", "relabelled")
-"""Labels of the model's own layers: made while it learns, or by clustering."""
-
 
 def label_table(group: Group) -> str:
     """PNMI of the labels at the end of pretraining; empty where the corpus has no alignments."""
     rows = []
     for name, runs in group.of("method").items():
         if any(run.content["labels"] for run in runs):
-            anchor, own = ([last(run, kinds) for run in runs] for kinds in (("anchor",), TRAINED))
-            chance = mean([row["pnmi_by_chance"] if row else None for row in own])
-            pnmi = [plus_minus([row["pnmi"] if row else None for row in found], 3) for found in (anchor, own)]
-            rows.append([f"`{name}`", str(len(runs)), *pnmi, number(chance, 3), best_clusters(runs)])
-    header = ("method", "seeds", "anchor", "enhanced or relabelled", "the same by chance", "best k-means (layer)")
+            rows.append(
+                [f"`{name}`", str(len(runs)), *last_pnmi(runs, "anchor"), *last_pnmi(runs, "own"), *best_clusters(runs)]
+            )
+    header = (
+        "method",
+        "seeds",
+        "anchor labels",
+        "by chance",
+        "own labels",
+        "by chance",
+        "best k-means (layer)",
+        "by chance",
+    )
     return table(header, rows) if rows else ""
 
 
-def last(run: Run, kinds: tuple[str, ...]) -> dict | None:
-    """The row of the last step; None where such labels were not looked at."""
-    rows = run.quality(kinds)
-    return rows[-1] if rows else None
+def last_pnmi(runs: list[Run], kind: str) -> tuple[str, str]:
+    """PNMI over seeds at the last step, and that of the same codes dealt at random."""
+    rows = [found[-1] for run in runs if (found := run.quality(kind))]
+    return plus_minus([row["pnmi"] for row in rows], 3), number(mean([row["pnmi_by_chance"] for row in rows]), 3)
 
 
-def best_clusters(runs: list[Run]) -> str:
-    """PNMI of k-means at the end, of the layer whose mean over seeds is the highest."""
-    layers: dict[int, list[float]] = {}
+def best_clusters(runs: list[Run]) -> tuple[str, str]:
+    """As ``last_pnmi``, of k-means of the layer whose mean over seeds is the highest."""
+    layers: dict[int, list[dict]] = {}
     for run in runs:
-        rows = run.quality(("kmeans",))
+        rows = run.quality("kmeans")
         for row in rows:
             if row["step"] == rows[-1]["step"]:
-                layers.setdefault(row["layer"], []).append(row["pnmi"])
+                layers.setdefault(row["layer"], []).append(row)
     if not layers:
-        return NOTHING
-    best = max(layers, key=lambda layer: mean(layers[layer]))
-    return f"{plus_minus(layers[best], 3)} ({best})"
+        return NOTHING, NOTHING
+    best = max(layers, key=lambda layer: mean([row["pnmi"] for row in layers[layer]]))
+    pnmi, chance = ([row[key] for row in layers[best]] for key in ("pnmi", "pnmi_by_chance"))
+    return f"{plus_minus(pnmi, 3)} ({best})", number(mean(chance), 3)
 
 
 def cost_table(group: Group) -> str:

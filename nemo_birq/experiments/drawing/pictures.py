@@ -14,7 +14,6 @@ from nemo_birq.alarm_rules import LEAST_ENTROPY
 from nemo_birq.experiments.drawing import style
 from nemo_birq.experiments.drawing.ablation_table import BASE, entropy_after_ramp, entropy_curve, first_collapse
 from nemo_birq.experiments.drawing.error_tables import RATES, scored
-from nemo_birq.experiments.drawing.label_tables import TRAINED
 from nemo_birq.experiments.drawing.runs import Curve, Group, Run
 from nemo_birq.experiments.drawing.statistics import counts_of, rate_of
 
@@ -38,7 +37,7 @@ def draw_errors(group: Group, title: str) -> Figure | None:
     if not methods:
         return None
     figure = Figure(figsize=(9, 1.7 + 0.36 * len(methods)), dpi=style.DPI, layout="constrained")
-    colours = style.colours_of(list(group.methods))
+    colours = style.colours_of(group)
     for axes, rate in zip(figure.subplots(1, len(RATES), sharey=True), RATES, strict=True):
         for row, (name, runs) in enumerate(methods.items()):
             counts = counts_of(runs, rate)
@@ -53,9 +52,8 @@ def draw_errors(group: Group, title: str) -> Figure | None:
         axes.set_yticklabels(methods)
         axes.grid(axis="y", visible=False)
     figure.suptitle(title, x=0.01, ha="left")
-    figure.supxlabel(
-        "dots: seeds;  | : their mean;  bars: 95 %, seeds and speakers drawn again", fontsize=8.5, color="#57606a"
-    )
+    told = f"dots: seeds;  | : their mean;  bars: 95 %, seeds and {counts.rows} drawn again"
+    figure.supxlabel(told, fontsize=8.5, color=style.ABLATION)
     return figure
 
 
@@ -66,15 +64,15 @@ def draw_finetuning(group: Group, title: str) -> Figure | None:
         return [(step, 100 * value) for step, value in run.finetuning_curve("val_wer")]
 
     unit = f"validation {rate} in %"
-    return style.curves_picture(group.of("method"), {"": ("-", curve_of)}, title, unit, "step of fine-tuning")
+    return style.curves_picture(group, {"": ("-", curve_of)}, title, unit, "step of fine-tuning")
 
 
 def draw_quality(group: Group, title: str) -> Figure | None:
-    def pnmi(*kinds: str) -> style.CurveOf:
-        return lambda run: [(row["step"], row["pnmi"]) for row in run.quality(kinds)]
+    def pnmi(kind: str) -> style.CurveOf:
+        return lambda run: [(row["step"], row["pnmi"]) for row in run.quality(kind)]
 
-    kinds = {"enhanced or relabelled": ("-", pnmi(*TRAINED)), "anchor": (":", pnmi("anchor"))}
-    figure = style.curves_picture(group.of("method"), kinds, title, "PNMI of the labels with the phones")
+    kinds = {"own labels": ("-", pnmi("own")), "anchor labels": (":", pnmi("anchor"))}
+    figure = style.curves_picture(group, kinds, title, "PNMI of the labels with the phones")
     if figure is not None:
         figure.axes[0].set_ylim(bottom=0)
     return figure
@@ -90,18 +88,14 @@ def draw_learning(group: Group, title: str) -> Figure | None:
         return []
 
     unit = "anchor loss − unigram entropy, nats"
-    return style.curves_picture(
-        group.of("method"), {"": ("-", gain)}, title, unit, level=(0.0, "knows only how\nfrequent codes are")
-    )
+    return style.curves_picture(group, {"": ("-", gain)}, title, unit, level=(0.0, "knows only how\nfrequent codes are"))
 
 
 def draw_cosine(group: Group, title: str) -> Figure | None:
     def cosine(run: Run) -> Curve:
         return run.curve("train_gradient_cosine")
 
-    return style.curves_picture(
-        group.of("method"), {"": ("-", cosine)}, title, "cosine of the gradients", level=(0.0, "at right angles")
-    )
+    return style.curves_picture(group, {"": ("-", cosine)}, title, "cosine of the gradients", level=(0.0, "at right angles"))
 
 
 COLUMNS = 4
@@ -114,11 +108,13 @@ def draw_alive(group: Group, title: str) -> Figure | None:
     if not curves:
         return None
     fallen = {name for name in curves if any(first_collapse(entropy_after_ramp(run)) is not None for run in named[name])}
-    rows = -(-len(curves) // COLUMNS)
-    figure = Figure(figsize=(2.6 * min(COLUMNS, len(curves)) + 0.6, 2.1 * rows + 0.9), dpi=style.DPI, layout="constrained")
-    panels = figure.subplots(rows, min(COLUMNS, len(curves)), sharex=True, sharey=True, squeeze=False).ravel()
-    for axes in panels[len(curves) :]:
-        axes.set_visible(False)
+    columns = min(COLUMNS, len(curves))
+    rows = -(-len(curves) // columns)
+    figure = Figure(figsize=(2.6 * columns + 0.6, 2.1 * rows + 0.9), dpi=style.DPI, layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for place, axes in enumerate(panels):
+        axes.set_visible(place < len(curves))
+        axes.tick_params(labelbottom=place + columns >= len(curves))
     for axes, (name, found) in zip(panels, curves.items(), strict=False):
         _draw_panel(axes, name, found, [] if name == BASE else curves.get(BASE, []), name in fallen)
     figure.supylabel("entropy of the enhanced labels / ln V", fontsize=9.5)

@@ -76,10 +76,11 @@ class Run:
         return self.stages[-1]["final"] if self.stages else {}
 
     def curve(self, tag: str) -> Curve:
-        """Of pretraining; a later stage goes on where the one before ended. Empty where it was not logged."""
+        """Of pretraining; a later stage goes on where the one before ended, after a gap (NaN). Empty where not logged."""
         points, before = [], 0
         for stage in self.stages:
-            points += [(before + step, value) for step, value in stage["curves"].get(tag, []) if value is not None]
+            found = [(before + step, value) for step, value in stage["curves"].get(tag, []) if value is not None]
+            points += [(before - 0.5, math.nan), *found] if points and found else found
             before += stage["steps"]
         return points
 
@@ -87,10 +88,16 @@ class Run:
         found = self.content["finetuning"]
         return [] if found is None else [tuple(point) for point in found["curves"].get(tag, [])]
 
-    def quality(self, kinds: tuple[str, ...]) -> list[dict[str, Any]]:
-        """Rows of ``labels`` of these kinds that have a PNMI, by step; those of a last stage count on as ``curve`` does."""
+    def quality(self, kind: str) -> list[dict[str, Any]]:
+        """Rows of ``labels`` of this kind that have a PNMI, by step; those of a last stage count on as ``curve`` does.
+
+        Args:
+            kind: ``anchor``, ``kmeans``, or ``own``: those of a teacher where there is one, else the enhanced ones.
+        """
         before = sum(stage["steps"] for stage in self.stages[:-1])
-        rows = [row for row in self.content["labels"] if row["labels"] in kinds and row["pnmi"] is not None]
+        known = {row["labels"] for row in self.content["labels"]}
+        kind = ("relabelled" if "relabelled" in known else "enhanced") if kind == "own" else kind
+        rows = [row for row in self.content["labels"] if row["labels"] == kind and row["pnmi"] is not None]
         return [row | {"step": before + row["step"]} for row in sorted(rows, key=lambda row: row["step"])]
 
 

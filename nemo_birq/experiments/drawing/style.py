@@ -11,11 +11,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from nemo_birq.experiments.drawing.runs import Curve, Run
+from nemo_birq.experiments.drawing.runs import Curve, Group, Run
 from nemo_birq.report.pictures import COLOURS
 
 DPI = 110
 OF_METHOD = {"scratch": COLOURS[7], "best_rq": COLOURS[0], "relabelled": COLOURS[2], "birq": COLOURS[1]}
+ABLATION = "#57606a"
 OTHERS = [colour for colour in COLOURS if colour not in OF_METHOD.values()]
 LIMIT = "#d1495b"
 STYLE = {
@@ -27,10 +28,11 @@ STYLE = {
 CurveOf = Callable[[Run], Curve]
 
 
-def colours_of(methods: list[str]) -> dict[str, str]:
-    """The same colour for a method in all pictures of a group."""
-    others = [name for name in methods if name not in OF_METHOD]
-    return OF_METHOD | {name: OTHERS[i % len(OTHERS)] for i, name in enumerate(others)}
+def colours_of(group: Group) -> dict[str, str]:
+    """The same colour for a method in all pictures of a group; one for all ablations."""
+    others = [name for name in group.of("method") if name not in OF_METHOD]
+    found = {name: OTHERS[i % len(OTHERS)] for i, name in enumerate(others)}
+    return dict.fromkeys(group.methods, ABLATION) | OF_METHOD | found
 
 
 @contextmanager
@@ -58,24 +60,23 @@ def draw_seeds(axes: Axes, curves: list[Curve], colour: str, style: str = "-") -
 
 
 def curves_picture(
-    methods: dict[str, list[Run]], kinds: dict[str, tuple[str, CurveOf]], title: str, unit: str, x: str = "step",
-    level: tuple[float, str] | None = None, colours: dict[str, str] | None = None,
+    group: Group, kinds: dict[str, tuple[str, CurveOf]], title: str, unit: str, x: str = "step",
+    level: tuple[float, str] | None = None,
 ) -> Figure | None:  # fmt: skip
-    """Curves of all methods in one picture; None if there are none.
+    """Curves of all methods, without ablations, in one picture; None if there are none.
 
     Args:
-        methods: runs by method.
+        group: of runs.
         kinds: by the word for the legend, a style of line and where the curve comes from.
         title: the question.
         unit: of the vertical axis.
         x: name of the horizontal axis.
         level: a value to mark, and what it means.
-        colours: by method.
     """
-    colours = colours or colours_of(list(methods))
+    colours = colours_of(group)
     found = {
         (name, kind): curves
-        for name, runs in methods.items()
+        for name, runs in group.of("method").items()
         for kind, (_, curve_of) in kinds.items()
         if (curves := [curve for run in runs if (curve := curve_of(run))])
     }
