@@ -266,12 +266,16 @@ def test_ablations(folder: Path):
 def test_alive_begins_where_the_weight_is_full(tmp_path: Path):
     record = made_up("birq", 0, 0.5)
     record["pretraining"]["curves"]["train_enhanced_normalized_entropy"] = [[0, 0.1], [199, 0.29], [200, 0.3], [999, 0.31]]
+    record["pretraining"]["curves"]["val_enhanced_normalized_entropy"] = [[99, 0.1], [999, 0.5]]
     other = copy.deepcopy(record) | {"seed": 1}
+    third = copy.deepcopy(record) | {"seed": 2}
+    third["pretraining"]["curves"]["val_enhanced_normalized_entropy"][1][1] = 0.2
     other["pretraining"]["curves"]["train_enhanced_normalized_entropy"][2][1] = 0.29
-    (group,) = read_groups(write(tmp_path, record, other))
-    first, second = group.methods["birq"]
+    (group,) = read_groups(write(tmp_path, record, other, third))
+    first, second, third = group.methods["birq"]
     assert alive([first]) == "yes"
     assert alive([second]) == "**no**, from step 200"
+    assert alive([third]) == "**no**, from step 999"
     assert alive([first, second]) == "**1 of 2 not**, from step 200"
 
 

@@ -66,12 +66,14 @@ def alive(runs: list[Run]) -> str:
 
 
 def entropy_after_ramp(run: Run) -> Curve:
-    """Normalized entropy of the enhanced labels from where their weight is full.
+    """Normalized entropy of the enhanced labels in training and in validation, from where their weight is full.
+
+    In validation running statistics normalize layer k, so that its labels can be worse than those trained on.
 
     Raises:
         ValueError: the record does not say when that is.
     """
-    curve = entropy_curve(run)
+    curve = sorted(run.curve(f"train_{ENTROPY}") + run.curve(f"val_{ENTROPY}"))
     if not curve:
         return []
     try:
@@ -80,11 +82,6 @@ def entropy_after_ramp(run: Run) -> Curve:
     except (KeyError, TypeError) as error:
         raise ValueError(f"{run.path}: config lacks model.birq.loss.start_step or ramp_steps ({error})") from error
     return [(step, value) for step, value in curve if step >= full]
-
-
-def entropy_curve(run: Run) -> Curve:
-    """Normalized entropy of the enhanced labels in training, which is logged most often, or else in validation."""
-    return run.curve(f"train_{ENTROPY}") or run.curve(f"val_{ENTROPY}")
 
 
 def first_collapse(curve: Curve) -> float | None:

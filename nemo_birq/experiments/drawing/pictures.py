@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from nemo_birq.alarm_rules import LEAST_ENTROPY
 from nemo_birq.experiments.drawing import style
-from nemo_birq.experiments.drawing.ablation_table import BASE, entropy_after_ramp, entropy_curve, first_collapse
+from nemo_birq.experiments.drawing.ablation_table import BASE, ENTROPY, entropy_after_ramp, first_collapse
 from nemo_birq.experiments.drawing.error_tables import RATES, scored
 from nemo_birq.experiments.drawing.runs import Curve, Group, Run
 from nemo_birq.experiments.drawing.statistics import counts_of, rate_of
@@ -104,29 +104,38 @@ COLUMNS = 4
 def draw_alive(group: Group, title: str) -> Figure | None:
     """A panel for each ablation, with BiRQ behind it."""
     named = {name: group.methods[name] for name in (BASE,) if name in group.methods} | group.of("ablation")
-    curves = {name: found for name, runs in named.items() if (found := [c for run in runs if (c := entropy_curve(run))])}
-    if not curves:
+    named = {name: runs for name, runs in named.items() if any(_entropy(runs, "train"))}
+    if not named:
         return None
-    fallen = {name for name in curves if any(first_collapse(entropy_after_ramp(run)) is not None for run in named[name])}
-    columns = min(COLUMNS, len(curves))
-    rows = -(-len(curves) // columns)
-    figure = Figure(figsize=(2.6 * columns + 0.6, 2.1 * rows + 0.9), dpi=style.DPI, layout="constrained")
+    behind = _entropy(named.get(BASE, []), "train")
+    columns = min(COLUMNS, len(named))
+    rows = -(-len(named) // columns)
+    figure = Figure(figsize=(max(5.5, 2.6 * columns + 0.6), 2.1 * rows + 1.1), dpi=style.DPI, layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for place, axes in enumerate(panels):
-        axes.set_visible(place < len(curves))
-        axes.tick_params(labelbottom=place + columns >= len(curves))
-    for axes, (name, found) in zip(panels, curves.items(), strict=False):
-        _draw_panel(axes, name, found, [] if name == BASE else curves.get(BASE, []), name in fallen)
-    figure.supylabel("entropy of the enhanced labels / ln V", fontsize=9.5)
-    figure.supxlabel(f"step;  grey: {BASE};  red: collapsed below {LEAST_ENTROPY}", fontsize=9.5)
+        axes.set_visible(place < len(named))
+        axes.tick_params(labelbottom=place + columns >= len(named))
+    for axes, (name, runs) in zip(panels, named.items(), strict=False):
+        _draw_panel(axes, name, runs, [] if name == BASE else behind)
+    figure.supylabel("entropy / ln V", fontsize=9.5)
+    grey = f"grey: {BASE};  " if behind and len(named) > 1 else ""
+    figure.supxlabel(f"step;  dotted: validation;  {grey}red: below {LEAST_ENTROPY}", fontsize=9.5)
     figure.suptitle(title, x=0.01, ha="left")
     return figure
 
 
-def _draw_panel(axes: Axes, name: str, curves: list[Curve], behind: list[Curve], fallen: bool) -> None:
+def _entropy(runs: list[Run], stage: str) -> list[Curve]:
+    return [curve for run in runs if (curve := run.curve(f"{stage}_{ENTROPY}"))]
+
+
+def _draw_panel(axes: Axes, name: str, runs: list[Run], behind: list[Curve]) -> None:
     if behind:
         axes.plot(*zip(*style.mean_curve(behind), strict=True), color="#b1bac4", lw=2)
-    style.draw_seeds(axes, curves, style.LIMIT if fallen else style.OF_METHOD[BASE])
+    fallen = any(first_collapse(entropy_after_ramp(run)) is not None for run in runs)
+    colour = style.LIMIT if fallen else style.OF_METHOD[BASE]
+    style.draw_seeds(axes, _entropy(runs, "train"), colour)
+    if validation := _entropy(runs, "val"):
+        axes.plot(*zip(*style.mean_curve(validation), strict=True), color=colour, ls=":", lw=1.5)
     axes.axhline(LEAST_ENTROPY, color=style.LIMIT, ls=(0, (6, 3)), lw=1)
     axes.set_title(textwrap.fill(name, 30), color=style.LIMIT if fallen else "black")
     axes.set_ylim(0, 1)

@@ -34,7 +34,7 @@ def _spent(group: Group, key: str) -> float:
 def _counted(values: Iterable[str]) -> str:
     """The values, with how many runs have each where they differ."""
     found = Counter(values).most_common()
-    return found[0][0] if len(found) == 1 else "; ".join(f"{value} ({count} runs)" for value, count in found)
+    return found[0][0] if len(found) == 1 else "; ".join(f"{value} ({count} of the runs)" for value, count in found)
 
 
 def _machine(run: Run) -> str:
