@@ -45,6 +45,11 @@ class LabelsConfig:
     hard: bool = False
     label_gradient: float = 0.0
     label_dropout: bool = False
+    codebook: str = "random"
+    """``random``: that of the anchor labels, as in the paper; ``tracked``: its own, see ``codebook_tracking``."""
+    code_dim: int | None = None
+    """d of a tracked codebook; None: that of the quantizer."""
+    codebook_momentum: float = 0.99
 
 
 @dataclass
@@ -124,6 +129,11 @@ def parse(node: DictConfig | dict | None) -> BiRQConfig:
     _require(0 <= labels.momentum < 1, "labels.momentum", labels.momentum, "in [0, 1)")
     _require(labels.logit_scale > 0, "labels.logit_scale", labels.logit_scale, "above 0; labels are noise far below 40")
     _require(labels.temperature > 0, "labels.temperature", labels.temperature, "above 0; the paper has 0.5")
+    books = ("random", "tracked")
+    _require(labels.codebook in books, "labels.codebook", labels.codebook, f"one of {books}")
+    own = labels.code_dim is None or (labels.codebook == "tracked" and labels.code_dim >= 1)
+    _require(own, "labels.code_dim", labels.code_dim, "null; at least 1 with labels.codebook=tracked")
+    _require(0 <= labels.codebook_momentum < 1, "labels.codebook_momentum", labels.codebook_momentum, "in [0, 1)")
     _require(labels.label_gradient >= 0, "labels.label_gradient", labels.label_gradient, "at least 0; 1 is the paper")
     _require(loss.enhanced_weight >= 0, "loss.enhanced_weight", loss.enhanced_weight, "at least 0; 0 is BEST-RQ")
     _require(loss.anchor_weight >= 0, "loss.anchor_weight", loss.anchor_weight, "at least 0")

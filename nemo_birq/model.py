@@ -36,11 +36,10 @@ from nemo_birq.config import check_modules, parse
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.loader import build_dataloader
 from nemo_birq.data.trainer import check_trainer, with_schedule_length
-from nemo_birq.enhanced_labeler import EnhancedLabeler, EnhancedTargets
+from nemo_birq.enhanced_labeler import EnhancedTargets, build_enhanced_labeler
 from nemo_birq.handoff.card_file import CardFile
 from nemo_birq.host_random import to_device
 from nemo_birq.label_files import LabelFiles
-from nemo_birq.layer_normalization import LayerNormalization
 from nemo_birq.layer_pass import encode_to_layer, resolve_layer
 from nemo_birq.masking import SpanMasking, positions, valid_frames
 from nemo_birq.quantizer import RandomProjectionQuantizer
@@ -95,17 +94,11 @@ class BiRQModel(TrainingSteps, LabelFiles, Relabelling, CardFile, SpeechEncDecSe
         super().__init__(cfg=with_stock_nodes(cfg, birq.loss.head == "separate"), trainer=trainer)
 
         tensors = self._label_tensors()
-        codebook = tensors["codebook"]
         self.masking = SpanMasking(**vars(birq.masking))
-        self.anchor_labeler = self.make_anchor_labeler(RandomProjectionQuantizer(tensors["anchor_projection"], codebook))
-        self.enhanced_labeler = EnhancedLabeler(
-            RandomProjectionQuantizer(tensors["enhanced_projection"], codebook),
-            LayerNormalization(cfg.encoder.d_model, birq.labels.normalization, birq.labels.statistics, birq.labels.momentum),
-            logit_scale=birq.labels.logit_scale,
-            temperature=birq.labels.temperature,
-            hard=birq.labels.hard,
-            label_gradient=birq.labels.label_gradient,
+        self.anchor_labeler = self.make_anchor_labeler(
+            RandomProjectionQuantizer(tensors["anchor_projection"], tensors["codebook"])
         )
+        self.enhanced_labeler = build_enhanced_labeler(birq.labels, tensors)
         label_tensors.restore(tensors, self.anchor_labeler, self.enhanced_labeler)
         loss = birq.loss
         self.schedule = WeightSchedule(loss.enhanced_weight, loss.anchor_weight, loss.start_step, loss.ramp_steps)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
+import soundfile as sf
 import torch
 from hydra import compose, initialize_config_dir
 from nemo.utils.trainer_utils import resolve_trainer_cfg
@@ -165,11 +166,27 @@ def test_labelled_part_of_shards_is_the_first_ones():
         sum(json.loads(line)["duration"] for line in (CORPUS / f"train/sharded_manifests/manifest_{n}.json").open())
         for n in range(4)
     ]
-    for wanted, shards in ((0.01, 1), (seconds[0] / 3600, 1), (seconds[0] / 3600 + 0.01, 2), (sum(seconds) / 3600, 4)):
+    for wanted, shards in ((seconds[0] / 3600, 1), (seconds[0] / 3600 + 0.01, 2), (sum(seconds) / 3600, 4)):
         found = open_corpus("embedded", wanted)
         assert found.labelled.hours == pytest.approx(sum(seconds[:shards]) / 3600)
         assert found.labelled.overrides[1].endswith(f"/train/audio__OP_0..{shards - 1}_CL_.tar")
         assert found.hours == pytest.approx(sum(seconds) / 3600)
+
+
+def test_labelled_part_of_less_than_a_shard_is_unpacked(tmp_path):
+    lines = [json.loads(line) for line in (CORPUS / "train/sharded_manifests/manifest_0.json").open()]
+    labelled = open_corpus("embedded", 0.01).labelled
+    write_labelled(labelled, tmp_path)
+    written = [json.loads(line) for line in (tmp_path / "labelled.jsonl").read_text().splitlines()]
+    seconds = [line["duration"] for line in written]
+    assert sum(seconds) >= 36 > sum(seconds[:-1]) and labelled.hours == pytest.approx(sum(seconds) / 3600)
+    assert [line["text"] for line in written] == [line["text"] for line in lines[: len(written)]]
+    for line, source in zip(written, lines, strict=False):
+        assert Path(line["audio_filepath"]).name == source["audio_filepath"]
+        assert sf.info(line["audio_filepath"]).duration == pytest.approx(line["duration"], abs=0.01)
+    assert sorted(path.name for path in (tmp_path / "labelled").iterdir()) == sorted(
+        line["audio_filepath"] for line in lines[: len(written)]
+    )
 
 
 # --- resuming -----------------------------------------------------------------------------------------------------------

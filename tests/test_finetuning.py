@@ -106,6 +106,22 @@ def test_every_encoder_tensor_is_the_pretrained_one(name, encoder, pretrained, f
     assert f"left out: decoder_losses ({len(left_out)} tensors)" in told and told.startswith("taken over: encoder (")
 
 
+@pytest.mark.parametrize("fresh", [1, 2])
+def test_fresh_layers_are_those_of_a_recognizer_from_scratch(fresh, pretrained, folder):
+    """And all others are the pretrained ones."""
+    scratch, _ = build(config("ctc_char", pretrained["conformer"], folder, "from_scratch=true"))
+    model, _ = build(config("ctc_char", pretrained["conformer"], folder, f"fresh_layers={fresh}"))
+    source, own, random = read_weights(pretrained["conformer"]), model.state_dict(), scratch.state_dict()
+    top = tuple(f"encoder.layers.{layer}." for layer in range(3 - fresh, 3))
+    for key in source:
+        if key.startswith(("encoder.", "preprocessor.")):
+            assert torch.equal(own[key], random[key] if key.startswith(top) else source[key]), key
+    name = "encoder.layers.2.conv.pointwise_conv1.weight"
+    assert not torch.equal(source[name], random[name])
+    told = str(initialize(scratch, str(pretrained["conformer"]), fresh))
+    assert "left out: decoder_losses" in told and ", encoder (" in told
+
+
 def test_from_scratch_takes_the_architecture_alone(pretrained, folder):
     model, _ = build(config("ctc_char", pretrained["conformer"], folder, "from_scratch=true"))
     source = read_weights(pretrained["conformer"])

@@ -43,6 +43,8 @@ class Relabelling:
 
     layer: int = 0
     clusters: int = 0
+    hours: float | None = None
+    """Of audio that the clusters are fitted on; None: all."""
     start: str = "fresh"
     """``fresh``: the second stage begins with the weights of the first step; ``stage1``: with those of the first stage."""
 

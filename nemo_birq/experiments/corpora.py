@@ -2,7 +2,9 @@
 
 import json
 import re
+import tarfile
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -45,6 +47,8 @@ class Labelled:
     """Of a manifest that is to be written as ``$OUT/labelled.jsonl``; None: there is one."""
     note: str
     """What was chosen, in words."""
+    tar: Path | None = None
+    """Shard that holds the audio of ``lines``, to be unpacked as ``$OUT/labelled``; None: single files, or whole shards."""
 
 
 @dataclass(frozen=True)
@@ -148,18 +152,34 @@ def _hours(folder: Path, layout: Layout, last: int) -> list[float]:
 
 
 def choose_shards(folder: Path, layout: Layout, last: int, wanted: float) -> tuple[Labelled, float]:
-    """The first shards that have ``wanted`` hours together; and the hours of all.
+    """The first shards that have ``wanted`` hours together, or of less than a shard its first utterances; the hours of all.
 
     Raises:
         ValueError: all shards together have less.
     """
     hours = _hours(folder, layout, last)
     _check_hours(wanted, sum(hours), folder)
+    if wanted < hours[0]:
+        return _choose_utterances(folder, layout, wanted), sum(hours)
     number = next(n for n in range(1, len(hours) + 1) if sum(hours[:n]) >= wanted - 1e-9)
     chosen = Labelled(
         sum(hours[:number]), _dataset(layout.manifest, layout.tars, number - 1), None, f"the first {number} shards"
     )
     return chosen, sum(hours)
+
+
+def _choose_utterances(folder: Path, layout: Layout, wanted: float) -> Labelled:
+    """The first utterances of the first shard that have ``wanted`` hours together."""
+    lines = read_manifest(str(folder / layout.manifest.replace("__OP_0..{last}_CL_", "_0")))
+    ends = list(accumulate(line["duration"] / 3600 for line in lines))
+    number = next(n for n, end in enumerate(ends, start=1) if end >= wanted - 1e-9)
+    return Labelled(
+        hours=ends[number - 1],
+        overrides=[f"model.train_ds.manifest_filepath={OUT}/labelled.jsonl"],
+        lines=[{key: value for key, value in line.items() if key != "shard_id"} for line in lines[:number]],
+        note=f"the first {number} utterances of shard 0, unpacked",
+        tar=folder / layout.tars.replace("__OP_0..{last}_CL_", "_0"),
+    )
 
 
 def choose_files(folder: Path, layout: Layout, last: None, wanted: float) -> tuple[Labelled, float]:
@@ -186,9 +206,16 @@ def choose_files(folder: Path, layout: Layout, last: None, wanted: float) -> tup
 
 def write_labelled(labelled: Labelled, folder: Path) -> None:
     """Writes ``labelled.jsonl`` to the folder of a run, where fine-tuning needs it."""
-    if labelled.lines is not None:
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in labelled.lines)
-        (folder / "labelled.jsonl").write_text(text, encoding="utf-8")
+    if labelled.lines is None:
+        return
+    lines = labelled.lines
+    if labelled.tar is not None:
+        wanted = {line["audio_filepath"] for line in lines}
+        with tarfile.open(labelled.tar) as tar:
+            tar.extractall(folder / "labelled", [item for item in tar if item.name in wanted], filter="data")
+        lines = [line | {"audio_filepath": str(folder / "labelled" / line["audio_filepath"])} for line in lines]
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    (folder / "labelled.jsonl").write_text(text, encoding="utf-8")
 
 
 def _check_hours(wanted: float, total: float, folder: Path) -> None:

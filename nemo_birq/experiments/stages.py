@@ -134,7 +134,8 @@ def _relabelling(setting: Setting, corpus: Corpus) -> list[Stage]:
         "clustering",
         (
             "scripts/cluster_labels.py", f"{OUT}/{TEACHER_NEMO}", f"--layer={relabelling.layer}",
-            f"--clusters={relabelling.clusters}", *corpus.clustering_data, f"--out={OUT}/teacher.pt",
+            f"--clusters={relabelling.clusters}", *corpus.clustering_data,
+            *([f"--hours={relabelling.hours}"] if relabelling.hours else []), f"--out={OUT}/teacher.pt",
         ),
         "teacher.pt",
     )  # fmt: skip

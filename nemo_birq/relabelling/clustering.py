@@ -10,6 +10,7 @@ import torch
 from omegaconf import OmegaConf
 from rich.progress import Progress
 
+from nemo_birq.data.manifests import TOLERANCE
 from nemo_birq.extraction.data import SpeechData, batches_by_length, make_loader
 from nemo_birq.extraction.encoders import OpenedEncoder
 from nemo_birq.extraction.features import compute_features, layer_name
@@ -84,7 +85,8 @@ def collect_frames(
     """
     durations = data.durations
     batches = batches_by_length(rows, durations, batch_seconds)
-    room = int(durations[rows].sum() / encoder_times(opened.model).step) + 2 * len(rows)
+    longest = durations[rows] + 2 * TOLERANCE  # files may be that much longer than their manifest says; and an open frame
+    room = int(longest.sum() / encoder_times(opened.model).step)
     frames = np.empty((room, opened.encoder.d_model), dtype=np.float32)  # joined afterwards they would be there twice
     count = read = 0
     task = progress.add_task(f"layer {layer} of {len(rows):,} utterances", total=float(durations[rows].sum()))

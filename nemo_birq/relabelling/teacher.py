@@ -72,7 +72,7 @@ def read_teacher_file(path: str | Path) -> TeacherFile:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         found = TeacherFile(**content)
-    except (UnpicklingError, RuntimeError, EOFError, TypeError) as error:
+    except (UnpicklingError, RuntimeError, EOFError, OSError, TypeError) as error:
         raise ValueError(
             f"{path} is no teacher, or a truncated one ({str(error).splitlines()[0]}): name a file that "
             "scripts/cluster_labels.py wrote"
