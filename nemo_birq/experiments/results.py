@@ -29,8 +29,8 @@ MEASURES = (
 )  # fmt: skip
 KEPT = {f"{task}_{measure}" for task in TASKS for measure in MEASURES} | {
     "loss", "selection_agreement", "anchor_agreement", "enhanced_weight", "masked_fraction", "grad_norm", "gradient_cosine",
-    "gradient_norm_anchor", "gradient_norm_enhanced", "label_path_norm", "memory_gb", "audio_hours_per_hour", "wer",
-    "training_batch_wer", "lr", "learning_rate",
+    "gradient_norm_anchor", "gradient_norm_enhanced", "gradient_norm_enhanced_prediction", "gradient_norm_enhanced_label",
+    "memory_gb", "audio_hours_per_hour", "wer", "training_batch_wer", "learning_rate",
 }  # fmt: skip
 USELESS_IN_CONFIG = ("train_ds", "validation_ds", "test_ds", "card")
 
@@ -225,7 +225,7 @@ def _compact(config: dict[str, Any] | None) -> dict[str, Any] | None:
     model = {key: value for key, value in config["model"].items() if key not in USELESS_IN_CONFIG}
     batches = ("batch_duration", "batch_size", "min_duration", "max_duration", "use_bucketing", "num_buckets", "shuffle")
     train = {key: config["model"]["train_ds"].get(key) for key in batches}
-    rest = {key: config[key] for key in ("seed", "freeze_encoder") if key in config}
+    rest = {key: config[key] for key in ("seed", "freeze_encoder", "fresh_layers") if key in config}
     return rest | {"model": model | {"train_ds": train}, "optim": model.get("optim"), "trainer": config["trainer"]}
 
 
