@@ -190,7 +190,7 @@ def _finetuning(setting: Setting, corpus: Corpus, nemo: str) -> Stage:
         *corpus.labelled.overrides, *corpus.validation, f"test_manifests=['test={corpus.path(corpus.layout.test)}']",
         f"seed={setting.seed}", "name=finetune", f"exp_manager.exp_dir={OUT}", "exp_manager.resume_if_exists=true",
         f"trainer.max_steps={steps}", "trainer.max_epochs=-1",
-        f"trainer.limit_train_batches={math.ceil(steps / finetune.validations)}",
+        f"trainer.val_check_interval={math.ceil(steps / finetune.validations)}", "trainer.check_val_every_n_epoch=null",
         f"trainer.log_every_n_steps={max(1, steps // POINTS)}", *finetune.overrides,
     )  # fmt: skip
     return Stage("finetune", arguments, SCORES, steps)
