@@ -1,16 +1,21 @@
 # make demo    pretrain, fine-tune and transcribe on the embedded corpus, minutes on two cores
 # make test    the whole test suite and the linter
-# Both set up .venv from requirements.txt first; PYTHON=python3.12 chooses another interpreter.
+# make smoke   the smallest experiment, every method once (docs/experiments.md); its numbers say nothing
+# All set up .venv from requirements.txt first; PYTHON=python3.12 chooses another interpreter.
 
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: demo test lint
+.PHONY: demo test smoke lint
 demo: $(VENV)/.complete
 	$(VENV)/bin/python scripts/demo.py
 
 test: lint
 	$(VENV)/bin/python -m pytest tests -n auto --maxprocesses 8 --dist loadfile
+
+SMOKE_OUT ?= experiments_out
+smoke: $(VENV)/.complete
+	$(VENV)/bin/python scripts/experiment.py --budget smoke --jobs 2 --out $(SMOKE_OUT) --results $(SMOKE_OUT)/results
 
 lint: $(VENV)/.complete
 	$(VENV)/bin/ruff check nemo_birq scripts tests benchmarks

@@ -23,13 +23,14 @@ class AnchorLabeler(nn.Module):
         self.quantizer = quantizer
         self.subsampling = subsampling
 
-    def forward(self, features: Tensor, frames: Tensor, num_frames: int) -> Tensor:
+    def forward(self, features: Tensor, frames: Tensor, num_frames: int, lengths: Tensor | None = None) -> Tensor:
         """Labels of selected encoder frames.
 
         Args:
             features: (B, F, T) normalized log-mel features of the unmasked input.
             frames: (N,) int64, positions of the encoder frames to label in the flattened (B, T').
             num_frames: T' of the encoder.
+            lengths: (B,) of the features; needed by ``relabelling.labeler.TeacherLabeler``, which takes this one's place.
 
         Returns:
             (N, H) int64 in [0, V).

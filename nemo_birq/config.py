@@ -45,6 +45,21 @@ class LabelsConfig:
     hard: bool = False
     label_gradient: float = 0.0
     label_dropout: bool = False
+    codebook: str = "random"
+    """``random``: that of the anchor labels, as in the paper; ``tracked``: its own, see ``codebook_tracking``."""
+    code_dim: int | None = None
+    """d of a tracked codebook; None: that of the quantizer."""
+    codebook_momentum: float = 0.99
+
+
+@dataclass
+class RelabellingConfig:
+    """Offline relabelling, the second stage of HuBERT; see docs/relabelling.md."""
+
+    teacher: str | None = None
+    """File that scripts/cluster_labels.py wrote, whose labels take the place of the anchor labels; None: none."""
+    checksum: str | None = None
+    """Of the teacher; written when it is read, compared whenever it is read again."""
 
 
 @dataclass
@@ -79,6 +94,7 @@ class BiRQConfig:
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     labels: LabelsConfig = field(default_factory=LabelsConfig)
+    relabelling: RelabellingConfig = field(default_factory=RelabellingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
     seed: int = 0
@@ -113,6 +129,11 @@ def parse(node: DictConfig | dict | None) -> BiRQConfig:
     _require(0 <= labels.momentum < 1, "labels.momentum", labels.momentum, "in [0, 1)")
     _require(labels.logit_scale > 0, "labels.logit_scale", labels.logit_scale, "above 0; labels are noise far below 40")
     _require(labels.temperature > 0, "labels.temperature", labels.temperature, "above 0; the paper has 0.5")
+    books = ("random", "tracked")
+    _require(labels.codebook in books, "labels.codebook", labels.codebook, f"one of {books}")
+    own = labels.code_dim is None or (labels.codebook == "tracked" and labels.code_dim >= 1)
+    _require(own, "labels.code_dim", labels.code_dim, "null; at least 1 with labels.codebook=tracked")
+    _require(0 <= labels.codebook_momentum < 1, "labels.codebook_momentum", labels.codebook_momentum, "in [0, 1)")
     _require(labels.label_gradient >= 0, "labels.label_gradient", labels.label_gradient, "at least 0; 1 is the paper")
     _require(loss.enhanced_weight >= 0, "loss.enhanced_weight", loss.enhanced_weight, "at least 0; 0 is BEST-RQ")
     _require(loss.anchor_weight >= 0, "loss.anchor_weight", loss.anchor_weight, "at least 0")
@@ -122,6 +143,10 @@ def parse(node: DictConfig | dict | None) -> BiRQConfig:
     _require(loss.ramp_steps >= 0, "loss.ramp_steps", loss.ramp_steps, "at least 0")
     _require(loss.chunk_frames >= 1, "loss.chunk_frames", loss.chunk_frames, "at least 1 frame")
     _require(loss.head in ("shared", "separate"), "loss.head", loss.head, "'shared' or 'separate'")
+    if config.relabelling.teacher is not None:
+        needed = "with model.birq.relabelling.teacher: the teacher's labels take the place of all others"
+        _require(loss.enhanced_weight == 0, "loss.enhanced_weight", loss.enhanced_weight, f"0 {needed}")
+        _require(quantizer.num_books == 1, "quantizer.num_books", quantizer.num_books, f"1 {needed}")
     watch = config.watch
     _require(watch.gradient_interval >= 0, "watch.gradient_interval", watch.gradient_interval, "at least 0; 0 is never")
     _require(watch.probe_seconds >= 0, "watch.probe_seconds", watch.probe_seconds, "at least 0; 0 is no probe")

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nemo_birq.codebook_tracking import CodebookTracking
+from nemo_birq.config import LabelsConfig
 from nemo_birq.host_random import draw_seed
 from nemo_birq.layer_normalization import LayerNormalization
 from nemo_birq.quantizer import RandomProjectionQuantizer
@@ -82,6 +84,7 @@ class EnhancedLabeler(nn.Module):
         temperature: tau of the Gumbel-softmax.
         hard: one-hot labels with the gradient of the soft ones (straight-through).
         label_gradient: factor on the gradient that reaches the layer's output; 1 is the paper, 0 is none.
+        tracking: moves the codes to the frames as training goes on; None: they stay as they are, as in the paper.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class EnhancedLabeler(nn.Module):
         temperature: float,
         hard: bool,
         label_gradient: float,
+        tracking: CodebookTracking | None = None,
     ):
         super().__init__()
         self.quantizer = quantizer
@@ -100,6 +104,7 @@ class EnhancedLabeler(nn.Module):
         self.temperature = temperature
         self.hard = hard
         self.label_gradient = label_gradient
+        self.tracking = tracking
 
     def forward(
         self,
@@ -116,15 +121,35 @@ class EnhancedLabeler(nn.Module):
             valid: (B, T') bool, frames inside the true lengths.
             frames: (N,) int64, positions of the frames to label in the flattened (B, T').
             generator: of the Gumbel noise's seed, on the host.
-            update_statistics: see ``LayerNormalization.forward``.
+            update_statistics: see ``LayerNormalization.forward``; holds for the tracked codebook too.
         """
         if self.label_gradient != 1:
             hidden = torch.lerp(hidden.detach(), hidden, self.label_gradient)
         units = self.quantizer.unit_vectors(self.normalization(hidden, valid, frames, update_statistics))
         codebook = self.quantizer.codebook
+        if self.tracking is not None and self.training and update_statistics:
+            self.tracking.update(codebook, units.detach(), self.quantizer.nearest_of_units(units), generator)
         return EnhancedTargets(units, codebook, self.logit_scale, self.temperature, self.hard, draw_seed(generator))
 
     @torch.no_grad()
     def nearest(self, hidden: Tensor, valid: Tensor, frames: Tensor) -> Tensor:
         """Labels without Gumbel noise, the nearest codes: (N, H) int64. Arguments as in ``forward``."""
         return self.quantizer.nearest(self.normalization(hidden, valid, frames))
+
+
+def build_enhanced_labeler(labels: LabelsConfig, tensors: dict[str, Tensor]) -> EnhancedLabeler:
+    """The labeler of a configuration, from the tensors of ``label_tensors.draw``."""
+    projection = tensors["enhanced_projection"]
+    codebook, tracking = tensors["codebook"], None
+    if labels.codebook == "tracked":
+        codebook = tensors["enhanced_codebook"]
+        tracking = CodebookTracking(*codebook.shape, labels.codebook_momentum)
+    return EnhancedLabeler(
+        RandomProjectionQuantizer(projection, codebook),
+        LayerNormalization(projection.shape[1], labels.normalization, labels.statistics, labels.momentum),
+        logit_scale=labels.logit_scale,
+        temperature=labels.temperature,
+        hard=labels.hard,
+        label_gradient=labels.label_gradient,
+        tracking=tracking,
+    )

@@ -29,7 +29,9 @@ class LabelFiles:
                 )
         if tensors is None:
             encoder = self.cfg.encoder
-            tensors = label_tensors.draw(self.birq.quantizer, encoder.subsampling_factor * encoder.feat_in, encoder.d_model)
+            tensors = label_tensors.draw(
+                self.birq.quantizer, self.birq.labels, encoder.subsampling_factor * encoder.feat_in, encoder.d_model
+            )
         label_tensors.verify(tensors, self.birq.quantizer.checksum, source)
         self._record("checksum", label_tensors.fixed_checksum(tensors))
         self._forget_artifact()

@@ -8,28 +8,35 @@ import torch
 from torch import Tensor, nn
 
 from nemo_birq.anchor_labeler import AnchorLabeler
-from nemo_birq.config import QuantizerConfig
+from nemo_birq.config import LabelsConfig, QuantizerConfig
 from nemo_birq.enhanced_labeler import EnhancedLabeler
 from nemo_birq.quantizer import checksum, draw_codebook, draw_projection
 
 FIXED = ("anchor_projection", "enhanced_projection", "codebook")
+TRACKED = ("shares", "sums")
 RUNNING = ("running_mean", "running_covariance", "num_updates")
 
 
-def draw(config: QuantizerConfig, input_dim: int, layer_dim: int) -> dict[str, Tensor]:
+def draw(config: QuantizerConfig, labels: LabelsConfig, input_dim: int, layer_dim: int) -> dict[str, Tensor]:
     """Both projections and the codebook, float32, from ``config.seed``.
 
     Args:
         config: sizes and seed.
+        labels: of the enhanced labels, which may have a code dimension of their own.
         input_dim: width of stacked input frames, S * F.
         layer_dim: D, the encoder's width.
     """
     generator = torch.Generator().manual_seed(config.seed)
-    return {
-        "codebook": draw_codebook(config.num_books, config.num_codes, config.code_dim, generator),
-        "anchor_projection": draw_projection(input_dim, config.num_books, config.code_dim, generator),
-        "enhanced_projection": draw_projection(layer_dim, config.num_books, config.code_dim, generator),
+    books, codes = config.num_books, config.num_codes
+    layer_code_dim = labels.code_dim or config.code_dim
+    tensors = {
+        "codebook": draw_codebook(books, codes, config.code_dim, generator),
+        "anchor_projection": draw_projection(input_dim, books, config.code_dim, generator),
+        "enhanced_projection": draw_projection(layer_dim, books, layer_code_dim, generator),
     }
+    if labels.codebook == "tracked":
+        tensors["enhanced_codebook"] = draw_codebook(books, codes, layer_code_dim, generator)
+    return tensors
 
 
 def fixed_checksum(tensors: dict[str, Tensor]) -> str:
@@ -60,6 +67,9 @@ def collect(anchor: AnchorLabeler, enhanced: EnhancedLabeler) -> dict[str, Tenso
         "codebook": anchor.quantizer.codebook,
     }
     tensors |= {name: getattr(enhanced.normalization, name) for name in RUNNING}
+    if enhanced.tracking is not None:
+        tensors["enhanced_codebook"] = enhanced.quantizer.codebook
+        tensors |= {name: getattr(enhanced.tracking, name) for name in TRACKED}
     return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
 
 
@@ -73,14 +83,16 @@ def restore(tensors: dict[str, Tensor], anchor: AnchorLabeler, enhanced: Enhance
         (anchor.quantizer, "projection", "anchor_projection"),
         (enhanced.quantizer, "projection", "enhanced_projection"),
         (anchor.quantizer, "codebook", "codebook"),
-        (enhanced.quantizer, "codebook", "codebook"),
     ]
+    own = enhanced.tracking is not None
+    targets += [(enhanced.quantizer, "codebook", "enhanced_codebook" if own else "codebook")]
+    targets += [(enhanced.tracking, name, name) for name in TRACKED if own and name in tensors]
     targets += [(enhanced.normalization, name, name) for name in RUNNING if name in tensors]
     for module, attribute, name in targets:
         own = getattr(module, attribute)
         if own.shape != tensors[name].shape:
             raise ValueError(
                 f"{name} has the shape {tuple(tensors[name].shape)}, this model needs {tuple(own.shape)}: the file was made "
-                "with other values of model.birq.quantizer or model.birq.labels.normalization"
+                "with other values of model.birq.quantizer or model.birq.labels"
             )
         own.copy_(tensors[name])

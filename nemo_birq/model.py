@@ -31,20 +31,19 @@ from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
 from nemo_birq import label_tensors
-from nemo_birq.anchor_labeler import AnchorLabeler
 from nemo_birq.bilevel_loss import BilevelLoss, Weights, WeightSchedule
 from nemo_birq.config import check_modules, parse
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.loader import build_dataloader
 from nemo_birq.data.trainer import check_trainer, with_schedule_length
-from nemo_birq.enhanced_labeler import EnhancedLabeler, EnhancedTargets
+from nemo_birq.enhanced_labeler import EnhancedTargets, build_enhanced_labeler
 from nemo_birq.handoff.card_file import CardFile
 from nemo_birq.host_random import to_device
 from nemo_birq.label_files import LabelFiles
-from nemo_birq.layer_normalization import LayerNormalization
 from nemo_birq.layer_pass import encode_to_layer, resolve_layer
 from nemo_birq.masking import SpanMasking, positions, valid_frames
 from nemo_birq.quantizer import RandomProjectionQuantizer
+from nemo_birq.relabelling.model_part import Relabelling, find_teacher
 from nemo_birq.stock_config import refuse_bare_encoder, with_stock_nodes
 from nemo_birq.training_steps import TrainingSteps
 
@@ -71,7 +70,7 @@ class Labels(NamedTuple):
     """(B,) int64, in encoder frames."""
 
 
-class BiRQModel(TrainingSteps, LabelFiles, CardFile, SpeechEncDecSelfSupervisedModel):
+class BiRQModel(TrainingSteps, LabelFiles, Relabelling, CardFile, SpeechEncDecSelfSupervisedModel):
     """Self-supervised pretraining with anchor and enhanced labels (arXiv 2509.15430); w1 = 0 is BEST-RQ.
 
     Args:
@@ -88,25 +87,18 @@ class BiRQModel(TrainingSteps, LabelFiles, CardFile, SpeechEncDecSelfSupervisedM
         refuse_bare_encoder(cfg)
         self.birq = birq = parse(cfg.get("birq"))
         check_modules(cfg, birq)
+        self.teacher = find_teacher(cfg, birq)
         self.layer = resolve_layer(birq.labels.layer, cfg.encoder.n_layers)
         with open_dict(cfg):
             cfg.birq = asdict(birq)  # files carry every value, also those that are defaults today
         super().__init__(cfg=with_stock_nodes(cfg, birq.loss.head == "separate"), trainer=trainer)
 
         tensors = self._label_tensors()
-        codebook = tensors["codebook"]
         self.masking = SpanMasking(**vars(birq.masking))
-        self.anchor_labeler = AnchorLabeler(
-            RandomProjectionQuantizer(tensors["anchor_projection"], codebook), cfg.encoder.subsampling_factor
+        self.anchor_labeler = self.make_anchor_labeler(
+            RandomProjectionQuantizer(tensors["anchor_projection"], tensors["codebook"])
         )
-        self.enhanced_labeler = EnhancedLabeler(
-            RandomProjectionQuantizer(tensors["enhanced_projection"], codebook),
-            LayerNormalization(cfg.encoder.d_model, birq.labels.normalization, birq.labels.statistics, birq.labels.momentum),
-            logit_scale=birq.labels.logit_scale,
-            temperature=birq.labels.temperature,
-            hard=birq.labels.hard,
-            label_gradient=birq.labels.label_gradient,
-        )
+        self.enhanced_labeler = build_enhanced_labeler(birq.labels, tensors)
         label_tensors.restore(tensors, self.anchor_labeler, self.enhanced_labeler)
         loss = birq.loss
         self.schedule = WeightSchedule(loss.enhanced_weight, loss.anchor_weight, loss.start_step, loss.ramp_steps)
@@ -193,7 +185,7 @@ class BiRQModel(TrainingSteps, LabelFiles, CardFile, SpeechEncDecSelfSupervisedM
         hidden = encoded.transpose(1, 2).flatten(0, 1)[frames]
         terms = {
             "hidden": hidden,
-            "anchor_labels": self.anchor_labeler(features, frames, encoded.shape[2]),
+            "anchor_labels": self.anchor_labeler(features, frames, encoded.shape[2], lengths),
             "anchor_head": self.head("anchor"),
             "enhanced_head": self.head("enhanced"),
             "targets": targets,
@@ -241,7 +233,7 @@ class BiRQModel(TrainingSteps, LabelFiles, CardFile, SpeechEncDecSelfSupervisedM
         valid = valid_frames(encoded_len, hidden.shape[1])
         frames = positions(valid)
         found = [
-            self.anchor_labeler(features, frames, valid.shape[1]),
+            self.anchor_labeler(features, frames, valid.shape[1], lengths),
             self.enhanced_labeler.nearest(hidden, valid, frames),
         ]
         padded = [torch.full((*valid.shape, codes.shape[1]), -1, device=valid.device) for codes in found]

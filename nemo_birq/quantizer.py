@@ -62,14 +62,21 @@ class RandomProjectionQuantizer(ExactBuffers):
 
     def scores(self, frames: Tensor) -> Tensor:
         """Inner products of unit vectors and codes, in [-1, 1]: (N, E) -> (N, H, V)."""
-        with torch.autocast(frames.device.type, enabled=False):
-            units = self.unit_vectors(frames)
+        return self.scores_of_units(self.unit_vectors(frames))
+
+    def scores_of_units(self, units: Tensor) -> Tensor:
+        """As ``scores``, of frames that are projected already: (N, H, d) -> (N, H, V)."""
+        with torch.autocast(units.device.type, enabled=False):
             return torch.einsum("nhd,hvd->nhv", units, self.codebook.to(units.dtype))
 
-    @torch.no_grad()
     def nearest(self, frames: Tensor) -> Tensor:
         """Index of the nearest code: (N, E) -> (N, H) int64 in [0, V). A chunk of frames at a time."""
-        return torch.cat([self.scores(chunk).argmax(dim=-1) for chunk in frames.split(CHUNK_FRAMES)])
+        return self.nearest_of_units(self.unit_vectors(frames))
+
+    @torch.no_grad()
+    def nearest_of_units(self, units: Tensor) -> Tensor:
+        """As ``nearest``, of frames that are projected already: (N, H, d) -> (N, H)."""
+        return torch.cat([self.scores_of_units(chunk).argmax(dim=-1) for chunk in units.split(CHUNK_FRAMES)])
 
 
 def checksum(*tensors: Tensor) -> str:

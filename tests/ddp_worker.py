@@ -31,6 +31,7 @@ QUIET = {
 CASES = {
     "birq": {},
     "whiten": {"birq__labels__normalization": "whiten"},
+    "tracked": {"birq__labels__codebook": "tracked"},
     "best_rq": {"birq__loss__enhanced_weight": 0.0},
     "separate_before_start": {"birq__loss__head": "separate", "birq__loss__start_step": 1000},
     "rank_without_masks": {},
@@ -73,6 +74,10 @@ def find_broken_loss(rank: int) -> str:
 
 def run(case: str, devices: int, out: Path) -> None:
     model = make_model(**(QUIET | CASES[case]))
+    if case == "tracked":  # at work already: the frames at which codes begin are drawn by each rank among its own
+        labeler = model.enhanced_labeler
+        labeler.tracking.shares.fill_(1 / labeler.tracking.shares.shape[1])
+        labeler.tracking.sums.copy_(labeler.quantizer.codebook * labeler.tracking.shares.unsqueeze(2))
     batch = make_batch((2.0, 1.0, 1.5, 0.6))
     unmasked = case == "rank_without_masks"
 
@@ -112,6 +117,7 @@ def run(case: str, devices: int, out: Path) -> None:
         "metrics": {k: float(v) for k, v in trainer.callback_metrics.items()},
         "fixed": {n: b for n, b in model.named_buffers() if n.endswith(("projection", "codebook"))},
         "running_mean": model.enhanced_labeler.normalization.running_mean,
+        "codebook": model.enhanced_labeler.quantizer.codebook,
         "mask": real_draw(torch.tensor([100]), 100, generator),
         "noise": real_noise(torch.empty(8), generator),
     }

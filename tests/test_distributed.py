@@ -11,7 +11,7 @@ from tests.ddp_worker import CASES
 
 pytestmark = pytest.mark.integration
 WATCHED = ("loss", "masked_fraction", "anchor_cumulative_coverage", "gradient_norm_anchor", "silent_share")
-NOT_COMPARED = ("train_audio_hours_per_hour",)  # time
+NOT_COMPARED = ("train_audio_hours_per_hour", "train_memory_gb")  # of a process, not of the batch
 WORKER = Path(__file__).with_name("ddp_worker.py")
 
 
@@ -43,7 +43,12 @@ def test_losses_and_gradients_equal_those_of_the_joined_batch(results, case):
         for rank in ranks:
             assert rank["metrics"][key] == pytest.approx(value, rel=1e-3 if "grad" in key else 1e-4, abs=1e-6), key
     for rank in ranks:
-        torch.testing.assert_close(rank["running_mean"], joined["running_mean"], rtol=1e-4, atol=1e-5)
+        for name in ("running_mean", "codebook"):
+            torch.testing.assert_close(rank[name], joined[name], rtol=1e-4, atol=1e-5)
+
+
+def test_tracked_codes_are_moved_by_the_frames_of_all_ranks(results):
+    assert (results["tracked-1-0"]["codebook"] - results["birq-1-0"]["codebook"]).abs().max() > 1e-3
 
 
 def test_ranks_share_codes_and_differ_in_masks_and_noise(results):

@@ -54,6 +54,29 @@ def test_nemo_file_gives_labels_and_losses_again(tmp_path, batch, normalization,
     assert again.cfg.birq.quantizer.tensors is None
 
 
+TRACKED = {"birq__labels__codebook": "tracked", "birq__labels__code_dim": 12}
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("kind", ["nemo", "ckpt"])
+def test_tracked_codebook_goes_on_where_it_was(tmp_path, batch, kind):
+    model = trained_model(**TRACKED)
+    path = str(tmp_path / f"model.{kind}")
+    if kind == "nemo":
+        model.save_to(path)
+        again = BiRQModel.restore_from(path)
+    else:
+        checkpoint(model, path)
+        again = BiRQModel.load_from_checkpoint(path, weights_only=False)
+    assert_same(state(again, batch), state(model, batch))
+    for one in (model, again):  # the next step moves the codes in the same way
+        one.train().losses(make_batch(seed=5), Weights(0.7, 1.3), generator(5), False, True)
+    before = trained_model(**TRACKED).enhanced_labeler.quantizer.codebook
+    moved = model.enhanced_labeler.quantizer.codebook
+    assert not torch.equal(moved, before)
+    assert torch.equal(again.enhanced_labeler.quantizer.codebook, moved)
+
+
 @pytest.mark.unit
 def test_file_saved_by_the_stock_class_still_restores(tmp_path, batch, monkeypatch):
     """With the same projections and weights; only the running statistics are lost, and it says so."""

@@ -8,6 +8,7 @@ from omegaconf import DictConfig, open_dict
 from nemo_birq.finetuning import data
 from nemo_birq.finetuning.architecture import take_architecture
 from nemo_birq.finetuning.freezing import check_freeze_encoder
+from nemo_birq.finetuning.initialization import check_fresh_layers
 from nemo_birq.finetuning.pretrained import pretrained_path, read_pretrained_config
 from nemo_birq.finetuning.transcripts import check_covered, read_transcripts
 from nemo_birq.finetuning.vocabulary import Vocabulary, build_tokenizer, characters, pieces
@@ -26,6 +27,7 @@ def prepare(cfg: DictConfig) -> tuple[str, list[TestSet]]:
     check_freeze_encoder(cfg.freeze_encoder)
     path = pretrained_path(cfg)
     take_architecture(cfg.model, read_pretrained_config(path), path)
+    check_fresh_layers(cfg.fresh_layers, cfg.model.encoder.n_layers)
     named = cfg.test_manifests or []
     tests = read_test_sets([named] if isinstance(named, str) else list(named))
     training = data.manifests(cfg.model.train_ds, "train_ds")

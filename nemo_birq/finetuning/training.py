@@ -67,7 +67,7 @@ def build_recognizer(cfg: DictConfig, trainer: pl.Trainer, num_steps: int, pretr
     if cfg.from_scratch:
         logging.info(f"from_scratch: only the architecture is that of {pretrained}")
         return model
-    logging.info(f"{pretrained}: {initialize(model, pretrained)}")
+    logging.info(f"{pretrained}: {initialize(model, pretrained, cfg.fresh_layers)}")
     frozen = cfg.freeze_encoder
     frozen = int(frozen * num_steps) if isinstance(frozen, float) else frozen
     if frozen:

@@ -58,6 +58,7 @@ def build_card(model: ModelPT, name: str, repo_id: str | None = None) -> ModelCa
         trained_layers=record.get("layers", encoder["n_layers"]),
         settings_yaml=OmegaConf.to_yaml(settings).strip(),
         is_best_rq=(settings["birq"].get("loss") or {}).get("enhanced_weight") == 0,
+        is_relabelled=bool((settings["birq"].get("relabelling") or {}).get("checksum")),
         tasks=TASKS,
         encoder=encoder,
         overrides=[

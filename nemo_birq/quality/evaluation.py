@@ -17,7 +17,7 @@ from nemo_birq.quality.measures import Quality, joint_counts, measure, phone_ent
 from nemo_birq.quality.utterances import Utterances, make_loader
 
 MUCH_CHANCE = 0.1  # PNMI by chance that a reader must be told of
-MEMORY_SHARE = 0.7  # of the machine's memory, that the outputs of all layers may take
+MEMORY_SHARE = 0.7  # of the machine's memory, that outputs of layers may take
 
 
 @dataclass
@@ -66,13 +66,20 @@ def check_memory(model: BiRQModel, seconds: float) -> None:
     Raises:
         ValueError: naming how many hours fit.
     """
-    bytes_per_second = len(model.encoder.layers) * model.encoder.d_model * 4 / encoder_times(model).step
+    depth = len(model.encoder.layers)
+    check_room(seconds, depth * model.encoder.d_model * 4 / encoder_times(model).step, f"the outputs of {depth} layers")
+
+
+def check_room(seconds: float, bytes_per_second: float, what: str) -> None:
+    """
+    Raises:
+        ValueError: so much audio does not fit into the memory; naming how many hours do.
+    """
     room = MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if seconds * bytes_per_second > room:
         raise ValueError(
-            f"the outputs of {len(model.encoder.layers)} layers for {seconds / 3600:.1f} h need "
-            f"{seconds * bytes_per_second / 2**30:.0f} GiB of memory; take fewer, drawn at random: "
-            f"--hours {int(10 * room / bytes_per_second / 3600) / 10}"
+            f"{what} for {seconds / 3600:.1f} h need {seconds * bytes_per_second / 2**30:.0f} GiB of memory; take fewer, "
+            f"drawn at random: --hours {int(10 * room / bytes_per_second / 3600) / 10}"
         )
 
 
@@ -160,6 +167,11 @@ def _notes(model: BiRQModel, utterances: Utterances, read: dict[str, int]) -> li
     unknown = unknown_phones(utterances.alignments.phones)
     if unknown:
         notes.append(f"{len(unknown)} symbols are not in ARPAbet; each counts as a phone: {_some(unknown)}.")
+    if model.teacher is not None:
+        notes.append(
+            f"The anchor labels are those of a teacher: {model.teacher.num_clusters} clusters of layer "
+            f"{model.teacher.file.layer} of {model.teacher.file.made_from}."
+        )
     if model.birq.quantizer.num_books > 1:
         notes.append(f"The first of {model.birq.quantizer.num_books} codebooks was looked at.")
     if not has_statistics(model):

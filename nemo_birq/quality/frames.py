@@ -51,7 +51,9 @@ def encoder_times(model: BiRQModel) -> FrameTimes:
 
 
 def anchor_times(model: BiRQModel) -> FrameTimes:
-    """Of anchor labels."""
+    """Of anchor labels; those of a teacher lie where its encoder's frames do."""
+    if model.teacher is not None:
+        return _subsampled(model, _offset(model.teacher.encoder.pre_encode, model.encoder.subsampling_factor))
     return _subsampled(model, (model.encoder.subsampling_factor - 1) / 2)
 
 

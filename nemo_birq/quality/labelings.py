@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from nemo.collections.asr.modules.conformer_encoder import ConformerMultiLayerFeatureExtractor
 from rich.progress import Progress
-from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
 from nemo_birq.data.batch import SpeechBatch
+from nemo_birq.kmeans import fit_kmeans
 from nemo_birq.layer_normalization import LayerNormalization
 from nemo_birq.masking import positions, valid_frames
 from nemo_birq.model import BiRQModel
@@ -64,7 +64,7 @@ def collect_frames(model: BiRQModel, batches: Iterable[SpeechBatch], advance: Ca
         hidden = [output.transpose(1, 2) for output in outputs]
         valid = valid_frames(encoded_len, hidden[0].shape[1])
         frames = positions(valid)
-        anchor.append(model.anchor_labeler(features, frames, valid.shape[1])[:, 0].cpu())
+        anchor.append(model.anchor_labeler(features, frames, valid.shape[1], feature_len)[:, 0].cpu())
         if enhanced_known:
             enhanced.append(model.enhanced_labeler.nearest(hidden[model.layer - 1], valid, frames)[:, 0].cpu())
         for kept, output in zip(layers, hidden, strict=True):
@@ -105,12 +105,7 @@ def kmeans_codes(hidden: Tensor, num_codes: int, fit_frames: int, seed: int = 0)
     drawn = frames
     if len(frames) > fit_frames:
         drawn = frames[np.random.default_rng(seed).choice(len(frames), fit_frames, replace=False)]
-    # HuBERT's settings, but for a batch in proportion to the clusters and one start in place of 20.
-    kmeans = MiniBatchKMeans(
-        num_codes, random_state=seed, n_init=1, batch_size=max(4096, 2 * num_codes), max_no_improvement=20,
-        reassignment_ratio=0.0,
-    )  # fmt: skip
-    return kmeans.fit(drawn).predict(frames).astype(np.int64)
+    return fit_kmeans(drawn, num_codes, seed).predict(frames).astype(np.int64)
 
 
 def label_sets(

@@ -1,0 +1,1 @@
+"""Budget x corpus x method x seed, each run one json file; scripts/experiment.py shows the order."""

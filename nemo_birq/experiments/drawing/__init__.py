@@ -1,0 +1,1 @@
+"""From the json of every run to the tables and pictures of docs/results.md."""

@@ -1,0 +1,163 @@
+"""One picture for each question."""
+
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from nemo_birq.alarm_rules import LEAST_ENTROPY
+from nemo_birq.experiments.drawing import style
+from nemo_birq.experiments.drawing.ablation_table import BASE, entropy_after_ramp, entropy_curve, first_collapse
+from nemo_birq.experiments.drawing.error_tables import RATES, scored
+from nemo_birq.experiments.drawing.runs import Curve, Group, Run
+from nemo_birq.experiments.drawing.statistics import counts_of, rate_of
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What is drawn for a group."""
+
+    name: str
+    part: str
+    """Of docs/results.md that it stands in."""
+    title: str
+    """The question, which is the alternative text too."""
+    draw: Callable[[Group, str], Figure | None]
+    """From a group and a title; None where its runs know nothing of it."""
+
+
+def draw_errors(group: Group, title: str) -> Figure | None:
+    """A row for each setting that was scored: seeds as dots, their mean, and its 95 % interval."""
+    methods = scored(group.methods)
+    if not methods:
+        return None
+    figure = Figure(figsize=(9, 1.7 + 0.36 * len(methods)), dpi=style.DPI, layout="constrained")
+    colours = style.colours_of(group)
+    for axes, rate in zip(figure.subplots(1, len(RATES), sharey=True), RATES, strict=True):
+        for row, (name, runs) in enumerate(methods.items()):
+            counts = counts_of(runs, rate)
+            found = rate_of(counts)
+            if found.interval is not None:
+                axes.plot(
+                    100 * np.array(found.interval), [row, row], color=colours[name], lw=2.5, alpha=0.5, solid_capstyle="butt"
+                )
+            axes.plot(100 * counts.rates, np.full(len(runs), row), "o", color=colours[name], ms=4, alpha=0.7, mew=0)
+            axes.plot(100 * found.mean, row, "|", color=colours[name], ms=15, mew=2.5)
+        axes.set(xlabel=f"{rate.upper()} in %", yticks=range(len(methods)), ylim=(len(methods) - 0.5, -0.5))
+        axes.set_yticklabels(methods)
+        axes.grid(axis="y", visible=False)
+    figure.suptitle(title, x=0.01, ha="left")
+    told = f"dots: seeds;  | : their mean;  bars: 95 %, seeds and {counts.rows} drawn again"
+    figure.supxlabel(told, fontsize=8.5, color=style.ABLATION)
+    return figure
+
+
+def draw_finetuning(group: Group, title: str) -> Figure | None:
+    rate = "CER" if any(_find(run.content["finetune_config"], "use_cer") for run in group.runs) else "WER"  # both: val_wer
+
+    def curve_of(run: Run) -> Curve:
+        return [(step, 100 * value) for step, value in run.finetuning_curve("val_wer")]
+
+    unit = f"validation {rate} in %"
+    return style.curves_picture(group, {"": ("-", curve_of)}, title, unit, "step of fine-tuning")
+
+
+def draw_quality(group: Group, title: str) -> Figure | None:
+    def pnmi(kind: str) -> style.CurveOf:
+        return lambda run: [(row["step"], row["pnmi"]) for row in run.quality(kind)]
+
+    kinds = {"own labels": ("-", pnmi("own")), "anchor labels": (":", pnmi("anchor"))}
+    figure = style.curves_picture(group, kinds, title, "PNMI of the labels with the phones")
+    if figure is not None:
+        figure.axes[0].set_ylim(bottom=0)
+    return figure
+
+
+def draw_learning(group: Group, title: str) -> Figure | None:
+    def gain(run: Run) -> Curve:
+        for stage in ("val", "train"):
+            loss, unigram = (run.curve(f"{stage}_anchor_{tag}") for tag in ("loss", "unigram_entropy"))
+            if loss and unigram:
+                known = dict(unigram)
+                return [(step, value - known[step]) for step, value in loss if step in known]
+        return []
+
+    unit = "anchor loss − unigram entropy, nats"
+    return style.curves_picture(group, {"": ("-", gain)}, title, unit, level=(0.0, "knows only how\nfrequent codes are"))
+
+
+def draw_cosine(group: Group, title: str) -> Figure | None:
+    def cosine(run: Run) -> Curve:
+        return run.curve("train_gradient_cosine")
+
+    return style.curves_picture(group, {"": ("-", cosine)}, title, "cosine of the gradients", level=(0.0, "at right angles"))
+
+
+COLUMNS = 4
+
+
+def draw_alive(group: Group, title: str) -> Figure | None:
+    """A panel for each ablation, with BiRQ behind it."""
+    named = {name: group.methods[name] for name in (BASE,) if name in group.methods} | group.of("ablation")
+    curves = {name: found for name, runs in named.items() if (found := [c for run in runs if (c := entropy_curve(run))])}
+    if not curves:
+        return None
+    fallen = {name for name in curves if any(first_collapse(entropy_after_ramp(run)) is not None for run in named[name])}
+    columns = min(COLUMNS, len(curves))
+    rows = -(-len(curves) // columns)
+    figure = Figure(figsize=(2.6 * columns + 0.6, 2.1 * rows + 0.9), dpi=style.DPI, layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for place, axes in enumerate(panels):
+        axes.set_visible(place < len(curves))
+        axes.tick_params(labelbottom=place + columns >= len(curves))
+    for axes, (name, found) in zip(panels, curves.items(), strict=False):
+        _draw_panel(axes, name, found, [] if name == BASE else curves.get(BASE, []), name in fallen)
+    figure.supylabel("entropy of the enhanced labels / ln V", fontsize=9.5)
+    figure.supxlabel(f"step;  grey: {BASE};  red: collapsed below {LEAST_ENTROPY}", fontsize=9.5)
+    figure.suptitle(title, x=0.01, ha="left")
+    return figure
+
+
+def _draw_panel(axes: Axes, name: str, curves: list[Curve], behind: list[Curve], fallen: bool) -> None:
+    if behind:
+        axes.plot(*zip(*style.mean_curve(behind), strict=True), color="#b1bac4", lw=2)
+    style.draw_seeds(axes, curves, style.LIMIT if fallen else style.OF_METHOD[BASE])
+    axes.axhline(LEAST_ENTROPY, color=style.LIMIT, ls=(0, (6, 3)), lw=1)
+    axes.set_title(textwrap.fill(name, 30), color=style.LIMIT if fallen else "black")
+    axes.set_ylim(0, 1)
+
+
+def _find(config: Any, key: str) -> Any:
+    """The first value of a key, at any depth; None where there is none."""
+    if not isinstance(config, dict):
+        return None
+    if key in config:
+        return config[key]
+    return next((found for inner in config.values() if (found := _find(inner, key)) is not None), None)
+
+
+PICTURES = (
+    Picture("errors", "errors", "Which encoder makes the better recognizer?", draw_errors),
+    Picture("finetuning", "errors", "How fast is the recognizer learned?", draw_finetuning),
+    Picture("quality", "labels", "Do the labels get better while training?", draw_quality),
+    Picture("learning", "training", "Is the anchor task learned?", draw_learning),
+    Picture("cosine", "training", "Do the two tasks pull the same way?", draw_cosine),
+    Picture("alive", "ablations", "Do the enhanced labels stay alive?", draw_alive),
+)
+
+
+def draw_pictures(group: Group, folder: Path) -> Iterator[tuple[Picture, Path]]:
+    """Writes those that the group's runs have numbers for."""
+    for picture in PICTURES:
+        path = folder / f"results_{group.name}_{picture.name}.png"
+        with style.styled():
+            figure = picture.draw(group, f"{picture.title}\n{group.budget}, {group.corpus}")
+            if figure is not None:
+                style.save(figure, path)
+        if figure is not None:
+            yield picture, path

@@ -1,0 +1,61 @@
+"""How the labels of a run change while it trains: one look at each of its checkpoints, and one at its end."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+from scipy.stats import entropy
+
+from nemo_birq.model import BiRQModel
+from nemo_birq.quality.checkpoints import open_model
+from nemo_birq.quality.evaluation import Evaluation, evaluate
+from nemo_birq.quality.utterances import Utterances
+
+KEPT = ("pnmi", "pnmi_by_chance", "phone_purity", "cluster_purity", "codes_used")
+
+
+def checkpoints_of(nemo: Path) -> list[Path]:
+    """Checkpoints beside the ``.nemo`` that the run ended with, by step; not ``-last.ckpt``, which is one of them again."""
+    found = {int(m[1]): path for path in nemo.parent.glob("*.ckpt") if (m := re.search(r"step=(\d+)\.ckpt$", path.name))}
+    return [found[step] for step in sorted(found)]
+
+
+def look_over_training(nemo: Path, utterances: Utterances, progress: Progress) -> list[dict[str, Any]]:
+    """Rows ``step``, ``labels``, and what ``measures.measure`` finds of them.
+
+    ``labels`` are ``anchor`` (``relabelled`` where a teacher makes them), ``enhanced``, and at the end ``kmeans`` of each
+    ``layer``, into as many clusters as there are codes.
+
+    Args:
+        nemo: that the run ended with, or one that was never trained; its checkpoints lie beside it.
+        utterances: with alignments.
+        progress: shows how far it is.
+
+    Returns:
+        ``entropy``, in nats, is that of the label's frequencies over all frames with a phone.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``open_model`` and ``evaluate``.
+    """
+    rows: list[dict[str, Any]] = []
+    last = open_model(nemo).model
+    steps = int((last.cfg.get("pretraining") or {}).get("steps", 0))
+    for path in progress.track(checkpoints_of(nemo), description="checkpoints"):
+        opened = open_model(path)
+        if opened.step != steps:
+            rows += _rows(opened.step, opened.model, evaluate(opened.model, utterances, progress, kmeans=False))
+    return rows + list(_rows(steps, last, evaluate(last, utterances, progress)))
+
+
+def _rows(step: int, model: BiRQModel, evaluation: Evaluation) -> Iterator[dict[str, Any]]:
+    for row in evaluation.rows:
+        if row.labels == "layer":
+            continue
+        labels = "relabelled" if row.labels == "anchor" and model.teacher is not None else row.labels
+        found = {"step": step, "labels": labels} | ({"layer": row.layer} if row.layer else {})
+        found |= {key: getattr(row.quality, key) for key in KEPT}
+        if row.labels in evaluation.joint:
+            found["entropy"] = float(entropy(evaluation.joint[row.labels].sum(axis=0)))
+        yield {key: round(value, 5) if isinstance(value, float) else value for key, value in found.items()}

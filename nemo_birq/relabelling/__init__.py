@@ -1,0 +1,1 @@
+"""Offline relabelling, HuBERT's way: labels from the clusters of an earlier model's layer (docs/relabelling.md)."""

@@ -1,0 +1,155 @@
+"""The step between the two stages: k-means on one layer of a trained model, and the teacher made of it.
+
+Shapes: N frames of all utterances, D encoder width, V clusters.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from rich.progress import Progress
+
+from nemo_birq.data.manifests import TOLERANCE
+from nemo_birq.extraction.data import SpeechData, batches_by_length, make_loader
+from nemo_birq.extraction.encoders import OpenedEncoder
+from nemo_birq.extraction.features import compute_features, layer_name
+from nemo_birq.kmeans import fit_kmeans
+from nemo_birq.preflight import CodeUse
+from nemo_birq.quality.evaluation import check_room
+from nemo_birq.quality.frames import encoder_times
+from nemo_birq.relabelling.teacher import Teacher, TeacherFile
+
+FEW_FRAMES = 39  # a cluster, below which faiss warns as well
+
+
+class Clustering(NamedTuple):
+    """A teacher, and how its clusters are used by the frames that they were made of."""
+
+    file: TeacherFile
+    use: CodeUse
+    frames: int
+    """N."""
+    utterances: int
+    unreadable: int
+    hours: float
+
+    def notes(self) -> list[str]:
+        """What a reader must know about the clusters."""
+        clusters, found = len(self.file.centroids), []
+        if self.unreadable:
+            found.append(f"{self.unreadable} utterances could not be read and are left out; the warnings say why.")
+        if self.frames < FEW_FRAMES * clusters:
+            found.append(f"Only {self.frames / clusters:.0f} frames a cluster: take more audio or fewer clusters.")
+        if self.use.coverage < 1:
+            empty = round((1 - self.use.coverage) * clusters)
+            found.append(f"{empty} clusters are empty: their codes will never be a label. Take fewer clusters.")
+        return found
+
+
+def draw_rows(durations: np.ndarray, hours: float | None, seed: int) -> list[int]:
+    """Utterances drawn at random until they have so many hours, in rising order; None: all."""
+    rows = np.random.default_rng(seed).permutation(len(durations))
+    if hours is not None:
+        before = np.cumsum(durations[rows]) - durations[rows]
+        rows = rows[before < 3600 * hours]
+    return sorted(rows.tolist())
+
+
+def check_size(opened: OpenedEncoder, seconds: float, num_clusters: int) -> None:
+    """
+    Raises:
+        ValueError: fewer frames than clusters, or more than the memory holds.
+    """
+    step = encoder_times(opened.model).step
+    frames = int(seconds / step)
+    if not 2 <= num_clusters <= frames:
+        raise ValueError(
+            f"--clusters {num_clusters}: from 2 to the number of frames, which is about {frames} in {seconds / 60:.1f} "
+            "minutes of audio; give other data, more hours, or fewer clusters"
+        )
+    check_room(seconds, 4 * opened.encoder.d_model / step, "the frames that are clustered")
+
+
+def collect_frames(
+    opened: OpenedEncoder, data: SpeechData, rows: list[int], layer: int, progress: Progress,
+    batch_seconds: float, workers: int,
+) -> tuple[np.ndarray, int]:  # fmt: skip
+    """Output of a layer for the unmasked utterances, as features are extracted.
+
+    Returns:
+        (N, D) float32, and how many utterances were read.
+
+    Raises:
+        ValueError: nothing could be read, or the layer's output is not finite.
+    """
+    durations = data.durations
+    batches = batches_by_length(rows, durations, batch_seconds)
+    longest = durations[rows] + 2 * TOLERANCE  # files may be that much longer than their manifest says; and an open frame
+    room = int(longest.sum() / encoder_times(opened.model).step)
+    frames = np.empty((room, opened.encoder.d_model), dtype=np.float32)  # joined afterwards they would be there twice
+    count = read = 0
+    task = progress.add_task(f"layer {layer} of {len(rows):,} utterances", total=float(durations[rows].sum()))
+    for found, speech in make_loader(data, batches, workers):
+        if not speech.is_silent_stand_in:
+            for utterance in compute_features(opened, speech, [layer], torch.float32):
+                output = utterance[layer_name(layer)]
+                frames[count : count + len(output)] = output
+                count += len(output)
+            read += len(found)
+        progress.advance(task, float(speech.signal_length.sum()) / data.sample_rate)
+    if not read:
+        raise ValueError("none of the utterances could be read; the warnings above say why")
+    return frames[:count], read
+
+
+def make_teacher_file(opened: OpenedEncoder, layer: int, centroids: np.ndarray, seed: int, made_from: str) -> TeacherFile:
+    """The first layers of an encoder with centroids (V, D) of the last of them."""
+    cfg = opened.model.cfg
+    settings = OmegaConf.to_container(cfg.encoder, resolve=True)
+    settings |= {"n_layers": layer, "feat_out": -1, "stochastic_depth_drop_prob": 0.0, "stochastic_depth_start_layer": 1}
+    above = tuple(f"layers.{number}." for number in range(layer, opened.depth))
+    weights = {
+        name: tensor.detach().cpu().clone()
+        for name, tensor in opened.encoder.state_dict().items()
+        if not name.startswith((*above, "out_proj."))
+    }
+    preprocessor = OmegaConf.to_container(cfg.preprocessor, resolve=True)
+    file = TeacherFile(layer, torch.from_numpy(centroids).float(), preprocessor, settings, weights, seed, made_from)
+    Teacher(file)  # its weights fit its configuration, or it is not written
+    return file
+
+
+def cluster(
+    opened: OpenedEncoder, data: SpeechData, layer: int, num_clusters: int, progress: Progress, made_from: str,
+    hours: float | None = None, seed: int = 0, batch_seconds: float = 120.0, workers: int = 0,
+) -> Clustering:  # fmt: skip
+    """Makes a teacher.
+
+    Args:
+        opened: model of the first stage, in evaluation mode.
+        data: what to cluster, as a rule what will be trained on.
+        layer: K, in 1..L.
+        num_clusters: V.
+        progress: shows how far it is.
+        made_from: name of the model's file, for the record.
+        hours: take only so much audio, utterances drawn at random.
+        seed: of that draw and of k-means.
+        batch_seconds: audio of a batch, with padding.
+        workers: processes that decode; 0 decodes here.
+
+    Raises:
+        ValueError: see ``check_size`` and ``collect_frames``.
+    """
+    rows = draw_rows(data.durations, hours, seed)
+    seconds = float(data.durations[rows].sum())
+    check_size(opened, seconds, num_clusters)
+    frames, read = collect_frames(opened, data, rows, layer, progress, batch_seconds, workers)
+    if len(frames) < num_clusters:
+        raise ValueError(f"only {len(frames)} frames could be read, fewer than {num_clusters} clusters")
+    task = progress.add_task(f"k-means, {num_clusters} clusters of {len(frames):,} frames", total=None)
+    kmeans = fit_kmeans(frames, num_clusters, seed)
+    progress.update(task, total=1, completed=1)
+    counts = torch.from_numpy(np.bincount(kmeans.labels_, minlength=num_clusters)).float().unsqueeze(0)
+    file = make_teacher_file(opened, layer, kmeans.cluster_centers_, seed, made_from)
+    return Clustering(file, CodeUse.of(counts), len(frames), read, len(rows) - read, seconds / 3600)

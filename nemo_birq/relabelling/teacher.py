@@ -1,0 +1,130 @@
+"""The frozen teacher: the first K layers of an earlier model, and k-means centroids of what layer K puts out.
+
+HuBERT (arXiv 2106.07447) writes such labels to files, one line for each utterance, and cuts them to the crops that are
+trained on. Here the teacher labels each batch anew, unmasked and in evaluation mode: the same labels, since nothing in them
+is random or learned, without files that have to fit the audio. It costs the first K layers of a pass without gradient.
+
+Shapes: B utterances, F mel bins, T feature frames, T' encoder frames, D width of the teacher, N frames, V clusters.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from nemo.collections.asr.modules import ConformerEncoder
+from torch import Tensor
+
+from nemo_birq.layer_pass import encode_to_layer
+from nemo_birq.quantizer import CHUNK_FRAMES, checksum
+
+
+@dataclass(frozen=True)
+class TeacherFile:
+    """What a teacher's file holds; plain values and tensors on the CPU, opened without running code."""
+
+    layer: int
+    """K."""
+    centroids: Tensor
+    """(V, D) float32."""
+    preprocessor: dict[str, Any]
+    encoder: dict[str, Any]
+    """Configuration of a ``ConformerEncoder`` of K layers."""
+    weights: dict[str, Tensor]
+    """Its state dict."""
+    seed: int
+    """Of k-means."""
+    made_from: str
+    """Name of the model's file."""
+    checksum: str = ""
+    """Of everything that labels follow from; computed where it is not given."""
+
+    def __post_init__(self) -> None:
+        if not self.checksum:
+            object.__setattr__(self, "checksum", self.found_checksum())
+
+    def found_checksum(self) -> str:
+        """SHA-256 (first 16 hex digits) over layer, configurations, weights and centroids."""
+        settings = json.dumps([self.layer, self.preprocessor, self.encoder, sorted(self.weights)], sort_keys=True)
+        tensors = checksum(*(self.weights[name] for name in sorted(self.weights)), self.centroids)
+        return hashlib.sha256(f"{settings}{tensors}".encode()).hexdigest()[:16]
+
+    def save(self, path: str | Path) -> None:
+        """Written whole or not at all."""
+        unfinished = Path(f"{path}.unfinished")
+        torch.save({part.name: getattr(self, part.name) for part in fields(self)}, unfinished)
+        unfinished.replace(path)
+
+
+def read_teacher_file(path: str | Path) -> TeacherFile:
+    """
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a file of another kind, or a damaged one.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"teacher {path} does not exist: name a file that scripts/cluster_labels.py wrote")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        found = TeacherFile(**content)
+    except (UnpicklingError, RuntimeError, EOFError, OSError, TypeError) as error:
+        raise ValueError(
+            f"{path} is no teacher, or a truncated one ({str(error).splitlines()[0]}): name a file that "
+            "scripts/cluster_labels.py wrote"
+        ) from error
+    if found.found_checksum() != found.checksum:
+        raise ValueError(f"{path} is damaged: its checksum is {found.found_checksum()}, it says {found.checksum}")
+    return found
+
+
+class Teacher:
+    """Labels features by the nearest centroid. No ``nn.Module``: no optimizer, state dict, DDP or cast can reach it.
+
+    Args:
+        file: what it is made of.
+    """
+
+    def __init__(self, file: TeacherFile):
+        self.file = file
+        with torch.random.fork_rng(devices=[]):  # initial weights of the model beside it must not depend on a teacher
+            self.encoder = ConformerEncoder(**{k: v for k, v in file.encoder.items() if not k.startswith("_")})
+        self.encoder.load_state_dict(file.weights, strict=True)
+        self.encoder.eval().requires_grad_(False)
+        self.centroids = file.centroids
+
+    @property
+    def num_clusters(self) -> int:
+        """V."""
+        return len(self.centroids)
+
+    @torch.no_grad()
+    def labels(self, features: Tensor, lengths: Tensor, frames: Tensor, num_frames: int) -> Tensor:
+        """Nearest centroids of layer K for selected encoder frames, in float32 under any autocast.
+
+        Args:
+            features: (B, F, T) normalized log-mel features of the unmasked input.
+            lengths: (B,) lengths in feature frames.
+            frames: (N,) int64, positions in the flattened (B, T').
+            num_frames: T'.
+
+        Returns:
+            (N,) int64 in [0, V).
+        """
+        if self.centroids.device != features.device:
+            self.encoder.to(features.device)
+            self.centroids = self.centroids.to(features.device)
+        with torch.autocast(features.device.type, enabled=False):
+            hidden, _ = encode_to_layer(self.encoder, features.float(), lengths, self.file.layer)
+            hidden = F.pad(hidden, (0, 0, 0, num_frames - hidden.shape[1]))  # the frames of padding may be cut off
+            return nearest_centroids(hidden.flatten(0, 1)[frames], self.centroids)
+
+
+def nearest_centroids(frames: Tensor, centroids: Tensor) -> Tensor:
+    """Least Euclidean distance, by |x - c|^2 = |x|^2 - 2 (x c - |c|^2 / 2): (N, D), (V, D) -> (N,) int64."""
+    half = centroids.square().sum(dim=1) / 2
+    return torch.cat([(chunk @ centroids.T - half).argmax(dim=1) for chunk in frames.split(CHUNK_FRAMES)])

@@ -1,0 +1,121 @@
+"""The tracked codebook: online k-means on the unit sphere."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.cluster import KMeans
+
+from nemo_birq.codebook_tracking import CodebookTracking
+from nemo_birq.quantizer import RandomProjectionQuantizer, draw_codebook
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def units(count: int, dim: int, seed: int) -> torch.Tensor:
+    return F.normalize(torch.randn(count, 1, dim, generator=generator(seed)), dim=-1)
+
+
+def quantizer(codes: int, dim: int) -> RandomProjectionQuantizer:
+    return RandomProjectionQuantizer(torch.eye(dim)[None], draw_codebook(1, codes, dim, generator(9)))
+
+
+def clusters(count: int, seed: int) -> torch.Tensor:
+    """Frames around 8 directions in 16 dimensions, some of them frequent and some rare: (N, 1, d)."""
+    centres = F.normalize(torch.randn(8, 16, generator=generator(1)), dim=-1)
+    weights = torch.tensor([8.0, 4, 4, 2, 2, 2, 1, 1])
+    which = torch.multinomial(weights, count, replacement=True, generator=generator(seed))
+    noise = 0.15 * torch.randn(count, 16, generator=generator(seed + 1000))
+    return F.normalize(centres[which] + noise, dim=-1).unsqueeze(1)
+
+
+def test_first_batch_places_all_codes_on_different_frames():
+    own, tracking, frames = quantizer(6, 4), CodebookTracking(1, 6, 4, 0.9), units(10, 4, 0)
+    tracking.update(own.codebook, frames, own.nearest_of_units(frames), generator(0))
+    similarity = own.codebook[0] @ frames[:, 0].T
+    assert torch.allclose(similarity.max(dim=1).values, torch.ones(6), atol=1e-6)
+    assert similarity.argmax(dim=1).unique().numel() == 6
+
+
+def test_update_is_the_exponential_average_of_the_nearest_frames():
+    """Against float64 sums, code by code, over several batches in which no code is unused."""
+    codes, dim, momentum = 3, 5, 0.8
+    own, tracking = quantizer(codes, dim), CodebookTracking(1, codes, dim, momentum)
+    start = units(codes, dim, 1)
+    own.codebook.copy_(start.transpose(0, 1))
+    tracking.shares.fill_(1 / codes)
+    tracking.sums.copy_(own.codebook / codes)
+    sums, book = own.codebook[0].double() / codes, own.codebook[0].double()
+    for seed in range(4):
+        frames = units(40, dim, 10 + seed)
+        nearest = (frames[:, 0].double() @ book.T).argmax(dim=1)
+        assert nearest.unique().numel() == codes
+        tracking.update(own.codebook, frames, own.nearest_of_units(frames), generator(seed))
+        for code in range(codes):
+            mean = frames[nearest == code, 0].double().sum(dim=0) / len(frames)
+            sums[code] = momentum * sums[code] + (1 - momentum) * mean
+        book = F.normalize(sums, dim=-1)
+        assert torch.allclose(own.codebook[0].double(), book, atol=1e-6)
+
+
+def cosine(frames: torch.Tensor, codes: torch.Tensor) -> float:
+    """Of frames and their nearest codes, on average."""
+    return float((frames[:, 0] @ F.normalize(codes, dim=-1).T).max(dim=1).values.mean())
+
+
+def test_finds_what_kmeans_finds():
+    """As near to held-out frames as scikit-learn's k-means from random frames, over starts; far above random codes."""
+    held_out, found, reference = clusters(4000, 77), [], []
+    for start in range(5):
+        own, tracking = quantizer(8, 16), CodebookTracking(1, 8, 16, 0.95)
+        random = cosine(held_out, own.codebook[0])
+        for step in range(150):
+            frames = clusters(200, 1000 * start + step)
+            tracking.update(own.codebook, frames, own.nearest_of_units(frames), generator(step))
+        found.append(cosine(held_out, own.codebook[0]))
+        kmeans = KMeans(8, n_init=1, init="random", random_state=start).fit(clusters(4000, 5)[:, 0].numpy())
+        reference.append(cosine(held_out, torch.from_numpy(kmeans.cluster_centers_).float()))
+    assert sum(found) / 5 > sum(reference) / 5 - 0.02 > random + 0.2
+
+
+def test_a_code_that_no_frame_needs_begins_anew():
+    own, tracking = quantizer(4, 16), CodebookTracking(1, 4, 16, 0.5)
+    frames = clusters(500, 0)
+    tracking.update(own.codebook, frames, own.nearest_of_units(frames), generator(0))
+    lost = -frames[:, 0].mean(dim=0)  # where no frame is
+    own.codebook[0, 2] = F.normalize(lost, dim=0)
+    tracking.sums[0, 2] = own.codebook[0, 2] / 4
+    for step in range(1, 6):
+        tracking.update(own.codebook, frames, own.nearest_of_units(frames), generator(step))
+    used = own.nearest_of_units(frames).unique()
+    assert used.tolist() == [0, 1, 2, 3]
+
+
+def test_nothing_moves_without_frames():
+    own, tracking = quantizer(6, 4), CodebookTracking(1, 6, 4, 0.9)
+    frames = units(50, 4, 0)
+    tracking.update(own.codebook, frames, own.nearest_of_units(frames), generator(0))
+    before = own.codebook.clone(), tracking.shares.clone(), tracking.sums.clone()
+    empty = frames[:0]
+    tracking.update(own.codebook, empty, torch.zeros(0, 1, dtype=torch.int64), generator(1))
+    for old, new in zip(before, (own.codebook, tracking.shares, tracking.sums), strict=True):
+        assert torch.equal(old, new)
+
+
+@pytest.mark.parametrize("books", [2, 3])
+def test_codebooks_are_tracked_each_by_itself(books):
+    frames = torch.cat([units(60, 8, seed) for seed in range(books)], dim=1)
+    book = draw_codebook(books, 5, 8, generator(3))
+    own = RandomProjectionQuantizer(torch.zeros(books, 8, 8), book)
+    together = CodebookTracking(books, 5, 8, 0.7)
+    for step in range(5):
+        together.update(own.codebook, frames, own.nearest_of_units(frames), generator(step))
+    for k in range(books):
+        alone = quantizer(5, 8)
+        single = CodebookTracking(1, 5, 8, 0.7)
+        for step in range(5):
+            single.update(
+                alone.codebook, frames[:, k : k + 1], alone.nearest_of_units(frames[:, k : k + 1]), generator(step)
+            )
+        assert torch.allclose(own.codebook[k], alone.codebook[0], atol=1e-6)
