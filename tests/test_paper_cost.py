@@ -162,14 +162,8 @@ def of(commands, script):
     return [command for command in commands if command[0] == f"scripts/{script}.py"]
 
 
-def without_relabelling(found):
-    """``model.birq.relabelling`` is a part of its own, with its script."""
-    here = (ROOT / "scripts" / "cluster_labels.py").exists()
-    return [command for command in found if here or not any("relabelling" in argument for argument in command)]
-
-
 def test_every_pretraining_is_a_valid_configuration(commands):
-    found = without_relabelling([*of(commands, "speech_pre_training"), *of(commands, "check_labels")])
+    found = [*of(commands, "speech_pre_training"), *of(commands, "check_labels")]
     assert len(found) >= 13
     for command in found:
         cfg = composed(command, "conf")
@@ -236,16 +230,15 @@ def test_every_other_command_is_understood_by_its_script(commands, monkeypatch):
     for command in commands:
         if command[0] == "tar" or command[0] in {f"scripts/{name}.py" for name in hydra}:
             continue
-        if not (ROOT / command[0]).exists():
-            assert command[0] == "scripts/cluster_labels.py", command
-            continue
         seen.add(command[0])
         if command[0] not in mains:
             mains[command[0]] = runpy.run_path(str(ROOT / command[0]))["main"]
         monkeypatch.setattr(sys, "argv", command)
         with pytest.raises(Parsed):
             mains[command[0]]()
-    assert {f"scripts/{name}.py" for name in ("make_shards", "verify_shards", "score", "compare_scores")} <= seen
+    assert {
+        f"scripts/{name}.py" for name in ("make_shards", "verify_shards", "cluster_labels", "score", "compare_scores")
+    } <= seen
 
 
 def test_what_a_command_reads_has_been_made_by_one_before(commands):
