@@ -105,6 +105,13 @@ def test_every_run_of_every_budget_can_be_configured(budget, corpus):
         assert str(ROOT) not in json.dumps([run.commands, run.config, run.finetune_config])
 
 
+def test_null_leaves_a_method_out():
+    """The budget of ablations fine-tunes nothing, so that it has neither a scratch method nor fine-tuning steps."""
+    budget = read_budget("ablations")
+    assert list(budget.methods) == ["best_rq", "birq", "relabelled"] and budget.finetune.steps == 0
+    assert not any(setting.method.finetune for setting in expand("ablations", budget))
+
+
 def test_matched_methods_differ_in_their_own_overrides_alone(smoke):
     """Same data, seed, schedule and recognizer: what is left of two commands is what the budget says."""
     best_rq, birq = (set(smoke[name].stages[0].arguments) for name in ("best_rq", "birq"))

@@ -117,8 +117,9 @@ def read_budget(name: str) -> Budget:
     if not path.is_file() or path.stem in NOT_BUDGETS:
         raise ValueError(f"--budget {name}: there are {', '.join(budget_names())}, or give the path of a yaml file")
     try:
-        given = [OmegaConf.load(part) for part in (FOLDER / "methods.yaml", path)]
-        budget = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Budget), *given))
+        given = OmegaConf.merge(*(OmegaConf.load(part) for part in (FOLDER / "methods.yaml", path)))
+        given.methods = {method: row for method, row in given.methods.items() if row is not None}  # null leaves one out
+        budget = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Budget), given))
     except OmegaConfBaseException as error:
         raise ValueError(f"{path}: {error}") from error
     _check(budget, path)
@@ -126,11 +127,12 @@ def read_budget(name: str) -> Budget:
 
 
 def _check(budget: Budget, path: Path) -> None:
-    stages = {"pretrain": budget.pretrain, "finetune": budget.finetune}
+    finetunes = any(method.finetune for method in (budget.methods | budget.ablations).values())
+    stages = {"pretrain": budget.pretrain} | ({"finetune": budget.finetune} if finetunes else {})
     wrong = [f"{name}.steps={stage.steps}: at least 1" for name, stage in stages.items() if stage.steps < 1]
     if not 1 <= budget.pretrain.checkpoints <= max(1, budget.pretrain.steps):
         wrong.append(f"pretrain.checkpoints={budget.pretrain.checkpoints}: 1 to pretrain.steps={budget.pretrain.steps}")
-    if not 1 <= budget.finetune.validations <= max(1, budget.finetune.steps):
+    if finetunes and not 1 <= budget.finetune.validations <= max(1, budget.finetune.steps):
         wrong.append(f"finetune.validations={budget.finetune.validations}: 1 to finetune.steps={budget.finetune.steps}")
     for folder, stage in (("conf", budget.pretrain), ("conf/finetune", budget.finetune)):
         if not (ROOT / folder / f"{stage.config}.yaml").is_file():
