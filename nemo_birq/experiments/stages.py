@@ -141,7 +141,7 @@ def _relabelling(setting: Setting, corpus: Corpus) -> list[Stage]:
     )  # fmt: skip
     second = [
         *setting.method.overrides, f"model.birq.relabelling.teacher={OUT}/teacher.pt",
-        f"model.birq.quantizer.num_codes={relabelling.clusters}",
+        f"model.birq.quantizer.num_codes={relabelling.clusters}", "model.birq.quantizer.num_books=1",
     ]  # fmt: skip
     if relabelling.start == "stage1":
         second.append(f"+init_from_nemo_model={OUT}/{TEACHER_NEMO}")
