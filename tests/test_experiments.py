@@ -108,7 +108,7 @@ def test_every_run_of_every_budget_can_be_configured(budget, corpus):
 def test_null_leaves_a_method_out():
     """The budget of ablations fine-tunes nothing, so that it has neither a scratch method nor fine-tuning steps."""
     budget = read_budget("ablations")
-    assert list(budget.methods) == ["best_rq", "birq", "relabelled"] and budget.finetune.steps == 0
+    assert list(budget.methods) == ["best_rq", "birq"] and budget.finetune.steps == 0
     assert not any(setting.method.finetune for setting in expand("ablations", budget))
 
 
