@@ -86,7 +86,7 @@ def make_run(setting: Setting, corpus: Corpus) -> Run:
     """The commands of a setting on a corpus.
 
     Raises:
-        ValueError: overrides that do not fit the configuration; naming the run.
+        ValueError: overrides or a relabelling that do not fit the configuration; naming the run.
     """
     method = setting.method
     stages: list[Stage] = []
@@ -94,6 +94,7 @@ def make_run(setting: Setting, corpus: Corpus) -> Run:
         stages.append(_pretraining(setting, corpus, "untrained", 0, method.overrides))
     elif method.relabelling:
         stages += _relabelling(setting, corpus)
+        _check_relabelling(setting, resolve("conf", stages[0], setting))
     else:
         stages.append(_pretraining(setting, corpus, "pretrain", setting.pretrain.steps, method.overrides))
     config = resolve("conf", stages[-1], setting)
@@ -150,6 +151,19 @@ def _relabelling(setting: Setting, corpus: Corpus) -> list[Stage]:
         clustering,
         _pretraining(setting, corpus, "pretrain", total - first, second),
     ]
+
+
+def _check_relabelling(setting: Setting, first: dict[str, Any]) -> None:
+    """Looks, before the first stage is trained, at what would fail after it; ``first`` is its configuration."""
+    relabelling, depth = setting.method.relabelling, first["model"]["encoder"]["n_layers"]
+    codes = first["model"]["birq"]["quantizer"]["num_codes"]
+    if relabelling.layer > depth:
+        raise ValueError(f"{setting.run_name}: relabelling.layer={relabelling.layer}: the encoder has {depth} layers")
+    if relabelling.start == "stage1" and relabelling.clusters != codes:
+        raise ValueError(
+            f"{setting.run_name}: relabelling.start=stage1 takes over the prediction head, so that relabelling.clusters="
+            f"{relabelling.clusters} must be the first stage's model.birq.quantizer.num_codes={codes}"
+        )
 
 
 def _pretraining(setting: Setting, corpus: Corpus, name: str, steps: int, overrides: list[str]) -> Stage:
