@@ -21,7 +21,7 @@ from nemo_birq import BiRQModel
 from nemo_birq.experiments import execution, fit, results
 from nemo_birq.experiments.budgets import Budget, budget_names, expand, read_budget
 from nemo_birq.experiments.corpora import choose_files, open_corpus, read_layouts, write_labelled
-from nemo_birq.experiments.execution import Interrupted, StageFailed, prepare_folder, read_account, run_stages
+from nemo_birq.experiments.execution import Interrupted, StageFailed, claim, prepare_folder, read_account, run_stages
 from nemo_birq.experiments.fit import Estimate, memory_bytes, misfits
 from nemo_birq.experiments.stages import Run, Stage, make_run
 from nemo_birq.experiments.sweep import step_of
@@ -73,6 +73,8 @@ def test_methods_come_seed_by_seed_and_then_ablations(tmp_path):
         ("ablations: {birq: {}}", "birq: both a method and an ablation"),
         ("methods: {relabelled: {relabelling: {layer: 2, clusters: 8, hours: 0}}}", "relabelling.hours=0.0: above 0"),
         ("labelled_hours: 0", "labelled_hours=0.0: above 0"),
+        ("methods:", "methods: at least one"),
+        ("methods: {birq: [", "mine.yaml.*expected"),
     ],
 )
 def test_a_budget_with_a_mistake_is_refused(tmp_path, text, said):
@@ -252,6 +254,19 @@ def test_a_command_that_writes_nothing_is_a_failure(smoke, tmp_path):
     prepare_folder(run, tmp_path, overwrite=False)
     with pytest.raises(StageFailed, match=r"wrote no first.txt"):
         run_stages(run, tmp_path, 1, lambda stage: None, threading.Event())
+
+
+def test_two_processes_do_not_work_on_one_run(tmp_path):
+    with claim(tmp_path / "smoke" / "birq_seed0"):
+        with claim(tmp_path / "smoke" / "birq_seed1"):
+            pass
+        with (
+            pytest.raises(ValueError, match=r"another process is at work in .*birq_seed0"),
+            claim(tmp_path / "smoke" / "birq_seed0"),
+        ):
+            pass
+    with claim(tmp_path / "smoke" / "birq_seed0"):
+        pass
 
 
 def test_interruption_ends_the_command_and_its_time_is_kept(smoke, tmp_path):

@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "conf" / "experiments"
@@ -118,9 +119,9 @@ def read_budget(name: str) -> Budget:
         raise ValueError(f"--budget {name}: there are {', '.join(budget_names())}, or give the path of a yaml file")
     try:
         given = OmegaConf.merge(*(OmegaConf.load(part) for part in (FOLDER / "methods.yaml", path)))
-        given.methods = {method: row for method, row in given.methods.items() if row is not None}  # null leaves one out
+        given.methods = {method: row for method, row in (given.methods or {}).items() if row is not None}  # null: none
         budget = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Budget), given))
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, YAMLError) as error:
         raise ValueError(f"{path}: {error}") from error
     _check(budget, path)
     return budget
@@ -139,6 +140,8 @@ def _check(budget: Budget, path: Path) -> None:
             wrong.append(f"config={stage.config}: {folder}/ has no such file")
     if budget.labelled_hours is not None and budget.labelled_hours <= 0:
         wrong.append(f"labelled_hours={budget.labelled_hours}: above 0, or null for what corpora.yaml says")
+    if not budget.methods:
+        wrong.append("methods: at least one")
     if not budget.seeds:
         wrong.append("seeds: at least one")
     if budget.ablations and "birq" not in budget.methods:

@@ -10,10 +10,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from nemo_birq.experiments.budgets import ROOT
 from nemo_birq.experiments.corpora import write_labelled
@@ -70,6 +73,25 @@ def is_done(folder: Path, stage: Stage) -> bool:
 def log_file(folder: Path, stage: str) -> Path:
     """What a command printed."""
     return folder / "logs" / f"{stage}.log"
+
+
+@contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """Keeps other processes away from the folder of a run.
+
+    Raises:
+        ValueError: another one is at work there.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(f"another process is at work in {folder}; wait for it, or give another --out") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def prepare_folder(run: Run, folder: Path, overwrite: bool) -> None:
