@@ -129,6 +129,23 @@ def test_null_leaves_a_method_out():
     assert not any(setting.method.finetune for setting in expand("ablations", budget))
 
 
+@pytest.mark.parametrize(("steps", "looks"), [(250, 3), (700, 3), (24, 2), (7, 7)])
+def test_every_stage_is_validated_at_its_end(smoke, corpus, steps, looks):
+    """Within the last steps: 3 times in 250 steps is at 83, 166 and 249, where 84 would leave out the third."""
+    for run in smoke.values():
+        setting = replace(
+            run.setting, pretrain=replace(run.setting.pretrain, steps=steps, checkpoints=looks),
+            finetune=replace(run.setting.finetune, steps=steps, validations=looks),
+        )  # fmt: skip
+        for stage in make_run(setting, corpus).stages:
+            (interval,) = {
+                int(a.partition("=")[2]) for a in stage.arguments if a.startswith("trainer.val_check_interval=")
+            } or {1}
+            assert stage.steps % interval < looks, (stage.name, interval)
+            if stage.steps == steps:
+                assert stage.steps // interval == looks
+
+
 def test_matched_methods_differ_in_their_own_overrides_alone(smoke):
     """Same data, seed, schedule and recognizer: what is left of two commands is what the budget says."""
     best_rq, birq = (set(smoke[name].stages[0].arguments) for name in ("best_rq", "birq"))

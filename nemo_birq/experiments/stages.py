@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import json
-import math
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -175,7 +174,7 @@ def _pretraining(setting: Setting, corpus: Corpus, name: str, steps: int, overri
         arguments = ["scripts/untrained_model.py", *common, *setting.pretrain.overrides, *overrides]
         return Stage(name, tuple(arguments), f"{name}/{name}.nemo")
     length = [
-        f"trainer.max_steps={steps}", f"trainer.val_check_interval={_interval(setting.pretrain)}",
+        f"trainer.max_steps={steps}", f"trainer.val_check_interval={_interval(setting.pretrain, steps)}",
         f"trainer.log_every_n_steps={max(1, steps // POINTS)}", "trainer.enable_progress_bar=false",
         "exp_manager.checkpoint_callback_params.save_top_k=-1",
     ]  # fmt: skip
@@ -183,8 +182,9 @@ def _pretraining(setting: Setting, corpus: Corpus, name: str, steps: int, overri
     return Stage(name, tuple(arguments), f"{name}/checkpoints/{name}.nemo", steps, resumes=True)
 
 
-def _interval(pretrain: Pretraining) -> int:
-    return math.ceil(pretrain.steps / pretrain.checkpoints)
+def _interval(pretrain: Pretraining, steps: int) -> int:
+    """Between validations of a stage: rounded down, or the last one would come after its end."""
+    return steps // max(1, round(pretrain.checkpoints * steps / pretrain.steps))
 
 
 def _labels(corpus: Corpus, nemo: str) -> Stage:
@@ -204,7 +204,7 @@ def _finetuning(setting: Setting, corpus: Corpus, nemo: str) -> Stage:
         *corpus.labelled.overrides, *corpus.validation, f"test_manifests=['test={corpus.path(corpus.layout.test)}']",
         f"seed={setting.seed}", "name=finetune", f"exp_manager.exp_dir={OUT}", "exp_manager.resume_if_exists=true",
         f"trainer.max_steps={steps}", "trainer.max_epochs=-1",
-        f"trainer.val_check_interval={math.ceil(steps / finetune.validations)}", "trainer.check_val_every_n_epoch=null",
+        f"trainer.val_check_interval={steps // finetune.validations}", "trainer.check_val_every_n_epoch=null",
         f"trainer.log_every_n_steps={max(1, steps // POINTS)}", *finetune.overrides,
     )  # fmt: skip
     return Stage("finetune", arguments, SCORES, steps)
