@@ -26,6 +26,7 @@ class LabelFiles:
                 logging.warning(
                     "This .nemo was saved again by a class that does not know BiRQ's label tensors: projections and "
                     "codebook are drawn again from their seed, the running statistics of layer k are lost and begin anew."
+                    " So does a tracked codebook: its enhanced labels are others."
                 )
         if tensors is None:
             encoder = self.cfg.encoder

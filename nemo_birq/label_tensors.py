@@ -18,7 +18,7 @@ RUNNING = ("running_mean", "running_covariance", "num_updates")
 
 
 def draw(config: QuantizerConfig, labels: LabelsConfig, input_dim: int, layer_dim: int) -> dict[str, Tensor]:
-    """Both projections and the codebook, float32, from ``config.seed``.
+    """Both projections and the codebook, and what a tracked codebook begins with, float32, from ``config.seed``.
 
     Args:
         config: sizes and seed.
@@ -60,7 +60,7 @@ def verify(tensors: dict[str, Tensor], expected: str | None, source: str) -> Non
 
 
 def collect(anchor: AnchorLabeler, enhanced: EnhancedLabeler) -> dict[str, Tensor]:
-    """All tensors that define the labels, on the CPU: the fixed ones and the running statistics of layer k."""
+    """All tensors that define the labels, on the CPU: the fixed ones, a tracked codebook, running statistics of layer k."""
     tensors = {
         "anchor_projection": anchor.quantizer.projection,
         "enhanced_projection": enhanced.quantizer.projection,
@@ -77,16 +77,22 @@ def restore(tensors: dict[str, Tensor], anchor: AnchorLabeler, enhanced: Enhance
     """Puts collected tensors back.
 
     Raises:
-        ValueError: a shape differs.
+        ValueError: a shape differs, or one of both has a tracked codebook and the other has none.
     """
+    tracked = enhanced.tracking is not None
+    if tracked != ("enhanced_codebook" in tensors):
+        trained, own = ("random", "tracked") if tracked else ("tracked", "random")
+        raise ValueError(
+            f"the file was made with model.birq.labels.codebook={trained}, this model has {own}: its labels would change. "
+            f"Resume with labels.codebook={trained}, or start a new experiment (another exp_manager.name or exp_dir)"
+        )
     targets: list[tuple[nn.Module, str, str]] = [
         (anchor.quantizer, "projection", "anchor_projection"),
         (enhanced.quantizer, "projection", "enhanced_projection"),
         (anchor.quantizer, "codebook", "codebook"),
     ]
-    own = enhanced.tracking is not None
-    targets += [(enhanced.quantizer, "codebook", "enhanced_codebook" if own else "codebook")]
-    targets += [(enhanced.tracking, name, name) for name in TRACKED if own and name in tensors]
+    targets += [(enhanced.quantizer, "codebook", "enhanced_codebook" if tracked else "codebook")]
+    targets += [(enhanced.tracking, name, name) for name in TRACKED if tracked and name in tensors]
     targets += [(enhanced.normalization, name, name) for name in RUNNING if name in tensors]
     for module, attribute, name in targets:
         own = getattr(module, attribute)

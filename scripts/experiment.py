@@ -12,6 +12,7 @@ conf/experiments/ holds budgets, methods and corpora; docs/experiments.md explai
 import argparse
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,7 +23,7 @@ from rich.table import Table
 
 from nemo_birq.experiments.budgets import ROOT, Budget, Setting, budget_names, expand, read_budget
 from nemo_birq.experiments.corpora import open_corpus
-from nemo_birq.experiments.execution import prepare_folder
+from nemo_birq.experiments.execution import claim, prepare_folder
 from nemo_birq.experiments.fit import Estimate, estimate, lacks_gpus, misfits, run_seconds
 from nemo_birq.experiments.results import cores, stages_done, state
 from nemo_birq.experiments.stages import Run, make_run
@@ -130,11 +131,13 @@ def main() -> int:
     if others and not args.overwrite:
         named = ", ".join(str(args.results / run.file) for run in others)
         raise ValueError(f"made with another setting: {named}; give another --results, or --overwrite to replace them")
-    for run in left:
-        prepare_folder(run, args.out / run.place, args.overwrite)
-
     sweep = Sweep(args.out, args.results, args.jobs, max(1, cores() // args.jobs), args.keep, console)
-    failed = sweep.execute(left)
+    with ExitStack() as claimed:
+        for run in left:
+            claimed.enter_context(claim(args.out / run.place))
+        for run in left:
+            prepare_folder(run, args.out / run.place, args.overwrite)
+        failed = sweep.execute(left)
     console.print(f"{len(left) - len(failed)} runs done, {len(failed)} failed, {len(runs) - len(left)} were done before")
     return 1 if failed else 0
 

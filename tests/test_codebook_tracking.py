@@ -8,6 +8,8 @@ from sklearn.cluster import KMeans
 from nemo_birq.codebook_tracking import CodebookTracking
 from nemo_birq.quantizer import RandomProjectionQuantizer, draw_codebook
 
+pytestmark = pytest.mark.unit
+
 
 def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)

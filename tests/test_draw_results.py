@@ -15,7 +15,7 @@ from scipy import stats
 
 from nemo_birq.experiments.drawing import statistics
 from nemo_birq.experiments.drawing.ablation_table import ablation_table, alive
-from nemo_birq.experiments.drawing.error_tables import difference_table, rate_table
+from nemo_birq.experiments.drawing.error_tables import difference_table, how_sure, rate_table
 from nemo_birq.experiments.drawing.label_tables import cost_table, label_table
 from nemo_birq.experiments.drawing.page import PARTS, draw_page, replace_part
 from nemo_birq.experiments.drawing.runs import read_groups
@@ -227,6 +227,12 @@ def test_small_tables_word_for_word(tmp_path: Path):
         "| `birq` − `best_rq` | 2 | -15.0 | -27 % | -20.0 to -10.0 | -78.5 to +48.5 | 0.500 "
         "| +0.0 | +0 % | +0.0 to +0.0 | +0.0 to +0.0 | 1.000 |"
     )
+
+
+def test_so_few_rows_that_nothing_can_be_shown_are_told(tmp_path: Path, folder: Path):
+    (group,) = read_groups(write(tmp_path / "two", tiny("best_rq", 0, (4, 6)), tiny("birq", 0, (3, 5))))
+    assert how_sure(group).endswith("With so few utterances p cannot be below 0.500, and nothing is bold.")
+    assert "so few" not in how_sure(*read_groups(folder))
 
 
 def test_rows_stand_in_order_and_baselines_are_compared(folder: Path):

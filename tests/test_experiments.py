@@ -1,5 +1,6 @@
 """Experiments: what a budget expands to, what is refused, what is done again and what is not."""
 
+import copy
 import json
 import re
 import threading
@@ -20,7 +21,7 @@ from nemo_birq import BiRQModel
 from nemo_birq.experiments import execution, fit, results
 from nemo_birq.experiments.budgets import Budget, budget_names, expand, read_budget
 from nemo_birq.experiments.corpora import choose_files, open_corpus, read_layouts, write_labelled
-from nemo_birq.experiments.execution import Interrupted, StageFailed, prepare_folder, read_account, run_stages
+from nemo_birq.experiments.execution import Interrupted, StageFailed, claim, prepare_folder, read_account, run_stages
 from nemo_birq.experiments.fit import Estimate, memory_bytes, misfits
 from nemo_birq.experiments.stages import Run, Stage, make_run
 from nemo_birq.experiments.sweep import step_of
@@ -58,7 +59,7 @@ def test_methods_come_seed_by_seed_and_then_ablations(tmp_path):
     assert found == [(m, seed, "method") for seed in (3, 4) for m in methods] + [("no_ramp", 5, "ablation")]
     assert settings[-1].method.overrides == ["a=1", "b=2"] and not settings[-1].method.finetune
     assert {setting.budget for setting in settings} == {"mine"}
-    chosen = expand(str(path), read_budget(str(path)), only=["ablations", "birq"], seeds=[7])
+    chosen = expand(str(path), read_budget(str(path)), only=["ablations", "birq"], seeds=[7, 7])
     assert [setting.run_name for setting in chosen] == ["birq_seed7", "no_ramp_seed7"]
 
 
@@ -70,6 +71,10 @@ def test_methods_come_seed_by_seed_and_then_ablations(tmp_path):
         ("pretrain: {config: no_such, steps: 8}", "conf/ has no such file"),
         ("pretrain: {config: birq_conformer_tiny, steps: 0}", "pretrain.steps=0"),
         ("ablations: {birq: {}}", "birq: both a method and an ablation"),
+        ("methods: {relabelled: {relabelling: {layer: 2, clusters: 8, hours: 0}}}", "relabelling.hours=0.0: above 0"),
+        ("labelled_hours: 0", "labelled_hours=0.0: above 0"),
+        ("methods:", "methods: at least one"),
+        ("methods: {birq: [", "mine.yaml: while parsing"),
     ],
 )
 def test_a_budget_with_a_mistake_is_refused(tmp_path, text, said):
@@ -77,6 +82,18 @@ def test_a_budget_with_a_mistake_is_refused(tmp_path, text, said):
     path.write_text(f"finetune: {{steps: 4}}\n{text}\n")
     with pytest.raises(ValueError, match=said):
         read_budget(str(path))
+
+
+def test_a_second_stage_that_would_fail_is_refused_before_the_first(smoke, corpus):
+    def refused(**changes) -> str:
+        method = smoke["relabelled"].setting.method
+        method = replace(method, relabelling=replace(method.relabelling, **changes))
+        with pytest.raises(ValueError, match="relabelled_seed0: ") as caught:
+            make_run(replace(smoke["relabelled"].setting, method=method), corpus)
+        return str(caught.value)
+
+    assert "relabelling.layer=5: the encoder has 4 layers" in refused(layer=5)
+    assert "clusters=64 must be the first stage's model.birq.quantizer.num_codes=256" in refused(start="stage1")
 
 
 def test_unknown_names_are_answered_with_those_that_exist(tmp_path):
@@ -112,6 +129,23 @@ def test_null_leaves_a_method_out():
     assert not any(setting.method.finetune for setting in expand("ablations", budget))
 
 
+@pytest.mark.parametrize(("steps", "looks"), [(250, 3), (700, 3), (24, 2), (7, 7)])
+def test_every_stage_is_validated_at_its_end(smoke, corpus, steps, looks):
+    """Within the last steps: 3 times in 250 steps is at 83, 166 and 249, where 84 would leave out the third."""
+    for run in smoke.values():
+        setting = replace(
+            run.setting, pretrain=replace(run.setting.pretrain, steps=steps, checkpoints=looks),
+            finetune=replace(run.setting.finetune, steps=steps, validations=looks),
+        )  # fmt: skip
+        for stage in make_run(setting, corpus).stages:
+            (interval,) = {
+                int(a.partition("=")[2]) for a in stage.arguments if a.startswith("trainer.val_check_interval=")
+            } or {1}
+            assert stage.steps % interval < looks, (stage.name, interval)
+            if stage.steps == steps:
+                assert stage.steps // interval == looks
+
+
 def test_matched_methods_differ_in_their_own_overrides_alone(smoke):
     """Same data, seed, schedule and recognizer: what is left of two commands is what the budget says."""
     best_rq, birq = (set(smoke[name].stages[0].arguments) for name in ("best_rq", "birq"))
@@ -128,11 +162,15 @@ def test_matched_methods_differ_in_their_own_overrides_alone(smoke):
     assert [stage.name for stage in smoke["scratch"].stages] == ["untrained", "labels", "finetune"]
 
 
-def test_best_rq_and_birq_begin_with_equal_weights_and_the_same_data(smoke):
+TRACKED = ["model.birq.labels.codebook=tracked", "model.birq.labels.code_dim=64"]
+
+
+def test_methods_begin_with_equal_weights_and_the_same_data(smoke):
     """The whole encoder, bit by bit, the head of the anchor task, and the utterances of the first batches."""
-    found = {}
-    for name in ("best_rq", "birq"):
-        overrides = [execution.fill_in(argument, CORPUS, Path("none")) for argument in smoke[name].stages[0].arguments[2:]]
+    found = []
+    for name, more in (("best_rq", []), ("birq", []), ("birq", TRACKED), ("relabelled", []), ("scratch", [])):
+        arguments = [*smoke[name].stages[0].arguments[2:], *more]
+        overrides = [execution.fill_in(argument, CORPUS, Path("none")) for argument in arguments]
         with initialize_config_dir(str(ROOT / "conf"), version_base=None):
             cfg = compose("birq_conformer_tiny", overrides=overrides)
         pl.seed_everything(cfg.seed, workers=True)
@@ -140,11 +178,13 @@ def test_best_rq_and_birq_begin_with_equal_weights_and_the_same_data(smoke):
         batches = iter(model._train_dl)
         order = [list(next(batches)[2]) for _ in range(5)]
         weights = model.state_dict()
-        found[name] = {key: weights[key] for key in weights if key.startswith(("encoder.", "decoder_losses.anchor."))}, order
-    (first, order), (second, other) = found.values()
-    assert order == other and len({name for batch in order for name in batch}) == sum(map(len, order))
-    assert first.keys() == second.keys() and len(first) > 50
-    assert all(torch.equal(first[key], second[key]) for key in first)
+        begun = {key: weights[key] for key in weights if key.startswith(("encoder.", "decoder_losses.anchor."))}
+        found.append((begun, order))
+    (first, order), *others = found
+    assert len({name for batch in order for name in batch}) == sum(map(len, order)) and len(first) > 50
+    for second, other in others:
+        assert order == other and first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 # --- the labelled part --------------------------------------------------------------------------------------------------
@@ -209,9 +249,10 @@ def python(name: str, code: str, resumes: bool = False) -> Stage:
 
 
 def test_finished_stages_are_not_redone_and_a_failed_one_is(smoke, tmp_path):
-    count = "import pathlib; p = pathlib.Path(r'$OUT/{0}.txt'); p.write_text((p.read_text() if p.exists() else '') + 'x')"
+    """The second command overwrites nothing, as scripts/cluster_labels.py; what a failed attempt has left is removed."""
+    write = "import pathlib; p = pathlib.Path(r'$OUT/{0}.txt'); assert not p.exists(); p.write_text('x')"
     fails = "import sys, pathlib; print('no memory'); sys.exit(not pathlib.Path(r'$OUT/mended').exists())"
-    codes = {"first": count, "second": f"{count}\n{fails}", "third": count}
+    codes = {"first": write, "second": f"{write}\n{fails}", "third": write}
     run = with_stages(smoke["birq"], *(python(name, code.replace("{0}", name)) for name, code in codes.items()))
     prepare_folder(run, tmp_path, overwrite=False)
     begun = []
@@ -222,7 +263,6 @@ def test_finished_stages_are_not_redone_and_a_failed_one_is(smoke, tmp_path):
     (tmp_path / "mended").touch()
     run_stages(run, tmp_path, 1, begun.append, threading.Event())
     assert [stage.name for stage in begun] == ["first", "second", "second", "third"]
-    assert (tmp_path / "first.txt").read_text() == "x" and (tmp_path / "second.txt").read_text() == "xx"
     assert results.stages_done(run, tmp_path) == 3 and read_account(tmp_path, "third").seconds > 0
 
 
@@ -231,6 +271,19 @@ def test_a_command_that_writes_nothing_is_a_failure(smoke, tmp_path):
     prepare_folder(run, tmp_path, overwrite=False)
     with pytest.raises(StageFailed, match=r"wrote no first.txt"):
         run_stages(run, tmp_path, 1, lambda stage: None, threading.Event())
+
+
+def test_two_processes_do_not_work_on_one_run(tmp_path):
+    with claim(tmp_path / "smoke" / "birq_seed0"):
+        with claim(tmp_path / "smoke" / "birq_seed1"):
+            pass
+        with (
+            pytest.raises(ValueError, match=r"another process is at work in .*birq_seed0"),
+            claim(tmp_path / "smoke" / "birq_seed0"),
+        ):
+            pass
+    with claim(tmp_path / "smoke" / "birq_seed0"):
+        pass
 
 
 def test_interruption_ends_the_command_and_its_time_is_kept(smoke, tmp_path):
@@ -279,6 +332,9 @@ def test_a_folder_or_result_of_another_setting_is_not_used(smoke, tmp_path):
     with pytest.raises(ValueError, match=r"another setting.*--overwrite"):
         prepare_folder(other, tmp_path / "run", overwrite=False)
     prepare_folder(other, tmp_path / "run", overwrite=True)
+    (tmp_path / "run" / "setting.json").write_text("{")
+    with pytest.raises(ValueError, match=r"run/setting.json is damaged .* remove the folder of this run"):
+        prepare_folder(other, tmp_path / "run", overwrite=True)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(ValueError, match=r"holds no run of this script"):
@@ -346,6 +402,10 @@ def test_estimate_counts_the_configured_model(smoke, tmp_path):
     assert first.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert 0 < first.step_seconds < 60 and first.hours * 3600 > 6 * fit.START_SECONDS
     assert fit.estimate(runs, 1, tmp_path / "estimate.json") == first
+    before = (tmp_path / "estimate.json").read_text()
+    half = copy.deepcopy(runs[0].config) | {"trainer": runs[0].config["trainer"] | {"precision": "bf16-mixed"}}
+    fit.estimate([replace(runs[0], config=half)], 1, tmp_path / "estimate.json")
+    assert (tmp_path / "estimate.json").read_text() != before
 
 
 def compose_model(run: Run) -> DictConfig:

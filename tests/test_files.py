@@ -78,6 +78,16 @@ def test_tracked_codebook_goes_on_where_it_was(tmp_path, batch, kind):
 
 
 @pytest.mark.unit
+@pytest.mark.parametrize(("trained", "own"), [("tracked", "random"), ("random", "tracked")])
+def test_resuming_with_another_kind_of_codebook_is_refused(tmp_path, trained, own):
+    path = str(tmp_path / "model.ckpt")
+    checkpoint(make_model(birq__labels__codebook=trained), path)
+    content = torch.load(path, weights_only=False)
+    with pytest.raises(ValueError, match=f"labels.codebook={trained}, this model has {own}: its labels would change"):
+        make_model(birq__labels__codebook=own).on_load_checkpoint(content)
+
+
+@pytest.mark.unit
 def test_file_saved_by_the_stock_class_still_restores(tmp_path, batch, monkeypatch):
     """With the same projections and weights; only the running statistics are lost, and it says so."""
     model = trained_model().eval()

@@ -171,6 +171,13 @@ def test_a_freezing_that_is_neither_share_nor_number(nemo, tmp_path, value):
     assert message.endswith("give a share of the training, 0.0 to 1.0, or a whole number of steps")
 
 
+@pytest.mark.parametrize("value", ["-1", "3", "1.0", "all", "true", "null"])
+def test_fresh_layers_that_are_no_number_of_layers(nemo, tmp_path, value):
+    """Of three layers one at least is taken over."""
+    message = refused(config("ctc_char", nemo, tmp_path, f"fresh_layers={value}"))
+    assert message.endswith(": a whole number from 0 to 2, of the 3 layers of the encoder")
+
+
 def test_texts_that_are_missing(nemo, tmp_path):
     manifest = write(tmp_path / "unlabelled.json", *lines("one", None, None))
     for where in ("train", "validation"):

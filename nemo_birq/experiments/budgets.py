@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "conf" / "experiments"
@@ -118,9 +119,9 @@ def read_budget(name: str) -> Budget:
         raise ValueError(f"--budget {name}: there are {', '.join(budget_names())}, or give the path of a yaml file")
     try:
         given = OmegaConf.merge(*(OmegaConf.load(part) for part in (FOLDER / "methods.yaml", path)))
-        given.methods = {method: row for method, row in given.methods.items() if row is not None}  # null leaves one out
+        given.methods = {method: row for method, row in (given.methods or {}).items() if row is not None}  # null: none
         budget = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Budget), given))
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, YAMLError) as error:
         raise ValueError(f"{path}: {error}") from error
     _check(budget, path)
     return budget
@@ -137,6 +138,10 @@ def _check(budget: Budget, path: Path) -> None:
     for folder, stage in (("conf", budget.pretrain), ("conf/finetune", budget.finetune)):
         if not (ROOT / folder / f"{stage.config}.yaml").is_file():
             wrong.append(f"config={stage.config}: {folder}/ has no such file")
+    if budget.labelled_hours is not None and budget.labelled_hours <= 0:
+        wrong.append(f"labelled_hours={budget.labelled_hours}: above 0, or null for what corpora.yaml says")
+    if not budget.methods:
+        wrong.append("methods: at least one")
     if not budget.seeds:
         wrong.append("seeds: at least one")
     if budget.ablations and "birq" not in budget.methods:
@@ -146,6 +151,8 @@ def _check(budget: Budget, path: Path) -> None:
         r = method.relabelling
         if r and (r.layer < 1 or r.clusters < 2 or r.start not in ("fresh", "stage1")):
             wrong.append(f"{name}.relabelling: layer at least 1, clusters at least 2, start fresh or stage1; it is {r}")
+        if r and r.hours is not None and r.hours <= 0:
+            wrong.append(f"{name}.relabelling.hours={r.hours}: above 0, or null for all")
         if r and budget.pretrain.steps < 2:
             wrong.append(f"{name}: two stages need at least 2 steps")
         if not method.pretraining and not method.finetune:
@@ -178,7 +185,7 @@ def expand(name: str, budget: Budget, only: list[str] | None = None, seeds: list
         (kind, seed, Setting(Path(name).stem, method, kind, seed, _with(row, overrides), budget.pretrain, budget.finetune))
         for kind, method, row, overrides in methods
         if method in chosen
-        for seed in seeds or row.seeds or budget.seeds
+        for seed in dict.fromkeys(seeds or row.seeds or budget.seeds)
     ]
     return [setting for _, _, setting in sorted(runs, key=lambda run: (run[0] == "ablation", run[1]))]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from nemo_birq.data.manifests import check_manifest_of_files, read_manifest
 from nemo_birq.experiments.budgets import FOLDER, ROOT
@@ -87,7 +88,7 @@ def read_layouts() -> dict[str, Layout]:
     """The corpora that are known, by name.
 
     Raises:
-        ValueError: a key that does not exist.
+        ValueError: no yaml, or a key that does not exist.
     """
     path = FOLDER / "corpora.yaml"
     try:
@@ -95,7 +96,7 @@ def read_layouts() -> dict[str, Layout]:
             name: OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Layout), block))
             for name, block in OmegaConf.load(path).items()
         }
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, YAMLError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 

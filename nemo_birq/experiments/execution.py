@@ -10,13 +10,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from nemo_birq.experiments.budgets import ROOT
 from nemo_birq.experiments.corpora import write_labelled
 from nemo_birq.experiments.stages import Run, Stage, fill_in
+from nemo_birq.extraction.store import write_whole
 
 PATIENCE = 20.0  # seconds that an interrupted command has to end by itself
 TAIL = 25  # lines of a log that are shown when its command failed
@@ -50,7 +55,14 @@ def account_file(folder: Path, stage: str) -> Path:
 def read_account(folder: Path, stage: str) -> Account:
     """An empty one where the stage was never begun."""
     path = account_file(folder, stage)
-    return Account(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else Account()
+    return Account(**_read_json(path)) if path.is_file() else Account()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); remove the folder of this run and start again") from error
 
 
 def is_done(folder: Path, stage: Stage) -> bool:
@@ -63,14 +75,33 @@ def log_file(folder: Path, stage: str) -> Path:
     return folder / "logs" / f"{stage}.log"
 
 
+@contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """Keeps other processes away from the folder of a run.
+
+    Raises:
+        ValueError: another one is at work there.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(f"another process is at work in {folder}; wait for it, or give another --out") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def prepare_folder(run: Run, folder: Path, overwrite: bool) -> None:
     """Makes the folder of a run, with its setting, or sees to it that it is of this setting.
 
     Raises:
-        ValueError: what lies there was made with another setting.
+        ValueError: what lies there was made with another setting, by something else, or is damaged.
     """
     path = folder / "setting.json"
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["hash"] != run.setting_hash:
+    if path.is_file() and _read_json(path)["hash"] != run.setting_hash:
         if not overwrite:
             raise ValueError(
                 f"{folder} holds a run with another setting (its setting.json says which); give another --out, or "
@@ -82,8 +113,9 @@ def prepare_folder(run: Run, folder: Path, overwrite: bool) -> None:
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     (folder / "stages").mkdir(exist_ok=True)
     setting = {"hash": run.setting_hash, "commands": run.commands, "config": run.config}
-    path.write_text(json.dumps(setting | {"finetune_config": run.finetune_config}, indent=1) + "\n", encoding="utf-8")
-    write_labelled(run.corpus.labelled, folder)
+    write_whole(path, json.dumps(setting | {"finetune_config": run.finetune_config}, indent=1) + "\n")
+    if run.finetune_config is not None:
+        write_labelled(run.corpus.labelled, folder)
 
 
 def run_stages(run: Run, folder: Path, threads: int, begun: Callable[[Stage], None], stop: threading.Event) -> None:
@@ -106,6 +138,7 @@ def run_stages(run: Run, folder: Path, threads: int, begun: Callable[[Stage], No
         begun(stage)
         if not stage.resumes:
             shutil.rmtree(folder / stage.name, ignore_errors=True)
+            (folder / stage.result).unlink(missing_ok=True)  # of a command that was ended after it had written this
         _run_stage(stage, run, folder, threads, stop)
 
 
@@ -129,7 +162,7 @@ def _run_stage(stage: Stage, run: Run, folder: Path, threads: int, stop: threadi
     account.processor_seconds += usage.ru_utime + usage.ru_stime
     account.peak_memory_gb = max(account.peak_memory_gb, memory / 1e9)
     account.done = process.returncode == 0 and (folder / stage.result).is_file()
-    account_file(folder, stage.name).write_text(json.dumps(asdict(account), indent=1) + "\n", encoding="utf-8")
+    write_whole(account_file(folder, stage.name), json.dumps(asdict(account), indent=1) + "\n")
     if stop.is_set() and not account.done:
         raise Interrupted
     if not account.done:

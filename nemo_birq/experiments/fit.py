@@ -65,7 +65,8 @@ def estimate(runs: list[Run], jobs: int, cache: Path) -> Estimate:
     """
     config = runs[0].config
     batch = batch_seconds(config["model"]["train_ds"])
-    key = json.dumps([config["model"]["encoder"], config["model"]["birq"], batch, machine()], sort_keys=True)
+    made = [config["model"]["encoder"], config["model"]["birq"], batch, config["trainer"].get("precision"), machine()]
+    key = json.dumps(made, sort_keys=True)
     kept = json.loads(cache.read_text(encoding="utf-8")) if cache.is_file() else {}
     if kept.get("key") != key:
         parameters, seconds = measure(config, batch)

@@ -15,6 +15,7 @@ from nemo_birq.experiments.budgets import ROOT
 from nemo_birq.experiments.corpora import CORPUS, OUT
 from nemo_birq.experiments.execution import is_done, log_file, read_account
 from nemo_birq.experiments.stages import LABELS, PRETRAINED, SCORES, Run, Stage
+from nemo_birq.extraction.store import write_whole
 from nemo_birq.label_health import TASKS
 from nemo_birq.nemo_files import read_weights
 from nemo_birq.report.runs import read_run
@@ -76,9 +77,7 @@ def collect(run: Run, folder: Path) -> dict[str, Any]:
 def write(result: dict[str, Any], path: Path) -> None:
     """Writes a result; a file is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.tmp")
-    unfinished.write_text(_dumps(result) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    write_whole(path, _dumps(result) + "\n")
 
 
 def state(run: Run, folder: Path, path: Path) -> str:

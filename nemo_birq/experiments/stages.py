@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import json
-import math
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -86,7 +85,7 @@ def make_run(setting: Setting, corpus: Corpus) -> Run:
     """The commands of a setting on a corpus.
 
     Raises:
-        ValueError: overrides that do not fit the configuration; naming the run.
+        ValueError: overrides or a relabelling that do not fit the configuration; naming the run.
     """
     method = setting.method
     stages: list[Stage] = []
@@ -94,6 +93,7 @@ def make_run(setting: Setting, corpus: Corpus) -> Run:
         stages.append(_pretraining(setting, corpus, "untrained", 0, method.overrides))
     elif method.relabelling:
         stages += _relabelling(setting, corpus)
+        _check_relabelling(setting, resolve("conf", stages[0], setting))
     else:
         stages.append(_pretraining(setting, corpus, "pretrain", setting.pretrain.steps, method.overrides))
     config = resolve("conf", stages[-1], setting)
@@ -152,6 +152,19 @@ def _relabelling(setting: Setting, corpus: Corpus) -> list[Stage]:
     ]
 
 
+def _check_relabelling(setting: Setting, first: dict[str, Any]) -> None:
+    """Looks, before the first stage is trained, at what would fail after it; ``first`` is its configuration."""
+    relabelling, depth = setting.method.relabelling, first["model"]["encoder"]["n_layers"]
+    codes = first["model"]["birq"]["quantizer"]["num_codes"]
+    if relabelling.layer > depth:
+        raise ValueError(f"{setting.run_name}: relabelling.layer={relabelling.layer}: the encoder has {depth} layers")
+    if relabelling.start == "stage1" and relabelling.clusters != codes:
+        raise ValueError(
+            f"{setting.run_name}: relabelling.start=stage1 takes over the prediction head, so that relabelling.clusters="
+            f"{relabelling.clusters} must be the first stage's model.birq.quantizer.num_codes={codes}"
+        )
+
+
 def _pretraining(setting: Setting, corpus: Corpus, name: str, steps: int, overrides: list[str]) -> Stage:
     common = [
         f"--config-name={setting.pretrain.config}", *corpus.data, *corpus.validation,
@@ -161,7 +174,7 @@ def _pretraining(setting: Setting, corpus: Corpus, name: str, steps: int, overri
         arguments = ["scripts/untrained_model.py", *common, *setting.pretrain.overrides, *overrides]
         return Stage(name, tuple(arguments), f"{name}/{name}.nemo")
     length = [
-        f"trainer.max_steps={steps}", f"trainer.val_check_interval={_interval(setting.pretrain)}",
+        f"trainer.max_steps={steps}", f"trainer.val_check_interval={_interval(setting.pretrain, steps)}",
         f"trainer.log_every_n_steps={max(1, steps // POINTS)}", "trainer.enable_progress_bar=false",
         "exp_manager.checkpoint_callback_params.save_top_k=-1",
     ]  # fmt: skip
@@ -169,8 +182,9 @@ def _pretraining(setting: Setting, corpus: Corpus, name: str, steps: int, overri
     return Stage(name, tuple(arguments), f"{name}/checkpoints/{name}.nemo", steps, resumes=True)
 
 
-def _interval(pretrain: Pretraining) -> int:
-    return math.ceil(pretrain.steps / pretrain.checkpoints)
+def _interval(pretrain: Pretraining, steps: int) -> int:
+    """Between validations of a stage: rounded down, or the last one would come after its end."""
+    return steps // max(1, round(pretrain.checkpoints * steps / pretrain.steps))
 
 
 def _labels(corpus: Corpus, nemo: str) -> Stage:
@@ -190,7 +204,7 @@ def _finetuning(setting: Setting, corpus: Corpus, nemo: str) -> Stage:
         *corpus.labelled.overrides, *corpus.validation, f"test_manifests=['test={corpus.path(corpus.layout.test)}']",
         f"seed={setting.seed}", "name=finetune", f"exp_manager.exp_dir={OUT}", "exp_manager.resume_if_exists=true",
         f"trainer.max_steps={steps}", "trainer.max_epochs=-1",
-        f"trainer.val_check_interval={math.ceil(steps / finetune.validations)}", "trainer.check_val_every_n_epoch=null",
+        f"trainer.val_check_interval={steps // finetune.validations}", "trainer.check_val_every_n_epoch=null",
         f"trainer.log_every_n_steps={max(1, steps // POINTS)}", *finetune.overrides,
     )  # fmt: skip
     return Stage("finetune", arguments, SCORES, steps)

@@ -125,7 +125,7 @@ class Sweep:
         minutes = (time.monotonic() - began) / 60
         try:
             path = future.result()
-        except (StageFailed, ValueError, FileNotFoundError) as error:
+        except (StageFailed, ValueError, OSError) as error:
             self.console.print(f"[red]failed[/] {run.setting.run_name}")
             self.console.print(str(error), markup=False, highlight=False, soft_wrap=True)
             return False

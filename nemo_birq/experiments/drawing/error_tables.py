@@ -67,12 +67,13 @@ def how_sure(group: Group) -> str:
     scores = runs[0].scores
     said = f"{scores['utterances']:,} utterances, {scores['words']:,} words"
     speakers = f"{len(counts.units):,} speakers, " if counts.rows == "speakers" else ""
-    of_one = counts.rows.removesuffix("s")
+    of_one, least = counts.rows.removesuffix("s"), 2 / 2 ** len(counts.units)
+    few = f" With so few {counts.rows} p cannot be below {p_value(least)}, and nothing is bold." if least >= 0.05 else ""
     return (
         f"Test set: {speakers}{said}. Rates: mean ± standard deviation over seeds; 95 %: bootstrap, seeds and {counts.rows} "
         "drawn again. Differences are in percentage points, below zero the first method is better; they are paired by seed "
         "and by utterance. *t over seeds* takes the differences of single seeds for normal and knows nothing of "
         f"{counts.rows}; *p* exchanges the two methods at random, {of_one} by {of_one}, all seeds "
         "together, and knows nothing of other seeds. **Bold**: neither explains the difference by chance (t interval "
-        "without 0, p < 0.05; not corrected for the number of comparisons)."
+        "without 0, p < 0.05; not corrected for the number of comparisons)." + few
     )

@@ -102,8 +102,8 @@ COLUMNS = 4
 
 
 def draw_alive(group: Group, title: str) -> Figure | None:
-    """A panel for each ablation, with BiRQ behind it."""
-    named = {name: group.methods[name] for name in (BASE,) if name in group.methods} | group.of("ablation")
+    """A panel for each method and ablation with enhanced labels, with BiRQ behind it."""
+    named = group.of("method") | group.of("ablation")
     named = {name: runs for name, runs in named.items() if any(_entropy(runs, "train"))}
     if not named:
         return None

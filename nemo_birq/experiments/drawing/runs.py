@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-SCHEMA = 1
+from nemo_birq.experiments.results import SCHEMA
+
 FIRST = ("scratch", "best_rq", "relabelled", "birq")
 """Methods in the order of the tables; others follow by name."""
 KINDS = ("method", "ablation")
