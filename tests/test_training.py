@@ -14,9 +14,12 @@ import pytest
 import soundfile
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from nemo_birq import BiRQModel
 from nemo_birq.data.shards import Utterance, write_shards
+from nemo_birq.experiments.budgets import read_budget
+from nemo_birq.layer_pass import resolve_layer
 from nemo_birq.precision import check_precision
 from nemo_birq.report.events import scalars
 from tests.conftest import CORPUS, ROOT, make_batch
@@ -224,6 +227,20 @@ def test_paper_preset_has_the_papers_values_in_every_configuration(config):
     assert (paper.loss.enhanced_weight, paper.loss.anchor_weight, paper.labels.temperature) == (0.1, 2.4, 0.5)
     assert (paper.loss.start_step, paper.loss.ramp_steps, paper.labels.label_gradient) == (0, 0, 1.0)
     assert default.loss.start_step > 0 and default.labels.label_gradient == 0.0
+
+
+def test_tracked_preset_is_what_the_experiments_compared():
+    """The method birq_tracked of the cpu budget, and the default in all else."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
+        preset = compose("birq_conformer_tiny", overrides=["labels=tracked"]).model.birq
+        default = compose("birq_conformer_tiny").model.birq
+    for override in read_budget("cpu").methods["birq_tracked"].overrides:
+        key, value = override.removeprefix("model.birq.").split("=")
+        OmegaConf.update(default, key, OmegaConf.create({"value": value}).value)
+    assert resolve_layer(preset.labels.layer, 4) == int(default.labels.layer)
+    preset.labels.layer = default.labels.layer
+    assert {key: str(value) for key, value in preset.labels.items()} == {k: str(v) for k, v in default.labels.items()}
+    assert float(preset.loss.enhanced_weight) == float(default.loss.enhanced_weight) == 1.0
 
 
 @pytest.mark.parametrize(
