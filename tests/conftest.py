@@ -26,6 +26,14 @@ ROOT = Path(__file__).resolve().parents[1]
 CORPUS = ROOT / "tarred_manifests"
 SAMPLE_RATE = 16000
 
+
+@pytest.fixture(autouse=True)
+def no_experiment_version():
+    """NeMo's exp_manager leaves its version in the environment, and scripts that later tests start would write there."""
+    yield
+    os.environ.pop("NEMO_EXPM_VERSION", None)
+
+
 BASE = OmegaConf.create(
     {
         "sample_rate": SAMPLE_RATE,
