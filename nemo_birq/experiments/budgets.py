@@ -40,14 +40,12 @@ class Finetuning:
 
 @dataclass
 class Relabelling:
-    """A second stage on labels by k-means of a layer of the first stage's encoder, as in HuBERT."""
+    """A second stage, from equal weights, on k-means labels of a layer of the first stage's encoder, as in HuBERT."""
 
     layer: int = 0
     clusters: int = 0
     hours: float | None = None
     """Of audio that the clusters are fitted on; None: all."""
-    start: str = "fresh"
-    """``fresh``: the second stage begins with the weights of the first step; ``stage1``: with those of the first stage."""
 
 
 @dataclass
@@ -111,20 +109,31 @@ def budget_names() -> list[str]:
 def read_budget(name: str) -> Budget:
     """Reads ``conf/experiments/<name>.yaml``, or a yaml file of that path, over ``methods.yaml``.
 
+    A key ``base: OTHER`` in it names a budget that lies between the two; lists are replaced, not added to.
+
     Raises:
         ValueError: no such budget, a key that does not exist, or a value that cannot be.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
-    if not path.is_file() or path.stem in NOT_BUDGETS:
-        raise ValueError(f"--budget {name}: there are {', '.join(budget_names())}, or give the path of a yaml file")
+    _check_is_budget(path, f"--budget {name}")
     try:
-        given = OmegaConf.merge(*(OmegaConf.load(part) for part in (FOLDER / "methods.yaml", path)))
+        own = OmegaConf.load(path)
+        layers = [FOLDER / "methods.yaml"]
+        if "base" in own:
+            layers.append(FOLDER / f"{own.base}.yaml")
+            _check_is_budget(layers[-1], f"{path}: base: {own.pop('base')}")
+        given = OmegaConf.merge(*map(OmegaConf.load, layers), own)
         given.methods = {method: row for method, row in (given.methods or {}).items() if row is not None}  # null: none
         budget = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Budget), given))
     except (OmegaConfBaseException, YAMLError) as error:
         raise ValueError(f"{path}: {error}") from error
     _check(budget, path)
     return budget
+
+
+def _check_is_budget(path: Path, given: str) -> None:
+    if not path.is_file() or path.stem in NOT_BUDGETS:
+        raise ValueError(f"{given}: there are {', '.join(budget_names())}, or give the path of a yaml file")
 
 
 def _check(budget: Budget, path: Path) -> None:
@@ -149,8 +158,8 @@ def _check(budget: Budget, path: Path) -> None:
     wrong += [f"{name}: both a method and an ablation" for name in budget.methods.keys() & budget.ablations.keys()]
     for name, method in (budget.methods | budget.ablations).items():
         r = method.relabelling
-        if r and (r.layer < 1 or r.clusters < 2 or r.start not in ("fresh", "stage1")):
-            wrong.append(f"{name}.relabelling: layer at least 1, clusters at least 2, start fresh or stage1; it is {r}")
+        if r and (r.layer < 1 or r.clusters < 2):
+            wrong.append(f"{name}.relabelling: layer at least 1, clusters at least 2; it is {r}")
         if r and r.hours is not None and r.hours <= 0:
             wrong.append(f"{name}.relabelling.hours={r.hours}: above 0, or null for all")
         if r and budget.pretrain.steps < 2:

@@ -143,8 +143,6 @@ def _relabelling(setting: Setting, corpus: Corpus) -> list[Stage]:
         *setting.method.overrides, f"model.birq.relabelling.teacher={OUT}/teacher.pt",
         f"model.birq.quantizer.num_codes={relabelling.clusters}", "model.birq.quantizer.num_books=1",
     ]  # fmt: skip
-    if relabelling.start == "stage1":
-        second.append(f"+init_from_nemo_model={OUT}/{TEACHER_NEMO}")
     return [
         _pretraining(setting, corpus, "teacher", first, setting.method.overrides),
         clustering,
@@ -155,14 +153,8 @@ def _relabelling(setting: Setting, corpus: Corpus) -> list[Stage]:
 def _check_relabelling(setting: Setting, first: dict[str, Any]) -> None:
     """Looks, before the first stage is trained, at what would fail after it; ``first`` is its configuration."""
     relabelling, depth = setting.method.relabelling, first["model"]["encoder"]["n_layers"]
-    codes = first["model"]["birq"]["quantizer"]["num_codes"]
     if relabelling.layer > depth:
         raise ValueError(f"{setting.run_name}: relabelling.layer={relabelling.layer}: the encoder has {depth} layers")
-    if relabelling.start == "stage1" and relabelling.clusters != codes:
-        raise ValueError(
-            f"{setting.run_name}: relabelling.start=stage1 takes over the prediction head, so that relabelling.clusters="
-            f"{relabelling.clusters} must be the first stage's model.birq.quantizer.num_codes={codes}"
-        )
 
 
 def _pretraining(setting: Setting, corpus: Corpus, name: str, steps: int, overrides: list[str]) -> Stage:
