@@ -29,5 +29,5 @@ for name, run in runs.items():
 assert len(first_losses) == 1, f"methods do not begin alike: {first_losses}"
 assert len({run["parameters"] for run in runs.values()}) == 1
 assert [row["step"] for row in runs["birq"]["labels"] if row["labels"] == "enhanced"] == [12, 24]
-assert {row["labels"] for row in runs["relabelled"]["labels"]} == {"relabelled", "enhanced", "kmeans"}
+assert {row["labels"] for row in runs["relabelled"]["labels"]} == {"relabelled", "enhanced", "nearest", "kmeans"}
 print(f"{len(runs)} runs, the first anchor loss of all is {first_losses.pop()}")

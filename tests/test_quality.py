@@ -32,6 +32,7 @@ from nemo_birq.quality.checkpoints import open_model
 from nemo_birq.quality.evaluation import Evaluation, Row, _phones, check_memory, evaluate, which_layer
 from nemo_birq.quality.labelings import collect_frames, has_statistics, kmeans_codes, nearest_codes
 from nemo_birq.quality.measures import Quality, joint_counts, measure, phone_entropy
+from nemo_birq.quality.over_training import look_over_training
 from nemo_birq.quality.pictures import sorted_given_code
 from nemo_birq.quality.results import check_out
 from nemo_birq.quality.utterance_view import view_utterance
@@ -460,6 +461,20 @@ def test_evaluation_of_a_model_that_never_made_enhanced_labels(tmp_path):
         expected = np.bincount(phones[phones >= 0], minlength=len(whole.phones))
         assert np.array_equal(whole.joint[labels].sum(axis=1), expected)
     assert not np.array_equal(whole.joint["anchor"].sum(axis=1), whole.joint["enhanced"].sum(axis=1))
+
+
+@pytest.mark.unit
+def test_over_training_nearest_codes_have_the_statistics_of_the_audio(small, tmp_path):
+    """Of a model that has running statistics, too: they are not those of its enhanced labels."""
+    model, utterances = small
+    model.save_to(str(tmp_path / "small.nemo"))
+    with Progress(disable=True) as progress:
+        rows = {row["labels"]: row for row in look_over_training(tmp_path / "small.nemo", utterances, progress)}
+        found = evaluate(model, utterances, progress, kmeans=False)
+    assert rows.keys() == {"anchor", "enhanced", "nearest", "kmeans"} and rows["nearest"]["layer"] == model.layer
+    assert rows["nearest"]["pnmi"] == pytest.approx(found.of("layer")[model.layer - 1].quality.pnmi, abs=1e-5)
+    assert rows["enhanced"]["pnmi"] == pytest.approx(found.of("enhanced")[0].quality.pnmi, abs=1e-5)
+    assert abs(rows["nearest"]["pnmi"] - rows["enhanced"]["pnmi"]) > 1e-3
 
 
 @pytest.mark.unit

@@ -25,8 +25,9 @@ def checkpoints_of(nemo: Path) -> list[Path]:
 def look_over_training(nemo: Path, utterances: Utterances, progress: Progress) -> list[dict[str, Any]]:
     """Rows ``step``, ``labels``, and what ``measures.measure`` finds of them.
 
-    ``labels`` are ``anchor`` (``relabelled`` where a teacher makes them), ``enhanced``, and at the end ``kmeans`` of each
-    ``layer``, into as many clusters as there are codes.
+    ``labels`` are ``anchor`` (``relabelled`` where a teacher makes them), ``enhanced``, ``nearest``, and at the end ``kmeans``
+    of each ``layer``, into as many clusters as there are codes. ``nearest`` are the nearest codes of layer k, normalized by
+    the statistics of these utterances whatever the model has learned, so that methods can be compared.
 
     Args:
         nemo: that the run ended with, or one that was never trained; its checkpoints lie beside it.
@@ -51,9 +52,11 @@ def look_over_training(nemo: Path, utterances: Utterances, progress: Progress) -
 
 def _rows(step: int, model: BiRQModel, evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     for row in evaluation.rows:
-        if row.labels == "layer":
+        if row.labels == "layer" and row.layer != evaluation.layer:
             continue
-        labels = "relabelled" if row.labels == "anchor" and model.teacher is not None else row.labels
+        labels = {"layer": "nearest"}.get(row.labels, row.labels)
+        if labels == "anchor" and model.teacher is not None:
+            labels = "relabelled"
         found = {"step": step, "labels": labels} | ({"layer": row.layer} if row.layer else {})
         found |= {key: getattr(row.quality, key) for key in KEPT}
         if row.labels in evaluation.joint:

@@ -9,20 +9,10 @@ def label_table(group: Group) -> str:
     rows = []
     for name, runs in group.of("method").items():
         if any(run.content["labels"] for run in runs):
-            rows.append(
-                [f"`{name}`", str(len(runs)), *last_pnmi(runs, "anchor"), *last_pnmi(runs, "own"), *best_clusters(runs)]
-            )
-    header = (
-        "method",
-        "seeds",
-        "anchor labels",
-        "by chance",
-        "own labels",
-        "by chance",
-        "best k-means (layer)",
-        "by chance",
-    )
-    return table(header, rows) if rows else ""
+            found = [cell for kind in ("anchor", "own", "nearest") for cell in last_pnmi(runs, kind)]
+            rows.append([f"`{name}`", str(len(runs)), *found, *best_clusters(runs)])
+    kinds = ("anchor labels", "own labels", "nearest codes", "best k-means (layer)")
+    return table(("method", "seeds", *(title for kind in kinds for title in (kind, "by chance"))), rows) if rows else ""
 
 
 def last_pnmi(runs: list[Run], kind: str) -> tuple[str, str]:

@@ -93,7 +93,7 @@ class Run:
         """Rows of ``labels`` of this kind that have a PNMI, by step; those of a last stage count on as ``curve`` does.
 
         Args:
-            kind: ``anchor``, ``kmeans``, or ``own``: those of a teacher where there is one, else the enhanced ones.
+            kind: ``anchor``, ``nearest``, ``kmeans``, or ``own``: of a teacher where there is one, else the enhanced ones.
         """
         before = sum(stage["steps"] for stage in self.stages[:-1])
         known = {row["labels"] for row in self.content["labels"]}
