@@ -25,7 +25,7 @@ def checkpoints_of(nemo: Path) -> list[Path]:
 def look_over_training(nemo: Path, utterances: Utterances, progress: Progress) -> list[dict[str, Any]]:
     """Rows ``step``, ``labels``, and what ``measures.measure`` finds of them.
 
-    ``labels`` are ``anchor`` (``relabelled`` where a teacher makes them), ``enhanced``, ``nearest``, and at the end ``kmeans``
+    ``labels`` are ``anchor`` (or ``relabelled``, made by a teacher), ``enhanced``, ``nearest``, and at the end ``kmeans``
     of each ``layer``, into as many clusters as there are codes. ``nearest`` are the nearest codes of layer k, normalized by
     the statistics of these utterances whatever the model has learned, so that methods can be compared.
 
