@@ -15,7 +15,10 @@ for name, run in runs.items():
     assert not any(str(part) in json.dumps(run) for part in (Path.cwd(), Path(sys.argv[1]).parents[2])), "a path is left"
     assert (pretraining is None) == (METHODS[name] == 0)
     if pretraining:
-        assert len(pretraining.get("stages", [pretraining])) == METHODS[name]
+        stages = pretraining.get("stages", [pretraining])
+        assert len(stages) == METHODS[name]
+        for key in ("steps", "audio_hours_seen", "seconds", "processor_seconds"):
+            assert math.isclose(sum(stage[key] for stage in stages), pretraining[key], rel_tol=1e-3), (name, key)
         assert pretraining["steps"] == 24 and pretraining["processor_seconds"] > 5 and pretraining["peak_memory_gb"] > 0.3
         assert all(math.isfinite(value) for curve in pretraining["curves"].values() for _, value in curve)
         first = pretraining.get("stages", [pretraining])[0]["curves"]["train_anchor_loss"]

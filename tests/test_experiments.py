@@ -1,6 +1,7 @@
 """Experiments: what a budget expands to, what is refused, what is done again and what is not."""
 
 import copy
+import io
 import json
 import re
 import threading
@@ -16,6 +17,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from nemo.utils.trainer_utils import resolve_trainer_cfg
 from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
 
 from nemo_birq import BiRQModel
 from nemo_birq.experiments import execution, fit, results
@@ -24,8 +26,8 @@ from nemo_birq.experiments.corpora import choose_files, open_corpus, read_layout
 from nemo_birq.experiments.execution import Interrupted, StageFailed, claim, prepare_folder, read_account, run_stages
 from nemo_birq.experiments.fit import Estimate, memory_bytes, misfits
 from nemo_birq.experiments.stages import Run, Stage, make_run
-from nemo_birq.experiments.sweep import step_of
-from tests.conftest import CORPUS, ROOT
+from nemo_birq.experiments.sweep import Sweep, step_of
+from tests.conftest import CORPUS, ROOT, make_model
 
 pytestmark = pytest.mark.unit
 
@@ -316,6 +318,27 @@ def test_interruption_ends_the_command_and_its_time_is_kept(smoke, tmp_path):
     run_stages(run, tmp_path, 1, lambda stage: None, threading.Event())
     after = read_account(tmp_path, "first")
     assert after.done and after.seconds > before.seconds and after.processor_seconds > before.processor_seconds
+
+
+def test_a_sweep_goes_on_when_a_run_fails(smoke, tmp_path):
+    """Two at a time; the result of each other run is written, and the count of parameters is that of the encoder."""
+    model = make_model()
+    model.save_to(str(tmp_path / "small.nemo"))
+    copies = "import shutil, pathlib; to = pathlib.Path(r'$OUT/untrained/untrained.nemo'); to.parent.mkdir(); "
+    copies += f"shutil.copy(r'{tmp_path}/small.nemo', to)"
+    stage = Stage("untrained", ("-c", copies), "untrained/untrained.nemo")
+    settings = [replace(smoke["scratch"].setting, seed=seed) for seed in range(3)]
+    runs = [with_stages(replace(smoke["scratch"], setting=setting), stage) for setting in settings]
+    runs[0] = with_stages(runs[0], python("first", "raise SystemExit(1)"))
+    for run in runs:
+        prepare_folder(run, tmp_path / "out" / run.place, overwrite=False)
+    printed = io.StringIO()
+    sweep = Sweep(tmp_path / "out", tmp_path / "results", 2, 1, False, Console(file=printed, width=200))
+    assert sweep.execute(runs) == [runs[0]] and "failed scratch_seed0" in printed.getvalue()
+    written = sorted((tmp_path / "results").rglob("*.json"))
+    assert [path.name for path in written] == ["scratch_seed1.json", "scratch_seed2.json"]
+    parameters = sum(parameter.numel() for parameter in model.encoder.parameters())
+    assert {json.loads(path.read_text())["parameters"] for path in written} == {parameters}
 
 
 def test_account_knows_processor_time_and_memory(smoke, tmp_path):
