@@ -324,6 +324,18 @@ def test_a_page_as_a_user_draws_it(folder: Path, tmp_path: Path):
     assert {name: (page.parent / name).read_bytes() for name in linked} == pictures
 
 
+def test_budgets_without_recognizers_come_last_and_not_among_the_errors(tmp_path: Path):
+    unscored = {"budget": "ablations", "scores": None, "finetuning": None}
+    folder = write(tmp_path / "experiments", made_up("birq", 0, 0.5), made_up("birq", 0, 0.5) | unscored)
+    groups = read_groups(folder)
+    assert [group.budget for group in groups] == ["cpu", "ablations"]
+    page = tmp_path / "results.md"
+    page.write_text(PAGE)
+    draw_page(groups, page)
+    errors = page.read_text().split("<!-- end: errors -->")[0]
+    assert "### cpu, synthetic" in errors and "### ablations, synthetic" not in errors
+
+
 def test_the_committed_page_has_all_markers(folder: Path, tmp_path: Path):
     page = tmp_path / "results.md"
     page.write_text((ROOT / "docs" / "results.md").read_text(encoding="utf-8"), encoding="utf-8")

@@ -59,7 +59,7 @@ def tables_of(group: Group) -> dict[str, list[str]]:
     rates = rate_table(group)
     warnings = [f"> **Warning:** {warning}" for warning in group.warnings]
     return {
-        ERRORS: [*warnings, rates, difference_table(group), how_sure(group) if rates else "", _methods(group)],
+        ERRORS: [*warnings, rates, difference_table(group), *([how_sure(group), _methods(group)] if rates else [])],
         LABELS: [label_table(group)],
         TRAINING: [cost_table(group)],
         ABLATIONS: [ablation_table(group)],

@@ -125,7 +125,7 @@ class Group:
 
 
 def read_groups(folder: Path) -> list[Group]:
-    """All json files below a folder, the order of groups that of their names.
+    """All json files below a folder; groups with recognizers come first, then the order is that of their names.
 
     Raises:
         FileNotFoundError: no folder, or none in it.
@@ -141,7 +141,8 @@ def read_groups(folder: Path) -> list[Group]:
         if run.seed in seeds:
             raise ValueError(f"{path} and {seeds[run.seed].path} are the same run (method and seed); remove one of them")
         seeds[run.seed] = run
-    return [_group(*names, methods) for names, methods in sorted(gathered.items())]
+    groups = [_group(*names, methods) for names, methods in sorted(gathered.items())]
+    return sorted(groups, key=lambda group: all(run.scores is None for run in group.runs))
 
 
 def read_run(path: Path) -> Run:
