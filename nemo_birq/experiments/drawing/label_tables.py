@@ -6,13 +6,15 @@ from nemo_birq.experiments.drawing.runs import Group, Run
 
 def label_table(group: Group) -> str:
     """PNMI of the labels at the end of pretraining; empty where the corpus has no alignments."""
-    rows = []
-    for name, runs in group.of("method").items():
-        if any(run.content["labels"] for run in runs):
-            found = [cell for kind in ("anchor", "own", "nearest") for cell in last_pnmi(runs, kind)]
-            rows.append([f"`{name}`", str(len(runs)), *found, *best_clusters(runs)])
-    kinds = ("anchor labels", "own labels", "nearest codes", "best k-means (layer)")
-    return table(("method", "seeds", *(title for kind in kinds for title in (kind, "by chance"))), rows) if rows else ""
+    methods = {name: runs for name, runs in group.of("method").items() if any(run.content["labels"] for run in runs)}
+    titles = {"anchor": "anchor labels", "own": "own labels", "nearest": "nearest codes"}
+    kinds = [kind for kind in titles if any(run.quality(kind) for runs in methods.values() for run in runs)]
+    rows = [
+        [f"`{name}`", str(len(runs)), *(cell for kind in kinds for cell in last_pnmi(runs, kind)), *best_clusters(runs)]
+        for name, runs in methods.items()
+    ]
+    header = [*(titles[kind] for kind in kinds), "best k-means (layer)"]
+    return table(("method", "seeds", *(cell for title in header for cell in (title, "by chance"))), rows) if rows else ""
 
 
 def last_pnmi(runs: list[Run], kind: str) -> tuple[str, str]:
