@@ -259,6 +259,15 @@ def test_labels_and_cost(folder: Path):
     assert "scratch" not in cost_table(group)
 
 
+def test_nearest_codes_have_a_column_where_runs_know_them(folder: Path, tmp_path: Path):
+    assert "nearest codes" not in label_table(*read_groups(folder))
+    record = made_up("birq", 0, 0.5)
+    record["labels"] += [{"step": 1000, "labels": "nearest", "layer": 3, "pnmi": 0.33, "pnmi_by_chance": 0.02}]
+    header, _, row = label_table(*read_groups(write(tmp_path / "known", record))).splitlines()
+    column = header.split("|").index(" nearest codes ")
+    assert row.split("|")[column : column + 2] == [" 0.330 ", " 0.020 "]
+
+
 def test_ablations(folder: Path):
     (group,) = read_groups(folder)
     rows = {row.split("`")[1]: [cell.strip() for cell in row.split("|")] for row in ablation_table(group).splitlines()[2:]}
