@@ -15,7 +15,9 @@ from nemo_birq.experiments.drawing.runs import Curve, Group, Run
 from nemo_birq.report.pictures import COLOURS
 
 DPI = 110
-OF_METHOD = {"scratch": COLOURS[7], "best_rq": COLOURS[0], "relabelled": COLOURS[2], "birq": COLOURS[1]}
+OF_METHOD = {
+    "scratch": COLOURS[7], "best_rq": COLOURS[0], "relabelled": COLOURS[2], "birq": COLOURS[1], "birq_tracked": COLOURS[3],
+}  # fmt: skip
 ABLATION = "#57606a"
 OTHERS = [colour for colour in COLOURS if colour not in OF_METHOD.values()]
 LIMIT = "#d1495b"
@@ -29,7 +31,7 @@ CurveOf = Callable[[Run], Curve]
 
 
 def colours_of(group: Group) -> dict[str, str]:
-    """The same colour for a method in all pictures of a group; one for all ablations."""
+    """The same colour for a method in all pictures of a group, for some in those of all groups; one for all ablations."""
     others = [name for name in group.of("method") if name not in OF_METHOD]
     found = {name: OTHERS[i % len(OTHERS)] for i, name in enumerate(others)}
     return dict.fromkeys(group.methods, ABLATION) | OF_METHOD | found
