@@ -223,10 +223,10 @@ def test_small_tables_word_for_word(tmp_path: Path):
         "| `birq` | 2 | 40.0 ± 0.0 | 30.0 to 50.0 | 50.0 ± 0.0 | 50.0 to 50.0 |"
     )
     # Differences of the seeds: -2 and -4 of 20; t(1) = 12.7 times 5 points.
-    assert difference_table(group).splitlines()[2] == (
-        "| `birq` − `best_rq` | 2 | -15.0 | -27 % | -20.0 to -10.0 | -78.5 to +48.5 | 0.500 "
-        "| +0.0 | +0 % | +0.0 to +0.0 | +0.0 to +0.0 | 1.000 |"
-    )
+    assert [difference_table(group, rate).splitlines()[2] for rate in ("cer", "wer")] == [
+        "| `birq` − `best_rq` | 2 | -15.0 | -27 % | -20.0 to -10.0 | -78.5 to +48.5 | 0.500 |",
+        "| `birq` − `best_rq` | 2 | +0.0 | +0 % | +0.0 to +0.0 | +0.0 to +0.0 | 1.000 |",
+    ]
 
 
 def test_so_few_rows_that_nothing_can_be_shown_are_told(tmp_path: Path, folder: Path):
@@ -239,13 +239,13 @@ def test_rows_stand_in_order_and_baselines_are_compared(folder: Path):
     (group,) = read_groups(folder)
     assert list(group.methods) == ["scratch", "best_rq", "relabelled", "birq", "one_head", "paper"]
     assert not group.warnings
-    names = re.findall(r"^\| (`.*?`) \|", difference_table(group), re.M)
+    names = re.findall(r"^\| (`.*?`) \|", difference_table(group, "cer"), re.M)
     assert names == [
         "`relabelled` − `best_rq`", "`birq` − `best_rq`",
         "`best_rq` − `scratch`", "`relabelled` − `scratch`", "`birq` − `scratch`",
         "`birq` − `relabelled`",
     ]  # fmt: skip
-    row = next(line for line in difference_table(group).splitlines() if "`birq` − `scratch`" in line)
+    row = next(line for line in difference_table(group, "cer").splitlines() if "`birq` − `scratch`" in line)
     assert "| **-2" in row  # 25 points with a deviation of 1
 
 

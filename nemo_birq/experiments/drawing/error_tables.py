@@ -30,32 +30,28 @@ def rate_cells(rate: Rate) -> tuple[str, str]:
     return percent(rate.mean) + spread, interval(rate.interval)
 
 
-def difference_table(group: Group) -> str:
-    """Every method against each baseline that stands before it; empty where there is nothing to compare."""
+def difference_table(group: Group, rate: str) -> str:
+    """Of a rate, every method against each baseline that stands before it; empty where there is nothing to compare."""
     runs = scored(group.of("method"))
     order, rows = list(runs), []
     for baseline in [name for name in BASELINES if name in runs]:
         for name in order[order.index(baseline) + 1 :]:
-            cells = [cell for rate in RATES for cell in _difference_cells(runs[name], runs[baseline], rate)]
+            cells = _difference_cells(counts_of(runs[name], rate), counts_of(runs[baseline], rate))
             rows.append([f"`{name}` − `{baseline}`", *cells])
     if not rows:
         return ""
-    over = counts_of(next(iter(runs.values())), "cer").rows
-    header = ["difference", "seeds"]
-    for rate in RATES:
-        header += [rate.upper(), "relative", f"95 %, seeds and {over}", "95 %, t over seeds", f"p, {over}"]
+    over = counts_of(next(iter(runs.values())), rate).rows
+    header = ("difference", "seeds", rate.upper(), "relative", f"95 %, seeds and {over}", "95 %, t over seeds", f"p, {over}")
     return table(header, rows)
 
 
-def _difference_cells(runs: list[Run], baseline: list[Run], rate: str) -> list[str]:
-    counts: tuple[Counts, Counts] = (counts_of(runs, rate), counts_of(baseline, rate))
-    found = difference_of(*counts)
-    seeds = [] if rate == "wer" else ["0" if found is None else str(found.seeds)]
+def _difference_cells(counts: Counts, baseline: Counts) -> list[str]:
+    found = difference_of(counts, baseline)
     if found is None:
-        return [*seeds, *[NOTHING] * 5]
+        return ["0", *[NOTHING] * 5]
     points = f"{100 * found.mean:+.1f}"
     return [
-        *seeds, f"**{points}**" if found.is_shown else points, f"{100 * found.relative:+.0f} %",
+        str(found.seeds), f"**{points}**" if found.is_shown else points, f"{100 * found.relative:+.0f} %",
         interval(found.interval, "+"), interval(found.seed_interval, "+"), p_value(found.p),
     ]  # fmt: skip
 

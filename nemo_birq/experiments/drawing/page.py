@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nemo_birq.experiments.drawing.ablation_table import ablation_table
-from nemo_birq.experiments.drawing.error_tables import difference_table, how_sure, rate_table
+from nemo_birq.experiments.drawing.error_tables import RATES, difference_table, how_sure, rate_table
 from nemo_birq.experiments.drawing.label_tables import cost_table, label_table
 from nemo_birq.experiments.drawing.pictures import draw_pictures
 from nemo_birq.experiments.drawing.rerun import rerun_text
@@ -58,8 +58,9 @@ def tables_of(group: Group) -> dict[str, list[str]]:
     """Blocks of Markdown for each part; empty ones where the runs know nothing of it."""
     rates = rate_table(group)
     warnings = [f"> **Warning:** {warning}" for warning in group.warnings]
+    differences = [difference_table(group, rate) for rate in RATES]
     return {
-        ERRORS: [*warnings, rates, difference_table(group), *([how_sure(group), _methods(group)] if rates else [])],
+        ERRORS: [*warnings, rates, *differences, *([how_sure(group), _methods(group)] if rates else [])],
         LABELS: [label_table(group)],
         TRAINING: [cost_table(group)],
         ABLATIONS: [ablation_table(group)],
