@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nemo_birq.distributed import rank, sum_over_ranks, world_size
-from nemo_birq.exact_buffers import ExactBuffers
-from nemo_birq.host_random import to_device
+from nemo_birq.utils.distributed import rank, sum_over_ranks, world_size
+from nemo_birq.utils.precision import ExactBuffers
+from nemo_birq.utils.rng import to_device
 
 UNUSED = 0.1  # of its fair share 1/V: below it a code begins anew at a frame
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from nemo_birq.codebook_tracking import CodebookTracking
 from nemo_birq.config import LabelsConfig
-from nemo_birq.host_random import draw_seed
 from nemo_birq.layer_normalization import LayerNormalization
 from nemo_birq.quantizer import RandomProjectionQuantizer
+from nemo_birq.utils.rng import draw_seed
 
 
 class Selection(NamedTuple):

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.distributed import sum_over_ranks, world_size
+from nemo_birq.utils.distributed import sum_over_ranks, world_size
 
 MOST_STEPS = 1000  # losses that wait for a look, and keep their batch's names in memory
 REMEDY = (

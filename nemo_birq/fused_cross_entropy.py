@@ -23,7 +23,7 @@ from nemo.collections.asr.modules import MultiSoftmaxDecoder
 from torch import Tensor
 
 from nemo_birq.enhanced_labeler import EnhancedTargets, Selection
-from nemo_birq.host_random import seeded
+from nemo_birq.utils.rng import seeded
 
 
 class CrossEntropies(NamedTuple):

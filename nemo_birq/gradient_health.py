@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nemo_birq.bilevel_loss import BilevelLoss
-from nemo_birq.distributed import sum_over_ranks, world_size
+from nemo_birq.utils.distributed import sum_over_ranks, world_size
 
 
 class GradientProducts(NamedTuple):

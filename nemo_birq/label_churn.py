@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.distributed import sum_over_ranks
+from nemo_birq.utils.distributed import sum_over_ranks
 
 
 class LabelProbe:

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nemo_birq.distributed import sum_over_ranks
-from nemo_birq.exact_buffers import ExactBuffers
+from nemo_birq.utils.distributed import sum_over_ranks
+from nemo_birq.utils.precision import ExactBuffers
 
 Normalization = Literal["per_feature", "whiten", "layer_norm"]
 Statistics = Literal["batch", "running"]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nemo_birq.host_random import draw_seed, seeded
+from nemo_birq.utils.rng import draw_seed, seeded
 
 
 def valid_frames(lengths: Tensor, num_frames: int) -> Tensor:

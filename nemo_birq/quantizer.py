@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nemo_birq.exact_buffers import ExactBuffers
+from nemo_birq.utils.precision import ExactBuffers
 
 
 def draw_projection(in_dim: int, num_books: int, code_dim: int, generator: torch.Generator) -> Tensor:

@@ -13,13 +13,13 @@ from nemo_birq.alarm_rules import unreadable_data
 from nemo_birq.alarms import Alarms, UnreadableDataError
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.resuming import load_position, save_position
-from nemo_birq.distributed import sum_over_ranks
 from nemo_birq.finite_check import FiniteCheck, check_validation, check_weights
 from nemo_birq.gradient_health import gradient_products, split_loss
 from nemo_birq.label_churn import Churn, LabelProbe
 from nemo_birq.label_health import TASKS, LabelHealth
-from nemo_birq.precision import check_precision
 from nemo_birq.training_log import TrainingLog, num_read, one_line
+from nemo_birq.utils.distributed import sum_over_ranks
+from nemo_birq.utils.precision import check_precision
 
 STREAMS = ("train", "validation", "dropout")
 

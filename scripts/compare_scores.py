@@ -14,8 +14,8 @@ from rich.console import Console
 
 from nemo_birq.scoring.comparison import compare, read_score
 from nemo_birq.scoring.comparison_table import comparison_table, verdict
-from nemo_birq.scoring.results import write_score
 from nemo_birq.scoring.tables import aligned
+from nemo_birq.utils.files import write_json
 
 console = Console(highlight=False)
 
@@ -44,7 +44,7 @@ def main() -> None:
     console.print(f"{len(found['utterances'])} of {found['num_utterances']} utterances differ in errors.")
     console.print(verdict(found))
     if args.out:
-        write_score({"first_file": str(args.first), "second_file": str(args.second)} | found, args.out)
+        write_json(args.out, {"first_file": str(args.first), "second_file": str(args.second)} | found)
 
 
 if __name__ == "__main__":

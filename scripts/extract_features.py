@@ -16,7 +16,6 @@ from pathlib import Path
 from nemo.utils import logging
 from rich.console import Console
 
-from nemo_birq.data.building.shard_job import file_sha256
 from nemo_birq.extraction.command import add_run_arguments, say
 from nemo_birq.extraction.data import open_data
 from nemo_birq.extraction.encoders import open_encoder
@@ -25,6 +24,7 @@ from nemo_birq.extraction.layers import parse_layers
 from nemo_birq.extraction.run import progress_bar, run_parts
 from nemo_birq.extraction.store import PartStore
 from nemo_birq.quality.frames import encoder_times
+from nemo_birq.utils.files import file_sha256
 
 console = Console()
 

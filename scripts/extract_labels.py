@@ -17,7 +17,6 @@ from pathlib import Path
 from nemo.utils import logging
 from rich.console import Console
 
-from nemo_birq.data.building.shard_job import file_sha256
 from nemo_birq.extraction.command import add_run_arguments, say
 from nemo_birq.extraction.data import open_data
 from nemo_birq.extraction.labels import (
@@ -33,6 +32,7 @@ from nemo_birq.extraction.run import progress_bar, run_parts
 from nemo_birq.extraction.store import PartStore
 from nemo_birq.quality.checkpoints import open_model
 from nemo_birq.quality.frames import anchor_times, encoder_times
+from nemo_birq.utils.files import file_sha256
 
 console = Console()
 

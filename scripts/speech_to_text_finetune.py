@@ -22,10 +22,11 @@ from rich.progress import Progress
 
 from nemo_birq.finetuning.preparation import prepare
 from nemo_birq.finetuning.training import build_recognizer, build_trainer, save_best
-from nemo_birq.scoring import score, write_score
+from nemo_birq.scoring import score
 from nemo_birq.scoring.normalization import STEPS
 from nemo_birq.scoring.tables import score_table
 from nemo_birq.scoring.test_sets import TestSet
+from nemo_birq.utils.files import write_json
 
 console = Console()
 
@@ -37,7 +38,7 @@ def score_all(model: ASRModel, tests: list[TestSet], nemo: Path, folder: Path) -
         for test in tests:
             advance = partial(bar.advance, bar.add_task(test.name, total=len(test.lines)))
             results[test.name] = {"model": str(nemo), "name": test.name} | score(model, test.manifest, advance=advance)
-            write_score(results[test.name], folder / f"{test.name}.json")
+            write_json(folder / f"{test.name}.json", results[test.name])
     console.print(score_table(results, f"{nemo.name}\ngreedy decoding"))
     console.print(f"References and hypotheses alike: {'; '.join(STEPS['default'])}.", highlight=False)
     console.print(f"scores      {folder}", soft_wrap=True)

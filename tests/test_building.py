@@ -32,10 +32,10 @@ from nemo_birq.data.building.planning import PLAN, SCRATCH, BuildOptions
 from nemo_birq.data.building.recipes.folder import FolderRecipe
 from nemo_birq.data.building.recipes.manifest import ManifestRecipe
 from nemo_birq.data.building.segments import BuildError, Segment, Spoken
-from nemo_birq.data.building.shard_job import file_sha256
 from nemo_birq.data.building.verification import verify
 from nemo_birq.data.building.workers import run_jobs
 from nemo_birq.data.shards import ShardWriter, Utterance
+from nemo_birq.utils.files import file_sha256
 from tests.conftest import CORPUS, ROOT, SAMPLE_RATE
 
 pytestmark = pytest.mark.unit

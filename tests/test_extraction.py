@@ -312,8 +312,8 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(model, data, tm
 
     with monkeypatch.context() as patched, pytest.raises(Killed):
         if when == "writing":  # files of the second part are in place, its list is not
-            write = store.write_whole
-            patched.setattr(store, "write_whole", lambda path, text: (_ for _ in ()).throw(Killed) if "000001" in path.name
+            write = store.write_text
+            patched.setattr(store, "write_text", lambda path, text: (_ for _ in ()).throw(Killed) if "000001" in path.name
                             else write(path, text))  # fmt: skip
             extract(model, data, tmp_path / "out", kind)
         else:

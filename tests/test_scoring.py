@@ -19,8 +19,9 @@ from nemo_birq.scoring.errors import align, count_errors
 from nemo_birq.scoring.normalization import normalize
 from nemo_birq.scoring.pictures import draw_score
 from nemo_birq.scoring.record import finished, made_from
-from nemo_birq.scoring.results import summarize, write_score
+from nemo_birq.scoring.results import summarize
 from nemo_birq.scoring.tables import aligned, score_table, worst
+from nemo_birq.utils.files import write_json
 
 pytestmark = pytest.mark.unit
 
@@ -216,8 +217,8 @@ def test_two_models_on_one_test_set(tmp_path):
     lines = make_lines(texts, [f"s{i % 6}" for i in range(60)])
     first = {"manifest": "m"} | summarize(lines, ["a x c d"] * 60)
     second = {"manifest": "m"} | summarize(lines, ["a b c d"] * 30 + ["a x c d"] * 29 + ["x x x x"])
-    write_score(first, tmp_path / "first.json")
-    write_score(second, tmp_path / "second.json")
+    write_json(tmp_path / "first.json", first)
+    write_json(tmp_path / "second.json", second)
     found = compare(read_score(tmp_path / "first.json"), read_score(tmp_path / "second.json"))
     assert found["wer"]["first"] == 0.25 and found["wer"]["second"] == pytest.approx(33 / 240)
     assert found["wer"]["difference"] == pytest.approx(-27 / 240)
@@ -266,7 +267,7 @@ def test_a_score_is_made_once_and_never_overwritten_by_that_of_another_model(tmp
     manifest.write_text("lines")
     made = made_from(model, manifest, {"search": "greedy"}, "default")
     assert finished(path, made, redo=False) is None
-    write_score({"wer": 0.5, "made_from": made}, path)
+    write_json(path, {"wer": 0.5, "made_from": made})
     assert finished(path, made, redo=False)["wer"] == 0.5 and finished(path, made, redo=True) is None
     model.write_text("other weights")
     with pytest.raises(ValueError, match=r"another model; .*--redo"):

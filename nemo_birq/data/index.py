@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from nemo_birq.data.index_building import build_table
 from nemo_birq.data.sources import Source
+from nemo_birq.utils.files import complete_file
 
 FORMAT = 2  # of the table; part of its name, so that older ones are not read
 
@@ -117,11 +118,9 @@ def open_index(source: Source, folder: Path | None = None) -> SpeechIndex:
     path = folder / f"{_fingerprint(source)}.arrow"
     with FileLock(path.with_suffix(".lock")):  # of the ranks of a machine one builds, the others wait
         if not _is_whole(path):
-            part = path.with_suffix(".part")
             table = build_table(source)
-            with pa.ipc.new_file(str(part), table.schema) as writer:
+            with complete_file(path) as part, pa.ipc.new_file(str(part), table.schema) as writer:
                 writer.write_batch(table)
-            part.replace(path)
     return SpeechIndex(path)
 
 

@@ -6,16 +6,14 @@ sharded_manifests/manifest_0.json ... _{n-1}.json      the lines of each shard, 
 """
 
 import json
-import os
 import tarfile
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
-PART = ".part"
-"""Ends the name of a file that is still being written."""
+from nemo_birq.utils.files import complete_file
 
 
 class Utterance(NamedTuple):
@@ -46,13 +44,13 @@ class ShardWriter:
     def __init__(self, folder: Path, shard_id: int):
         self.paths = shard_paths(folder, shard_id)
         self.shard_id = shard_id
-        self._parts = [path.with_name(path.name + PART) for path in self.paths]
 
     def __enter__(self) -> "ShardWriter":
-        self.paths.manifest.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self._parts[0], "wb")
-        self._manifest = open(self._parts[1], "w", encoding="utf-8")
-        self._tar = tarfile.open(fileobj=self._file, mode="w")
+        with ExitStack() as stack:
+            tar, manifest = (stack.enter_context(complete_file(path)) for path in self.paths)
+            self._manifest = stack.enter_context(open(manifest, "w", encoding="utf-8"))
+            self._tar = stack.enter_context(tarfile.open(tar, mode="w"))
+            self._files = stack.pop_all()
         return self
 
     def add(self, utterance: Utterance) -> None:
@@ -62,30 +60,16 @@ class ShardWriter:
         line = utterance.line | {"audio_filepath": utterance.member, "shard_id": self.shard_id}
         self._manifest.write(json.dumps(line) + "\n")
 
-    def __exit__(self, error: type | None, *_) -> None:
-        try:
-            if error is None:
-                self._tar.close()
-                for file in (self._file, self._manifest):
-                    file.flush()
-                    os.fsync(file.fileno())
-                for part, path in zip(self._parts, self.paths, strict=True):
-                    os.replace(part, path)
-        finally:
-            for file, part in zip((self._file, self._manifest), self._parts, strict=True):
-                with suppress(OSError):  # of a full disk, which is on its way up already
-                    file.close()
-                part.unlink(missing_ok=True)
+    def __exit__(self, *error: object) -> None:
+        self._files.__exit__(*error)
 
 
 def merge_manifests(folder: Path, num_shards: int) -> Path:
     """Writes ``tarred_audio_manifest.json``: the manifests of all shards, one after the other."""
     target = folder / "tarred_audio_manifest.json"
-    part = target.with_name(target.name + PART)
-    with open(part, "wb") as merged:
+    with complete_file(target) as part, open(part, "wb") as merged:
         for shard_id in range(num_shards):
             merged.write(shard_paths(folder, shard_id).manifest.read_bytes())
-    os.replace(part, target)
     return target
 
 

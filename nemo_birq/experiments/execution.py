@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from nemo_birq.experiments.budgets import ROOT
 from nemo_birq.experiments.corpora import write_labelled
 from nemo_birq.experiments.stages import Run, Stage, fill_in
-from nemo_birq.extraction.store import write_whole
+from nemo_birq.utils.files import write_json
 
 PATIENCE = 20.0  # seconds that an interrupted command has to end by itself
 TAIL = 25  # lines of a log that are shown when its command failed
@@ -113,7 +113,7 @@ def prepare_folder(run: Run, folder: Path, overwrite: bool) -> None:
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     (folder / "stages").mkdir(exist_ok=True)
     setting = {"hash": run.setting_hash, "commands": run.commands, "config": run.config}
-    write_whole(path, json.dumps(setting | {"finetune_config": run.finetune_config}, indent=1) + "\n")
+    write_json(path, setting | {"finetune_config": run.finetune_config})
     if run.finetune_config is not None:
         write_labelled(run.corpus.labelled, folder)
 
@@ -162,7 +162,7 @@ def _run_stage(stage: Stage, run: Run, folder: Path, threads: int, stop: threadi
     account.processor_seconds += usage.ru_utime + usage.ru_stime
     account.peak_memory_gb = max(account.peak_memory_gb, memory / 1e9)
     account.done = process.returncode == 0 and (folder / stage.result).is_file()
-    write_whole(account_file(folder, stage.name), json.dumps(asdict(account), indent=1) + "\n")
+    write_json(account_file(folder, stage.name), asdict(account))
     if stop.is_set() and not account.done:
         raise Interrupted
     if not account.done:

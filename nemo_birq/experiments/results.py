@@ -15,10 +15,10 @@ from nemo_birq.experiments.budgets import ROOT
 from nemo_birq.experiments.corpora import CORPUS, OUT
 from nemo_birq.experiments.execution import is_done, log_file, read_account
 from nemo_birq.experiments.stages import LABELS, PRETRAINED, SCORES, Run, Stage
-from nemo_birq.extraction.store import write_whole
 from nemo_birq.label_health import TASKS
 from nemo_birq.nemo_files import read_weights
 from nemo_birq.report.runs import read_run
+from nemo_birq.utils.files import write_text
 from nemo_birq.version import VERSION
 
 SCHEMA = 1
@@ -77,7 +77,7 @@ def collect(run: Run, folder: Path) -> dict[str, Any]:
 def write(result: dict[str, Any], path: Path) -> None:
     """Writes a result; a file is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, _dumps(result) + "\n")
+    write_text(path, _dumps(result) + "\n")
 
 
 def state(run: Run, folder: Path, path: Path) -> str:

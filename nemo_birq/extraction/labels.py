@@ -13,11 +13,12 @@ import torch
 
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.extraction.layers import check_finite, encoder_lengths
-from nemo_birq.extraction.store import SETTINGS, PartStore, check_same, write_whole
+from nemo_birq.extraction.store import SETTINGS, PartStore, check_same
 from nemo_birq.layer_pass import encode_to_layer
 from nemo_birq.masking import positions, valid_frames
 from nemo_birq.model import BiRQModel
 from nemo_birq.quality.labelings import has_statistics
+from nemo_birq.utils.files import write_text
 
 KINDS = ("anchor", "enhanced")
 
@@ -97,7 +98,7 @@ def is_complete(out: Path, settings: dict[str, Any]) -> bool:
 
 def finish(store: PartStore, parts: int, out: Path) -> None:
     """Puts the manifest together and removes the parts."""
-    write_whole(settings_path(out), (store.folder / SETTINGS).read_text(encoding="utf-8"))
+    write_text(settings_path(out), (store.folder / SETTINGS).read_text(encoding="utf-8"))
     store.merge(parts, out)
     store.close()
     shutil.rmtree(store.folder)

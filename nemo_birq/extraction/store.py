@@ -14,6 +14,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from nemo_birq.utils.files import complete_file, flush, write_json, write_text
+
 SETTINGS = "settings.json"
 _WRITING = ".writing"
 
@@ -41,7 +43,7 @@ class PartStore:
             raise ValueError(f"another process is writing to {folder}; wait for it, or give another folder") from error
         shutil.rmtree(folder / _WRITING, ignore_errors=True)
         if not (folder / SETTINGS).is_file():
-            write_whole(folder / SETTINGS, json.dumps({"settings": settings, "about": about}, indent=1) + "\n")
+            write_json(folder / SETTINGS, {"settings": settings, "about": about})
 
     def close(self) -> None:
         """Lets others write."""
@@ -71,20 +73,17 @@ class PartStore:
         for path in (path for path in sorted(folder.rglob("*")) if path.is_file()):
             target = self.folder / path.relative_to(folder)
             target.parent.mkdir(exist_ok=True)
-            _flush(path)
+            flush(path)
             os.replace(path, target)
         shutil.rmtree(folder)
-        write_whole(self.list_path(number), "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        write_text(self.list_path(number), "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
     def merge(self, count: int, target: Path) -> None:
         """Writes the lines of all parts to one file."""
-        part = target.with_name(target.name + ".tmp")
-        with open(part, "wb") as merged:
+        with complete_file(target) as part, open(part, "wb") as merged:
             for number in range(count):
                 with open(self.list_path(number), "rb") as lines:
                     shutil.copyfileobj(lines, merged)
-        _flush(part)
-        os.replace(part, target)
 
 
 def check_settings(folder: Path, settings: dict[str, Any]) -> None:
@@ -115,16 +114,3 @@ def check_same(path: Path, settings: dict[str, Any], message: str, remedy: str) 
     ]
     if different:
         raise ValueError(f"{message}: {'; '.join(different)}. {remedy}")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file that is there whole or not at all."""
-    part = path.with_name(path.name + ".tmp")
-    part.write_text(text, encoding="utf-8")
-    _flush(part)
-    os.replace(part, path)
-
-
-def _flush(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())

@@ -1,9 +1,6 @@
 """Where an export goes: looked at before any work, written as a whole or not at all, nothing overwritten unasked."""
 
-import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 SUFFIXES = (".nemo", ".onnx", ".ts", ".pt")
@@ -33,12 +30,3 @@ def check_output(source: Path, out: Path, force: bool) -> None:
         tempfile.TemporaryFile(dir=out.parent).close()
     except OSError as error:
         raise OSError(f"{out.parent} cannot be written to ({error.strerror}): name a file in another folder") from error
-
-
-@contextmanager
-def complete_files(folder: Path) -> Iterator[Path]:
-    """A folder to write to; its files are moved to ``folder`` when all is done, and are gone if it fails."""
-    with tempfile.TemporaryDirectory(dir=folder) as new:
-        yield Path(new)
-        for path in Path(new).iterdir():
-            os.replace(path, folder / path.name)

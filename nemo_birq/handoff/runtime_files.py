@@ -19,7 +19,7 @@ from nemo.collections.asr.modules import ConformerEncoder
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from nemo_birq.handoff.output_files import complete_files
+from nemo_birq.utils.files import complete_files
 
 EXTRA_FILE = "encoder.json"
 ONNX_LIMIT = 2 * 1024**3  # bytes of a protobuf message

@@ -1,6 +1,5 @@
 """From a model and aligned utterances to one row of numbers for each set of labels."""
 
-import os
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +14,9 @@ from nemo_birq.quality.frames import FrameTimes, anchor_times, encoder_times
 from nemo_birq.quality.labelings import collect_frames, has_statistics, label_sets
 from nemo_birq.quality.measures import Quality, joint_counts, measure, phone_entropy
 from nemo_birq.quality.utterances import Utterances, make_loader
+from nemo_birq.utils.memory import check_room
 
 MUCH_CHANCE = 0.1  # PNMI by chance that a reader must be told of
-MEMORY_SHARE = 0.7  # of the machine's memory, that outputs of layers may take
 
 
 @dataclass
@@ -68,19 +67,6 @@ def check_memory(model: BiRQModel, seconds: float) -> None:
     """
     depth = len(model.encoder.layers)
     check_room(seconds, depth * model.encoder.d_model * 4 / encoder_times(model).step, f"the outputs of {depth} layers")
-
-
-def check_room(seconds: float, bytes_per_second: float, what: str) -> None:
-    """
-    Raises:
-        ValueError: so much audio does not fit into the memory; naming how many hours do.
-    """
-    room = MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if seconds * bytes_per_second > room:
-        raise ValueError(
-            f"{what} for {seconds / 3600:.1f} h need {seconds * bytes_per_second / 2**30:.0f} GiB of memory; take fewer, "
-            f"drawn at random: --hours {int(10 * room / bytes_per_second / 3600) / 10}"
-        )
 
 
 def evaluate(

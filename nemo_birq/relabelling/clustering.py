@@ -16,9 +16,9 @@ from nemo_birq.extraction.encoders import OpenedEncoder
 from nemo_birq.extraction.features import compute_features, layer_name
 from nemo_birq.kmeans import fit_kmeans
 from nemo_birq.preflight import CodeUse
-from nemo_birq.quality.evaluation import check_room
 from nemo_birq.quality.frames import encoder_times
 from nemo_birq.relabelling.teacher import Teacher, TeacherFile
+from nemo_birq.utils.memory import check_room
 
 FEW_FRAMES = 39  # a cluster, below which faiss warns as well
 

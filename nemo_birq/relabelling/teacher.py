@@ -21,6 +21,7 @@ from torch import Tensor
 
 from nemo_birq.layer_pass import encode_to_layer
 from nemo_birq.quantizer import CHUNK_FRAMES, checksum
+from nemo_birq.utils.files import complete_file
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,9 @@ class TeacherFile:
         return hashlib.sha256(f"{settings}{tensors}".encode()).hexdigest()[:16]
 
     def save(self, path: str | Path) -> None:
-        """Written whole or not at all."""
-        unfinished = Path(f"{path}.unfinished")
-        torch.save({part.name: getattr(self, part.name) for part in fields(self)}, unfinished)
-        unfinished.replace(path)
+        """Writes a file that ``read_teacher_file`` reads."""
+        with complete_file(Path(path)) as part:
+            torch.save({field.name: getattr(self, field.name) for field in fields(self)}, part)
 
 
 def read_teacher_file(path: str | Path) -> TeacherFile:

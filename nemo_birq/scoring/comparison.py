@@ -10,7 +10,7 @@ from nemo_birq.scoring.test_sets import identity
 
 
 def read_score(path: Path) -> dict:
-    """A file that ``write_score`` wrote.
+    """A file that ``scripts/score.py`` wrote.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -1,24 +1,12 @@
 """What a score was made from, so that it is not made twice, and no score of another model is overwritten."""
 
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from nemo_birq.data.building.shard_job import file_sha256
+from nemo_birq.utils.files import fingerprint
 
 Made = dict[str, Any]
-
-
-def fingerprint(path: Path) -> str:
-    """The first 16 characters of a file's SHA-256; read once, as a language model may have gigabytes."""
-    found = path.stat()
-    return _fingerprint(path, found.st_mtime_ns, found.st_size)
-
-
-@cache
-def _fingerprint(path: Path, changed: int, size: int) -> str:
-    return file_sha256(path)[:16]
 
 
 def made_from(model: Path, manifest: Path, decoding: dict, normalization: str) -> Made:

@@ -1,6 +1,5 @@
 """Error rates of a test set, over all, per speaker and per length; as a dict that is the JSON file."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -35,14 +34,6 @@ def score(
     lines = check_test_manifest(manifest)
     hypotheses = transcribe(model, Path(manifest), lines, batch_size, beam, advance)
     return {"manifest": str(manifest)} | summarize(lines, hypotheses, normalization, model)
-
-
-def write_score(result: dict, path: Path) -> None:
-    """Writes what ``score`` found as json."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.tmp")
-    unfinished.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    unfinished.replace(path)
 
 
 def summarize(

@@ -10,12 +10,13 @@ from nemo_birq.scoring.arpa import read_arpa
 from nemo_birq.scoring.beam_search import BeamSearch, kind_of, open_beam_search
 from nemo_birq.scoring.pictures import draw_score
 from nemo_birq.scoring.recognizers import check_ctc, check_recognizer, open_recognizer, use_ctc
-from nemo_birq.scoring.record import fingerprint, finished, made_from
-from nemo_birq.scoring.results import score, write_score
+from nemo_birq.scoring.record import finished, made_from
+from nemo_birq.scoring.results import score
 from nemo_birq.scoring.tables import how
 from nemo_birq.scoring.test_sets import TestSet
 from nemo_birq.scoring.transcription import Advance, outputs
 from nemo_birq.scoring.tuning import Trial, tune
+from nemo_birq.utils.files import fingerprint, write_json
 
 Begin = Callable[[str, int], Advance]
 """Told that a piece of work of so many units begins; gives what is called as they are done."""
@@ -100,7 +101,7 @@ class ScoringRun:
             done = self.begin(f"{dev.name}: pairs of weights", len(alphas) * len(betas))
             trials = tune(beam, dev.lines, heard, alphas, betas, self.normalization, done)
             found = {"made_from": made, "manifest": str(dev.manifest), "trials": [asdict(trial) for trial in trials]}
-            write_score(found, path)
+            write_json(path, found)
         return [Trial(**trial) for trial in found["trials"]]
 
     def earlier(self, tests: list[TestSet], decoding: dict) -> dict[str, dict | None]:
@@ -122,7 +123,7 @@ class ScoringRun:
         made = self._made(test, decoding)
         found = {"model": str(self.path), "name": test.name, "made_from": made, "decoding": about} | rates
         path = self.file_of(test.name)
-        write_score(found, path)
+        write_json(path, found)
         if found["lengths"] or found["speakers"]:
             draw_score(found, f"{self.path.stem} on {test.name}\n{how(found)}", path.with_suffix(".png"))
         return found

@@ -8,8 +8,8 @@ from pathlib import Path
 from nemo.collections.asr.models import ASRModel
 
 from nemo_birq.data.manifests import check_manifest_of_files
-from nemo_birq.scoring.record import fingerprint
 from nemo_birq.scoring.tokens import vocabulary
+from nemo_birq.utils.files import fingerprint
 
 
 @dataclass(frozen=True)

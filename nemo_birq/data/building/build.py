@@ -18,13 +18,13 @@ from nemo_birq.data.building.planning import (
     check_same_command,
     make_plan,
     read_plan,
-    write_json,
     write_plan,
 )
 from nemo_birq.data.building.segments import BuildError, Listing, Skipped
-from nemo_birq.data.building.shard_job import ShardJob, build_shard, file_sha256, is_finished, record_path
+from nemo_birq.data.building.shard_job import ShardJob, build_shard, is_finished, record_path
 from nemo_birq.data.building.workers import run_jobs
 from nemo_birq.data.shards import merge_manifests
+from nemo_birq.utils.files import file_sha256, write_json
 
 CARD = "dataset_card.json"
 LOCK = ".build.lock"

@@ -20,6 +20,7 @@ from nemo_birq.data.building.cutting import Piece, cut
 from nemo_birq.data.building.headers import Header
 from nemo_birq.data.building.naming import member_names
 from nemo_birq.data.building.segments import BuildError, Segment, Skipped
+from nemo_birq.utils.files import write_json
 
 SCRATCH = ".build"
 PLAN = "build_plan.json"
@@ -215,10 +216,3 @@ def check_same_command(out: Path, plan: Plan, source: dict, options: BuildOption
             f"{out} holds a build with other input or options: {'; '.join(differences)}. Give the command of that build to "
             "go on with it, or another output folder"
         )
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Writes a file that is there as a whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)

@@ -1,6 +1,5 @@
 """Builds one shard of a plan."""
 
-import hashlib
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -8,10 +7,11 @@ from typing import NamedTuple
 
 from nemo_birq.data.building.audio import BadAudioError, decode, encode, to_mono
 from nemo_birq.data.building.cutting import Piece
-from nemo_birq.data.building.planning import SCRATCH, ShardPlan, read_pieces, write_json
+from nemo_birq.data.building.planning import SCRATCH, ShardPlan, read_pieces
 from nemo_birq.data.building.workers import advance
 from nemo_birq.data.manifests import RESERVED_KEYS
 from nemo_birq.data.shards import ShardWriter, Utterance, shard_paths
+from nemo_birq.utils.files import file_sha256, write_json
 
 # Written anew, or without meaning once a piece is a file of its own.
 OWN_KEYS = {"audio_filepath", "duration", "offset", "shard_id"}
@@ -82,14 +82,6 @@ def _carried(piece: Piece) -> dict:
     return {
         f"source_{key}" if key in RESERVED_KEYS else key: value for key, value in piece.line.items() if key not in OWN_KEYS
     }
-
-
-def file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def is_finished(out: Path, record: dict) -> bool:

@@ -14,10 +14,9 @@ import soundfile
 from nemo_birq.data.building.build import CARD
 from nemo_birq.data.building.recipes.inputs import SUFFIXES
 from nemo_birq.data.building.segments import said_by
-from nemo_birq.data.building.shard_job import file_sha256
 from nemo_birq.data.building.workers import advance, run_jobs
 from nemo_birq.data.manifests import SEGMENT, TOLERANCE
-from nemo_birq.data.shards import PART
+from nemo_birq.utils.files import PART, file_sha256
 
 _SHARD = re.compile(r"^audio_(\d+)\.tar$")
 _END_OF_TAR = 1024  # bytes of zeros, at least

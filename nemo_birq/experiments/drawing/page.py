@@ -10,7 +10,7 @@ from nemo_birq.experiments.drawing.label_tables import cost_table, label_table
 from nemo_birq.experiments.drawing.pictures import draw_pictures
 from nemo_birq.experiments.drawing.rerun import rerun_text
 from nemo_birq.experiments.drawing.runs import Group
-from nemo_birq.extraction.store import write_whole
+from nemo_birq.utils.files import write_text
 
 ERRORS, LABELS, TRAINING, ABLATIONS, RERUN = PARTS = ("errors", "labels", "training", "ablations", "rerun")
 MARKER = re.compile(r"<!-- (begin|end): (.*?) -->")
@@ -50,7 +50,7 @@ def draw_page(groups: list[Group], page: Path, advance: Callable[[str], None] = 
                 parts[name] += [f"### {group.budget}, {group.corpus}", *(block for block in found if block)]
     for name, blocks in parts.items():
         text = replace_part(text, name, "\n\n".join(blocks) or "No run tells anything about this.")
-    write_whole(page, text)
+    write_text(page, text)
     return [page, *written]
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nemo_birq.data.building.segments import BuildError, Listing, Segment
-from nemo_birq.data.building.shard_job import file_sha256
+from nemo_birq.utils.files import file_sha256
 
 
 @dataclass(frozen=True)

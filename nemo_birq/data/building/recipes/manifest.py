@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nemo_birq.data.building.recipes.inputs import without_suffix
 from nemo_birq.data.building.segments import Listing, Segment, Skipped
-from nemo_birq.data.building.shard_job import file_sha256
+from nemo_birq.utils.files import file_sha256
 
 LOCATION = {"audio_filepath", "duration", "offset"}
 

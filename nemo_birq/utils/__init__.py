@@ -1,0 +1,1 @@
+"""Helpers without knowledge of speech: ranks, random numbers, precision, files, memory."""

@@ -1,0 +1,77 @@
+"""Files that are either complete or absent, whenever the process is killed, and checksums of files."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PART = ".part"
+"""Suffix of the name under which a file is written until it is complete."""
+
+
+@contextmanager
+def complete_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary name beside ``path``, and moves the file to ``path`` when the block ends without an error.
+
+    The content reaches the disk before the name does. After an error nothing is left, and an older ``path`` is untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + PART)
+    try:
+        yield part
+        flush(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def complete_files(folder: Path) -> Iterator[Path]:
+    """Yields a temporary folder, and moves its files to ``folder`` when the block ends without an error."""
+    with tempfile.TemporaryDirectory(dir=folder) as new:
+        yield Path(new)
+        for path in Path(new).iterdir():
+            os.replace(path, folder / path.name)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file in UTF-8; see ``complete_file``."""
+    with complete_file(path) as part:
+        # JSON reads \\udc80, the escape of a byte of a file name that is not UTF-8, as that byte again.
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file for programs and people; see ``complete_file``."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def flush(path: Path) -> None:
+    """Waits until the content of a file is on the disk."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def file_sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def fingerprint(path: Path) -> str:
+    """Returns the first 16 digits of a file's SHA-256. The file is read once, as a language model may have gigabytes."""
+    found = path.stat()
+    return _fingerprint(path, found.st_mtime_ns, found.st_size)
+
+
+@cache
+def _fingerprint(path: Path, changed: int, size: int) -> str:
+    return file_sha256(path)[:16]
