@@ -43,7 +43,7 @@ from nemo_birq.extraction.features import DTYPES, FORMATS, compute_features
 from nemo_birq.extraction.labels import compute_labels, write_labels
 from nemo_birq.extraction.run import Compute, Write, progress_bar, run_parts
 from nemo_birq.extraction.store import PartStore
-from nemo_birq.layer_pass import encode_to_layer
+from nemo_birq.modules.layer_pass import encode_to_layer
 
 ROOT = Path(__file__).resolve().parents[1]
 CORPUS = ROOT / "tarred_manifests"

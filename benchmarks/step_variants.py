@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from nemo_birq import BiRQModel
 from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.layer_pass import label_mode
+from nemo_birq.modules.layer_pass import label_mode
 
 ROOT = Path(__file__).resolve().parents[1]
 RATE = 16000

@@ -39,8 +39,8 @@ from nemo_birq.data.trainer import check_trainer, with_schedule_length
 from nemo_birq.enhanced_labeler import EnhancedTargets, build_enhanced_labeler
 from nemo_birq.handoff.card_file import CardFile
 from nemo_birq.label_files import LabelFiles
-from nemo_birq.layer_pass import encode_to_layer, resolve_layer
-from nemo_birq.masking import SpanMasking, positions, valid_frames
+from nemo_birq.modules.layer_pass import encode_to_layer, resolve_layer
+from nemo_birq.modules.masking import SpanMasking, positions, valid_frames
 from nemo_birq.quantizer import RandomProjectionQuantizer
 from nemo_birq.relabelling.model_part import Relabelling, find_teacher
 from nemo_birq.stock_config import refuse_bare_encoder, with_stock_nodes

@@ -28,9 +28,9 @@ from nemo_birq.alarm_rules import (
 )
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.label_health import entropy, histogram
-from nemo_birq.layer_pass import encode_to_layer
-from nemo_birq.masking import positions, valid_frames
 from nemo_birq.model import BiRQModel
+from nemo_birq.modules.layer_pass import encode_to_layer
+from nemo_birq.modules.masking import positions, valid_frames
 from nemo_birq.training_log import is_silent, num_read
 
 SCALES = (1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 40.0, 60.0, 80.0, 120.0, 160.0, 320.0)

@@ -24,8 +24,8 @@ from rich.table import Table
 from nemo_birq.extraction.command import positive
 from nemo_birq.extraction.data import open_data
 from nemo_birq.extraction.encoders import open_encoder
-from nemo_birq.extraction.layers import parse_layers
 from nemo_birq.extraction.run import progress_bar
+from nemo_birq.modules.layer_pass import parse_layers
 from nemo_birq.relabelling.clustering import Clustering, cluster
 
 console = Console()

@@ -20,10 +20,10 @@ from nemo_birq.extraction.command import add_run_arguments, say
 from nemo_birq.extraction.data import open_data
 from nemo_birq.extraction.encoders import open_encoder
 from nemo_birq.extraction.features import DTYPES, FORMATS, check_space, compute_features
-from nemo_birq.extraction.layers import parse_layers
 from nemo_birq.extraction.run import progress_bar, run_parts
 from nemo_birq.extraction.store import PartStore
-from nemo_birq.quality.frames import encoder_times
+from nemo_birq.modules.frame_times import encoder_times
+from nemo_birq.modules.layer_pass import parse_layers
 from nemo_birq.utils.files import file_sha256
 
 console = Console()

@@ -30,8 +30,8 @@ from nemo_birq.extraction.labels import (
 )
 from nemo_birq.extraction.run import progress_bar, run_parts
 from nemo_birq.extraction.store import PartStore
+from nemo_birq.modules.frame_times import anchor_times, encoder_times
 from nemo_birq.quality.checkpoints import open_model
-from nemo_birq.quality.frames import anchor_times, encoder_times
 from nemo_birq.utils.files import file_sha256
 
 console = Console()

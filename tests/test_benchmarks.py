@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nemo.collections.asr.modules import RandomBlockMasking
 
-from nemo_birq.layer_pass import encode_to_layer
+from nemo_birq.modules.layer_pass import encode_to_layer
 from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))

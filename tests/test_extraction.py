@@ -23,10 +23,9 @@ from nemo_birq.extraction.data import SpeechData, batches_by_length, divide, mak
 from nemo_birq.extraction.encoders import OpenedEncoder, open_encoder
 from nemo_birq.extraction.features import DTYPES, FORMATS, check_space, compute_features
 from nemo_birq.extraction.labels import check_can_label, compute_labels, finish, is_complete, parts_folder, write_labels
-from nemo_birq.extraction.layers import encode_to_layers, encoder_lengths, parse_layers
 from nemo_birq.extraction.run import progress_bar, run_parts
 from nemo_birq.extraction.store import PartStore
-from nemo_birq.layer_pass import encode_to_layer
+from nemo_birq.modules.layer_pass import encode_to_layer, encode_to_layers, encoder_lengths, parse_layers
 from tests.conftest import BASE, CORPUS, ROOT, SAMPLE_RATE, make_batch, make_model
 
 TEST = CORPUS / "test" / "test.json"

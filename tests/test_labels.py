@@ -7,7 +7,7 @@ import torch
 
 from nemo_birq.enhanced_labeler import EnhancedLabeler, gumbel_noise
 from nemo_birq.layer_normalization import LayerNormalization
-from nemo_birq.masking import positions
+from nemo_birq.modules.masking import positions
 from nemo_birq.quantizer import RandomProjectionQuantizer, draw_codebook, draw_projection
 from tests import plain_loss
 from tests.conftest import generator

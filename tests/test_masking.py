@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from nemo_birq.masking import SpanMasking
+from nemo_birq.modules.masking import SpanMasking
 from tests.conftest import generator
 
 pytestmark = pytest.mark.unit

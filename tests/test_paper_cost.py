@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nemo_birq.config import check_modules, parse
 from nemo_birq.data.epoch_plan import BatchSettings, plan_epoch
-from nemo_birq.layer_pass import resolve_layer
+from nemo_birq.modules.layer_pass import resolve_layer
 from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))

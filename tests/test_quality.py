@@ -25,9 +25,9 @@ from rich.progress import Progress
 from sklearn.metrics import mutual_info_score
 
 from nemo_birq.anchor_labeler import stack_frames
-from nemo_birq.layer_pass import encode_to_layer
+from nemo_birq.modules import frame_times as fr
+from nemo_birq.modules.layer_pass import encode_to_layer
 from nemo_birq.quality import alignments as al
-from nemo_birq.quality import frames as fr
 from nemo_birq.quality.checkpoints import open_model
 from nemo_birq.quality.evaluation import Evaluation, Row, _phones, check_memory, evaluate, which_layer
 from nemo_birq.quality.labelings import collect_frames, has_statistics, kmeans_codes, nearest_codes

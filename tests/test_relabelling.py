@@ -24,9 +24,9 @@ from nemo_birq.extraction.encoders import OpenedEncoder, open_encoder
 from nemo_birq.extraction.features import compute_features
 from nemo_birq.extraction.labels import compute_labels
 from nemo_birq.handoff.bare_encoder import strip
+from nemo_birq.modules.frame_times import anchor_times, encoder_times
 from nemo_birq.nemo_files import read_config
 from nemo_birq.quality.evaluation import evaluate
-from nemo_birq.quality.frames import anchor_times, encoder_times
 from nemo_birq.quality.utterances import read_utterances
 from nemo_birq.relabelling.clustering import check_size, cluster, draw_rows
 from nemo_birq.relabelling.teacher import Teacher, nearest_centroids, read_teacher_file

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from nemo_birq import BiRQModel
 from nemo_birq.data.shards import Utterance, write_shards
 from nemo_birq.experiments.budgets import read_budget
-from nemo_birq.layer_pass import resolve_layer
+from nemo_birq.modules.layer_pass import resolve_layer
 from nemo_birq.report.events import scalars
 from nemo_birq.utils.precision import check_precision
 from tests.conftest import CORPUS, ROOT, make_batch

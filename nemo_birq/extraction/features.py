@@ -18,10 +18,10 @@ from lhotse.shar import SharWriter
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.extraction.data import SpeechData
 from nemo_birq.extraction.encoders import OpenedEncoder
-from nemo_birq.extraction.layers import check_finite, encode_to_layers
 from nemo_birq.extraction.run import stack_by_utterance
 from nemo_birq.extraction.store import PartStore
-from nemo_birq.quality.frames import encoder_times
+from nemo_birq.modules.frame_times import encoder_times
+from nemo_birq.modules.layer_pass import check_finite, encode_to_layers
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 

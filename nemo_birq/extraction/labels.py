@@ -12,11 +12,10 @@ import numpy as np
 import torch
 
 from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.extraction.layers import check_finite, encoder_lengths
 from nemo_birq.extraction.store import SETTINGS, PartStore, check_same
-from nemo_birq.layer_pass import encode_to_layer
-from nemo_birq.masking import positions, valid_frames
 from nemo_birq.model import BiRQModel
+from nemo_birq.modules.layer_pass import check_finite, encode_to_layer, encoder_lengths
+from nemo_birq.modules.masking import positions, valid_frames
 from nemo_birq.quality.labelings import has_statistics
 from nemo_birq.utils.files import write_text
 

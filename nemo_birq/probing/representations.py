@@ -14,12 +14,12 @@ from torch import Tensor
 from nemo_birq.anchor_labeler import stack_frames
 from nemo_birq.extraction.data import batches_by_length, make_loader
 from nemo_birq.extraction.encoders import OpenedEncoder
-from nemo_birq.extraction.layers import check_finite, encode_to_layers, encoder_lengths
-from nemo_birq.masking import valid_frames
+from nemo_birq.modules.frame_times import encoder_times
+from nemo_birq.modules.layer_pass import check_finite, encode_to_layers, encoder_lengths
+from nemo_birq.modules.masking import valid_frames
 from nemo_birq.probing.data import LabelledSet
 from nemo_birq.probing.linear import Split, as_tensors
 from nemo_birq.probing.tasks import Task
-from nemo_birq.quality.frames import encoder_times
 
 LOG_MEL, UNTRAINED, PRETRAINED = "log-mel", "untrained", "pretrained"
 BATCH_SECONDS = 120.0

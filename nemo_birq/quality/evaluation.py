@@ -9,8 +9,8 @@ import numpy as np
 from rich.progress import Progress
 
 from nemo_birq.model import BiRQModel
+from nemo_birq.modules.frame_times import FrameTimes, anchor_times, encoder_times
 from nemo_birq.quality.alignments import SILENCE, phones_at, unknown_phones
-from nemo_birq.quality.frames import FrameTimes, anchor_times, encoder_times
 from nemo_birq.quality.labelings import collect_frames, has_statistics, label_sets
 from nemo_birq.quality.measures import Quality, joint_counts, measure, phone_entropy
 from nemo_birq.quality.utterances import Utterances, make_loader

@@ -16,8 +16,8 @@ from torch import Tensor
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.kmeans import fit_kmeans
 from nemo_birq.layer_normalization import LayerNormalization
-from nemo_birq.masking import positions, valid_frames
 from nemo_birq.model import BiRQModel
+from nemo_birq.modules.masking import positions, valid_frames
 
 CHUNK = 8192  # frames whose scores of all codes are in memory at once
 

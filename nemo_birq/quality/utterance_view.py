@@ -9,7 +9,7 @@ import torch
 from lhotse.supervision import AlignmentItem
 
 from nemo_birq.model import BiRQModel
-from nemo_birq.quality.frames import FrameTimes, anchor_times, encoder_times, mel_times
+from nemo_birq.modules.frame_times import FrameTimes, anchor_times, encoder_times, mel_times
 from nemo_birq.quality.utterances import make_loader
 
 

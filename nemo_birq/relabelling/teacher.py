@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from nemo.collections.asr.modules import ConformerEncoder
 from torch import Tensor
 
-from nemo_birq.layer_pass import encode_to_layer
+from nemo_birq.modules.layer_pass import encode_to_layer
 from nemo_birq.quantizer import CHUNK_FRAMES, checksum
 from nemo_birq.utils.files import complete_file
 

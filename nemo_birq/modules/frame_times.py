@@ -16,9 +16,8 @@ S: subsampling factor of the encoder.
 from typing import NamedTuple
 
 import numpy as np
+from nemo.core import ModelPT
 from torch import nn
-
-from nemo_birq.model import BiRQModel
 
 
 class FrameTimes(NamedTuple):
@@ -38,26 +37,26 @@ class FrameTimes(NamedTuple):
         return self.first + self.step * (np.arange(count + 1) - 0.5)
 
 
-def mel_times(model: BiRQModel) -> FrameTimes:
+def mel_times(model: ModelPT) -> FrameTimes:
     """Of the features that the preprocessor computes."""
     front_end = model.preprocessor.featurizer
     hop = front_end.hop_length / front_end.sample_rate
     return FrameTimes(hop / 2 if front_end.exact_pad else 0.0, hop)
 
 
-def encoder_times(model: BiRQModel) -> FrameTimes:
+def encoder_times(model: ModelPT) -> FrameTimes:
     """Of encoder frames, and so of enhanced labels."""
     return _subsampled(model, _offset(model.encoder.pre_encode, model.encoder.subsampling_factor))
 
 
-def anchor_times(model: BiRQModel) -> FrameTimes:
+def anchor_times(model: ModelPT) -> FrameTimes:
     """Of anchor labels; those of a teacher lie where its encoder's frames do."""
     if model.teacher is not None:
         return _subsampled(model, _offset(model.teacher.encoder.pre_encode, model.encoder.subsampling_factor))
     return _subsampled(model, (model.encoder.subsampling_factor - 1) / 2)
 
 
-def _subsampled(model: BiRQModel, offset: float) -> FrameTimes:
+def _subsampled(model: ModelPT, offset: float) -> FrameTimes:
     first, hop = mel_times(model)
     return FrameTimes(first + offset * hop, hop * model.encoder.subsampling_factor)
 

@@ -1,0 +1,1 @@
+"""The encoder's geometry: masks, passes through some of its layers, and the times of its frames."""
