@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from nemo.collections.asr.modules import MultiSoftmaxDecoder
 from torch import Tensor
 
-from nemo_birq.enhanced_labeler import EnhancedTargets, Selection
+from nemo_birq.labels.enhanced import EnhancedTargets, Selection
 from nemo_birq.utils.rng import seeded
 
 

@@ -9,7 +9,7 @@ from nemo.utils import logging
 from omegaconf import OmegaConf, open_dict
 from torch import Tensor
 
-from nemo_birq import label_tensors
+from nemo_birq.labels import tensors as label_tensors
 
 
 class LabelFiles:

@@ -10,20 +10,9 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from nemo_birq.fused_cross_entropy import CrossEntropies
+from nemo_birq.labels.statistics import entropy, histogram
 
 TASKS = ("anchor", "enhanced")
-
-
-def histogram(labels: Tensor, num_codes: int) -> Tensor:
-    """Counts of each code: (N, H) int64 -> (H, V) float32."""
-    counts = torch.zeros(labels.shape[1], num_codes, device=labels.device, dtype=torch.float32)
-    return counts.scatter_add_(1, labels.T, torch.ones_like(labels.T, dtype=counts.dtype))
-
-
-def entropy(counts: Tensor) -> Tensor:
-    """Entropy (nats) of the distribution that counts (..., V) give."""
-    share = counts / counts.sum(dim=-1, keepdim=True).clamp(min=1)
-    return torch.special.entr(share).sum(dim=-1)
 
 
 class LabelHealth(Metric):

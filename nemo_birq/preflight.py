@@ -27,7 +27,7 @@ from nemo_birq.alarm_rules import (
     unreadable_data,
 )
 from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.label_health import entropy, histogram
+from nemo_birq.labels.statistics import CodeUse, histogram
 from nemo_birq.model import BiRQModel
 from nemo_birq.modules.layer_pass import encode_to_layer
 from nemo_birq.modules.masking import positions, valid_frames
@@ -37,23 +37,6 @@ SCALES = (1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 40.0, 60.0, 80.0, 120.0, 160.0, 320.0
 WANTED_AGREEMENT = 0.6  # labels follow the frame, and Gumbel noise still chooses among near codes
 SAMPLED_FRAMES = 2048  # for the curves; the mean of so many agreements has an error below 0.01
 GATE: tuple[Rule, ...] = (silence, degenerate_features, masked_share, noise_labels, collapsed_labels)
-
-
-@dataclass
-class CodeUse:
-    """How labels are spread over the codebook."""
-
-    perplexity: float
-    normalized_entropy: float
-    top1: float
-    coverage: float
-
-    @classmethod
-    def of(cls, counts: Tensor) -> "CodeUse":
-        """From the counts of each code, (H, V)."""
-        nats = float(entropy(counts).mean())
-        top1 = float((counts.amax(dim=1) / counts.sum(dim=1)).mean())
-        return cls(math.exp(nats), nats / math.log(counts.shape[1]), top1, float((counts > 0).float().mean()))
 
 
 @dataclass

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import lightning.pytorch as pl
 import torch
 
-import nemo_birq.enhanced_labeler
+import nemo_birq.labels.enhanced
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.finite_check import FiniteCheck
 from nemo_birq.label_churn import Churn
@@ -87,10 +87,10 @@ def run(case: str, devices: int, out: Path) -> None:
         silent = torch.arange(len(lengths)) >= 2 if devices == 1 else torch.full((len(lengths),), model.global_rank == 1)
         return mask & ~silent.unsqueeze(1) if unmasked else mask
 
-    real_draw, real_noise = model.masking.draw, nemo_birq.enhanced_labeler.gumbel_noise
+    real_draw, real_noise = model.masking.draw, nemo_birq.labels.enhanced.gumbel_noise
     model.masking.draw = draw
     model.masking.fill = lambda features, mask, _: features.masked_fill(mask.unsqueeze(1), 0.1)
-    nemo_birq.enhanced_labeler.gumbel_noise = lambda like, _: torch.zeros_like(like)
+    nemo_birq.labels.enhanced.gumbel_noise = lambda like, _: torch.zeros_like(like)
 
     class Loader(torch.utils.data.IterableDataset):
         def __iter__(self):
@@ -122,7 +122,7 @@ def run(case: str, devices: int, out: Path) -> None:
         "noise": real_noise(torch.empty(8), generator),
     }
     torch.save(result, out / f"{case}-{devices}-{rank}.pt")
-    nemo_birq.enhanced_labeler.gumbel_noise = real_noise
+    nemo_birq.labels.enhanced.gumbel_noise = real_noise
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-import nemo_birq.enhanced_labeler
-from nemo_birq.enhanced_labeler import EnhancedTargets
+import nemo_birq.labels.enhanced
+from nemo_birq.labels.enhanced import EnhancedTargets
 
 
 def log_probs(head, hidden: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ def gumbel(targets: EnhancedTargets, chunk_frames: int) -> Tensor:
     for _ in range(targets.codebook.shape[0]):
         sizes = [min(chunk_frames, num_frames - start) for start in range(0, num_frames, chunk_frames)]
         like = [torch.empty(size, num_codes, dtype=targets.units.dtype) for size in sizes]
-        noise = [nemo_birq.enhanced_labeler.gumbel_noise(chunk, generator) for chunk in like]
+        noise = [nemo_birq.labels.enhanced.gumbel_noise(chunk, generator) for chunk in like]
         books.append(torch.cat(noise) if noise else torch.empty(0, num_codes, dtype=targets.units.dtype))
     return torch.stack(books, dim=1)
 

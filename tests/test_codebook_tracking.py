@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from sklearn.cluster import KMeans
 
-from nemo_birq.codebook_tracking import CodebookTracking
-from nemo_birq.quantizer import RandomProjectionQuantizer, draw_codebook
+from nemo_birq.labels.quantizer import RandomProjectionQuantizer, draw_codebook
+from nemo_birq.labels.tracked_codebook import CodebookTracking
 
 pytestmark = pytest.mark.unit
 

@@ -9,8 +9,9 @@ import torch
 from nemo.collections.asr.models import SpeechEncDecSelfSupervisedModel
 from omegaconf import OmegaConf
 
-from nemo_birq import BiRQModel, label_tensors
+from nemo_birq import BiRQModel
 from nemo_birq.bilevel_loss import Weights
+from nemo_birq.labels import tensors as label_tensors
 from tests.conftest import generator, make_batch, make_model
 
 

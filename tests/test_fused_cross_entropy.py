@@ -6,7 +6,7 @@ from nemo.collections.asr.modules import MultiSoftmaxDecoder
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nemo_birq.bilevel_loss import BilevelLoss
-from nemo_birq.enhanced_labeler import EnhancedTargets
+from nemo_birq.labels.enhanced import EnhancedTargets
 from tests import plain_loss
 
 pytestmark = pytest.mark.unit

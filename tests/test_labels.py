@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from nemo_birq.enhanced_labeler import EnhancedLabeler, gumbel_noise
-from nemo_birq.layer_normalization import LayerNormalization
+from nemo_birq.labels.enhanced import EnhancedLabeler, gumbel_noise
+from nemo_birq.labels.normalization import LayerNormalization
+from nemo_birq.labels.quantizer import RandomProjectionQuantizer, draw_codebook, draw_projection
 from nemo_birq.modules.masking import positions
-from nemo_birq.quantizer import RandomProjectionQuantizer, draw_codebook, draw_projection
 from tests import plain_loss
 from tests.conftest import generator
 

@@ -62,7 +62,7 @@ def fixed_mask(monkeypatch, model, batch):
 
     monkeypatch.setattr(model.masking, "draw", draw)
     monkeypatch.setattr(model.masking, "fill", lambda features, mask, _: features.masked_fill(mask.unsqueeze(1), 0.1))
-    monkeypatch.setattr("nemo_birq.enhanced_labeler.gumbel_noise", lambda like, _: torch.zeros_like(like))
+    monkeypatch.setattr("nemo_birq.labels.enhanced.gumbel_noise", lambda like, _: torch.zeros_like(like))
     return lengths
 
 

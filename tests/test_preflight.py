@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from nemo_birq import preflight, preflight_report
 from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.enhanced_labeler import gumbel_noise
-from nemo_birq.quantizer import draw_codebook
+from nemo_birq.labels.enhanced import gumbel_noise
+from nemo_birq.labels.quantizer import draw_codebook
 from tests.conftest import generator, make_batch, make_model
 from tests.test_training import DATA, run
 

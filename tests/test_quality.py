@@ -24,13 +24,13 @@ from omegaconf import open_dict
 from rich.progress import Progress
 from sklearn.metrics import mutual_info_score
 
-from nemo_birq.anchor_labeler import stack_frames
+from nemo_birq.labels.anchor import stack_frames
 from nemo_birq.modules import frame_times as fr
 from nemo_birq.modules.layer_pass import encode_to_layer
 from nemo_birq.quality import alignments as al
 from nemo_birq.quality.checkpoints import open_model
 from nemo_birq.quality.evaluation import Evaluation, Row, _phones, check_memory, evaluate, which_layer
-from nemo_birq.quality.labelings import collect_frames, has_statistics, kmeans_codes, nearest_codes
+from nemo_birq.quality.labelings import collect_frames, kmeans_codes, nearest_codes
 from nemo_birq.quality.measures import Quality, joint_counts, measure, phone_entropy
 from nemo_birq.quality.over_training import look_over_training
 from nemo_birq.quality.pictures import sorted_given_code
@@ -439,7 +439,7 @@ def test_kmeans_finds_clusters_that_are_there_and_repeats_itself():
 def test_evaluation_of_a_model_that_never_made_enhanced_labels(tmp_path):
     """A fresh model with two books: the statistics are those of the audio, and both is said."""
     model = make_model(birq__quantizer__num_books=2, decoder__num_decoders=2).eval()
-    assert not has_statistics(model)
+    assert not model.enhanced_labeler.normalization.has_statistics
     utterances = read_utterances(MANIFEST, CTM, hours=20 / 3600)
     with Progress(disable=True) as progress:
         found = evaluate(model, utterances, progress, kmeans=False, ignore_silence=True)

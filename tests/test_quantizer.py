@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nemo.collections.asr.modules.ssl_modules import RandomProjectionVectorQuantizer
 
-from nemo_birq.anchor_labeler import AnchorLabeler, stack_frames
-from nemo_birq.quantizer import RandomProjectionQuantizer, checksum, draw_codebook, draw_projection
+from nemo_birq.labels.anchor import AnchorLabeler, stack_frames
+from nemo_birq.labels.quantizer import RandomProjectionQuantizer, checksum, draw_codebook, draw_projection
 from tests.conftest import generator, make_model
 
 pytestmark = pytest.mark.unit

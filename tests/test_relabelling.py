@@ -24,12 +24,12 @@ from nemo_birq.extraction.encoders import OpenedEncoder, open_encoder
 from nemo_birq.extraction.features import compute_features
 from nemo_birq.extraction.labels import compute_labels
 from nemo_birq.handoff.bare_encoder import strip
+from nemo_birq.labels.teacher import Teacher, nearest_centroids, read_teacher_file
 from nemo_birq.modules.frame_times import anchor_times, encoder_times
 from nemo_birq.nemo_files import read_config
 from nemo_birq.quality.evaluation import evaluate
 from nemo_birq.quality.utterances import read_utterances
 from nemo_birq.relabelling.clustering import check_size, cluster, draw_rows
-from nemo_birq.relabelling.teacher import Teacher, nearest_centroids, read_teacher_file
 from tests.conftest import CORPUS, ROOT, SAMPLE_RATE, generator, make_batch, make_model, train
 from tests.test_finetuning import build, config
 from tests.test_training import SMALL, log_lines, pretrain

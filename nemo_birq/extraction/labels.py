@@ -16,7 +16,6 @@ from nemo_birq.extraction.store import SETTINGS, PartStore, check_same
 from nemo_birq.model import BiRQModel
 from nemo_birq.modules.layer_pass import check_finite, encode_to_layer, encoder_lengths
 from nemo_birq.modules.masking import positions, valid_frames
-from nemo_birq.quality.labelings import has_statistics
 from nemo_birq.utils.files import write_text
 
 KINDS = ("anchor", "enhanced")
@@ -28,7 +27,7 @@ def check_can_label(model: BiRQModel, kind: str) -> None:
     Raises:
         ValueError: enhanced labels of a model that never made any.
     """
-    if kind == "enhanced" and not has_statistics(model):
+    if kind == "enhanced" and not model.enhanced_labeler.normalization.has_statistics:
         raise ValueError(
             "the model never made enhanced labels in training (w1 was 0 so far): it has no statistics of layer k, and a "
             "label would depend on the utterances beside it. Take --labels anchor, or a model trained further"

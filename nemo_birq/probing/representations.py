@@ -11,9 +11,9 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from nemo.collections.asr.modules import ConformerEncoder
 from torch import Tensor
 
-from nemo_birq.anchor_labeler import stack_frames
 from nemo_birq.extraction.data import batches_by_length, make_loader
 from nemo_birq.extraction.encoders import OpenedEncoder
+from nemo_birq.labels.anchor import stack_frames
 from nemo_birq.modules.frame_times import encoder_times
 from nemo_birq.modules.layer_pass import check_finite, encode_to_layers, encoder_lengths
 from nemo_birq.modules.masking import valid_frames

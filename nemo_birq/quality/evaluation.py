@@ -11,7 +11,7 @@ from rich.progress import Progress
 from nemo_birq.model import BiRQModel
 from nemo_birq.modules.frame_times import FrameTimes, anchor_times, encoder_times
 from nemo_birq.quality.alignments import SILENCE, phones_at, unknown_phones
-from nemo_birq.quality.labelings import collect_frames, has_statistics, label_sets
+from nemo_birq.quality.labelings import collect_frames, label_sets
 from nemo_birq.quality.measures import Quality, joint_counts, measure, phone_entropy
 from nemo_birq.quality.utterances import Utterances, make_loader
 from nemo_birq.utils.memory import check_room
@@ -160,7 +160,7 @@ def _notes(model: BiRQModel, utterances: Utterances, read: dict[str, int]) -> li
         )
     if model.birq.quantizer.num_books > 1:
         notes.append(f"The first of {model.birq.quantizer.num_books} codebooks was looked at.")
-    if not has_statistics(model):
+    if not model.enhanced_labeler.normalization.has_statistics:
         notes.append(
             "The model never made enhanced labels in training (w1 was 0 so far): it has no statistics of layer k, and those "
             "of this audio were taken."

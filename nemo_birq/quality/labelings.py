@@ -14,8 +14,8 @@ from rich.progress import Progress
 from torch import Tensor
 
 from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.kmeans import fit_kmeans
-from nemo_birq.layer_normalization import LayerNormalization
+from nemo_birq.labels.kmeans import fit_kmeans
+from nemo_birq.labels.normalization import LayerNormalization
 from nemo_birq.model import BiRQModel
 from nemo_birq.modules.masking import positions, valid_frames
 
@@ -35,12 +35,6 @@ class Frames(NamedTuple):
     """L outputs of shape (N, D), float32, on the CPU."""
 
 
-def has_statistics(model: BiRQModel) -> bool:
-    """Whether the model knows how to normalize layer k; without, its labels depend on the batch."""
-    normalization = model.enhanced_labeler.normalization
-    return normalization.kind == "layer_norm" or int(normalization.num_updates) > 0
-
-
 @torch.no_grad()
 def collect_frames(model: BiRQModel, batches: Iterable[SpeechBatch], advance: Callable[[SpeechBatch], None]) -> Frames:
     """One pass of the unmasked utterances through all layers.
@@ -51,7 +45,7 @@ def collect_frames(model: BiRQModel, batches: Iterable[SpeechBatch], advance: Ca
         advance: called after each batch.
     """
     extractor = ConformerMultiLayerFeatureExtractor(model.encoder, include_final_output=False)
-    enhanced_known = has_statistics(model)
+    enhanced_known = model.enhanced_labeler.normalization.has_statistics
     counts: dict[str, int] = {}
     anchor, enhanced = [], []
     layers: list[list[Tensor]] = [[] for _ in model.encoder.layers]

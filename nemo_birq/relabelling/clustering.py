@@ -14,10 +14,10 @@ from nemo_birq.data.manifests import TOLERANCE
 from nemo_birq.extraction.data import SpeechData, batches_by_length, make_loader
 from nemo_birq.extraction.encoders import OpenedEncoder
 from nemo_birq.extraction.features import compute_features, layer_name
-from nemo_birq.kmeans import fit_kmeans
+from nemo_birq.labels.kmeans import fit_kmeans
+from nemo_birq.labels.statistics import CodeUse
+from nemo_birq.labels.teacher import Teacher, TeacherFile
 from nemo_birq.modules.frame_times import encoder_times
-from nemo_birq.preflight import CodeUse
-from nemo_birq.relabelling.teacher import Teacher, TeacherFile
 from nemo_birq.utils.memory import check_room
 
 FEW_FRAMES = 39  # a cluster, below which faiss warns as well

@@ -57,6 +57,11 @@ class LayerNormalization(ExactBuffers):
         self.register_buffer("running_covariance", covariance, persistent=False)
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64), persistent=False)
 
+    @property
+    def has_statistics(self) -> bool:
+        """True when inference does not depend on the batch: there are running averages, or none are needed."""
+        return self.kind == "layer_norm" or int(self.num_updates) > 0
+
     def forward(self, hidden: Tensor, valid: Tensor, frames: Tensor, update: bool = True) -> Tensor:
         """Normalizes selected frames with statistics of all valid ones.
 

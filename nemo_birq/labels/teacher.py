@@ -17,11 +17,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from nemo.collections.asr.modules import ConformerEncoder
+from nemo.utils import AppState
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from nemo_birq.config import BiRQConfig
+from nemo_birq.labels.anchor import AnchorLabeler
+from nemo_birq.labels.quantizer import CHUNK_FRAMES, RandomProjectionQuantizer, checksum
 from nemo_birq.modules.layer_pass import encode_to_layer
-from nemo_birq.quantizer import CHUNK_FRAMES, checksum
 from nemo_birq.utils.files import complete_file
+
+KEY = "birq.relabelling.teacher"
+PACKED = "nemo:"  # NeMo's prefix of names inside a .nemo
+NOT_COMPARED = ("dither", "pad_to")  # of two preprocessors: noise in training alone, and padding, which has no labels
 
 
 @dataclass(frozen=True)
@@ -128,3 +136,82 @@ def nearest_centroids(frames: Tensor, centroids: Tensor) -> Tensor:
     """Least Euclidean distance, by |x - c|^2 = |x|^2 - 2 (x c - |c|^2 / 2): (N, D), (V, D) -> (N,) int64."""
     half = centroids.square().sum(dim=1) / 2
     return torch.cat([(chunk @ centroids.T - half).argmax(dim=1) for chunk in frames.split(CHUNK_FRAMES)])
+
+
+class TeacherLabeler(AnchorLabeler):
+    """Takes the place of ``AnchorLabeler``: the labels that the teacher gives the unmasked input, with one codebook.
+
+    Labels of a batch in training are those that offline extraction would have written, up to rounding and the dither that
+    the preprocessor adds in training.
+
+    Args:
+        quantizer: unused for labels; its tensors stay in the files, as with any other model.
+        subsampling: S.
+        teacher: frozen; not registered as a part of this module.
+    """
+
+    def __init__(self, quantizer: RandomProjectionQuantizer, subsampling: int, teacher: Teacher):
+        super().__init__(quantizer, subsampling)
+        self.teacher = teacher
+
+    def forward(self, features: Tensor, frames: Tensor, num_frames: int, lengths: Tensor) -> Tensor:
+        """As in ``AnchorLabeler``, with the lengths (B,) of the features: (N, 1) int64 in [0, V)."""
+        return self.teacher.labels(features, lengths, frames, num_frames).unsqueeze(1)
+
+
+def find_teacher(cfg: DictConfig, birq: BiRQConfig) -> Teacher | None:
+    """The teacher that the configuration names, if any, checked; writes its absolute path and checksum into ``birq``.
+
+    Args:
+        cfg: ``model`` node of a configuration, or that of a ``.nemo`` being restored.
+        birq: its parsed ``birq`` node.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: no teacher, not the one that the model was trained with, or one that does not fit the model.
+    """
+    settings = birq.relabelling
+    if settings.teacher is None:
+        return None
+    if settings.teacher.startswith(PACKED):
+        path = Path(AppState().nemo_file_folder or "", settings.teacher.removeprefix(PACKED))
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"model.{KEY}={settings.teacher}: this .nemo does not hold its teacher. It was saved again by a class that "
+                "does not know teachers; use the file that training wrote"
+            )
+    else:
+        path = Path(settings.teacher).expanduser().absolute()
+        settings.teacher = str(path)  # a run may be resumed, and a checkpoint opened, from another folder
+    file = read_teacher_file(path)
+    if settings.checksum not in (None, file.checksum):
+        raise ValueError(
+            f"teacher {path} has the checksum {file.checksum}, the model was trained with {settings.checksum}: it would get "
+            "other labels. Put the old file back, or start a new model"
+        )
+    check_fits(file, cfg, birq, path)
+    settings.checksum = file.checksum
+    return Teacher(file)
+
+
+def check_fits(file: TeacherFile, cfg: DictConfig, birq: BiRQConfig, path: Path) -> None:
+    """
+    Raises:
+        ValueError: the teacher has another number of clusters than the model has codes, or labels other features or frames.
+    """
+    clusters, codes = len(file.centroids), birq.quantizer.num_codes
+    if clusters != codes:
+        raise ValueError(
+            f"teacher {path} has {clusters} clusters, model.birq.quantizer.num_codes={codes}: set "
+            f"model.birq.quantizer.num_codes={clusters}, or cluster again with --clusters {codes}"
+        )
+    own = OmegaConf.to_container(cfg.preprocessor, resolve=True)
+    keys = sorted((own.keys() | file.preprocessor.keys()) - set(NOT_COMPARED))
+    pairs = {f"preprocessor.{key}": (file.preprocessor.get(key), own.get(key)) for key in keys}
+    pairs["encoder.subsampling_factor"] = (file.encoder["subsampling_factor"], cfg.encoder.subsampling_factor)
+    differ = [f"model.{key}={mine} (teacher: {its})" for key, (its, mine) in pairs.items() if mine != its]
+    if differ:
+        raise ValueError(
+            f"teacher {path} labels other features than this model reads: {', '.join(differ)}. Give the model the teacher's "
+            "values, or make a teacher from a model with these"
+        )

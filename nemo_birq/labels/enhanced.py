@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nemo_birq.codebook_tracking import CodebookTracking
 from nemo_birq.config import LabelsConfig
-from nemo_birq.layer_normalization import LayerNormalization
-from nemo_birq.quantizer import RandomProjectionQuantizer
+from nemo_birq.labels.normalization import LayerNormalization
+from nemo_birq.labels.quantizer import RandomProjectionQuantizer
+from nemo_birq.labels.tracked_codebook import CodebookTracking
 from nemo_birq.utils.rng import draw_seed
 
 

@@ -6,7 +6,7 @@ Shapes: B utterances, F mel bins, T feature frames, S subsampling factor, T' = c
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nemo_birq.quantizer import RandomProjectionQuantizer
+from nemo_birq.labels.quantizer import RandomProjectionQuantizer
 
 
 def stack_frames(features: Tensor, subsampling: int) -> Tensor:

@@ -7,10 +7,10 @@ a checkpoint under its own key, each with a checksum: a model whose projections 
 import torch
 from torch import Tensor, nn
 
-from nemo_birq.anchor_labeler import AnchorLabeler
 from nemo_birq.config import LabelsConfig, QuantizerConfig
-from nemo_birq.enhanced_labeler import EnhancedLabeler
-from nemo_birq.quantizer import checksum, draw_codebook, draw_projection
+from nemo_birq.labels.anchor import AnchorLabeler
+from nemo_birq.labels.enhanced import EnhancedLabeler
+from nemo_birq.labels.quantizer import checksum, draw_codebook, draw_projection
 
 FIXED = ("anchor_projection", "enhanced_projection", "codebook")
 TRACKED = ("shares", "sums")

@@ -1,0 +1,1 @@
+"""Anchor labels, enhanced labels, and those of a frozen teacher."""

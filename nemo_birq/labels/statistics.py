@@ -1,0 +1,39 @@
+"""Statistics of labels: how they use the codebook.
+
+Shapes: N frames, H codebooks, V codes.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def histogram(labels: Tensor, num_codes: int) -> Tensor:
+    """Counts of each code: (N, H) int64 -> (H, V) float32."""
+    counts = torch.zeros(labels.shape[1], num_codes, device=labels.device, dtype=torch.float32)
+    return counts.scatter_add_(1, labels.T, torch.ones_like(labels.T, dtype=counts.dtype))
+
+
+def entropy(counts: Tensor) -> Tensor:
+    """Entropy (nats) of the distribution that counts (..., V) give."""
+    share = counts / counts.sum(dim=-1, keepdim=True).clamp(min=1)
+    return torch.special.entr(share).sum(dim=-1)
+
+
+@dataclass
+class CodeUse:
+    """How labels are spread over the codebook."""
+
+    perplexity: float
+    normalized_entropy: float
+    top1: float
+    coverage: float
+
+    @classmethod
+    def of(cls, counts: Tensor) -> "CodeUse":
+        """From the counts of each code, (H, V)."""
+        nats = float(entropy(counts).mean())
+        top1 = float((counts.amax(dim=1) / counts.sum(dim=1)).mean())
+        return cls(math.exp(nats), nats / math.log(counts.shape[1]), top1, float((counts > 0).float().mean()))
