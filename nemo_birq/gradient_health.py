@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nemo_birq.bilevel_loss import BilevelLoss
+from nemo_birq.losses.bilevel import BilevelLoss
 from nemo_birq.utils.distributed import sum_over_ranks, world_size
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from nemo_birq.fused_cross_entropy import CrossEntropies
 from nemo_birq.labels.statistics import entropy, histogram
+from nemo_birq.losses.fused_cross_entropy import CrossEntropies
 
 TASKS = ("anchor", "enhanced")
 

@@ -30,7 +30,6 @@ from nemo.utils import model_utils
 from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
-from nemo_birq.bilevel_loss import BilevelLoss, Weights, WeightSchedule
 from nemo_birq.config import check_modules, parse
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.loader import build_dataloader
@@ -41,6 +40,7 @@ from nemo_birq.labels import tensors as label_tensors
 from nemo_birq.labels.enhanced import EnhancedTargets, build_enhanced_labeler
 from nemo_birq.labels.quantizer import RandomProjectionQuantizer
 from nemo_birq.labels.teacher import find_teacher
+from nemo_birq.losses.bilevel import BilevelLoss, Weights, WeightSchedule
 from nemo_birq.modules.layer_pass import encode_to_layer, resolve_layer
 from nemo_birq.modules.masking import SpanMasking, positions, valid_frames
 from nemo_birq.relabelling.model_part import Relabelling

@@ -8,7 +8,7 @@ from nemo.collections.asr.losses.ssl_losses.mlm import MultiMLMLoss
 from nemo.collections.asr.models import EncDecMaskedTokenPredModel
 from nemo.collections.asr.modules import MultiSoftmaxDecoder
 
-from nemo_birq.bilevel_loss import BilevelLoss, Weights, WeightSchedule
+from nemo_birq.losses.bilevel import BilevelLoss, Weights, WeightSchedule
 from tests.conftest import generator, make_batch, make_config, make_model
 
 pytestmark = pytest.mark.unit

@@ -10,8 +10,8 @@ from nemo.collections.asr.models import SpeechEncDecSelfSupervisedModel
 from omegaconf import OmegaConf
 
 from nemo_birq import BiRQModel
-from nemo_birq.bilevel_loss import Weights
 from nemo_birq.labels import tensors as label_tensors
+from nemo_birq.losses.bilevel import Weights
 from tests.conftest import generator, make_batch, make_model
 
 

@@ -5,8 +5,8 @@ import torch
 from nemo.collections.asr.modules import MultiSoftmaxDecoder
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nemo_birq.bilevel_loss import BilevelLoss
 from nemo_birq.labels.enhanced import EnhancedTargets
+from nemo_birq.losses.bilevel import BilevelLoss
 from tests import plain_loss
 
 pytestmark = pytest.mark.unit
@@ -111,7 +111,7 @@ def test_codes_are_those_of_the_formula():
 
 
 def test_nothing_is_differentiated_without_a_graph(monkeypatch):
-    monkeypatch.setattr("nemo_birq.fused_cross_entropy._of_logits", None)  # calling it would raise
+    monkeypatch.setattr("nemo_birq.losses.fused_cross_entropy._of_logits", None)  # calling it would raise
     with torch.no_grad():
         loss, _ = BilevelLoss(5)(**make_terms())
     g, f = plain_loss.losses(make_terms(), 5)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from nemo_birq import BiRQModel
-from nemo_birq.bilevel_loss import Weights
 from nemo_birq.data.batch import SpeechBatch
+from nemo_birq.losses.bilevel import Weights
 from tests.conftest import CORPUS, SAMPLE_RATE, generator, make_batch, make_config, make_model
 
 pytestmark = pytest.mark.unit

@@ -17,8 +17,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.fused_cross_entropy import CrossEntropies
 from nemo_birq.gradient_health import GradientProducts
+from nemo_birq.losses.fused_cross_entropy import CrossEntropies
 from nemo_birq.report import pictures
 from nemo_birq.report.catalogue import logged_tags
 from nemo_birq.report.events import scalars

@@ -14,8 +14,8 @@ from nemo.core import Loss, typecheck
 from nemo.core.neural_types import EncodedRepresentation, LabelsType, LossType, NeuralType
 from torch import Tensor
 
-from nemo_birq.fused_cross_entropy import CrossEntropies, fused_cross_entropies
 from nemo_birq.labels.enhanced import EnhancedTargets
+from nemo_birq.losses.fused_cross_entropy import CrossEntropies, fused_cross_entropies
 from nemo_birq.utils.distributed import sum_over_ranks, world_size
 
 

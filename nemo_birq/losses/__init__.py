@@ -1,0 +1,1 @@
+"""The bilevel loss and its fused computation. Losses know no statistics."""
