@@ -35,7 +35,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nemo_birq import BiRQModel
-from nemo_birq.data.reading import SpeechDataset
+from nemo_birq.data.dataset import SpeechDataset
 from nemo_birq.data.shards import Utterance, write_shards
 from nemo_birq.extraction.data import RowBatch, SpeechData, batches_by_length, divide, make_loader, open_data
 from nemo_birq.extraction.encoders import OpenedEncoder

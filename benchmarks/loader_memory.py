@@ -22,8 +22,8 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from nemo_birq.data.factory import build_dataloader
 from nemo_birq.data.index import cache_folder
-from nemo_birq.data.loader import build_dataloader
 from nemo_birq.data.shards import Utterance, write_shards
 
 ROOT = Path(__file__).resolve().parents[1]

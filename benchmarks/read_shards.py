@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nemo_birq import BiRQModel
-from nemo_birq.data.loader import build_dataloader
+from nemo_birq.data.factory import build_dataloader
 from nemo_birq.data.manifests import check_manifest_of_files
 from nemo_birq.data.shards import Utterance, write_shards
 

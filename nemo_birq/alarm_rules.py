@@ -10,7 +10,7 @@ from typing import NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_birq.config import BiRQConfig
-from nemo_birq.data.loader import MOST_SKIPPED
+from nemo_birq.data.factory import MOST_SKIPPED
 
 # Over random unit vectors and 8192 codes the agreement is 0.02 with logit_scale 10, where labels are noise, and 0.2 with 20,
 # where they lived and were learned on real speech (docs/labels.md).

@@ -2,7 +2,7 @@
 
 One batch, from the shard to the optimizer step:
 
-    data/loader.py            tar shard -> SpeechBatch
+    data/factory.py           tar shard -> SpeechBatch
     preprocessor (NeMo)       signal -> normalized log-mel features                      B, F, T
     masking.py                features -> masked features
     layer_pass.py             the label pass: unmasked features, layers 1..k             B, T', D
@@ -32,8 +32,8 @@ from torch import Tensor
 
 from nemo_birq.config import check_modules, parse
 from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.data.loader import build_dataloader
-from nemo_birq.data.trainer import check_trainer, with_schedule_length
+from nemo_birq.data.factory import build_dataloader
+from nemo_birq.data.trainer_hooks import check_trainer, with_schedule_length
 from nemo_birq.handoff.card_file import CardFile
 from nemo_birq.label_files import LabelFiles
 from nemo_birq.labels import tensors as label_tensors

@@ -12,7 +12,7 @@ from torch import Tensor
 from nemo_birq.alarm_rules import unreadable_data
 from nemo_birq.alarms import Alarms, UnreadableDataError
 from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.data.resuming import load_position, save_position
+from nemo_birq.data.trainer_hooks import load_position, save_position
 from nemo_birq.finite_check import FiniteCheck, check_validation, check_weights
 from nemo_birq.gradient_health import gradient_products, split_loss
 from nemo_birq.label_churn import Churn, LabelProbe

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nemo_birq.data.dataloader import BatchOrder
 from nemo_birq.data.epoch_plan import BatchSettings, order_of_utterances, plan_epoch
-from nemo_birq.data.speech_loader import BatchOrder
 
 pytestmark = pytest.mark.unit
 

@@ -21,7 +21,7 @@ from nemo.core import ModelPT
 from omegaconf import OmegaConf
 
 from nemo_birq import BiRQModel
-from nemo_birq.data.loader import build_dataloader
+from nemo_birq.data.factory import build_dataloader
 from nemo_birq.handoff.bare_encoder import check_source, strip, write_nemo
 from nemo_birq.handoff.model_card import build_card, read_card
 from nemo_birq.handoff.output_files import check_output

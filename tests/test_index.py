@@ -10,8 +10,8 @@ import pytest
 import soundfile
 
 import nemo_birq.data.index as index_module
+from nemo_birq.data.dataset import UnusableAudio, read_utterance
 from nemo_birq.data.index import SpeechIndex, open_index
-from nemo_birq.data.reading import UnusableAudio, read_utterance
 from nemo_birq.data.sources import Source
 from tests.conftest import CORPUS, SAMPLE_RATE
 from tests.test_data import make_shards, wav

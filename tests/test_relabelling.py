@@ -17,7 +17,7 @@ from rich.progress import Progress
 from sklearn.metrics import pairwise_distances_argmin
 
 from nemo_birq import BiRQModel, preflight
-from nemo_birq.data.reading import SpeechDataset
+from nemo_birq.data.dataset import SpeechDataset
 from nemo_birq.extraction.data import open_data
 from nemo_birq.extraction.encoders import OpenedEncoder, open_encoder
 from nemo_birq.extraction.features import compute_features

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from filelock import FileLock
 
-from nemo_birq.data.index_building import build_table
+from nemo_birq.data.build_index import build_table
 from nemo_birq.data.sources import Source
 from nemo_birq.utils.files import complete_file
 
@@ -105,7 +105,7 @@ def open_index(source: Source, folder: Path | None = None) -> SpeechIndex:
         folder: where indexes are kept; by default ``cache_folder``.
 
     Raises:
-        FileNotFoundError, ValueError: see ``index_building.build_table``.
+        FileNotFoundError, ValueError: see ``build_index.build_table``.
         PermissionError: the cache folder cannot be written.
     """
     folder = folder or cache_folder()

@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.data.index_building import Problems, entries_by_shard
+from nemo_birq.data.build_index import Problems, entries_by_shard
 from nemo_birq.data.sources import Source
 
 

@@ -15,8 +15,8 @@ from lightning.pytorch import LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_birq.alarms import Alarms
+from nemo_birq.data.dataloader import SpeechLoader
 from nemo_birq.data.sources import read_sources
-from nemo_birq.data.speech_loader import SpeechLoader
 from nemo_birq.label_health import TASKS
 from nemo_birq.version import VERSION
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
-from nemo_birq.data.loader import build_dataloader
+from nemo_birq.data.factory import build_dataloader
 from nemo_birq.data.manifests import check_manifest_of_files, read_manifest
 from nemo_birq.quality.alignments import Alignments, check_alignments, read_alignments
 

@@ -11,9 +11,9 @@ import torch
 from nemo.utils import logging
 
 from nemo_birq.data.batch import SpeechBatch
+from nemo_birq.data.dataset import SpeechDataset
 from nemo_birq.data.epoch_plan import BatchSettings, EpochPlan, plan_epoch
 from nemo_birq.data.index import SpeechIndex
-from nemo_birq.data.reading import SpeechDataset
 
 
 class BatchOrder(torch.utils.data.Sampler):

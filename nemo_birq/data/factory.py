@@ -13,12 +13,12 @@ from nemo.collections.common.data.lhotse.dataloader import LhotseDataLoadingConf
 from nemo.utils import logging
 from omegaconf import DictConfig, OmegaConf
 
+from nemo_birq.data.dataloader import BatchOrder, SpeechLoader
+from nemo_birq.data.dataset import SpeechDataset
 from nemo_birq.data.epoch_plan import BatchSettings
 from nemo_birq.data.index import SpeechIndex, open_index
 from nemo_birq.data.manifests import is_remote
-from nemo_birq.data.reading import SpeechDataset
 from nemo_birq.data.sources import Source, read_sources
-from nemo_birq.data.speech_loader import BatchOrder, SpeechLoader
 from nemo_birq.data.webdataset import build_webdataset_loader
 
 MOST_SKIPPED = 0.05  # default of max_skipped_share
