@@ -36,7 +36,7 @@ from rich.table import Table
 
 from nemo_birq import BiRQModel
 from nemo_birq.data.dataset import SpeechDataset
-from nemo_birq.data.shards import Utterance, write_shards
+from nemo_birq.data.shards.writer import Utterance, write_shards
 from nemo_birq.extraction.data import RowBatch, SpeechData, batches_by_length, divide, make_loader, open_data
 from nemo_birq.extraction.encoders import OpenedEncoder
 from nemo_birq.extraction.features import DTYPES, FORMATS, compute_features

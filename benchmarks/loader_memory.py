@@ -24,7 +24,7 @@ from rich.table import Table
 
 from nemo_birq.data.factory import build_dataloader
 from nemo_birq.data.index import cache_folder
-from nemo_birq.data.shards import Utterance, write_shards
+from nemo_birq.data.shards.writer import Utterance, write_shards
 
 ROOT = Path(__file__).resolve().parents[1]
 RATE = 16000

@@ -30,7 +30,7 @@ from rich.table import Table
 from nemo_birq import BiRQModel
 from nemo_birq.data.factory import build_dataloader
 from nemo_birq.data.manifests import check_manifest_of_files
-from nemo_birq.data.shards import Utterance, write_shards
+from nemo_birq.data.shards.writer import Utterance, write_shards
 
 ROOT = Path(__file__).resolve().parents[1]
 RATE = 16000

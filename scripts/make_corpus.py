@@ -29,8 +29,8 @@ from corpus_grammar import sentences
 from corpus_readme import Speaker, Tally, readme
 from rich.progress import Progress
 
-from nemo_birq.data.building.audio import with_serial
-from nemo_birq.data.shards import Utterance, write_shards
+from nemo_birq.data.shards.audio import with_serial
+from nemo_birq.data.shards.writer import Utterance, write_shards
 
 SAMPLE_RATE = 16000
 #: The last sample of an utterance falls on a whole millisecond, the grid of the phone times.

@@ -14,21 +14,21 @@ import os
 import sys
 from pathlib import Path
 
+from nemo_birq.data.shards.planning import BuildOptions
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from nemo_birq.data.building.audio import CODECS
-from nemo_birq.data.building.build import CARD, Recipe, build
-from nemo_birq.data.building.planning import BuildOptions
-from nemo_birq.data.building.recipes.ami import AmiRecipe
-from nemo_birq.data.building.recipes.cuts import CutsRecipe
-from nemo_birq.data.building.recipes.folder import FolderRecipe
-from nemo_birq.data.building.recipes.librispeech import PARTS, TRAIN_960, LibriSpeechRecipe
-from nemo_birq.data.building.recipes.manifest import ManifestRecipe
-from nemo_birq.data.building.recipes.yodas import YodasRecipe
-from nemo_birq.data.building.segments import BuildError
+from nemo_birq.data.shards.audio import CODECS
+from nemo_birq.data.shards.build import CARD, Recipe, build
+from nemo_birq.data.shards.recipes.ami import AmiRecipe
+from nemo_birq.data.shards.recipes.cuts import CutsRecipe
+from nemo_birq.data.shards.recipes.folder import FolderRecipe
+from nemo_birq.data.shards.recipes.librispeech import PARTS, TRAIN_960, LibriSpeechRecipe
+from nemo_birq.data.shards.recipes.manifest import ManifestRecipe
+from nemo_birq.data.shards.recipes.yodas import YodasRecipe
+from nemo_birq.data.shards.segments import BuildError
 
 
 def parse_arguments() -> argparse.Namespace:

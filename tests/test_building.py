@@ -22,19 +22,19 @@ from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nemo.collections.common.data.lhotse.nemo_adapters import LazyNeMoTarredIterator
+from nemo_birq.data.shards.cutting import AT_UTTERANCES, EQUAL, WHOLE, Span, cut, join_utterances
+from nemo_birq.data.shards.naming import member_names
+from nemo_birq.data.shards.planning import PLAN, SCRATCH, BuildOptions
+from nemo_birq.data.shards.verification import verify
 
-from nemo_birq.data.building.audio import encode
-from nemo_birq.data.building.build import CARD, LOCK, build
-from nemo_birq.data.building.cutting import AT_UTTERANCES, EQUAL, WHOLE, Span, cut, join_utterances
-from nemo_birq.data.building.headers import Header, read_header
-from nemo_birq.data.building.naming import member_names
-from nemo_birq.data.building.planning import PLAN, SCRATCH, BuildOptions
-from nemo_birq.data.building.recipes.folder import FolderRecipe
-from nemo_birq.data.building.recipes.manifest import ManifestRecipe
-from nemo_birq.data.building.segments import BuildError, Segment, Spoken
-from nemo_birq.data.building.verification import verify
-from nemo_birq.data.building.workers import run_jobs
-from nemo_birq.data.shards import ShardWriter, Utterance
+from nemo_birq.data.shards.audio import encode
+from nemo_birq.data.shards.build import CARD, LOCK, build
+from nemo_birq.data.shards.headers import Header, read_header
+from nemo_birq.data.shards.recipes.folder import FolderRecipe
+from nemo_birq.data.shards.recipes.manifest import ManifestRecipe
+from nemo_birq.data.shards.segments import BuildError, Segment, Spoken
+from nemo_birq.data.shards.workers import run_jobs
+from nemo_birq.data.shards.writer import ShardWriter, Utterance
 from nemo_birq.utils.files import file_sha256
 from tests.conftest import CORPUS, ROOT, SAMPLE_RATE
 
@@ -322,7 +322,7 @@ def test_the_card_says_what_is_in_the_shards(tmp_path):
 
 
 def test_building_starts_without_nemo_and_torch():
-    code = "import sys, nemo_birq.data.building.build; sys.exit(bool({'nemo', 'torch'} & sys.modules.keys()))"
+    code = "import sys, nemo_birq.data.shards.build; sys.exit(bool({'nemo', 'torch'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 

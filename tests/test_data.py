@@ -17,7 +17,7 @@ import torch
 from omegaconf import OmegaConf
 
 from nemo_birq.data.factory import build_dataloader
-from nemo_birq.data.shards import Utterance, write_shards
+from nemo_birq.data.shards.writer import Utterance, write_shards
 from nemo_birq.data.sources import read_sources
 from nemo_birq.data.trainer_hooks import check_trainer, with_schedule_length
 from nemo_birq.data.webdataset import UnreadableShardsError

@@ -12,13 +12,13 @@ import pytest
 import soundfile
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 
-from nemo_birq.data.building.recipes.ami import AmiRecipe
-from nemo_birq.data.building.recipes.cuts import CutsRecipe
-from nemo_birq.data.building.recipes.folder import FolderRecipe
-from nemo_birq.data.building.recipes.librispeech import TRAIN_960, LibriSpeechRecipe
-from nemo_birq.data.building.recipes.manifest import ManifestRecipe
-from nemo_birq.data.building.recipes.yodas import YodasRecipe
-from nemo_birq.data.building.segments import BuildError
+from nemo_birq.data.shards.recipes.ami import AmiRecipe
+from nemo_birq.data.shards.recipes.cuts import CutsRecipe
+from nemo_birq.data.shards.recipes.folder import FolderRecipe
+from nemo_birq.data.shards.recipes.librispeech import TRAIN_960, LibriSpeechRecipe
+from nemo_birq.data.shards.recipes.manifest import ManifestRecipe
+from nemo_birq.data.shards.recipes.yodas import YodasRecipe
+from nemo_birq.data.shards.segments import BuildError
 from tests.conftest import SAMPLE_RATE
 from tests.test_building import lines, make, members, noise, write, write_lines
 

@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from nemo_birq import BiRQModel
-from nemo_birq.data.shards import Utterance, write_shards
+from nemo_birq.data.shards.writer import Utterance, write_shards
 from nemo_birq.experiments.budgets import read_budget
 from nemo_birq.modules.layer_pass import resolve_layer
 from nemo_birq.report.events import scalars

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from nemo_birq.data.building.headers import Header
-from nemo_birq.data.building.segments import Segment, Skipped, Spoken
 from nemo_birq.data.manifests import TOLERANCE
+from nemo_birq.data.shards.headers import Header
+from nemo_birq.data.shards.segments import Segment, Skipped, Spoken
 
 ROUNDING = 0.05  # seconds by which a manifest rounds the duration of a whole file
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import soundfile
 
-from nemo_birq.data.building.segments import Skipped, said_by
-from nemo_birq.data.building.workers import advance
+from nemo_birq.data.shards.segments import Skipped, said_by
+from nemo_birq.data.shards.workers import advance
 
 _CUT_OFF = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
 _UNKNOWN_LENGTH = 0xFFFFFF00  # of a wav that was written to a pipe: ffmpeg could not go back to fill the length in

@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
-from nemo_birq.data.building.build import CARD
-from nemo_birq.data.building.recipes.inputs import SUFFIXES
-from nemo_birq.data.building.segments import said_by
-from nemo_birq.data.building.workers import advance, run_jobs
 from nemo_birq.data.manifests import SEGMENT, TOLERANCE
+from nemo_birq.data.shards.build import CARD
+from nemo_birq.data.shards.recipes.inputs import SUFFIXES
+from nemo_birq.data.shards.segments import said_by
+from nemo_birq.data.shards.workers import advance, run_jobs
 from nemo_birq.utils.files import PART, file_sha256
 
 _SHARD = re.compile(r"^audio_(\d+)\.tar$")

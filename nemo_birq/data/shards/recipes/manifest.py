@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nemo_birq.data.building.recipes.inputs import without_suffix
-from nemo_birq.data.building.segments import Listing, Segment, Skipped
+from nemo_birq.data.shards.recipes.inputs import without_suffix
+from nemo_birq.data.shards.segments import Listing, Segment, Skipped
 from nemo_birq.utils.files import file_sha256
 
 LOCATION = {"audio_filepath", "duration", "offset"}

@@ -3,7 +3,7 @@
 from lhotse import Recording, SupervisionSegment
 from lhotse.cut import Cut, MonoCut, MultiCut
 
-from nemo_birq.data.building.segments import Segment, Skipped, Spoken
+from nemo_birq.data.shards.segments import Segment, Skipped, Spoken
 
 
 def source_of(recording: Recording, channels: list[int]) -> tuple[str, tuple[int, ...] | None] | None:

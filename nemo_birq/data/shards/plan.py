@@ -5,25 +5,28 @@ own, which depends on the plan and on nothing else: that makes a build the same 
 interrupted one go on.
 """
 
+import hashlib
 import json
 import random
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from nemo_birq.data.building.audio import CODECS, OPUS_RATES
-from nemo_birq.data.building.cutting import Piece, cut
-from nemo_birq.data.building.headers import Header
-from nemo_birq.data.building.naming import member_names
-from nemo_birq.data.building.segments import BuildError, Segment, Skipped
+from nemo_birq.data.shards.audio import CODECS, OPUS_RATES
+from nemo_birq.data.shards.cutting import Piece, cut
+from nemo_birq.data.shards.headers import Header
+from nemo_birq.data.shards.naming import member_names
+from nemo_birq.data.shards.segments import BuildError, Segment, Skipped
 from nemo_birq.utils.files import write_json
 
 SCRATCH = ".build"
 PLAN = "build_plan.json"
+LONGEST = 150  # characters of a member's name; with a suffix what file systems take, even of four bytes each in part
 
 
 @dataclass(frozen=True)
@@ -216,3 +219,32 @@ def check_same_command(out: Path, plan: Plan, source: dict, options: BuildOption
             f"{out} holds a build with other input or options: {'; '.join(differences)}. Give the command of that build to "
             "go on with it, or another output folder"
         )
+
+
+# --- names of tar members: unique, flat and harmless ---------------------------------------------------------------
+
+
+def flat_name(name: str) -> str:
+    """A name without folders and dots: readers of tar shards cut names at the first dot, and NeMo drops folders.
+
+    >>> flat_name("../b/x.1-sub2")
+    'b_x_1_sub2'
+    """
+    flat = re.sub(r"[^\w-]", "_", "/".join(part for part in name.split("/") if part not in ("", ".", "..")))
+    # NeMo takes name-sub1 for the first segment of a member called name.
+    return re.sub(r"-sub(?=\d)", "_sub", flat) or "_"
+
+
+def member_names(names: Iterable[tuple[str, str]], suffix: str) -> list[str]:
+    """Names of members for pairs of a name and an identity. Where flat names would meet, part of a hash keeps them apart.
+
+    The result for one pair does not depend on the order of the others.
+    """
+    pairs = [(flat_name(name), identity) for name, identity in names]
+    taken = Counter(flat for flat, _ in pairs)
+    members = []
+    for flat, identity in pairs:
+        if taken[flat] > 1 or len(flat) > LONGEST:
+            flat = f"{flat[:LONGEST]}-{hashlib.sha256(identity.encode(errors='surrogateescape')).hexdigest()[:10]}"
+        members.append(flat + suffix)
+    return members

@@ -8,9 +8,9 @@ from typing import Protocol
 
 from filelock import FileLock, Timeout
 
-from nemo_birq.data.building.card import draw_durations, make_card
-from nemo_birq.data.building.headers import Header, read_headers
-from nemo_birq.data.building.planning import (
+from nemo_birq.data.shards.card import draw_durations, make_card
+from nemo_birq.data.shards.headers import Header, read_headers
+from nemo_birq.data.shards.planning import (
     PLAN,
     SCRATCH,
     BuildOptions,
@@ -20,10 +20,10 @@ from nemo_birq.data.building.planning import (
     read_plan,
     write_plan,
 )
-from nemo_birq.data.building.segments import BuildError, Listing, Skipped
-from nemo_birq.data.building.shard_job import ShardJob, build_shard, is_finished, record_path
-from nemo_birq.data.building.workers import run_jobs
-from nemo_birq.data.shards import merge_manifests
+from nemo_birq.data.shards.segments import BuildError, Listing, Skipped
+from nemo_birq.data.shards.shard_job import ShardJob, build_shard, is_finished, record_path
+from nemo_birq.data.shards.workers import run_jobs
+from nemo_birq.data.shards.writer import merge_manifests
 from nemo_birq.utils.files import file_sha256, write_json
 
 CARD = "dataset_card.json"

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from nemo_birq.data.building.recipes.inputs import SUFFIXES, fingerprint, require_folder
-from nemo_birq.data.building.segments import BuildError, Listing, Segment, Skipped, Spoken
-from nemo_birq.data.building.workers import advance, run_jobs
+from nemo_birq.data.shards.recipes.inputs import SUFFIXES, fingerprint, require_folder
+from nemo_birq.data.shards.segments import BuildError, Listing, Segment, Skipped, Spoken
+from nemo_birq.data.shards.workers import advance, run_jobs
 from nemo_birq.utils.files import write_json
 
 _PROBLEMS = "problems.json"

@@ -10,9 +10,9 @@ import numpy as np
 import soundfile
 import soxr
 
-from nemo_birq.data.building.cutting import Piece
-from nemo_birq.data.building.segments import said_by
 from nemo_birq.data.manifests import TOLERANCE
+from nemo_birq.data.shards.cutting import Piece
+from nemo_birq.data.shards.segments import said_by
 
 CODECS = ("flac", "opus", "wav")
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)

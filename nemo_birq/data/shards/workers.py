@@ -10,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
-from nemo_birq.data.building.segments import BuildError
+from nemo_birq.data.shards.segments import BuildError
 
 Job = TypeVar("Job")
 Tick = Callable[[float], None]

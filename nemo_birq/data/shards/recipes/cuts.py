@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from nemo_birq.data.building.segments import BuildError, Listing, Segment
+from nemo_birq.data.shards.segments import BuildError, Listing, Segment
 from nemo_birq.utils.files import file_sha256
 
 
@@ -21,7 +21,7 @@ class CutsRecipe:
     def read(self, scratch: Path, workers: int, show) -> Listing:
         from lhotse import CutSet
 
-        from nemo_birq.data.building.recipes.supervisions import segment_of_cut
+        from nemo_birq.data.shards.recipes.supervisions import segment_of_cut
 
         try:
             found = [segment_of_cut(cut) for cut in CutSet.from_jsonl_lazy(self.path)]

@@ -4,8 +4,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from nemo_birq.data.building.recipes.inputs import SUFFIXES, files_under, fingerprint, require_folder, without_suffix
-from nemo_birq.data.building.segments import BuildError, Listing, Segment
+from nemo_birq.data.shards.recipes.inputs import SUFFIXES, files_under, fingerprint, require_folder, without_suffix
+from nemo_birq.data.shards.segments import BuildError, Listing, Segment
 
 
 @dataclass(frozen=True)

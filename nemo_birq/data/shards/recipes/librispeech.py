@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from nemo_birq.data.building.recipes.inputs import files_under, fingerprint, require_folder
-from nemo_birq.data.building.segments import Listing, Segment, Skipped
+from nemo_birq.data.shards.recipes.inputs import files_under, fingerprint, require_folder
+from nemo_birq.data.shards.segments import Listing, Segment, Skipped
 
 TRAIN_960 = ("train-clean-100", "train-clean-360", "train-other-500")
 PARTS = (*TRAIN_960, "dev-clean", "dev-other", "test-clean", "test-other")

@@ -8,8 +8,8 @@ from xml.etree.ElementTree import ParseError
 
 import soundfile
 
-from nemo_birq.data.building.recipes.inputs import files_under, fingerprint, require_folder
-from nemo_birq.data.building.segments import BuildError, Listing, Segment, Skipped
+from nemo_birq.data.shards.recipes.inputs import files_under, fingerprint, require_folder
+from nemo_birq.data.shards.segments import BuildError, Listing, Segment, Skipped
 
 FILES = {"ihm": "*Headset-?.wav", "sdm": "*Array1-01.wav"}
 ANNOTATIONS = "ami_public_manual_1.6.2"
@@ -42,7 +42,7 @@ class AmiRecipe:
         from lhotse import RecordingSet
         from lhotse.recipes.ami import PARTITIONS, parse_ami_annotations, prepare_supervision_ihm, prepare_supervision_other
 
-        from nemo_birq.data.building.recipes.supervisions import segment_of_supervision
+        from nemo_birq.data.shards.recipes.supervisions import segment_of_supervision
 
         folder = self._annotations(scratch)
         try:
