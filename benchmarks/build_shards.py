@@ -19,12 +19,12 @@ import time
 from pathlib import Path
 
 import soundfile
-from nemo_birq.data.shards.planning import BuildOptions
 from rich.console import Console
 from rich.table import Table
 
 from nemo_birq.data.shards.audio import CODECS
 from nemo_birq.data.shards.build import build
+from nemo_birq.data.shards.plan import BuildOptions
 from nemo_birq.data.shards.recipes.manifest import ManifestRecipe
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,7 +14,6 @@ import os
 import sys
 from pathlib import Path
 
-from nemo_birq.data.shards.planning import BuildOptions
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -22,6 +21,7 @@ from rich.text import Text
 
 from nemo_birq.data.shards.audio import CODECS
 from nemo_birq.data.shards.build import CARD, Recipe, build
+from nemo_birq.data.shards.plan import BuildOptions
 from nemo_birq.data.shards.recipes.ami import AmiRecipe
 from nemo_birq.data.shards.recipes.cuts import CutsRecipe
 from nemo_birq.data.shards.recipes.folder import FolderRecipe

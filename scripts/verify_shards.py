@@ -12,11 +12,12 @@ import os
 import sys
 from pathlib import Path
 
-from nemo_birq.data.shards.verification import verify
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from nemo_birq.data.shards.verify import verify
 
 _MOST_ROWS = 200
 

@@ -22,17 +22,16 @@ from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nemo.collections.common.data.lhotse.nemo_adapters import LazyNeMoTarredIterator
-from nemo_birq.data.shards.cutting import AT_UTTERANCES, EQUAL, WHOLE, Span, cut, join_utterances
-from nemo_birq.data.shards.naming import member_names
-from nemo_birq.data.shards.planning import PLAN, SCRATCH, BuildOptions
-from nemo_birq.data.shards.verification import verify
 
 from nemo_birq.data.shards.audio import encode
 from nemo_birq.data.shards.build import CARD, LOCK, build
+from nemo_birq.data.shards.cut import AT_UTTERANCES, EQUAL, WHOLE, Span, cut, join_utterances
 from nemo_birq.data.shards.headers import Header, read_header
+from nemo_birq.data.shards.plan import PLAN, SCRATCH, BuildOptions, member_names
 from nemo_birq.data.shards.recipes.folder import FolderRecipe
 from nemo_birq.data.shards.recipes.manifest import ManifestRecipe
 from nemo_birq.data.shards.segments import BuildError, Segment, Spoken
+from nemo_birq.data.shards.verify import verify
 from nemo_birq.data.shards.workers import run_jobs
 from nemo_birq.data.shards.writer import ShardWriter, Utterance
 from nemo_birq.utils.files import file_sha256

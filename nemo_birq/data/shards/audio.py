@@ -11,7 +11,7 @@ import soundfile
 import soxr
 
 from nemo_birq.data.manifests import TOLERANCE
-from nemo_birq.data.shards.cutting import Piece
+from nemo_birq.data.shards.cut import Piece
 from nemo_birq.data.shards.segments import said_by
 
 CODECS = ("flac", "opus", "wav")

@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from nemo_birq.data.shards.card import draw_durations, make_card
 from nemo_birq.data.shards.headers import Header, read_headers
-from nemo_birq.data.shards.planning import (
+from nemo_birq.data.shards.plan import (
     PLAN,
     SCRATCH,
     BuildOptions,

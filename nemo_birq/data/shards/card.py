@@ -7,7 +7,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from nemo_birq.data.shards.planning import Plan
+from nemo_birq.data.shards.plan import Plan
 
 _MOST_BINS = 60
 _WIDTHS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 120.0, 300.0, 600.0)  # seconds

@@ -18,9 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 from nemo_birq.data.shards.audio import CODECS, OPUS_RATES
-from nemo_birq.data.shards.cutting import Piece, cut
+from nemo_birq.data.shards.cut import Piece, cut
 from nemo_birq.data.shards.headers import Header
-from nemo_birq.data.shards.naming import member_names
 from nemo_birq.data.shards.segments import BuildError, Segment, Skipped
 from nemo_birq.utils.files import write_json
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from nemo_birq.data.manifests import RESERVED_KEYS
 from nemo_birq.data.shards.audio import BadAudioError, decode, encode, to_mono
-from nemo_birq.data.shards.cutting import Piece
-from nemo_birq.data.shards.planning import SCRATCH, ShardPlan, read_pieces
+from nemo_birq.data.shards.cut import Piece
+from nemo_birq.data.shards.plan import SCRATCH, ShardPlan, read_pieces
 from nemo_birq.data.shards.workers import advance
 from nemo_birq.data.shards.writer import ShardWriter, Utterance, shard_paths
 from nemo_birq.utils.files import file_sha256, write_json
