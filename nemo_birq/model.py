@@ -43,9 +43,9 @@ from nemo_birq.labels.teacher import find_teacher
 from nemo_birq.losses.bilevel import BilevelLoss, Weights, WeightSchedule
 from nemo_birq.modules.layer_pass import encode_to_layer, resolve_layer
 from nemo_birq.modules.masking import SpanMasking, positions, valid_frames
+from nemo_birq.monitoring.callback import TrainingSteps
 from nemo_birq.relabelling.model_part import Relabelling
 from nemo_birq.stock_config import refuse_bare_encoder, with_stock_nodes
-from nemo_birq.training_steps import TrainingSteps
 from nemo_birq.utils.rng import to_device
 
 

@@ -16,7 +16,12 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from nemo_birq.alarm_rules import (
+from nemo_birq.data.batch import SpeechBatch
+from nemo_birq.labels.statistics import CodeUse, histogram
+from nemo_birq.model import BiRQModel
+from nemo_birq.modules.layer_pass import encode_to_layer
+from nemo_birq.modules.masking import positions, valid_frames
+from nemo_birq.monitoring.alarm_rules import (
     Look,
     Rule,
     collapsed_labels,
@@ -26,12 +31,7 @@ from nemo_birq.alarm_rules import (
     silence,
     unreadable_data,
 )
-from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.labels.statistics import CodeUse, histogram
-from nemo_birq.model import BiRQModel
-from nemo_birq.modules.layer_pass import encode_to_layer
-from nemo_birq.modules.masking import positions, valid_frames
-from nemo_birq.training_log import is_silent, num_read
+from nemo_birq.monitoring.training_log import is_silent, num_read
 
 SCALES = (1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 40.0, 60.0, 80.0, 120.0, 160.0, 320.0)
 WANTED_AGREEMENT = 0.6  # labels follow the frame, and Gumbel noise still chooses among near codes

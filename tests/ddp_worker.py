@@ -17,8 +17,8 @@ import torch
 
 import nemo_birq.labels.enhanced
 from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.finite_check import FiniteCheck
-from nemo_birq.label_churn import Churn
+from nemo_birq.monitoring.finite_check import FiniteCheck
+from nemo_birq.monitoring.label_churn import Churn
 from tests.conftest import make_batch, make_model
 
 QUIET = {

@@ -8,9 +8,9 @@ import torch
 from nemo.utils.exp_manager import exp_manager
 from torch.utils.data import DataLoader
 
-from nemo_birq import alarm_rules
-from nemo_birq.alarm_rules import RULES, Look
 from nemo_birq.config import parse
+from nemo_birq.monitoring import alarm_rules
+from nemo_birq.monitoring.alarm_rules import RULES, Look
 from nemo_birq.report.events import scalars
 from tests.conftest import Speech, make_batch, make_model, train
 
@@ -221,7 +221,7 @@ def test_a_run_that_nan_stopped_is_not_healthy_after_resuming(tmp_path, hermetic
 
 def test_alarms_are_said_once_and_summed_up(tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr("nemo_birq.alarms.logging.warning", lambda text: said.append(text))
+    monkeypatch.setattr("nemo_birq.monitoring.alarms.logging.warning", lambda text: said.append(text))
     run(tmp_path, steps=3, log_every_n_steps=1, birq__labels__logit_scale=1.0)
     assert [text.split(":")[0] for text in said] == ["ALARM noise_labels at step 0", "This run was not healthy, 1 alarm(s)"]
     assert "picks the nearest code in only" in said[1]

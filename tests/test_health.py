@@ -10,13 +10,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.finite_check import MOST_STEPS, FiniteCheck, NonFiniteError, check_weights
-from nemo_birq.gradient_health import gradient_products, split_loss
-from nemo_birq.label_churn import Churn, LabelProbe, evaluating
-from nemo_birq.label_health import LabelHealth
 from nemo_birq.losses.bilevel import Weights
 from nemo_birq.losses.fused_cross_entropy import CrossEntropies
-from nemo_birq.training_log import TrainingLog, is_silent
+from nemo_birq.monitoring.finite_check import MOST_STEPS, FiniteCheck, NonFiniteError, check_weights
+from nemo_birq.monitoring.gradient_health import gradient_products, split_loss
+from nemo_birq.monitoring.label_churn import Churn, LabelProbe, evaluating
+from nemo_birq.monitoring.label_health import LabelHealth
+from nemo_birq.monitoring.training_log import TrainingLog, is_silent
 from tests import plain_loss
 from tests.conftest import SAMPLE_RATE, generator, make_batch, make_model, train
 

@@ -17,8 +17,9 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.gradient_health import GradientProducts
 from nemo_birq.losses.fused_cross_entropy import CrossEntropies
+from nemo_birq.monitoring.gradient_health import GradientProducts
+from nemo_birq.monitoring.training_log import TrainingLog
 from nemo_birq.report import pictures
 from nemo_birq.report.catalogue import logged_tags
 from nemo_birq.report.events import scalars
@@ -26,7 +27,6 @@ from nemo_birq.report.page import write_report
 from nemo_birq.report.pictures import draw_layers, draw_quality_over_time, quality_over_time
 from nemo_birq.report.runs import differences, read_run, read_runs
 from nemo_birq.report.table import table
-from nemo_birq.training_log import TrainingLog
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.integration

@@ -7,7 +7,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from nemo.core import ModelPT
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_birq.label_health import TASKS
+from nemo_birq.monitoring.label_health import TASKS
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 TAGS = ["NeMo", "pytorch", "speech", "audio", "self-supervised", "BiRQ"]

@@ -14,10 +14,10 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_birq.alarms import Alarms
 from nemo_birq.data.dataloader import SpeechLoader
 from nemo_birq.data.sources import read_sources
-from nemo_birq.label_health import TASKS
+from nemo_birq.monitoring.alarms import Alarms
+from nemo_birq.monitoring.label_health import TASKS
 from nemo_birq.version import VERSION
 
 PACKAGES = ("nemo_toolkit", "torch", "lightning", "lhotse")

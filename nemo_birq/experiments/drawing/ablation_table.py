@@ -1,11 +1,11 @@
 """What each setting of the enhanced labels does: one row an ablation."""
 
-from nemo_birq.alarm_rules import LEAST_ENTROPY
 from nemo_birq.experiments.drawing.error_tables import rate_cells, scored
 from nemo_birq.experiments.drawing.label_tables import last_pnmi
 from nemo_birq.experiments.drawing.markdown import NOTHING, interval, mean, number, plus_minus, table
 from nemo_birq.experiments.drawing.runs import Curve, Group, Run
 from nemo_birq.experiments.drawing.statistics import counts_of, difference_of, rate_of
+from nemo_birq.monitoring.alarm_rules import LEAST_ENTROPY
 
 BASE = "birq"
 """The method that every ablation changes in one place."""

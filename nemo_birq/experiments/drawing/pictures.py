@@ -10,12 +10,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nemo_birq.alarm_rules import LEAST_ENTROPY
 from nemo_birq.experiments.drawing import style
 from nemo_birq.experiments.drawing.ablation_table import BASE, ENTROPY, entropy_after_ramp, first_collapse
 from nemo_birq.experiments.drawing.error_tables import RATES, scored
 from nemo_birq.experiments.drawing.runs import Curve, Group, Run
 from nemo_birq.experiments.drawing.statistics import counts_of, rate_of
+from nemo_birq.monitoring.alarm_rules import LEAST_ENTROPY
 
 
 @dataclass(frozen=True)

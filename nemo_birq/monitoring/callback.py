@@ -9,15 +9,15 @@ from lightning.pytorch import Callback
 from nemo.utils import logging
 from torch import Tensor
 
-from nemo_birq.alarm_rules import unreadable_data
-from nemo_birq.alarms import Alarms, UnreadableDataError
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.trainer_hooks import load_position, save_position
-from nemo_birq.finite_check import FiniteCheck, check_validation, check_weights
-from nemo_birq.gradient_health import gradient_products, split_loss
-from nemo_birq.label_churn import Churn, LabelProbe
-from nemo_birq.label_health import TASKS, LabelHealth
-from nemo_birq.training_log import TrainingLog, num_read, one_line
+from nemo_birq.monitoring.alarm_rules import unreadable_data
+from nemo_birq.monitoring.alarms import Alarms, UnreadableDataError
+from nemo_birq.monitoring.finite_check import FiniteCheck, check_validation, check_weights
+from nemo_birq.monitoring.gradient_health import gradient_products, split_loss
+from nemo_birq.monitoring.label_churn import Churn, LabelProbe
+from nemo_birq.monitoring.label_health import TASKS, LabelHealth
+from nemo_birq.monitoring.training_log import TrainingLog, num_read, one_line
 from nemo_birq.utils.distributed import sum_over_ranks
 from nemo_birq.utils.precision import check_precision
 

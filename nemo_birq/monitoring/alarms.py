@@ -16,9 +16,9 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from nemo.utils import logging
 
-from nemo_birq.alarm_rules import RULES, Finding, Look
 from nemo_birq.config import BiRQConfig
-from nemo_birq.finite_check import NonFiniteError
+from nemo_birq.monitoring.alarm_rules import RULES, Finding, Look
+from nemo_birq.monitoring.finite_check import NonFiniteError
 
 FILE = "alarms.json"
 TOO_SHORT = "too short to judge"

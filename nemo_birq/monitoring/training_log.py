@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torchmetrics import MaxMetric, SumMetric
 
 from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.gradient_health import GradientProducts
-from nemo_birq.label_health import LabelHealth
 from nemo_birq.modules.masking import valid_frames
+from nemo_birq.monitoring.gradient_health import GradientProducts
+from nemo_birq.monitoring.label_health import LabelHealth
 
 SILENCE = 1e-4  # between the lowest and the highest sample, which are in [-1, 1]: three steps of 16 bits
 EVERY = 16  # sample looked at: a signal that is constant there and not between is not speech

@@ -1,0 +1,1 @@
+"""Health of a run: statistics of both tasks, gradients, churn, finite numbers, alarms and the log."""
