@@ -30,12 +30,12 @@ from nemo.utils import model_utils
 from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
+from nemo_birq.checkpoint.artifacts import CardFile, LabelFiles, Relabelling
+from nemo_birq.checkpoint.stock_config import refuse_bare_encoder, with_stock_nodes
 from nemo_birq.config import check_modules, parse
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.factory import build_dataloader
 from nemo_birq.data.trainer_hooks import check_trainer, with_schedule_length
-from nemo_birq.handoff.card_file import CardFile
-from nemo_birq.label_files import LabelFiles
 from nemo_birq.labels import tensors as label_tensors
 from nemo_birq.labels.enhanced import EnhancedTargets, build_enhanced_labeler
 from nemo_birq.labels.quantizer import RandomProjectionQuantizer
@@ -44,8 +44,6 @@ from nemo_birq.losses.bilevel import BilevelLoss, Weights, WeightSchedule
 from nemo_birq.modules.layer_pass import encode_to_layer, resolve_layer
 from nemo_birq.modules.masking import SpanMasking, positions, valid_frames
 from nemo_birq.monitoring.callback import TrainingSteps
-from nemo_birq.relabelling.model_part import Relabelling
-from nemo_birq.stock_config import refuse_bare_encoder, with_stock_nodes
 from nemo_birq.utils.rng import to_device
 
 

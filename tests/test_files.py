@@ -96,7 +96,7 @@ def test_file_saved_by_the_stock_class_still_restores(tmp_path, batch, monkeypat
     stock = SpeechEncDecSelfSupervisedModel.restore_from(str(tmp_path / "ours.nemo"), strict=True)
     stock.save_to(str(tmp_path / "stock.nemo"))
     messages = []
-    monkeypatch.setattr("nemo_birq.label_files.logging.warning", messages.append)
+    monkeypatch.setattr("nemo_birq.checkpoint.artifacts.logging.warning", messages.append)
     again = BiRQModel.restore_from(str(tmp_path / "stock.nemo")).eval()
     assert torch.equal(again.labels(*batch[:2]).anchor, model.labels(*batch[:2]).anchor)
     assert again.enhanced_labeler.normalization.num_updates == 0

@@ -17,13 +17,13 @@ from nemo.collections.asr.models import ASRModel
 from nemo.utils.exp_manager import exp_manager
 from omegaconf import DictConfig
 
+from nemo_birq.checkpoint.nemo_archive import read_weights
 from nemo_birq.finetuning.data import batches_per_epoch, warn_of_long_texts
 from nemo_birq.finetuning.initialization import initialize
 from nemo_birq.finetuning.preparation import prepare
 from nemo_birq.finetuning.training import build_recognizer, build_trainer, save_best
 from nemo_birq.finetuning.transcripts import Transcript
 from nemo_birq.finetuning.vocabulary import characters
-from nemo_birq.nemo_files import read_weights
 from nemo_birq.scoring import score
 from tests.conftest import CORPUS, ROOT, make_model
 

@@ -7,11 +7,11 @@ import tarfile
 import pytest
 from nemo.collections.asr.models import ASRModel
 
+from nemo_birq.checkpoint.nemo_archive import read_config
 from nemo_birq.finetuning.architecture import take_architecture
 from nemo_birq.finetuning.preparation import prepare
 from nemo_birq.finetuning.pretrained import read_pretrained_config
 from nemo_birq.finetuning.vocabulary import build_tokenizer
-from nemo_birq.nemo_files import read_config
 from tests.conftest import CORPUS
 from tests.test_finetuning import build, config
 

@@ -6,7 +6,7 @@ import tarfile
 import pytest
 from omegaconf import OmegaConf
 
-from nemo_birq.nemo_files import check_nemo, read_config
+from nemo_birq.checkpoint.nemo_archive import check_nemo, read_config
 
 pytestmark = pytest.mark.unit
 

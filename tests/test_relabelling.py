@@ -17,6 +17,7 @@ from rich.progress import Progress
 from sklearn.metrics import pairwise_distances_argmin
 
 from nemo_birq import BiRQModel, preflight
+from nemo_birq.checkpoint.nemo_archive import read_config
 from nemo_birq.data.dataset import SpeechDataset
 from nemo_birq.extraction.data import open_data
 from nemo_birq.extraction.encoders import OpenedEncoder, open_encoder
@@ -26,7 +27,6 @@ from nemo_birq.handoff.bare_encoder import strip
 from nemo_birq.labels.teacher import Teacher, nearest_centroids, read_teacher_file
 from nemo_birq.losses.bilevel import Weights
 from nemo_birq.modules.frame_times import anchor_times, encoder_times
-from nemo_birq.nemo_files import read_config
 from nemo_birq.quality.evaluation import evaluate
 from nemo_birq.quality.utterances import read_utterances
 from nemo_birq.relabelling.clustering import check_size, cluster, draw_rows

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
+from nemo_birq.checkpoint.nemo_archive import read_weights
 from nemo_birq.experiments.budgets import ROOT
 from nemo_birq.experiments.corpora import CORPUS, OUT
 from nemo_birq.experiments.execution import is_done, log_file, read_account
 from nemo_birq.experiments.stages import LABELS, PRETRAINED, SCORES, Run, Stage
 from nemo_birq.monitoring.label_health import TASKS
-from nemo_birq.nemo_files import read_weights
 from nemo_birq.report.runs import read_run
 from nemo_birq.utils.files import write_text
 from nemo_birq.version import VERSION

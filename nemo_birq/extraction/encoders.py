@@ -10,7 +10,7 @@ from nemo.core import ModelPT
 from nemo.utils import logging
 from torch import nn
 
-from nemo_birq.nemo_files import read_config
+from nemo_birq.checkpoint.nemo_archive import read_config
 from nemo_birq.quality.checkpoints import open_model
 
 

@@ -9,8 +9,8 @@ from nemo.collections.asr.models import ASRModel
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from nemo_birq.checkpoint.nemo_archive import read_weights
 from nemo_birq.finetuning.pretrained import ENCODER_PARTS
-from nemo_birq.nemo_files import read_weights
 
 
 class Taken(NamedTuple):

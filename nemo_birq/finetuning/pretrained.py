@@ -3,7 +3,7 @@
 from nemo.collections.asr.models import ssl_models
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_birq.nemo_files import read_config
+from nemo_birq.checkpoint.nemo_archive import read_config
 
 ENCODER_PARTS = ("preprocessor.", "encoder.")
 """Names of the tensors that are taken over begin with these."""
@@ -40,7 +40,7 @@ def read_pretrained_config(path: str) -> DictConfig:
     """Configuration of a self-supervised model, BiRQ's or NeMo's own.
 
     Raises:
-        FileNotFoundError, ValueError: as ``nemo_files.check_nemo``, or a model of another kind.
+        FileNotFoundError, ValueError: as ``nemo_archive.check_nemo``, or a model of another kind.
     """
     config = read_config(path)
     kind = config.target.rpartition(".")[2]

@@ -7,14 +7,14 @@ from nemo.collections.asr.models import ASRModel, EncDecCTCModel, EncDecHybridRN
 from nemo.utils.model_utils import import_class_by_path
 from omegaconf import OmegaConf
 
-from nemo_birq.nemo_files import read_config
+from nemo_birq.checkpoint.nemo_archive import read_config
 
 
 def check_recognizer(path: Path) -> type[ASRModel]:
     """NeMo's class of the model, from the file's configuration; nothing is loaded.
 
     Raises:
-        ValueError: the file holds no recognizer; else as ``nemo_files.read_config``.
+        ValueError: the file holds no recognizer; else as ``nemo_archive.read_config``.
     """
     target = read_config(path).target
     found = import_class_by_path(target)

@@ -18,9 +18,8 @@ from nemo_birq.data.dataloader import SpeechLoader
 from nemo_birq.data.sources import read_sources
 from nemo_birq.monitoring.alarms import Alarms
 from nemo_birq.monitoring.label_health import TASKS
-from nemo_birq.version import VERSION
 
-PACKAGES = ("nemo_toolkit", "torch", "lightning", "lhotse")
+PACKAGES = ("nemo_birq", "nemo_toolkit", "torch", "lightning", "lhotse")
 MEASURES = ("loss", "unigram_entropy", "accuracy", "unigram_accuracy", "perplexity", "normalized_entropy")
 HEALTH = (*(f"{task}_{measure}" for task in TASKS for measure in MEASURES), "selection_agreement")
 
@@ -52,7 +51,7 @@ def record_training(model: LightningModule, trainer: Trainer, alarms: Alarms) ->
         "health": {stage: _last(trainer, prefix) for stage, prefix in (("training", "train"), ("validation", "val"))},
         "status": alarms.verdict,
         "alarms": [{key: getattr(alarm, key) for key in ("name", "step", "value", "threshold")} for alarm in alarms.raised],
-        "versions": {"nemo_birq": VERSION, "python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
     }
 
 
