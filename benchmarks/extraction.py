@@ -38,11 +38,11 @@ from nemo_birq import BiRQModel
 from nemo_birq.data.dataset import SpeechDataset
 from nemo_birq.data.shards.writer import Utterance, write_shards
 from nemo_birq.extraction.data import RowBatch, SpeechData, batches_by_length, divide, make_loader, open_data
-from nemo_birq.extraction.encoders import OpenedEncoder
 from nemo_birq.extraction.features import DTYPES, FORMATS, compute_features
 from nemo_birq.extraction.labels import compute_labels, write_labels
 from nemo_birq.extraction.run import Compute, Write, progress_bar, run_parts
 from nemo_birq.extraction.store import PartStore
+from nemo_birq.loading import LoadedEncoder
 from nemo_birq.modules.layer_pass import encode_to_layer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -117,7 +117,7 @@ def whole_way(data: SpeechData, compute: Compute, write: Write, workers: int) ->
 def measure(config: str, where: str, seconds: float, rounds: int, workers: int) -> list[dict]:
     model = make_model(config)
     data = open_data(where, None, model.cfg.sample_rate)
-    opened, k = OpenedEncoder(model, None), model.layer
+    opened, k = LoadedEncoder(model), model.layer
     features = partial(compute_features, opened, layers=[k // 2, k], dtype=DTYPES["float16"])
     ways = {
         f"features of layers {k // 2} and {k}, npz": (features, FORMATS["npz"], k),

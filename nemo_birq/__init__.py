@@ -3,7 +3,7 @@
 import logging
 from typing import TYPE_CHECKING
 
-from nemo_birq.version import VERSION as __version__
+__version__ = "0.1.0"
 
 logging.getLogger("nv_one_logger").setLevel(logging.ERROR)  # NeMo's telemetry reports at import that it is switched off
 

@@ -23,8 +23,8 @@ from rich.table import Table
 
 from nemo_birq.extraction.command import positive
 from nemo_birq.extraction.data import open_data
-from nemo_birq.extraction.encoders import open_encoder
 from nemo_birq.extraction.run import progress_bar
+from nemo_birq.loading import load_encoder
 from nemo_birq.modules.layer_pass import parse_layers
 from nemo_birq.relabelling.clustering import Clustering, cluster
 
@@ -71,7 +71,7 @@ def main() -> None:
     logging.setLevel(logging.WARNING)
     if args.out.exists():
         raise ValueError(f"{args.out} exists already: give another name with --out, or remove it")
-    opened = open_encoder(args.model)
+    opened = load_encoder(args.model)
     (layer,) = parse_layers(str(args.layer), opened.depth)
     data = open_data(args.manifest, args.tarred_audio, opened.sample_rate)
     with progress_bar(console=console, transient=True) as progress:

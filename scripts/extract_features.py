@@ -18,10 +18,10 @@ from rich.console import Console
 
 from nemo_birq.extraction.command import add_run_arguments, say
 from nemo_birq.extraction.data import open_data
-from nemo_birq.extraction.encoders import open_encoder
 from nemo_birq.extraction.features import DTYPES, FORMATS, check_space, compute_features
 from nemo_birq.extraction.run import progress_bar, run_parts
 from nemo_birq.extraction.store import PartStore
+from nemo_birq.loading import load_encoder
 from nemo_birq.modules.frame_times import encoder_times
 from nemo_birq.modules.layer_pass import parse_layers
 from nemo_birq.utils.files import file_sha256
@@ -44,7 +44,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     args = arguments()
     logging.setLevel(logging.WARNING)
-    opened = open_encoder(args.model)
+    opened = load_encoder(args.model)
     layers = parse_layers(args.layers, opened.depth)
     data = open_data(args.data, args.tars, opened.sample_rate)
     check_space(args.out, opened, data, layers, args.dtype)

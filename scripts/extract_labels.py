@@ -30,8 +30,8 @@ from nemo_birq.extraction.labels import (
 )
 from nemo_birq.extraction.run import progress_bar, run_parts
 from nemo_birq.extraction.store import PartStore
+from nemo_birq.loading import load_model
 from nemo_birq.modules.frame_times import anchor_times, encoder_times
-from nemo_birq.quality.checkpoints import open_model
 from nemo_birq.utils.files import file_sha256
 
 console = Console()
@@ -50,7 +50,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     args = arguments()
     logging.setLevel(logging.WARNING)
-    model = open_model(args.model).model
+    model = load_model(args.model)
     check_can_label(model, args.labels)
     data = open_data(args.data, args.tars, model.cfg.sample_rate)
     settings = {"what": f"{args.labels} labels", "model_sha256": file_sha256(args.model)[:16], "data": data.fingerprint,

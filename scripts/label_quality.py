@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from nemo_birq.quality.checkpoints import open_model
+from nemo_birq.loading import load_model
 from nemo_birq.quality.evaluation import Evaluation, evaluate, which_layer
 from nemo_birq.quality.results import check_out, write_results
 from nemo_birq.quality.utterances import read_utterances
@@ -64,14 +64,12 @@ def main() -> None:
     args = arguments()
     logging.setLevel(logging.WARNING)
     folder = args.out or args.model.parent
-    opened = open_model(args.model)
+    model = load_model(args.model)
     check_out(folder, args.model)
     utterances = read_utterances(args.manifest, args.alignments, args.hours)
     with Progress(console=console, transient=True) as progress:
-        evaluation = evaluate(
-            opened.model, utterances, progress, not args.no_kmeans, args.kmeans_frames, args.ignore_silence
-        )
-    about = {"step": opened.step, "command": shlex.join(["python", *sys.argv])}
+        evaluation = evaluate(model, utterances, progress, not args.no_kmeans, args.kmeans_frames, args.ignore_silence)
+    about = {"step": model.trained_steps, "command": shlex.join(["python", *sys.argv])}
     written = write_results(evaluation, args.model, about, folder)
 
     console.print(table(evaluation))

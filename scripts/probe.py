@@ -23,8 +23,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from nemo_birq.extraction.command import positive
-from nemo_birq.extraction.encoders import open_encoder
 from nemo_birq.extraction.run import progress_bar
+from nemo_birq.loading import load_encoder
 from nemo_birq.modules.layer_pass import parse_layers
 from nemo_birq.probing.data import NAMES, open_sets
 from nemo_birq.probing.evaluation import Row, conclusion, constant_error, evaluate
@@ -80,7 +80,7 @@ def main() -> None:
     began = time.monotonic()
     logging.setLevel(logging.WARNING)
     folder = args.out or args.model.parent
-    opened = open_encoder(args.model)
+    opened = load_encoder(args.model)
     layers = parse_layers(args.layers, opened.depth) if args.layers else list(range(1, opened.depth + 1))
     training = Training(args.epochs, args.learning_rate, seed=args.seed)
     alignments = dict(zip(NAMES, args.alignments, strict=True)) if args.alignments else None

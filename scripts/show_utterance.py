@@ -12,8 +12,8 @@ from pathlib import Path
 
 from nemo.utils import logging
 
+from nemo_birq.loading import load_model
 from nemo_birq.quality.alignments import Alignments, read_alignments
-from nemo_birq.quality.checkpoints import open_model
 from nemo_birq.quality.utterance_picture import draw_utterance
 from nemo_birq.quality.utterance_view import view_utterance
 from nemo_birq.quality.utterances import read_lines
@@ -33,7 +33,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     args = arguments()
     logging.setLevel(logging.WARNING)
-    model = open_model(args.model).model
+    model = load_model(args.model)
     lines = read_lines(args.manifest)
     name = args.utterance
     if name not in lines:

@@ -20,11 +20,11 @@ from omegaconf import OmegaConf
 
 from nemo_birq.extraction import store
 from nemo_birq.extraction.data import SpeechData, batches_by_length, divide, make_loader, open_data
-from nemo_birq.extraction.encoders import OpenedEncoder, open_encoder
 from nemo_birq.extraction.features import DTYPES, FORMATS, check_space, compute_features
 from nemo_birq.extraction.labels import check_can_label, compute_labels, finish, is_complete, parts_folder, write_labels
 from nemo_birq.extraction.run import progress_bar, run_parts
 from nemo_birq.extraction.store import PartStore
+from nemo_birq.loading import LoadedEncoder, load_encoder
 from nemo_birq.modules.layer_pass import encode_to_layer, encode_to_layers, encoder_lengths, parse_layers
 from tests.conftest import BASE, CORPUS, ROOT, SAMPLE_RATE, make_batch, make_model
 
@@ -71,7 +71,7 @@ def data(manifest) -> SpeechData:
 
 
 def extract(model, data, folder, kind="npz", layers=(1, 3), compute=None, workers=0, dtype="float32"):
-    compute = compute or partial(compute_features, OpenedEncoder(model, None), layers=layers, dtype=DTYPES[dtype])
+    compute = compute or partial(compute_features, LoadedEncoder(model), layers=layers, dtype=DTYPES[dtype])
     with PartStore(folder, {"format": kind}, {}) as parts, progress_bar(disable=True) as progress:
         return run_parts(data, parts, compute, FORMATS[kind], progress, PART, BATCH, workers)
 
@@ -137,7 +137,7 @@ def test_layers_above_the_highest_are_not_run(model, batch):
     counted = []
     hooks = [layer.register_forward_hook(lambda *_, i=i: counted.append(i)) for i, layer in enumerate(model.encoder.layers)]
     hooks.append(model.encoder.pre_encode.register_forward_hook(lambda *_: counted.append("front")))
-    compute_features(OpenedEncoder(model, None), batch, [2], torch.float32)
+    compute_features(LoadedEncoder(model), batch, [2], torch.float32)
     assert counted == ["front", 0, 1]
     counted.clear()
     compute_labels(model, batch, "enhanced")
@@ -162,7 +162,7 @@ def test_labels_are_those_of_the_model(model, batch):
 
 @pytest.mark.unit
 def test_float16_is_rounding_or_refused(model, batch):
-    opened = OpenedEncoder(model, None)
+    opened = LoadedEncoder(model)
     full = compute_features(opened, batch, [2], torch.float32)
     half = compute_features(opened, batch, [2], torch.float16)
     for one, other in zip(full, half, strict=True):
@@ -171,10 +171,10 @@ def test_float16_is_rounding_or_refused(model, batch):
     loud = make_model()
     loud.eval().encoder.layers[1].norm_out.weight.data *= 1e6
     with pytest.raises(ValueError, match=r"layer 2: .*which float32 would hold"):
-        compute_features(OpenedEncoder(loud, None), batch, [2], torch.float16)
+        compute_features(LoadedEncoder(loud), batch, [2], torch.float16)
     loud.encoder.layers[1].norm_out.weight.data[0] = float("nan")
     with pytest.raises(ValueError, match=r"hold NaN or infinity, as after a training that diverged$"):
-        compute_features(OpenedEncoder(loud, None), batch, [2], torch.float32)
+        compute_features(LoadedEncoder(loud), batch, [2], torch.float32)
     with pytest.raises(ValueError, match="hold NaN"):
         compute_labels(loud, batch, "enhanced")
 
@@ -300,7 +300,7 @@ class Killed(Exception):
 @pytest.mark.parametrize("when", ["computing", "writing"])
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(model, data, tmp_path, monkeypatch, kind, when):
     assert extract(model, data, tmp_path / "whole", kind).resumed == 0
-    compute = partial(compute_features, OpenedEncoder(model, None), layers=(1, 3), dtype=torch.float32)
+    compute = partial(compute_features, LoadedEncoder(model), layers=(1, 3), dtype=torch.float32)
     calls = []
 
     def until_killed(batch):
@@ -394,7 +394,7 @@ def test_layers_and_data_that_are_not_there(model, tmp_path, monkeypatch):
         open_data(str(tmp_path / "empty.json"), None, SAMPLE_RATE)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1000))
     with pytest.raises(ValueError, match="take fewer layers or --dtype float16"):
-        check_space(tmp_path / "new", OpenedEncoder(model, None), open_data(str(TEST), None, SAMPLE_RATE), [1], "float32")
+        check_space(tmp_path / "new", LoadedEncoder(model), open_data(str(TEST), None, SAMPLE_RATE), [1], "float32")
 
 
 @pytest.mark.unit
@@ -404,10 +404,10 @@ def test_models_that_do_not_fit(tmp_path):
         check_can_label(fresh, "enhanced")
     check_can_label(fresh, "anchor")
     with pytest.raises(FileNotFoundError):
-        open_encoder(tmp_path / "none.nemo")
+        load_encoder(tmp_path / "none.nemo")
     (tmp_path / "torn.nemo").write_bytes(b"torn")
     with pytest.raises(ValueError, match="torn"):
-        open_encoder(tmp_path / "torn.nemo")
+        load_encoder(tmp_path / "torn.nemo")
 
 
 def test_features_of_a_recognizer(model, batch, tmp_path):
@@ -421,10 +421,10 @@ def test_features_of_a_recognizer(model, batch, tmp_path):
     }))  # fmt: skip
     recognizer.encoder.load_state_dict(model.encoder.state_dict())
     recognizer.save_to(str(tmp_path / "ctc.nemo"))
-    opened = open_encoder(tmp_path / "ctc.nemo")
+    opened = load_encoder(tmp_path / "ctc.nemo")
     assert isinstance(opened.model, EncDecCTCModel) and (opened.depth, opened.sample_rate) == (3, SAMPLE_RATE)
     found = compute_features(opened, batch, [2], torch.float32)
-    expected = compute_features(OpenedEncoder(model, None), batch, [2], torch.float32)
+    expected = compute_features(LoadedEncoder(model), batch, [2], torch.float32)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one["layer_2"], other["layer_2"])
 

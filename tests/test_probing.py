@@ -11,7 +11,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from nemo_birq.extraction.data import make_loader
-from nemo_birq.extraction.encoders import OpenedEncoder
+from nemo_birq.loading import LoadedEncoder
 from nemo_birq.probing.data import open_sets
 from nemo_birq.probing.evaluation import conclusion, constant_error, evaluate
 from nemo_birq.probing.linear import LinearProbes, Split, Training, as_tensors, fit, score
@@ -215,8 +215,8 @@ def paths(tmp_path_factory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def opened() -> OpenedEncoder:
-    return OpenedEncoder(make_model(seed=1).eval(), None)
+def opened() -> LoadedEncoder:
+    return LoadedEncoder(make_model(seed=1).eval())
 
 
 def test_representations_of_audio(opened, paths):

@@ -25,10 +25,10 @@ from rich.progress import Progress
 from sklearn.metrics import mutual_info_score
 
 from nemo_birq.labels.anchor import stack_frames
+from nemo_birq.loading import load_model
 from nemo_birq.modules import frame_times as fr
 from nemo_birq.modules.layer_pass import encode_to_layer
 from nemo_birq.quality import alignments as al
-from nemo_birq.quality.checkpoints import open_model
 from nemo_birq.quality.evaluation import Evaluation, Row, _phones, check_memory, evaluate, which_layer
 from nemo_birq.quality.labelings import collect_frames, kmeans_codes, nearest_codes
 from nemo_birq.quality.measures import Quality, joint_counts, measure, phone_entropy
@@ -547,20 +547,20 @@ def test_files_without_enhanced_labels_are_refused(tmp_path):
     torch.save({"hyper_parameters": {"cfg": stock.cfg}, "global_step": 7}, tmp_path / "stock.ckpt")
     for name in ("stock.nemo", "stock.ckpt"):
         with pytest.raises(ValueError, match=rf"{name} is no BiRQ model but nemo.*SpeechEncDecSelfSupervisedModel"):
-            open_model(tmp_path / name)
+            load_model(tmp_path / name)
     torch.save({"weights": 1}, tmp_path / "foreign.ckpt")
     with pytest.raises(ValueError, match="no BiRQ model but an unknown class"):
-        open_model(tmp_path / "foreign.ckpt")
+        load_model(tmp_path / "foreign.ckpt")
     (tmp_path / "broken.nemo").write_bytes(b"no archive")
-    with pytest.raises(ValueError, match=r"cannot be read as a .nemo"):
-        open_model(tmp_path / "broken.nemo")
+    with pytest.raises(ValueError, match=r"is no \.nemo, or a truncated one"):
+        load_model(tmp_path / "broken.nemo")
     (tmp_path / "broken.ckpt").write_bytes(b"no archive")
     with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
-        open_model(tmp_path / "broken.ckpt")
+        load_model(tmp_path / "broken.ckpt")
     with pytest.raises(ValueError, match=r"must end with .nemo or .ckpt"):
-        open_model(Path(__file__))
+        load_model(Path(__file__))
     with pytest.raises(FileNotFoundError, match="does not exist"):
-        open_model(tmp_path / "none.nemo")
+        load_model(tmp_path / "none.nemo")
 
 
 @pytest.mark.unit

@@ -20,11 +20,11 @@ from nemo_birq import BiRQModel, preflight
 from nemo_birq.checkpoint.nemo_archive import read_config
 from nemo_birq.data.dataset import SpeechDataset
 from nemo_birq.extraction.data import open_data
-from nemo_birq.extraction.encoders import OpenedEncoder, open_encoder
 from nemo_birq.extraction.features import compute_features
 from nemo_birq.extraction.labels import compute_labels
 from nemo_birq.handoff.bare_encoder import strip
 from nemo_birq.labels.teacher import Teacher, nearest_centroids, read_teacher_file
+from nemo_birq.loading import LoadedEncoder, load_encoder
 from nemo_birq.losses.bilevel import Weights
 from nemo_birq.modules.frame_times import anchor_times, encoder_times
 from nemo_birq.quality.evaluation import evaluate
@@ -71,8 +71,8 @@ def first_stage(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def opened(first_stage) -> OpenedEncoder:
-    return open_encoder(first_stage)
+def opened(first_stage) -> LoadedEncoder:
+    return load_encoder(first_stage)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_nearest_centroids_are_those_of_float64():
     assert nearest_centroids(frames[:0], centroids).shape == (0,)
 
 
-def offline(opened: OpenedEncoder, batch, centroids: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+def offline(opened: LoadedEncoder, batch, centroids: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Labels of one utterance from the features that extraction writes, by exact distances; and how clear each is."""
     (found,) = compute_features(opened, batch, [LAYER], torch.float32)
     hidden = torch.from_numpy(found[f"layer_{LAYER}"]).double()
@@ -336,7 +336,7 @@ def test_files_that_are_no_teacher(teacher, first_stage, tmp_path):
 
 
 def test_audio_that_does_not_fit_is_refused():
-    opened = OpenedEncoder(make_model(), None)
+    opened = LoadedEncoder(make_model())
     with pytest.raises(ValueError, match="--clusters 100: from 2 to the number of frames, which is about 50"):
         check_size(opened, 2.0, 100)
     with pytest.raises(ValueError, match=r"the frames that are clustered for .* GiB of memory; .*--hours \d"):
@@ -374,7 +374,7 @@ def test_second_stage_as_a_user(tmp_path):
     """Of a first model with the scripts' front end; what it learned does not matter here."""
     with initialize_config_dir(str(ROOT / "conf"), version_base=None):
         cfg = compose("birq_conformer_tiny", [*SMALL, "model.train_ds=null", "model.validation_ds=null"])
-    first = OpenedEncoder(BiRQModel(cfg.model).eval(), None)
+    first = LoadedEncoder(BiRQModel(cfg.model).eval())
     data = open_data(str(CORPUS / "train"), None, SAMPLE_RATE)
     with Progress(disable=True) as progress:
         cluster(first, data, 1, 64, progress, "first.nemo", hours=0.03).file.save(tmp_path / "teacher.pt")

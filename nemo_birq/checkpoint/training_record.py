@@ -7,7 +7,7 @@ saves the file next, and is what the model card is written from. It holds no pat
 import math
 import platform
 from datetime import date
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -51,7 +51,7 @@ def record_training(model: LightningModule, trainer: Trainer, alarms: Alarms) ->
         "health": {stage: _last(trainer, prefix) for stage, prefix in (("training", "train"), ("validation", "val"))},
         "status": alarms.verdict,
         "alarms": [{key: getattr(alarm, key) for key in ("name", "step", "value", "threshold")} for alarm in alarms.raised],
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
     }
 
 
@@ -98,3 +98,10 @@ def _last(trainer: Trainer, prefix: str) -> dict[str, float]:
 
 def _plain(node: DictConfig | None) -> dict[str, Any]:
     return {} if node is None else OmegaConf.to_container(node, resolve=True)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a checkout on PYTHONPATH
+        return "not installed"

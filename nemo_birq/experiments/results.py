@@ -19,11 +19,10 @@ from nemo_birq.experiments.stages import LABELS, PRETRAINED, SCORES, Run, Stage
 from nemo_birq.monitoring.label_health import TASKS
 from nemo_birq.report.runs import read_run
 from nemo_birq.utils.files import write_text
-from nemo_birq.version import VERSION
 
 SCHEMA = 1
 POINTS = 40
-PACKAGES = ("torch", "nemo_toolkit", "lightning", "lhotse")
+PACKAGES = ("nemo_birq", "torch", "nemo_toolkit", "lightning", "lhotse")
 MEASURES = (
     "loss", "unigram_entropy", "accuracy", "unigram_accuracy", "normalized_entropy", "perplexity", "cumulative_coverage",
     "previous_agreement", "churn",
@@ -108,7 +107,7 @@ def versions() -> dict[str, str | None]:
     """Of this package, what it stands on, and the commit; None where this is no git repository."""
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"]
     done = subprocess.run(git, capture_output=True, text=True)
-    found = {"nemo_birq": VERSION, "git": done.stdout.strip() or None, "python": platform.python_version()}
+    found = {"git": done.stdout.strip() or None, "python": platform.python_version()}
     return found | {name: version(name) for name in PACKAGES}
 
 

@@ -17,9 +17,9 @@ from lhotse.shar import SharWriter
 
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.extraction.data import SpeechData
-from nemo_birq.extraction.encoders import OpenedEncoder
 from nemo_birq.extraction.run import stack_by_utterance
 from nemo_birq.extraction.store import PartStore
+from nemo_birq.loading import LoadedEncoder
 from nemo_birq.modules.frame_times import encoder_times
 from nemo_birq.modules.layer_pass import check_finite, encode_to_layers
 
@@ -33,7 +33,7 @@ def layer_name(layer: int) -> str:
 
 @torch.inference_mode()
 def compute_features(
-    opened: OpenedEncoder, batch: SpeechBatch, layers: Sequence[int], dtype: torch.dtype
+    opened: LoadedEncoder, batch: SpeechBatch, layers: Sequence[int], dtype: torch.dtype
 ) -> list[dict[str, np.ndarray]]:
     """Outputs of the layers for each utterance: (T', D) by ``layer_name``.
 
@@ -120,7 +120,7 @@ def _cut(line: dict, key: str, arrays: dict[str, np.ndarray]) -> MonoCut:
     )  # fmt: skip
 
 
-def check_space(folder: Path, opened: OpenedEncoder, data: SpeechData, layers: Sequence[int], dtype: str) -> int:
+def check_space(folder: Path, opened: LoadedEncoder, data: SpeechData, layers: Sequence[int], dtype: str) -> int:
     """Bytes that the features will take.
 
     Raises:

@@ -27,6 +27,8 @@ STREAMS = ("train", "validation", "dropout")
 class TrainingSteps:
     """Steps, their logging and their random numbers; a part of ``BiRQModel``."""
 
+    trained_steps: int | None = None
+    """Optimizer steps that a checkpoint was saved after, where the model was opened from one."""
     _step = -1  # the last one
     _micro_batch = 0  # of those that make a step under accumulate_grad_batches
 
@@ -156,6 +158,7 @@ class TrainingSteps:
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
+        self.trained_steps = checkpoint["global_step"]
         for task, used in checkpoint.get("birq_codes_used", {}).items():
             self._codes_used(task).copy_(used)
         load_position(checkpoint, self._train_dl)

@@ -12,8 +12,8 @@ from nemo.collections.asr.modules import ConformerEncoder
 from torch import Tensor
 
 from nemo_birq.extraction.data import batches_by_length, make_loader
-from nemo_birq.extraction.encoders import OpenedEncoder
 from nemo_birq.labels.anchor import stack_frames
+from nemo_birq.loading import LoadedEncoder
 from nemo_birq.modules.frame_times import encoder_times
 from nemo_birq.modules.layer_pass import check_finite, encode_to_layers, encoder_lengths
 from nemo_birq.modules.masking import valid_frames
@@ -27,7 +27,7 @@ MEMORY_SHARE = 0.5  # of the machine's memory: while batches are joined, a part 
 BYTES = 2  # of a value: float16
 
 
-def untrained_encoder(opened: OpenedEncoder, seed: int = 0) -> ConformerEncoder:
+def untrained_encoder(opened: LoadedEncoder, seed: int = 0) -> ConformerEncoder:
     """An encoder of the same configuration with new random weights, in evaluation mode."""
     with isolate_rng():
         torch.manual_seed(seed)
@@ -35,7 +35,7 @@ def untrained_encoder(opened: OpenedEncoder, seed: int = 0) -> ConformerEncoder:
     return encoder.eval().to(next(opened.encoder.parameters()).device)
 
 
-def check_memory(opened: OpenedEncoder, seconds: float, values_per_frame: int) -> None:
+def check_memory(opened: LoadedEncoder, seconds: float, values_per_frame: int) -> None:
     """Refuses more audio than there is memory for.
 
     Raises:
@@ -51,7 +51,7 @@ def check_memory(opened: OpenedEncoder, seconds: float, values_per_frame: int) -
         )
 
 
-def values_per_frame(opened: OpenedEncoder, layers: list[int], baselines: bool) -> int:
+def values_per_frame(opened: LoadedEncoder, layers: list[int], baselines: bool) -> int:
     """Numbers that are held for each encoder frame."""
     of_layers = len(layers) * opened.encoder.d_model
     mel = opened.encoder.subsampling_factor * opened.model.cfg.preprocessor.features
@@ -62,7 +62,7 @@ def values_per_frame(opened: OpenedEncoder, layers: list[int], baselines: bool) 
 def represent(
     labelled: LabelledSet,
     task: Task,
-    opened: OpenedEncoder,
+    opened: LoadedEncoder,
     untrained: ConformerEncoder | None,
     layers: list[int],
     workers: int,

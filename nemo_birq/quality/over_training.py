@@ -8,8 +8,8 @@ from typing import Any
 from rich.progress import Progress
 from scipy.stats import entropy
 
+from nemo_birq.loading import load_model
 from nemo_birq.model import BiRQModel
-from nemo_birq.quality.checkpoints import open_model
 from nemo_birq.quality.evaluation import Evaluation, evaluate
 from nemo_birq.quality.utterances import Utterances
 
@@ -38,15 +38,15 @@ def look_over_training(nemo: Path, utterances: Utterances, progress: Progress) -
         ``entropy``, in nats, is that of the label's frequencies over all frames with a phone.
 
     Raises:
-        FileNotFoundError, ValueError: as ``open_model`` and ``evaluate``.
+        FileNotFoundError, ValueError: as ``load_model`` and ``evaluate``.
     """
     rows: list[dict[str, Any]] = []
-    last = open_model(nemo).model
+    last = load_model(nemo)
     steps = int((last.cfg.get("pretraining") or {}).get("steps", 0))
     for path in progress.track(checkpoints_of(nemo), description="checkpoints"):
-        opened = open_model(path)
-        if opened.step != steps:
-            rows += _rows(opened.step, opened.model, evaluate(opened.model, utterances, progress, kmeans=False))
+        model = load_model(path)
+        if model.trained_steps != steps:
+            rows += _rows(model.trained_steps, model, evaluate(model, utterances, progress, kmeans=False))
     return rows + list(_rows(steps, last, evaluate(last, utterances, progress)))
 
 

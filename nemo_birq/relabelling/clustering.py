@@ -12,11 +12,11 @@ from rich.progress import Progress
 
 from nemo_birq.data.manifests import TOLERANCE
 from nemo_birq.extraction.data import SpeechData, batches_by_length, make_loader
-from nemo_birq.extraction.encoders import OpenedEncoder
 from nemo_birq.extraction.features import compute_features, layer_name
 from nemo_birq.labels.kmeans import fit_kmeans
 from nemo_birq.labels.statistics import CodeUse
 from nemo_birq.labels.teacher import Teacher, TeacherFile
+from nemo_birq.loading import LoadedEncoder
 from nemo_birq.modules.frame_times import encoder_times
 from nemo_birq.utils.memory import check_room
 
@@ -56,7 +56,7 @@ def draw_rows(durations: np.ndarray, hours: float | None, seed: int) -> list[int
     return sorted(rows.tolist())
 
 
-def check_size(opened: OpenedEncoder, seconds: float, num_clusters: int) -> None:
+def check_size(opened: LoadedEncoder, seconds: float, num_clusters: int) -> None:
     """
     Raises:
         ValueError: fewer frames than clusters, or more than the memory holds.
@@ -72,7 +72,7 @@ def check_size(opened: OpenedEncoder, seconds: float, num_clusters: int) -> None
 
 
 def collect_frames(
-    opened: OpenedEncoder, data: SpeechData, rows: list[int], layer: int, progress: Progress,
+    opened: LoadedEncoder, data: SpeechData, rows: list[int], layer: int, progress: Progress,
     batch_seconds: float, workers: int,
 ) -> tuple[np.ndarray, int]:  # fmt: skip
     """Output of a layer for the unmasked utterances, as features are extracted.
@@ -103,7 +103,7 @@ def collect_frames(
     return frames[:count], read
 
 
-def make_teacher_file(opened: OpenedEncoder, layer: int, centroids: np.ndarray, seed: int, made_from: str) -> TeacherFile:
+def make_teacher_file(opened: LoadedEncoder, layer: int, centroids: np.ndarray, seed: int, made_from: str) -> TeacherFile:
     """The first layers of an encoder with centroids (V, D) of the last of them."""
     cfg = opened.model.cfg
     settings = OmegaConf.to_container(cfg.encoder, resolve=True)
@@ -121,7 +121,7 @@ def make_teacher_file(opened: OpenedEncoder, layer: int, centroids: np.ndarray, 
 
 
 def cluster(
-    opened: OpenedEncoder, data: SpeechData, layer: int, num_clusters: int, progress: Progress, made_from: str,
+    opened: LoadedEncoder, data: SpeechData, layer: int, num_clusters: int, progress: Progress, made_from: str,
     hours: float | None = None, seed: int = 0, batch_seconds: float = 120.0, workers: int = 0,
 ) -> Clustering:  # fmt: skip
     """Makes a teacher.

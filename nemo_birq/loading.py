@@ -1,0 +1,113 @@
+"""The public way to open a pretrained model, or an encoder to take features from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from nemo.collections.asr.models import ASRModel
+from nemo.collections.asr.modules import ConformerEncoder
+from nemo.core import ModelPT
+from nemo.utils import logging
+from omegaconf import DictConfig
+from torch import nn
+
+from nemo_birq.checkpoint.lightning_checkpoint import SAFE_GLOBALS, read_checkpoint
+from nemo_birq.checkpoint.nemo_archive import read_config
+from nemo_birq.model import BiRQModel
+
+
+@dataclass(frozen=True)
+class LoadedEncoder:
+    """Preprocessor and encoder in evaluation mode, of any NeMo model with a Conformer encoder."""
+
+    model: ModelPT
+    """The whole model, with ``preprocessor`` and ``encoder``."""
+
+    @property
+    def step(self) -> int | None:
+        """Optimizer steps of a pretraining that a ``.ckpt`` was saved after; None for a ``.nemo``, which does not say."""
+        return getattr(self.model, "trained_steps", None)
+
+    @property
+    def preprocessor(self) -> nn.Module:
+        """Audio to log-mel features (B, F, T)."""
+        return self.model.preprocessor
+
+    @property
+    def encoder(self) -> ConformerEncoder:
+        """Features (B, F, T) to (B, D, T')."""
+        return self.model.encoder
+
+    @property
+    def sample_rate(self) -> int:
+        """Sample rate of the input in Hz."""
+        return int(self.model.cfg.preprocessor.sample_rate)
+
+    @property
+    def depth(self) -> int:
+        """Number of encoder layers, L."""
+        return len(self.encoder.layers)
+
+
+def load_model(path: str | Path) -> BiRQModel:
+    """Opens a BiRQ ``.nemo`` or ``.ckpt`` in evaluation mode, on the GPU if there is one.
+
+    Args:
+        path: of a ``.nemo`` that a training ended with, or of a ``.ckpt`` of a training that still runs.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: neither kind of file, a damaged one, or a model that is not BiRQ: it has no enhanced labels.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"model {path} does not exist: name a .nemo or a .ckpt of a BiRQ training run")
+    device = _device()
+    if path.suffix == ".nemo":
+        _check_is_birq(path, read_config(path))
+        with logging.temp_verbosity(logging.ERROR):  # it would print how the model was trained
+            model = BiRQModel.restore_from(str(path), map_location=device)
+    elif path.suffix == ".ckpt":
+        _check_is_birq(path, read_checkpoint(path).get(ModelPT.CHECKPOINT_HYPER_PARAMS_KEY, {}).get("cfg"))
+        with logging.temp_verbosity(logging.ERROR), torch.serialization.safe_globals(SAFE_GLOBALS):
+            model = BiRQModel.load_from_checkpoint(str(path), map_location=device)
+    else:
+        raise ValueError(f"model {path}: its name must end with .nemo or .ckpt")
+    return model.eval().to(device)
+
+
+def load_encoder(path: str | Path) -> LoadedEncoder:
+    """Opens the encoder of a BiRQ ``.nemo`` or ``.ckpt``, or of the ``.nemo`` of a recognizer or another SSL model.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file of another kind, or a model without a Conformer encoder.
+    """
+    path = Path(path)
+    if path.suffix != ".nemo" or not path.is_file():
+        return LoadedEncoder(load_model(path))  # it says what is wrong
+    config = read_config(path)
+    if "birq" in config:
+        return LoadedEncoder(load_model(path))
+    encoder = config.get("encoder") or {}
+    if not str(encoder.get("_target_")).endswith(".ConformerEncoder") or encoder.get("reduction"):
+        raise ValueError(
+            f"model {path} is a {config.target} with the encoder {encoder.get('_target_')}: features are taken from the "
+            "layers of a ConformerEncoder (also FastConformer) without `reduction`"
+        )
+    with logging.temp_verbosity(logging.ERROR):  # it would print how the model was trained
+        model = ASRModel.restore_from(str(path), map_location=_device())
+    return LoadedEncoder(model.eval().to(_device()))
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _check_is_birq(path: Path, config: DictConfig | None) -> None:
+    if config is None or "birq" not in config:
+        target = (config or {}).get("target", "an unknown class")
+        raise ValueError(
+            f"model {path} is no BiRQ model but {target}: it has no node `birq`, so no projections, codebook and enhanced "
+            "labels. Name a file that scripts/speech_pre_training.py wrote, no fine-tuned recognizer and no stock NeMo model"
+        )
