@@ -17,9 +17,9 @@ from nemo.utils import logging
 from rich.console import Console
 from rich.table import Table
 
-from nemo_birq.handoff.bare_encoder import BareEncoder, check_source, strip, write_nemo
-from nemo_birq.handoff.output_files import README, check_output
-from nemo_birq.handoff.runtime_files import describe, write_runtime_file
+from nemo_birq.export.bare_encoder import BareEncoder, check_source, strip, write_nemo
+from nemo_birq.export.output_files import README, check_output
+from nemo_birq.export.runtime_files import describe, write_runtime_file
 
 console = Console(highlight=False)
 

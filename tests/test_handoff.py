@@ -24,8 +24,8 @@ from nemo_birq import BiRQModel
 from nemo_birq.checkpoint.model_card import build_card, read_card
 from nemo_birq.checkpoint.training_record import data_name, describe_data
 from nemo_birq.data.factory import build_dataloader
-from nemo_birq.handoff.bare_encoder import check_source, strip, write_nemo
-from nemo_birq.handoff.output_files import check_output
+from nemo_birq.export.bare_encoder import check_source, strip, write_nemo
+from nemo_birq.export.output_files import check_output
 from nemo_birq.report.events import scalars
 from nemo_birq.utils.files import complete_files
 from tests.conftest import BASE, CORPUS, ROOT, make_batch, make_model, train

@@ -9,7 +9,7 @@ import torch
 from huggingface_hub import HfApi, ModelCard
 from nemo.core import ModelPT
 
-from nemo_birq.handoff.bare_encoder import strip, write_nemo
+from nemo_birq.export.bare_encoder import strip, write_nemo
 from tests.test_files import trained_model
 
 REPO = "somebody/my-encoder"

@@ -8,8 +8,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from nemo_birq.handoff.bare_encoder import strip
-from nemo_birq.handoff.runtime_files import (
+from nemo_birq.export.bare_encoder import strip
+from nemo_birq.export.runtime_files import (
     EXTRA_FILE,
     describe,
     largest_deviation,
@@ -67,7 +67,7 @@ def test_exported_encoder_equals_pytorch(model, tmp_path, suffix):
 
 def test_layer_k_alone_can_be_exported(tmp_path, batch, monkeypatch):
     """Here where onnxruntime is not installed, so that nothing is compared."""
-    monkeypatch.setattr("nemo_birq.handoff.runtime_files.find_spec", lambda name: None)
+    monkeypatch.setattr("nemo_birq.export.runtime_files.find_spec", lambda name: None)
     full = trained_model().eval()
     full.save_to(str(tmp_path / "model.nemo"))
     assert write_runtime_file(strip(tmp_path / "model.nemo", layer=2).model, tmp_path / "two.onnx") is None
@@ -86,7 +86,7 @@ def test_file_that_differs_from_pytorch_is_not_written(tmp_path, monkeypatch):
     trained_model().save_to(str(path))
     model = strip(path).model
     other = model.from_config_dict(OmegaConf.create(model.cfg.encoder)).eval()  # with other weights
-    monkeypatch.setattr("nemo_birq.handoff.runtime_files._traceable", lambda model: other)
+    monkeypatch.setattr("nemo_birq.export.runtime_files._traceable", lambda model: other)
     with pytest.raises(ValueError, match="differ from PyTorch's"):
         write_runtime_file(model, tmp_path / "out.ts")
     assert [file.name for file in tmp_path.iterdir()] == ["model.nemo"]

@@ -7,7 +7,7 @@ import textwrap
 import pytest
 import torch
 
-from nemo_birq.handoff.bare_encoder import strip, write_nemo
+from nemo_birq.export.bare_encoder import strip, write_nemo
 from tests.conftest import CORPUS
 from tests.test_files import trained_model
 

@@ -19,10 +19,10 @@ from sklearn.metrics import pairwise_distances_argmin
 from nemo_birq import BiRQModel, preflight
 from nemo_birq.checkpoint.nemo_archive import read_config
 from nemo_birq.data.dataset import SpeechDataset
+from nemo_birq.export.bare_encoder import strip
 from nemo_birq.extraction.data import open_data
 from nemo_birq.extraction.features import compute_features
 from nemo_birq.extraction.labels import compute_labels
-from nemo_birq.handoff.bare_encoder import strip
 from nemo_birq.labels.teacher import Teacher, nearest_centroids, read_teacher_file
 from nemo_birq.loading import LoadedEncoder, load_encoder
 from nemo_birq.losses.bilevel import Weights

@@ -17,7 +17,7 @@ from nemo_birq.checkpoint.artifacts import packed_card
 from nemo_birq.checkpoint.model_card import build_card
 from nemo_birq.checkpoint.nemo_archive import CONFIG, WEIGHTS, read_config, read_weights
 from nemo_birq.checkpoint.stock_config import STOCK_TARGET
-from nemo_birq.handoff.output_files import README
+from nemo_birq.export.output_files import README
 from nemo_birq.utils.files import complete_files
 
 KEPT = ("sample_rate", "preprocessor", "encoder", "spec_augment", "pretraining", "card")
