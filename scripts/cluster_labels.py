@@ -21,12 +21,12 @@ from nemo.utils import logging
 from rich.console import Console
 from rich.table import Table
 
+from nemo_birq.extraction.clustering import Clustering, cluster
 from nemo_birq.extraction.command import positive
 from nemo_birq.extraction.data import open_data
 from nemo_birq.extraction.run import progress_bar
 from nemo_birq.loading import load_encoder
 from nemo_birq.modules.layer_pass import parse_layers
-from nemo_birq.relabelling.clustering import Clustering, cluster
 
 console = Console()
 

@@ -18,10 +18,10 @@ from nemo.utils import logging
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from nemo_birq.scoring.eval_sets import TestSet, check_apart, read_test_sets
 from nemo_birq.scoring.normalization import STEPS
 from nemo_birq.scoring.runs import ScoringRun, language_model
 from nemo_birq.scoring.tables import details, how, normalization_said, score_table, tuning_table
-from nemo_birq.scoring.test_sets import TestSet, check_apart, read_test_sets
 from nemo_birq.scoring.tuning import at_the_edge, best
 
 console = Console(highlight=False)

@@ -23,9 +23,9 @@ from rich.progress import Progress
 from nemo_birq.finetuning.preparation import prepare
 from nemo_birq.finetuning.training import build_recognizer, build_trainer, save_best
 from nemo_birq.scoring import score
+from nemo_birq.scoring.eval_sets import TestSet
 from nemo_birq.scoring.normalization import STEPS
 from nemo_birq.scoring.tables import score_table
-from nemo_birq.scoring.test_sets import TestSet
 from nemo_birq.utils.files import write_json
 
 console = Console()

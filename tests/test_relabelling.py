@@ -20,6 +20,7 @@ from nemo_birq import BiRQModel, preflight
 from nemo_birq.checkpoint.nemo_archive import read_config
 from nemo_birq.data.dataset import SpeechDataset
 from nemo_birq.export.bare_encoder import strip
+from nemo_birq.extraction.clustering import check_size, cluster, draw_rows
 from nemo_birq.extraction.data import open_data
 from nemo_birq.extraction.features import compute_features
 from nemo_birq.extraction.labels import compute_labels
@@ -29,7 +30,6 @@ from nemo_birq.losses.bilevel import Weights
 from nemo_birq.modules.frame_times import anchor_times, encoder_times
 from nemo_birq.quality.evaluation import evaluate
 from nemo_birq.quality.utterances import read_utterances
-from nemo_birq.relabelling.clustering import check_size, cluster, draw_rows
 from tests.conftest import CORPUS, ROOT, SAMPLE_RATE, generator, make_batch, make_model, train
 from tests.test_finetuning import build, config
 from tests.test_training import SMALL, log_lines, pretrain

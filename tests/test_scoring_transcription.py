@@ -11,8 +11,8 @@ from nemo.collections.asr.models import ASRModel, EncDecRNNTModel
 
 from nemo_birq.scoring import check_test_manifest, score
 from nemo_birq.scoring.beam_search import open_beam_search
+from nemo_birq.scoring.eval_sets import read_test_sets
 from nemo_birq.scoring.recognizers import check_ctc, check_recognizer, open_recognizer, use_ctc
-from nemo_birq.scoring.test_sets import read_test_sets
 from nemo_birq.scoring.transcription import outputs, transcribe
 from tests.conftest import CORPUS, ROOT, make_model
 from tests.scoring_models import make_ctc, make_hybrid, make_rnnt, write_tokens

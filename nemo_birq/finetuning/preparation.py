@@ -12,7 +12,7 @@ from nemo_birq.finetuning.initialization import check_fresh_layers
 from nemo_birq.finetuning.pretrained import pretrained_path, read_pretrained_config
 from nemo_birq.finetuning.transcripts import check_covered, read_transcripts
 from nemo_birq.finetuning.vocabulary import Vocabulary, build_tokenizer, characters, pieces
-from nemo_birq.scoring.test_sets import TestSet, read_test_sets
+from nemo_birq.scoring.eval_sets import TestSet, read_test_sets
 
 
 def prepare(cfg: DictConfig) -> tuple[str, list[TestSet]]:

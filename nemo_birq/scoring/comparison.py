@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from nemo_birq.scoring.confidence import matched_pairs_p, permutation_p, ratio_interval, sum_by
-from nemo_birq.scoring.test_sets import identity
+from nemo_birq.scoring.eval_sets import identity
 
 
 def read_score(path: Path) -> dict:

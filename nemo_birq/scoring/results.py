@@ -10,8 +10,8 @@ from nemo.collections.asr.models import ASRModel
 from nemo_birq.scoring.beam_search import BeamSearch
 from nemo_birq.scoring.confidence import ratio_interval, sum_by
 from nemo_birq.scoring.errors import count_errors
+from nemo_birq.scoring.eval_sets import check_test_manifest, speaker_of, unwritable
 from nemo_birq.scoring.normalization import STEPS, normalize
-from nemo_birq.scoring.test_sets import check_test_manifest, speaker_of, unwritable
 from nemo_birq.scoring.transcription import Advance, transcribe
 
 LENGTHS = 5  # groups by duration, of equally many utterances

@@ -8,12 +8,12 @@ from nemo.collections.asr.models import ASRModel
 
 from nemo_birq.scoring.arpa import read_arpa
 from nemo_birq.scoring.beam_search import BeamSearch, kind_of, open_beam_search
+from nemo_birq.scoring.eval_sets import TestSet
 from nemo_birq.scoring.pictures import draw_score
 from nemo_birq.scoring.recognizers import check_ctc, check_recognizer, open_recognizer, use_ctc
 from nemo_birq.scoring.record import finished, made_from
 from nemo_birq.scoring.results import score
 from nemo_birq.scoring.tables import how
-from nemo_birq.scoring.test_sets import TestSet
 from nemo_birq.scoring.transcription import Advance, outputs
 from nemo_birq.scoring.tuning import Trial, tune
 from nemo_birq.utils.files import fingerprint, write_json
