@@ -18,7 +18,9 @@ from nemo.core.config import hydra_runner
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
-from nemo_birq import BiRQModel, preflight, preflight_report
+from nemo_birq import BiRQModel
+from nemo_birq.evaluation.preflight import measure as preflight
+from nemo_birq.evaluation.preflight import report as preflight_report
 
 
 @hydra_runner(config_path="../conf", config_name="birq_conformer_large")

@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from nemo_birq.evaluation.label_quality.evaluation import Evaluation, evaluate, which_layer
+from nemo_birq.evaluation.label_quality.results import check_out, write_results
+from nemo_birq.evaluation.label_quality.utterances import read_utterances
 from nemo_birq.loading import load_model
-from nemo_birq.quality.evaluation import Evaluation, evaluate, which_layer
-from nemo_birq.quality.results import check_out, write_results
-from nemo_birq.quality.utterances import read_utterances
 
 NAMES = {"anchor": "anchor", "enhanced": "enhanced", "layer": "nearest", "kmeans": "k-means"}
 console = Console()

@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from nemo_birq.quality.over_training import look_over_training
-from nemo_birq.quality.utterances import read_utterances
+from nemo_birq.evaluation.label_quality.over_training import look_over_training
+from nemo_birq.evaluation.label_quality.utterances import read_utterances
 
 console = Console()
 

@@ -22,16 +22,16 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from nemo_birq.evaluation.probing.data import NAMES, open_sets
+from nemo_birq.evaluation.probing.evaluation import Row, conclusion, constant_error, evaluate
+from nemo_birq.evaluation.probing.linear import Training
+from nemo_birq.evaluation.probing.representations import check_memory, represent, untrained_encoder, values_per_frame
+from nemo_birq.evaluation.probing.results import check_out, write_results
+from nemo_birq.evaluation.probing.tasks import CtcTask, Task
 from nemo_birq.extraction.command import positive
 from nemo_birq.extraction.run import progress_bar
 from nemo_birq.loading import load_encoder
 from nemo_birq.modules.layer_pass import parse_layers
-from nemo_birq.probing.data import NAMES, open_sets
-from nemo_birq.probing.evaluation import Row, conclusion, constant_error, evaluate
-from nemo_birq.probing.linear import Training
-from nemo_birq.probing.representations import check_memory, represent, untrained_encoder, values_per_frame
-from nemo_birq.probing.results import check_out, write_results
-from nemo_birq.probing.tasks import CtcTask, Task
 
 console = Console()
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from nemo.utils import logging
 
+from nemo_birq.evaluation.label_quality.alignments import Alignments, read_alignments
+from nemo_birq.evaluation.label_quality.utterance_picture import draw_utterance
+from nemo_birq.evaluation.label_quality.utterance_view import view_utterance
+from nemo_birq.evaluation.label_quality.utterances import read_lines
 from nemo_birq.loading import load_model
-from nemo_birq.quality.alignments import Alignments, read_alignments
-from nemo_birq.quality.utterance_picture import draw_utterance
-from nemo_birq.quality.utterance_view import view_utterance
-from nemo_birq.quality.utterances import read_lines
 
 
 def arguments() -> argparse.Namespace:

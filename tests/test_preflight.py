@@ -7,8 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nemo_birq import preflight, preflight_report
 from nemo_birq.data.batch import SpeechBatch
+from nemo_birq.evaluation.preflight import measure as preflight
+from nemo_birq.evaluation.preflight import report as preflight_report
 from nemo_birq.labels.enhanced import gumbel_noise
 from nemo_birq.labels.quantizer import draw_codebook
 from tests.conftest import generator, make_batch, make_model

@@ -10,15 +10,15 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from nemo_birq.evaluation.label_quality.alignments import phones_at, read_alignments
+from nemo_birq.evaluation.probing.data import open_sets
+from nemo_birq.evaluation.probing.evaluation import conclusion, constant_error, evaluate
+from nemo_birq.evaluation.probing.linear import LinearProbes, Split, Training, as_tensors, fit, score
+from nemo_birq.evaluation.probing.representations import check_memory, represent, untrained_encoder, values_per_frame
+from nemo_birq.evaluation.probing.results import check_out, write_results
+from nemo_birq.evaluation.probing.tasks import CtcTask, FrameTask
 from nemo_birq.extraction.data import make_loader
 from nemo_birq.loading import LoadedEncoder
-from nemo_birq.probing.data import open_sets
-from nemo_birq.probing.evaluation import conclusion, constant_error, evaluate
-from nemo_birq.probing.linear import LinearProbes, Split, Training, as_tensors, fit, score
-from nemo_birq.probing.representations import check_memory, represent, untrained_encoder, values_per_frame
-from nemo_birq.probing.results import check_out, write_results
-from nemo_birq.probing.tasks import CtcTask, FrameTask
-from nemo_birq.quality.alignments import phones_at, read_alignments
 from tests.conftest import CORPUS, SAMPLE_RATE, make_model
 from tests.test_training import run
 

@@ -24,19 +24,19 @@ from omegaconf import open_dict
 from rich.progress import Progress
 from sklearn.metrics import mutual_info_score
 
+from nemo_birq.evaluation.label_quality import alignments as al
+from nemo_birq.evaluation.label_quality.evaluation import Evaluation, Row, _phones, check_memory, evaluate, which_layer
+from nemo_birq.evaluation.label_quality.label_sets import collect_frames, kmeans_codes, nearest_codes
+from nemo_birq.evaluation.label_quality.over_training import look_over_training
+from nemo_birq.evaluation.label_quality.pictures import sorted_given_code
+from nemo_birq.evaluation.label_quality.pnmi import Quality, joint_counts, measure, phone_entropy
+from nemo_birq.evaluation.label_quality.results import check_out
+from nemo_birq.evaluation.label_quality.utterance_view import view_utterance
+from nemo_birq.evaluation.label_quality.utterances import make_loader, read_lines, read_utterances
 from nemo_birq.labels.anchor import stack_frames
 from nemo_birq.loading import load_model
 from nemo_birq.modules import frame_times as fr
 from nemo_birq.modules.layer_pass import encode_to_layer
-from nemo_birq.quality import alignments as al
-from nemo_birq.quality.evaluation import Evaluation, Row, _phones, check_memory, evaluate, which_layer
-from nemo_birq.quality.labelings import collect_frames, kmeans_codes, nearest_codes
-from nemo_birq.quality.measures import Quality, joint_counts, measure, phone_entropy
-from nemo_birq.quality.over_training import look_over_training
-from nemo_birq.quality.pictures import sorted_given_code
-from nemo_birq.quality.results import check_out
-from nemo_birq.quality.utterance_view import view_utterance
-from nemo_birq.quality.utterances import make_loader, read_lines, read_utterances
 from tests.conftest import CORPUS, ROOT, SAMPLE_RATE, generator, make_batch, make_model
 
 MANIFEST = CORPUS / "validation" / "validation.json"

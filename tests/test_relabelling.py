@@ -16,9 +16,12 @@ from nemo.collections.asr.models import SpeechEncDecSelfSupervisedModel
 from rich.progress import Progress
 from sklearn.metrics import pairwise_distances_argmin
 
-from nemo_birq import BiRQModel, preflight
+from nemo_birq import BiRQModel
 from nemo_birq.checkpoint.nemo_archive import read_config
 from nemo_birq.data.dataset import SpeechDataset
+from nemo_birq.evaluation.label_quality.evaluation import evaluate
+from nemo_birq.evaluation.label_quality.utterances import read_utterances
+from nemo_birq.evaluation.preflight import measure as preflight
 from nemo_birq.export.bare_encoder import strip
 from nemo_birq.extraction.clustering import check_size, cluster, draw_rows
 from nemo_birq.extraction.data import open_data
@@ -28,8 +31,6 @@ from nemo_birq.labels.teacher import Teacher, nearest_centroids, read_teacher_fi
 from nemo_birq.loading import LoadedEncoder, load_encoder
 from nemo_birq.losses.bilevel import Weights
 from nemo_birq.modules.frame_times import anchor_times, encoder_times
-from nemo_birq.quality.evaluation import evaluate
-from nemo_birq.quality.utterances import read_utterances
 from tests.conftest import CORPUS, ROOT, SAMPLE_RATE, generator, make_batch, make_model, train
 from tests.test_finetuning import build, config
 from tests.test_training import SMALL, log_lines, pretrain

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nemo_birq.probing.evaluation import Row
-from nemo_birq.probing.pictures import draw
-from nemo_birq.probing.tasks import Task
+from nemo_birq.evaluation.probing.evaluation import Row
+from nemo_birq.evaluation.probing.pictures import draw
+from nemo_birq.evaluation.probing.tasks import Task
 
 
 def result_path(folder: Path, model: Path, task: str) -> Path:

@@ -8,10 +8,10 @@ from typing import Any
 from rich.progress import Progress
 from scipy.stats import entropy
 
+from nemo_birq.evaluation.label_quality.evaluation import Evaluation, evaluate
+from nemo_birq.evaluation.label_quality.utterances import Utterances
 from nemo_birq.loading import load_model
 from nemo_birq.model import BiRQModel
-from nemo_birq.quality.evaluation import Evaluation, evaluate
-from nemo_birq.quality.utterances import Utterances
 
 KEPT = ("pnmi", "pnmi_by_chance", "phone_purity", "cluster_purity", "codes_used")
 

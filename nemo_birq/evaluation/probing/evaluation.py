@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nemo_birq.probing.linear import Scores, Split, Training, fit, score
-from nemo_birq.probing.representations import LOG_MEL, PRETRAINED, UNTRAINED
-from nemo_birq.probing.tasks import Task
+from nemo_birq.evaluation.probing.linear import Scores, Split, Training, fit, score
+from nemo_birq.evaluation.probing.representations import LOG_MEL, PRETRAINED, UNTRAINED
+from nemo_birq.evaluation.probing.tasks import Task
 from nemo_birq.scoring.confidence import ratio_interval
 
 

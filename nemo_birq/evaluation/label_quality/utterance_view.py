@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from lhotse.supervision import AlignmentItem
 
+from nemo_birq.evaluation.label_quality.utterances import make_loader
 from nemo_birq.model import BiRQModel
 from nemo_birq.modules.frame_times import FrameTimes, anchor_times, encoder_times, mel_times
-from nemo_birq.quality.utterances import make_loader
 
 
 class LabelTrack(NamedTuple):

@@ -8,10 +8,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nemo_birq.evaluation.label_quality.alignments import (
+    Alignments,
+    check_alignments,
+    phone_name,
+    phones_at,
+    read_alignments,
+)
+from nemo_birq.evaluation.probing.tasks import CtcTask, FrameTask
 from nemo_birq.extraction.data import SpeechData, open_data
 from nemo_birq.modules.frame_times import FrameTimes
-from nemo_birq.probing.tasks import CtcTask, FrameTask
-from nemo_birq.quality.alignments import Alignments, check_alignments, phone_name, phones_at, read_alignments
 
 NAMES = ("train", "dev", "test")
 

@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from nemo_birq.probing.evaluation import Row
-from nemo_birq.probing.representations import LOG_MEL, PRETRAINED, UNTRAINED
-from nemo_birq.probing.tasks import Task
+from nemo_birq.evaluation.probing.evaluation import Row
+from nemo_birq.evaluation.probing.representations import LOG_MEL, PRETRAINED, UNTRAINED
+from nemo_birq.evaluation.probing.tasks import Task
 
 DPI = 110
 COLOURS = {PRETRAINED: "tab:red", UNTRAINED: "tab:grey", LOG_MEL: "tab:blue"}

@@ -8,7 +8,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from rich.table import Table
 
-from nemo_birq.preflight import SCALES, WANTED_AGREEMENT, Preflight
+from nemo_birq.evaluation.preflight.measure import SCALES, WANTED_AGREEMENT, Preflight
 
 NAMES = {
     "anchor": "anchor, as configured",

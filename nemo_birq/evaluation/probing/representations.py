@@ -11,15 +11,15 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from nemo.collections.asr.modules import ConformerEncoder
 from torch import Tensor
 
+from nemo_birq.evaluation.probing.data import LabelledSet
+from nemo_birq.evaluation.probing.linear import Split, as_tensors
+from nemo_birq.evaluation.probing.tasks import Task
 from nemo_birq.extraction.data import batches_by_length, make_loader
 from nemo_birq.labels.anchor import stack_frames
 from nemo_birq.loading import LoadedEncoder
 from nemo_birq.modules.frame_times import encoder_times
 from nemo_birq.modules.layer_pass import check_finite, encode_to_layers, encoder_lengths
 from nemo_birq.modules.masking import valid_frames
-from nemo_birq.probing.data import LabelledSet
-from nemo_birq.probing.linear import Split, as_tensors
-from nemo_birq.probing.tasks import Task
 
 LOG_MEL, UNTRAINED, PRETRAINED = "log-mel", "untrained", "pretrained"
 BATCH_SECONDS = 120.0

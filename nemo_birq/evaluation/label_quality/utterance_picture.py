@@ -12,8 +12,8 @@ from lhotse.supervision import AlignmentItem
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from nemo_birq.quality.alignments import SILENCE
-from nemo_birq.quality.utterance_view import LabelTrack, UtteranceView
+from nemo_birq.evaluation.label_quality.alignments import SILENCE
+from nemo_birq.evaluation.label_quality.utterance_view import LabelTrack, UtteranceView
 
 INCHES_PER_SECOND, WIDTH = 4.0, (9.0, 40.0)
 RIGHT, WRONG = "#1a9850", "#d73027"

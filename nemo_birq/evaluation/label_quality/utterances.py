@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from nemo_birq.data.factory import build_dataloader
 from nemo_birq.data.manifests import check_manifest_of_files, read_manifest
-from nemo_birq.quality.alignments import Alignments, check_alignments, read_alignments
+from nemo_birq.evaluation.label_quality.alignments import Alignments, check_alignments, read_alignments
 
 BATCH_SECONDS = 120.0
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress
 
+from nemo_birq.evaluation.label_quality.alignments import SILENCE, phones_at, unknown_phones
+from nemo_birq.evaluation.label_quality.label_sets import collect_frames, label_sets
+from nemo_birq.evaluation.label_quality.pnmi import Quality, joint_counts, measure, phone_entropy
+from nemo_birq.evaluation.label_quality.utterances import Utterances, make_loader
 from nemo_birq.model import BiRQModel
 from nemo_birq.modules.frame_times import FrameTimes, anchor_times, encoder_times
-from nemo_birq.quality.alignments import SILENCE, phones_at, unknown_phones
-from nemo_birq.quality.labelings import collect_frames, label_sets
-from nemo_birq.quality.measures import Quality, joint_counts, measure, phone_entropy
-from nemo_birq.quality.utterances import Utterances, make_loader
 from nemo_birq.utils.memory import check_room
 
 MUCH_CHANCE = 0.1  # PNMI by chance that a reader must be told of

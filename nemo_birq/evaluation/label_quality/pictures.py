@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from nemo_birq.quality.evaluation import Evaluation
+from nemo_birq.evaluation.label_quality.evaluation import Evaluation
 
 DPI = 110
 

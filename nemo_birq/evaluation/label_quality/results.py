@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nemo_birq.quality.evaluation import Evaluation
-from nemo_birq.quality.pictures import draw_layers, draw_phones
+from nemo_birq.evaluation.label_quality.evaluation import Evaluation
+from nemo_birq.evaluation.label_quality.pictures import draw_layers, draw_phones
 
 PICTURES = {"layers": draw_layers, "phones": draw_phones}
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nemo_birq.probing.tasks import Task
+from nemo_birq.evaluation.probing.tasks import Task
 
 SCORING_BATCH = 64  # utterances
 
