@@ -11,11 +11,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from experiments.drawing.page import draw_page
+from experiments.drawing.runs import read_groups
 from rich.console import Console
 from rich.markup import escape
-
-from nemo_birq.experiments.drawing.page import draw_page
-from nemo_birq.experiments.drawing.runs import read_groups
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 

@@ -17,17 +17,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from experiments.budgets import ROOT, Budget, Setting, budget_names, expand, read_budget
+from experiments.corpora import open_corpus
+from experiments.execution import claim, prepare_folder
+from experiments.resources import Estimate, estimate, lacks_gpus, misfits, run_seconds
+from experiments.results import cores, stages_done, state
+from experiments.stages import Run, make_run
+from experiments.sweep import Sweep
 from nemo.utils import logging
 from rich.console import Console
 from rich.table import Table
-
-from nemo_birq.experiments.budgets import ROOT, Budget, Setting, budget_names, expand, read_budget
-from nemo_birq.experiments.corpora import open_corpus
-from nemo_birq.experiments.execution import claim, prepare_folder
-from nemo_birq.experiments.fit import Estimate, estimate, lacks_gpus, misfits, run_seconds
-from nemo_birq.experiments.results import cores, stages_done, state
-from nemo_birq.experiments.stages import Run, make_run
-from nemo_birq.experiments.sweep import Sweep
 
 console = Console()
 

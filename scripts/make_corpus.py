@@ -24,9 +24,9 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 import soxr
-from corpus_espeak import SILENCE, EspeakError, Segment, Synthesizer, phone_segments
-from corpus_grammar import sentences
-from corpus_readme import Speaker, Tally, readme
+from corpus.espeak import SILENCE, EspeakError, Segment, Synthesizer, phone_segments
+from corpus.grammar import sentences
+from corpus.readme import Speaker, Tally, readme
 from rich.progress import Progress
 
 from nemo_birq.data.shards.audio import with_serial

@@ -11,16 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
+from experiments.drawing import statistics
+from experiments.drawing.ablation_table import ablation_table, alive
+from experiments.drawing.error_tables import difference_table, how_sure, rate_table
+from experiments.drawing.label_tables import cost_table, label_table
+from experiments.drawing.page import PARTS, draw_page, replace_part
+from experiments.drawing.runs import read_groups
+from experiments.drawing.statistics import Counts, crossed_interval, difference_of, rate_of, t_interval
+from experiments.drawing.style import mean_curve
 from scipy import stats
-
-from nemo_birq.experiments.drawing import statistics
-from nemo_birq.experiments.drawing.ablation_table import ablation_table, alive
-from nemo_birq.experiments.drawing.error_tables import difference_table, how_sure, rate_table
-from nemo_birq.experiments.drawing.label_tables import cost_table, label_table
-from nemo_birq.experiments.drawing.page import PARTS, draw_page, replace_part
-from nemo_birq.experiments.drawing.runs import read_groups
-from nemo_birq.experiments.drawing.statistics import Counts, crossed_interval, difference_of, rate_of, t_interval
-from nemo_birq.experiments.drawing.style import mean_curve
 
 pytestmark = pytest.mark.unit
 PAGE = "# Title\n\nWritten by people.\n\n" + "\n\nBetween.\n\n".join(

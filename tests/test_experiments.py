@@ -14,19 +14,20 @@ import lightning.pytorch as pl
 import pytest
 import soundfile as sf
 import torch
+from experiments import execution, results
+from experiments import resources as fit
+from experiments.budgets import Budget, budget_names, expand, read_budget
+from experiments.corpora import choose_files, open_corpus, read_layouts, write_labelled
+from experiments.execution import Interrupted, StageFailed, claim, prepare_folder, read_account, run_stages
+from experiments.resources import Estimate, memory_bytes, misfits
+from experiments.stages import Run, Stage, make_run
+from experiments.sweep import Sweep, step_of
 from hydra import compose, initialize_config_dir
 from nemo.utils.trainer_utils import resolve_trainer_cfg
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from nemo_birq import BiRQModel
-from nemo_birq.experiments import execution, fit, results
-from nemo_birq.experiments.budgets import Budget, budget_names, expand, read_budget
-from nemo_birq.experiments.corpora import choose_files, open_corpus, read_layouts, write_labelled
-from nemo_birq.experiments.execution import Interrupted, StageFailed, claim, prepare_folder, read_account, run_stages
-from nemo_birq.experiments.fit import Estimate, memory_bytes, misfits
-from nemo_birq.experiments.stages import Run, Stage, make_run
-from nemo_birq.experiments.sweep import Sweep, step_of
 from tests.conftest import CORPUS, ROOT, make_model
 
 pytestmark = pytest.mark.unit

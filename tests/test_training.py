@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from experiments.budgets import read_budget
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from nemo_birq import BiRQModel
 from nemo_birq.data.shards.writer import Utterance, write_shards
-from nemo_birq.experiments.budgets import read_budget
 from nemo_birq.modules.layer_pass import resolve_layer
 from nemo_birq.report.events import scalars
 from nemo_birq.utils.precision import check_precision

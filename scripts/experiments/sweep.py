@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from nemo_birq.experiments import results
-from nemo_birq.experiments.execution import Interrupted, StageFailed, log_file, remove_checkpoints, run_stages
-from nemo_birq.experiments.stages import Run, Stage
+from experiments import results
+from experiments.execution import Interrupted, StageFailed, log_file, remove_checkpoints, run_stages
+from experiments.stages import Run, Stage
 
 STEP = re.compile(r"\bstep (\d+) \||Epoch (\d+):[^\r\n]*?\| *(\d+)/(\d+) \[")
 LOG_END = 4000  # bytes of a log that are searched for the step

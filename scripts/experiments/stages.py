@@ -13,8 +13,8 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from nemo_birq.experiments.budgets import ROOT, Pretraining, Setting, plain
-from nemo_birq.experiments.corpora import CORPUS, OUT, Corpus
+from experiments.budgets import ROOT, Pretraining, Setting, plain
+from experiments.corpora import CORPUS, OUT, Corpus
 
 POINTS = 40  # of a curve, when the budget does not say how often it is logged
 PRETRAINED = "pretrain/checkpoints/pretrain.nemo"

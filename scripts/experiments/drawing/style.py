@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from nemo_birq.experiments.drawing.runs import Curve, Group, Run
+from experiments.drawing.runs import Curve, Group, Run
 from nemo_birq.report.pictures import COLOURS
 
 DPI = 110

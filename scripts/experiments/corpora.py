@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from experiments.budgets import FOLDER, ROOT
 from nemo_birq.data.manifests import check_manifest_of_files, read_manifest
-from nemo_birq.experiments.budgets import FOLDER, ROOT
 
 CORPUS, OUT = "$CORPUS", "$OUT"  # what stands for folders of the machine in all that is recorded
 

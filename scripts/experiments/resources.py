@@ -19,10 +19,10 @@ import torch
 from nemo.utils import logging
 from omegaconf import OmegaConf
 
+from experiments.budgets import Budget
+from experiments.results import cores, machine, on_gpu
+from experiments.stages import Run
 from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.experiments.budgets import Budget
-from nemo_birq.experiments.results import cores, machine, on_gpu
-from nemo_birq.experiments.stages import Run
 from nemo_birq.model import BiRQModel
 
 BYTES_PER_PARAMETER = 16

@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Iterable
 
-from nemo_birq.experiments.drawing.markdown import duration, table
-from nemo_birq.experiments.drawing.runs import Group, Run
+from experiments.drawing.markdown import duration, table
+from experiments.drawing.runs import Group, Run
 
 
 def rerun_text(group: Group) -> str:

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
+from experiments.budgets import ROOT
+from experiments.corpora import CORPUS, OUT
+from experiments.execution import is_done, log_file, read_account
+from experiments.stages import LABELS, PRETRAINED, SCORES, Run, Stage
 from nemo_birq.checkpoint.nemo_archive import read_weights
-from nemo_birq.experiments.budgets import ROOT
-from nemo_birq.experiments.corpora import CORPUS, OUT
-from nemo_birq.experiments.execution import is_done, log_file, read_account
-from nemo_birq.experiments.stages import LABELS, PRETRAINED, SCORES, Run, Stage
 from nemo_birq.monitoring.label_health import TASKS
 from nemo_birq.report.runs import read_run
 from nemo_birq.utils.files import write_text

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from corpus_espeak import PHONES, SHORTEST_PAUSE, SILENCE
+from corpus.espeak import PHONES, SHORTEST_PAUSE, SILENCE
 
 
 class Speaker(NamedTuple):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nemo_birq.experiments.results import SCHEMA
+from experiments.results import SCHEMA
 
 FIRST = ("scratch", "best_rq", "relabelled", "birq")
 """Methods in the order of the tables; others follow by name."""

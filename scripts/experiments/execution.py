@@ -18,9 +18,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from nemo_birq.experiments.budgets import ROOT
-from nemo_birq.experiments.corpora import write_labelled
-from nemo_birq.experiments.stages import Run, Stage, fill_in
+from experiments.budgets import ROOT
+from experiments.corpora import write_labelled
+from experiments.stages import Run, Stage, fill_in
 from nemo_birq.utils.files import write_json
 
 PATIENCE = 20.0  # seconds that an interrupted command has to end by itself

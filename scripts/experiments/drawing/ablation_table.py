@@ -1,10 +1,10 @@
 """What each setting of the enhanced labels does: one row an ablation."""
 
-from nemo_birq.experiments.drawing.error_tables import rate_cells, scored
-from nemo_birq.experiments.drawing.label_tables import last_pnmi
-from nemo_birq.experiments.drawing.markdown import NOTHING, interval, mean, number, plus_minus, table
-from nemo_birq.experiments.drawing.runs import Curve, Group, Run
-from nemo_birq.experiments.drawing.statistics import counts_of, difference_of, rate_of
+from experiments.drawing.error_tables import rate_cells, scored
+from experiments.drawing.label_tables import last_pnmi
+from experiments.drawing.markdown import NOTHING, interval, mean, number, plus_minus, table
+from experiments.drawing.runs import Curve, Group, Run
+from experiments.drawing.statistics import counts_of, difference_of, rate_of
 from nemo_birq.monitoring.alarm_rules import LEAST_ENTROPY
 
 BASE = "birq"

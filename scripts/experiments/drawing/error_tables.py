@@ -1,8 +1,8 @@
 """Who makes fewer errors: the rates of the methods, and their differences."""
 
-from nemo_birq.experiments.drawing.markdown import NOTHING, interval, percent, table
-from nemo_birq.experiments.drawing.runs import Group, Run
-from nemo_birq.experiments.drawing.statistics import Counts, Rate, counts_of, difference_of, rate_of
+from experiments.drawing.markdown import NOTHING, interval, percent, table
+from experiments.drawing.runs import Group, Run
+from experiments.drawing.statistics import Counts, Rate, counts_of, difference_of, rate_of
 from nemo_birq.scoring.tables import p_value
 
 BASELINES = ("best_rq", "scratch", "relabelled", "birq")

@@ -4,12 +4,12 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from nemo_birq.experiments.drawing.ablation_table import ablation_table
-from nemo_birq.experiments.drawing.error_tables import RATES, difference_table, how_sure, rate_table
-from nemo_birq.experiments.drawing.label_tables import cost_table, label_table
-from nemo_birq.experiments.drawing.pictures import draw_pictures
-from nemo_birq.experiments.drawing.rerun import rerun_text
-from nemo_birq.experiments.drawing.runs import Group
+from experiments.drawing.ablation_table import ablation_table
+from experiments.drawing.error_tables import RATES, difference_table, how_sure, rate_table
+from experiments.drawing.label_tables import cost_table, label_table
+from experiments.drawing.pictures import draw_pictures
+from experiments.drawing.rerun import rerun_text
+from experiments.drawing.runs import Group
 from nemo_birq.utils.files import write_text
 
 ERRORS, LABELS, TRAINING, ABLATIONS, RERUN = PARTS = ("errors", "labels", "training", "ablations", "rerun")

@@ -1,7 +1,7 @@
 """What the labels of each method tell about phones, and what pretraining cost."""
 
-from nemo_birq.experiments.drawing.markdown import NOTHING, duration, mean, number, plus_minus, table
-from nemo_birq.experiments.drawing.runs import Group, Run
+from experiments.drawing.markdown import NOTHING, duration, mean, number, plus_minus, table
+from experiments.drawing.runs import Group, Run
 
 
 def label_table(group: Group) -> str:

@@ -10,11 +10,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nemo_birq.experiments.drawing import style
-from nemo_birq.experiments.drawing.ablation_table import BASE, ENTROPY, entropy_after_ramp, first_collapse
-from nemo_birq.experiments.drawing.error_tables import RATES, scored
-from nemo_birq.experiments.drawing.runs import Curve, Group, Run
-from nemo_birq.experiments.drawing.statistics import counts_of, rate_of
+from experiments.drawing import style
+from experiments.drawing.ablation_table import BASE, ENTROPY, entropy_after_ramp, first_collapse
+from experiments.drawing.error_tables import RATES, scored
+from experiments.drawing.runs import Curve, Group, Run
+from experiments.drawing.statistics import counts_of, rate_of
 from nemo_birq.monitoring.alarm_rules import LEAST_ENTROPY
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from nemo_birq.experiments.drawing.runs import Run
+from experiments.drawing.runs import Run
 from nemo_birq.scoring.confidence import permutation_p, sum_by
 
 RESAMPLES = 10_000

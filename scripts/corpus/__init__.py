@@ -1,0 +1,1 @@
+"""Makes the synthetic corpus: sentences, speech and the README that describes it."""
