@@ -67,8 +67,8 @@ class Alternate(pl.Callback):
         self.inside: list[float] = []
 
     def on_train_start(self, trainer, pl_module):
-        log = pl_module.training_log
-        calls = (log.health, "update"), (log, "count"), (pl_module.finite_check, "remember")
+        log = pl_module.monitor.training_log
+        calls = (log.health, "update"), (log, "count"), (pl_module.monitor.finite, "remember")
         self.every_step = [(owner, name, getattr(owner, name)) for owner, name in calls]
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
@@ -113,7 +113,7 @@ def time_steps(overrides: list[str], seconds: int, rounds: int) -> dict[str, flo
             gradient_clip_val=cfg.trainer.gradient_clip_val,
         )  # fmt: skip
         model = BiRQModel(cfg.model, trainer=trainer)
-        model.probe.fill(OneBatch(int(cfg.model.birq.watch.probe_seconds)).batch)
+        model.monitor.probe.fill(OneBatch(int(cfg.model.birq.watch.probe_seconds)).batch)
         trainer.fit(model, torch.utils.data.DataLoader(data, batch_size=None))
     return alternate.medians()
 

@@ -227,9 +227,9 @@ def ours(setting: Setting, parts: Parts, *overrides: str) -> Variant:
         generator = torch.Generator().manual_seed(number)
         losses = model.losses(batch, model.schedule.full, generator, observe_labels=False, over_ranks=True)
         with parts.part(STATISTICS):
-            model.finite_check.remember(number, batch, losses.loss)
-            model.training_log.health.update(**losses.health)
-            model.training_log.count(batch)
+            model.monitor.finite.remember(number, batch, losses.loss)
+            model.monitor.training_log.health.update(**losses.health)
+            model.monitor.training_log.count(batch)
         return losses.loss
 
     return Variant(model, loss, parts, setting.precision)

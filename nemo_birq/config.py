@@ -1,9 +1,13 @@
-"""The keys of ``model.birq``: names, defaults and ranges. conf/labels/ holds the presets and says why."""
+"""The keys of ``model.birq``: names, defaults and ranges.
 
+The defaults are those of conf/objective/default.yaml, which says why; the other presets name what they change.
+"""
+
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
-from nemo.utils import logging
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -13,43 +17,59 @@ class QuantizerConfig:
     """Fixed random projections and the codebook, shared by both labelers."""
 
     num_codes: int = 8192
+    """V, codes of a codebook."""
     code_dim: int = 16
+    """d, dimension of a code."""
     num_books: int = 1
+    """H, number of codebooks."""
     seed: int = 0
+    """Seed of projections and codebooks."""
     checksum: str | None = None
-    """Of projections and codebook; written when they are drawn, compared whenever they are needed again."""
+    """Checksum of projections and codebook; written when they are drawn, compared whenever they are needed again."""
     tensors: str | None = None
     """File inside a ``.nemo`` that holds them; written by ``save_to``."""
 
 
 @dataclass
 class MaskingConfig:
-    """See ``masking.SpanMasking``."""
+    """Masking of the input; see ``modules.masking.SpanMasking``."""
 
     start_probability: float = 0.01
+    """Probability that a span starts at a frame of 10 ms."""
     span_frames: int = 40
+    """Length of a span in frames of 10 ms."""
     noise_std: float = 0.1
+    """Standard deviation of the noise that replaces masked frames."""
     threshold: float = 0.8
+    """Share of its input frames above which an encoder frame counts as masked."""
 
 
 @dataclass
 class LabelsConfig:
-    """The enhanced labels; see ``enhanced_labeler.EnhancedLabeler`` and ``layer_normalization.LayerNormalization``."""
+    """The enhanced labels; see ``labels.enhanced`` and ``labels.normalization``."""
 
     layer: Any = 0.7
+    """k: a whole number is the layer itself, a fraction is one of the depth."""
     normalization: str = "per_feature"
-    statistics: str = "batch"
+    """Normalization of layer k: ``per_feature``, ``whiten`` or ``layer_norm``."""
     momentum: float = 0.9
+    """Weight of the past in the running averages that inference uses."""
     logit_scale: float = 40.0
+    """Factor on the inner products of frames and codes."""
     temperature: float = 0.5
+    """tau of the Gumbel-softmax."""
     hard: bool = False
+    """Use one-hot labels with the gradient of the soft ones."""
     label_gradient: float = 0.0
+    """Factor on the gradient through the labels; 1 is the paper."""
     label_dropout: bool = False
+    """Keep dropout on in the label pass."""
     codebook: str = "random"
-    """``random``: that of the anchor labels, as in the paper; ``tracked``: its own, see ``codebook_tracking``."""
+    """``random``: that of the anchor labels, as in the paper; ``tracked``: its own, see ``labels.tracked_codebook``."""
     code_dim: int | None = None
     """d of a tracked codebook; None: that of the quantizer."""
     codebook_momentum: float = 0.99
+    """Weight of the past in the moving averages of a tracked codebook."""
 
 
 @dataclass
@@ -59,32 +79,37 @@ class RelabellingConfig:
     teacher: str | None = None
     """File that scripts/cluster_labels.py wrote, whose labels take the place of the anchor labels; None: none."""
     checksum: str | None = None
-    """Of the teacher; written when it is read, compared whenever it is read again."""
+    """Checksum of the teacher; written when it is read, compared whenever it is read again."""
 
 
 @dataclass
 class LossConfig:
-    """See ``bilevel_loss.WeightSchedule`` and ``fused_cross_entropy``; ``head`` is ``shared`` or ``separate``."""
+    """Weights and heads of both tasks; see ``losses.bilevel`` and ``losses.fused_cross_entropy``."""
 
-    enhanced_weight: float = 0.1
-    anchor_weight: float = 2.4
+    enhanced_weight: float = 0.5
+    """w1; 0 is BEST-RQ."""
+    anchor_weight: float = 1.0
+    """w2."""
     start_step: int = 0
+    """Optimizer step at which w1 begins to rise. The default preset takes it from ``enhanced_start_step``."""
     ramp_steps: int = 0
-    head: str = "shared"
+    """Steps over which w1 rises. The default preset takes it from ``enhanced_ramp_steps``."""
+    head: str = "separate"
+    """``shared``: one prediction head for both tasks; ``separate``: one for each."""
     chunk_frames: int = 256
-    """Masked frames whose logits over all codes are in memory at a time; another value draws other Gumbel noise."""
+    """Masked frames whose logits over all codes are in memory at a time."""
 
 
 @dataclass
 class WatchConfig:
-    """What is measured beside training, and when an alarm is due; see docs/reading_the_curves.md."""
+    """Measurements beside training, and when an alarm is due; see docs/reading_the_curves.md."""
 
     gradient_interval: int = 200
     """Steps between two comparisons of the tasks' gradients, which cost about two backward passes; 0: never."""
     probe_seconds: float = 15.0
     """Audio of each rank whose labels are made again at every logged step, to see how many changed; 0: none."""
     learned_by_step: int = 5000
-    """Step by which the anchor loss must be below its unigram entropy; a run that is not there is told so."""
+    """Step by which the anchor loss must be below its unigram entropy; else there is an alarm."""
 
 
 @dataclass
@@ -98,7 +123,11 @@ class BiRQConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
     seed: int = 0
-    """Of masks and Gumbel noise; drawn anew for each rank, step and batch."""
+    """Seed of masks and Gumbel noise, which differ for each rank, step and batch."""
+
+
+RETIRED = {"labels.statistics": "batch"}
+"""Keys of earlier versions, with the one value that they may still have: files of that time hold them."""
 
 
 def parse(node: DictConfig | dict | None) -> BiRQConfig:
@@ -107,8 +136,10 @@ def parse(node: DictConfig | dict | None) -> BiRQConfig:
     Raises:
         ValueError: an unknown key, a value of the wrong type or outside its range; the message names the key.
     """
+    node = _without_retired(node or {})
+    refuse_unknown_keys(node, OmegaConf.structured(BiRQConfig), "model.birq")
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(BiRQConfig), node or {})
+        merged = OmegaConf.merge(OmegaConf.structured(BiRQConfig), node)
         config: BiRQConfig = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise ValueError(f"model.birq: {error}") from error
@@ -124,8 +155,6 @@ def parse(node: DictConfig | dict | None) -> BiRQConfig:
     _require(number, "labels.layer", labels.layer, "a layer number, or a fraction of the depth such as 0.7")
     kinds = ("per_feature", "whiten", "layer_norm")
     _require(labels.normalization in kinds, "labels.normalization", labels.normalization, f"one of {kinds}")
-    sources = ("batch", "running")
-    _require(labels.statistics in sources, "labels.statistics", labels.statistics, f"one of {sources}")
     _require(0 <= labels.momentum < 1, "labels.momentum", labels.momentum, "in [0, 1)")
     _require(labels.logit_scale > 0, "labels.logit_scale", labels.logit_scale, "above 0; labels are noise far below 40")
     _require(labels.temperature > 0, "labels.temperature", labels.temperature, "above 0; the paper has 0.5")
@@ -154,25 +183,42 @@ def parse(node: DictConfig | dict | None) -> BiRQConfig:
     return config
 
 
-def check_modules(cfg: DictConfig, birq: BiRQConfig) -> None:
-    """What the configuration's modules must have in common, before any of them is built."""
-    encoder, quantizer = cfg.encoder, birq.quantizer
-    if encoder.get("reduction") or encoder.get("feat_out", -1) not in (-1, encoder.d_model):
-        raise ValueError("model.encoder: reduction and feat_out are not supported, layer k must have the encoder's width")
-    head = cfg.decoder
-    if not str(head.get("_target_")).endswith(".MultiSoftmaxDecoder"):
-        raise ValueError(f"model.decoder._target_={head.get('_target_')}: the prediction head must be a MultiSoftmaxDecoder")
-    sizes = {"num_classes": quantizer.num_codes, "num_decoders": quantizer.num_books, "feat_in": encoder.d_model}
-    for key, needed in sizes.items():
-        if head.get(key, 1) != needed:
-            raise ValueError(f"model.decoder.{key}={head.get(key)} does not fit: quantizer and encoder need {needed}")
-    if cfg.preprocessor.get("normalize") != "per_feature":
-        logging.warning(
-            f"model.preprocessor.normalize={cfg.preprocessor.get('normalize')}: the anchor labels of features that are not "
-            "normalized per feature over time collapse onto few codes. Use per_feature."
-        )
-
-
 def _require(condition: bool, key: str, value: object, allowed: str) -> None:
     if not condition:
         raise ValueError(f"model.birq.{key}={value} is not allowed: it must be {allowed}")
+
+
+def _without_retired(node: DictConfig | dict) -> DictConfig:
+    node = OmegaConf.create(OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node)
+    for key, value in RETIRED.items():
+        group, _, name = key.rpartition(".")
+        inside = OmegaConf.select(node, group)
+        if not OmegaConf.is_dict(inside) or name not in inside:
+            continue
+        found = inside.pop(name)
+        if found != value:
+            raise ValueError(f"model.birq.{key}={found} is no longer supported, only {value} is: remove the key")
+    return node
+
+
+def refuse_unknown_keys(node: DictConfig, known: DictConfig | Iterable[str], where: str) -> None:
+    """Checks the keys of a node, and of the nodes inside it where ``known`` has their keys too.
+
+    Args:
+        node: of a configuration.
+        known: the keys that it may have.
+        where: its own key, for the message; empty for the root.
+
+    Raises:
+        ValueError: an unknown key; the message names the nearest known one.
+    """
+    names = list(known)
+    for key in node:
+        prefix = f"{where}." if where else ""
+        if key not in names:
+            near = get_close_matches(str(key), names, n=1, cutoff=0.5)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"the known ones are {', '.join(sorted(names))}"
+            raise ValueError(f"{prefix}{key} is no key of the configuration: {hint}")
+        inside = known._get_node(key) if isinstance(known, DictConfig) else None
+        if OmegaConf.is_dict(inside) and OmegaConf.is_dict(node._get_node(key)):
+            refuse_unknown_keys(node[key], inside, f"{prefix}{key}")

@@ -1,27 +1,28 @@
-"""The BiRQ model: wires NeMo's preprocessor, Conformer encoder and prediction head to the labelers and the bilevel loss.
+"""The BiRQ model: wires NeMo's preprocessor, Conformer encoder and prediction heads to the labelers and the bilevel loss.
 
-One batch, from the shard to the optimizer step:
+One batch, from the shard to the optimizer step (docs/architecture.md follows it file by file):
 
-    data/factory.py           tar shard -> SpeechBatch
-    preprocessor (NeMo)       signal -> normalized log-mel features                      B, F, T
-    masking.py                features -> masked features
-    layer_pass.py             the label pass: unmasked features, layers 1..k             B, T', D
-    enhanced_labeler.py       h^(k) -> what enhanced labels at masked frames follow from N, H, d
-    encoder (NeMo)            the masked pass, all L layers                              B, T', D
-    anchor_labeler.py         features -> anchor labels at masked frames                 N, H
-    bilevel_loss.py           w1 F + w2 G
-    fused_cross_entropy.py    heads, enhanced labels, F and G, a chunk of frames at a time
+    data/factory.py              tar shard -> SpeechBatch
+    preprocessor (NeMo)          signal -> normalized log-mel features                          B, F, T
+    modules/masking.py           features -> masked features
+    modules/layer_pass.py        the label pass: unmasked features, layers 1..k                 B, T', D
+    labels/enhanced.py           h^(k) -> EnhancedTargets, which enhanced labels follow from    N, H, d
+    encoder (NeMo)               the masked pass, all L layers                                  B, T', D
+    labels/anchor.py             features -> anchor labels at masked frames                     N, H
+    losses/bilevel.py            w1 F + w2 G
+    losses/fused_cross_entropy.py    heads, enhanced labels, F and G, a chunk of frames at a time
+    monitoring/callback.py       statistics, log, alarms
 
 Shapes: B utterances, F mel bins, T feature frames, T' encoder frames, D width, N masked frames, H codebooks, V codes.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.util import find_spec
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from nemo.collections.asr.models import SpeechEncDecSelfSupervisedModel
 from nemo.collections.asr.modules import MultiSoftmaxDecoder
 from nemo.core.classes.common import PretrainedModelInfo, typecheck
@@ -30,47 +31,29 @@ from nemo.utils import model_utils
 from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
-from nemo_birq.checkpoint.artifacts import CardFile, LabelFiles, Relabelling
+from nemo_birq.checkpoint import artifacts
+from nemo_birq.checkpoint.model_card import build_card
 from nemo_birq.checkpoint.stock_config import refuse_bare_encoder, with_stock_nodes
-from nemo_birq.config import check_modules, parse
+from nemo_birq.config import parse
+from nemo_birq.config_checks import check_modules, check_optimizer
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.factory import build_dataloader
-from nemo_birq.data.trainer_hooks import check_trainer, with_schedule_length
-from nemo_birq.labels import tensors as label_tensors
-from nemo_birq.labels.enhanced import EnhancedTargets, build_enhanced_labeler
-from nemo_birq.labels.quantizer import RandomProjectionQuantizer
+from nemo_birq.data.trainer_hooks import check_trainer, load_position, save_position, with_schedule_length
+from nemo_birq.labels.enhanced import EnhancedTargets
+from nemo_birq.labels.factory import build_labelers
 from nemo_birq.labels.teacher import find_teacher
-from nemo_birq.losses.bilevel import BilevelLoss, Weights, WeightSchedule
+from nemo_birq.labels.utterance_labels import Labels, pad_labels
+from nemo_birq.losses.bilevel import BilevelLoss, Losses, Weights, WeightSchedule
 from nemo_birq.modules.layer_pass import encode_to_layer, resolve_layer
 from nemo_birq.modules.masking import SpanMasking, positions, valid_frames
-from nemo_birq.monitoring.callback import TrainingSteps
-from nemo_birq.utils.rng import to_device
+from nemo_birq.monitoring.callback import HealthMonitor
+from nemo_birq.utils.rng import draw_seed, step_seed, to_device
 
 
-class Losses(NamedTuple):
-    """Result of one batch."""
-
-    loss: Tensor
-    """Scalar w1 F + w2 G of this rank, to be averaged over ranks."""
-    health: dict[str, Any]
-    """Arguments of ``LabelHealth.update``."""
-    terms: dict[str, Any]
-    """Arguments of ``BilevelLoss``, with their graph."""
-
-
-class Labels(NamedTuple):
-    """Labels of whole utterances, without masking or noise; -1 in the padding."""
-
-    anchor: Tensor
-    """(B, T', H) int64."""
-    enhanced: Tensor
-    """(B, T', H) int64, the nearest codes."""
-    lengths: Tensor
-    """(B,) int64, in encoder frames."""
-
-
-class BiRQModel(TrainingSteps, LabelFiles, Relabelling, CardFile, SpeechEncDecSelfSupervisedModel):
+class BiRQModel(SpeechEncDecSelfSupervisedModel):
     """Self-supervised pretraining with anchor and enhanced labels (arXiv 2509.15430); w1 = 0 is BEST-RQ.
+
+    ``extract_features`` and ``extract_labels`` are the public ways from audio to layer outputs and to labels.
 
     Args:
         cfg: ``model`` node of a configuration in conf/; ``cfg.birq`` is described in ``config.BiRQConfig``.
@@ -80,6 +63,12 @@ class BiRQModel(TrainingSteps, LabelFiles, Relabelling, CardFile, SpeechEncDecSe
         ValueError: a key of ``cfg.birq`` out of range, an encoder without a layer k, a manifest or shards that do not
             fit: all before the first step.
     """
+
+    trained_steps: int | None = None
+    """Optimizer steps that a checkpoint was saved after, where the model was opened from one."""
+    _step = -1  # the last one
+    _micro_batch = 0  # of those that make a step under accumulate_grad_batches
+    _saved: Path | None = None  # the last .nemo that was written in this training
 
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
         cfg = model_utils.convert_model_config_to_dict_config(cfg)
@@ -92,17 +81,15 @@ class BiRQModel(TrainingSteps, LabelFiles, Relabelling, CardFile, SpeechEncDecSe
             cfg.birq = asdict(birq)  # files carry every value, also those that are defaults today
         super().__init__(cfg=with_stock_nodes(cfg, birq.loss.head == "separate"), trainer=trainer)
 
-        tensors = self._label_tensors()
+        self.subsampling = cfg.encoder.subsampling_factor
+        tensors = artifacts.load_or_draw_tensors(self, cfg, birq)
+        self.anchor_labeler, self.enhanced_labeler = build_labelers(birq, tensors, self.teacher, self.subsampling)
+        artifacts.restore_labels(self, tensors)
         self.masking = SpanMasking(**vars(birq.masking))
-        self.anchor_labeler = self.make_anchor_labeler(
-            RandomProjectionQuantizer(tensors["anchor_projection"], tensors["codebook"])
-        )
-        self.enhanced_labeler = build_enhanced_labeler(birq.labels, tensors)
-        label_tensors.restore(tensors, self.anchor_labeler, self.enhanced_labeler)
         loss = birq.loss
         self.schedule = WeightSchedule(loss.enhanced_weight, loss.anchor_weight, loss.start_step, loss.ramp_steps)
         self.bilevel_loss = BilevelLoss(loss.chunk_frames)
-        self.set_up_watching(cfg.preprocessor.sample_rate)
+        self.monitor = HealthMonitor(birq, cfg.preprocessor.sample_rate)
 
     # --- the method -----------------------------------------------------------------------------------------------
 
@@ -119,11 +106,13 @@ class BiRQModel(TrainingSteps, LabelFiles, Relabelling, CardFile, SpeechEncDecSe
         processed_signal_length=None,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The masked pass. Arguments and results as in the parent class; either raw or processed signals.
+        """Encodes a batch: in training mode with random spans masked, in evaluation mode without masking.
+
+        Arguments and results are those of the parent class; give either raw or processed signals.
 
         Returns:
-            The unmasked features (B, F, T), the mask (B, F, T) as 0 and 1, the encoder's output (B, D, T') for the masked
-            features, and its lengths (B,).
+            The unmasked features (B, F, T), the mask (B, F, T) as 0 and 1, the encoder's output (B, D, T'), and its
+            lengths (B,).
         """
         if (input_signal is None) == (processed_signal is None):
             raise ValueError("give either input_signal or processed_signal, with its length")
@@ -132,18 +121,33 @@ class BiRQModel(TrainingSteps, LabelFiles, Relabelling, CardFile, SpeechEncDecSe
                 input_signal=input_signal, length=input_signal_length
             )
         features, lengths = processed_signal, processed_signal_length
-        mask = to_device(self.masking.draw(lengths.cpu(), features.shape[2], generator), features.device)
-        masked = self._mask(features, mask, generator)
-        encoded, encoded_len = self.encoder(audio_signal=masked, length=lengths)
-        return features, mask.unsqueeze(1).expand_as(features).to(features.dtype), encoded, encoded_len
+        mask = torch.zeros(len(lengths), features.shape[2], dtype=torch.bool)
+        if self.training:
+            mask = self.masking.draw(lengths.cpu(), features.shape[2], generator)
+        encoded, encoded_len = self.masked_pass(features, lengths, mask, draw_seed(generator))
+        mask = to_device(mask, features.device).unsqueeze(1).expand_as(features).to(features.dtype)
+        return features, mask, encoded, encoded_len
 
-    def _mask(self, features: Tensor, mask: Tensor, generator: torch.Generator | None) -> Tensor:
-        return self.masking.fill(features, mask, generator) if self.apply_masking else features
+    def masked_pass(self, features: Tensor, lengths: Tensor, mask: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Encodes features whose masked frames are replaced by noise.
+
+        Args:
+            features: (B, F, T) normalized log-mel features.
+            lengths: (B,) int64, in feature frames.
+            mask: (B, T) bool, on the host.
+            seed: of the noise.
+
+        Returns:
+            The encoder's output (B, D, T') and its lengths (B,).
+        """
+        if self.apply_masking:
+            features = self.masking.fill(features, to_device(mask, features.device), seed)
+        return self.encoder(audio_signal=features, length=lengths)
 
     def losses(
         self, batch: SpeechBatch, weights: Weights, generator: torch.Generator, observe_labels: bool, over_ranks: bool
     ) -> Losses:
-        """Both losses of a batch.
+        """Computes both losses of a batch.
 
         Args:
             batch: signals of B utterances.
@@ -171,20 +175,18 @@ class BiRQModel(TrainingSteps, LabelFiles, Relabelling, CardFile, SpeechEncDecSe
         over_ranks: bool = True,
         usable: bool = True,
     ) -> Losses:
-        """Both losses of normalized features (B, F, T) with lengths (B,) and a mask (B, T) bool on the host.
+        """Computes both losses of normalized features (B, F, T) with lengths (B,) and a mask (B, T) bool on the host.
 
         The normalization of layer k passes over features that are not ``usable``.
         """
-        masked = self._mask(features, to_device(mask, features.device), generator)
-        targets = None
+        noise_seed, targets = draw_seed(generator), None
         if weights.enhanced > 0 or observe_labels:  # before the masked pass, whose activations stay in memory
             targets = self._enhanced_targets(features, lengths, mask, weights, generator, usable)
-        encoded, encoded_len = self.encoder(audio_signal=masked, length=lengths)
+        encoded, encoded_len = self.masked_pass(features, lengths, mask, noise_seed)
         frames = to_device(self.masked_frames(mask, encoded.shape[2]), features.device)
-        hidden = encoded.transpose(1, 2).flatten(0, 1)[frames]
         terms = {
-            "hidden": hidden,
-            "anchor_labels": self.anchor_labeler(features, frames, encoded.shape[2], lengths),
+            "hidden": encoded.transpose(1, 2).flatten(0, 1)[frames],
+            "anchor_labels": self.anchor_labeler(features, lengths, frames, encoded.shape[2]),
             "anchor_head": self.head("anchor"),
             "enhanced_head": self.head("enhanced"),
             "targets": targets,
@@ -199,7 +201,7 @@ class BiRQModel(TrainingSteps, LabelFiles, Relabelling, CardFile, SpeechEncDecSe
     def _enhanced_targets(
         self, features: Tensor, lengths: Tensor, mask: Tensor, weights: Weights, generator: torch.Generator, usable: bool
     ) -> EnhancedTargets:
-        """The label pass; without a graph where no gradient flows through the labels."""
+        """Runs the label pass; without a graph where no gradient flows through the labels."""
         differentiable = weights.enhanced * self.enhanced_labeler.label_gradient > 0
         with torch.set_grad_enabled(torch.is_grad_enabled() and differentiable):
             hidden, hidden_len = encode_to_layer(self.encoder, features, lengths, self.layer, self.birq.labels.label_dropout)
@@ -208,37 +210,121 @@ class BiRQModel(TrainingSteps, LabelFiles, Relabelling, CardFile, SpeechEncDecSe
             return self.enhanced_labeler(hidden, valid, frames, generator, update_statistics=weights.enhanced > 0)
 
     def head(self, task: str) -> MultiSoftmaxDecoder:
-        """Predicts the labels of a task, ``anchor`` or ``enhanced``."""
+        """Returns the head that predicts the labels of a task, ``anchor`` or ``enhanced``."""
         return self.decoder_losses[task if task in self.decoder_losses else "anchor"]["decoder"]
 
     def masked_frames(self, mask: Tensor, num_frames: int) -> Tensor:
-        """Encoder frames that are predicted: mask (B, T) bool -> (N,) int64 positions in the flattened (B, T').
+        """Returns the encoder frames that are predicted; see ``SpanMasking.masked_positions``."""
+        return self.masking.masked_positions(mask, self.subsampling, num_frames)
 
-        They lie inside the true lengths as the masked feature frames do.
-
-        Args:
-            mask: on the host, so that their number is known without waiting for the device.
-            num_frames: T'.
-        """
-        frames = self.masking.encoder_frames(mask, self.anchor_labeler.subsampling)
-        frames = F.pad(frames, (0, num_frames - frames.shape[1]))  # causal subsampling adds a frame
-        return positions(frames)
+    # --- from audio to features and labels ------------------------------------------------------------------------
 
     @torch.no_grad()
-    def labels(self, input_signal: Tensor, input_signal_length: Tensor) -> Labels:
-        """Both labels of whole utterances: (B, samples) float32 and (B,) lengths in samples."""
+    def extract_features(
+        self, input_signal: Tensor, input_signal_length: Tensor, layer: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the output of an encoder layer for whole utterances, without masking and dropout.
+
+        Args:
+            input_signal: (B, samples) float32.
+            input_signal_length: (B,) int64, in samples.
+            layer: in 1..L; None is the last one.
+
+        Returns:
+            The output (B, T', D), and the lengths (B,) int64 in encoder frames.
+
+        Raises:
+            ValueError: the encoder has no such layer.
+        """
+        depth = len(self.encoder.layers)
+        if layer is not None and not 1 <= layer <= depth:
+            raise ValueError(f"layer={layer}: the encoder has the layers 1 to {depth}")
+        features, lengths = self.preprocessor(input_signal=input_signal, length=input_signal_length)
+        return encode_to_layer(self.encoder, features, lengths, layer or depth)
+
+    @torch.no_grad()
+    def extract_labels(self, input_signal: Tensor, input_signal_length: Tensor) -> Labels:
+        """Returns both labels of whole utterances, without masking and Gumbel noise; see ``extract_features``."""
         features, lengths = self.preprocessor(input_signal=input_signal, length=input_signal_length)
         hidden, encoded_len = encode_to_layer(self.encoder, features, lengths, self.layer)
         valid = valid_frames(encoded_len, hidden.shape[1])
         frames = positions(valid)
-        found = [
-            self.anchor_labeler(features, frames, valid.shape[1], lengths),
-            self.enhanced_labeler.nearest(hidden, valid, frames),
-        ]
-        padded = [torch.full((*valid.shape, codes.shape[1]), -1, device=valid.device) for codes in found]
-        for labels, codes in zip(padded, found, strict=True):
-            labels[valid] = codes
-        return Labels(padded[0], padded[1], encoded_len)
+        anchor = self.anchor_labeler(features, lengths, frames, valid.shape[1])
+        return pad_labels(anchor, self.enhanced_labeler.nearest(hidden, valid, frames), valid, encoded_len)
+
+    # --- steps ----------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Sequence, batch_idx: int) -> dict[str, Tensor]:
+        batch, step = SpeechBatch(*batch), self.trainer.global_step
+        # Not batch_idx: a resumed Lightning counts it differently.
+        self._micro_batch = self._micro_batch + 1 if step == self._step else 0
+        self._step = step
+        generator = torch.Generator().manual_seed(self._seed("train", step, self._micro_batch))
+        torch.manual_seed(self._seed("dropout", step, self._micro_batch))  # resumed, that of an uninterrupted run
+        observed = self.schedule.full.enhanced > 0 and self.monitor.is_log_step(self.trainer)
+        losses = self.losses(batch, self.schedule.at(step), generator, observe_labels=observed, over_ranks=True)
+        self.monitor.observe(self, batch, losses, first=self._micro_batch == 0)
+        return {"loss": losses.loss}
+
+    def validation_step(self, batch: Sequence, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        batch = SpeechBatch(*batch)
+        generator = torch.Generator().manual_seed(self._seed("validation", dataloader_idx, batch_idx))
+        losses = self.losses(batch, self.schedule.full, generator, observe_labels=False, over_ranks=False)
+        self.monitor.observe_validation(batch, losses.health, dataloader_idx, self.device)
+        metrics = {"val_loss": losses.loss}
+        several = isinstance(self.trainer.val_dataloaders, list) and len(self.trainer.val_dataloaders) > 1
+        (self.validation_step_outputs[dataloader_idx] if several else self.validation_step_outputs).append(metrics)
+        return metrics
+
+    def multi_validation_epoch_end(self, outputs: list, dataloader_idx: int = 0) -> dict[str, Any]:
+        metrics = self.monitor.validation_metrics(self, dataloader_idx)
+        log = {f"val_{name}": torch.tensor(value) for name, value in metrics.items()}
+        return {"val_loss": log["val_loss"], "log": log}
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [*super().configure_callbacks(), self.monitor, self.monitor.alarms]
+
+    def _seed(self, stream: str, *position: int) -> int:
+        return step_seed(self.birq.seed, self.global_rank, stream, *position)
+
+    # --- files ----------------------------------------------------------------------------------------------------
+
+    def save_to(self, save_path: str) -> None:
+        """Writes a ``.nemo`` that any NeMo opens, with label tensors, teacher and model card inside."""
+        with artifacts.packed_model(self, Path(save_path).stem):
+            super().save_to(save_path)
+        self._saved = Path(save_path)
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self._saved = None  # a README.md beside a file that was written before is none of this training's business
+
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        if self._saved is not None and self.trainer.is_global_zero:  # NeMo's checkpoint callback has just written it
+            artifacts.write_card_beside(self, self._saved)
+
+    def generate_model_card(self, type: str = "hf", template: str | None = None, template_kwargs: dict | None = None):
+        """Returns the README.md of ``push_to_hf_hub``; a ``template`` of one's own goes through NeMo's method."""
+        if template is not None or type != "hf":
+            return super().generate_model_card(type, template, template_kwargs)
+        repo_id = (template_kwargs or {}).get("repo_id")
+        return build_card(self, repo_id.split("/")[-1] if repo_id else "model", repo_id)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.monitor.check_finite(self)  # not in a callback, which a weights-only checkpoint would skip
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["birq_label_tensors"] = artifacts.labels_of(self)
+        if self._trainer is not None:
+            save_position(checkpoint, self._trainer, self._train_dl, between_batches=self._trainer.global_step == self._step)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        artifacts.check_same_labels(self, checkpoint)
+        # The checkpoint's tensors count, should this version of PyTorch draw others from the seed.
+        artifacts.restore_labels(self, checkpoint["birq_label_tensors"])
+        self.trained_steps = checkpoint["global_step"]
+        load_position(checkpoint, self._train_dl)
 
     # --- data and optimizer ---------------------------------------------------------------------------------------
 
@@ -255,13 +341,7 @@ class BiRQModel(TrainingSteps, LabelFiles, Relabelling, CardFile, SpeechEncDecSe
         return build_dataloader(config, self.cfg.sample_rate, self.global_rank, self.world_size, training)
 
     def setup_optimization(self, optim_config: DictConfig | dict | None = None, optim_kwargs: dict | None = None):
-        name = (optim_config or self.cfg.get("optim") or {}).get("name")
-        if name == "fused_adam" and find_spec("apex") is None:
-            raise ValueError(
-                "model.optim.name=fused_adam needs NVIDIA Apex, which is not installed. Build it from its source (see "
-                "README, 'Apex'; the package named apex on the package index is another project), or use "
-                "model.optim.name=adamw: PyTorch's own."
-            )
+        check_optimizer((optim_config or self.cfg.get("optim") or {}).get("name"))
         if self._trainer is not None and optim_config is None:
             optim_config = with_schedule_length(self.cfg.optim, self._trainer, self._train_dl)
         return super().setup_optimization(optim_config, optim_kwargs)

@@ -70,7 +70,7 @@ BASE = OmegaConf.create(
         "birq": {
             "quantizer": {"num_codes": 24, "code_dim": 8},
             "masking": {"start_probability": 0.03, "span_frames": 12},
-            "labels": {"layer": 2, "label_gradient": 1.0, "normalization": "per_feature", "statistics": "batch"},
+            "labels": {"layer": 2, "label_gradient": 1.0, "normalization": "per_feature"},
             "loss": {"enhanced_weight": 0.7, "anchor_weight": 1.3, "head": "shared"},
         },
     }

@@ -19,6 +19,7 @@ import nemo_birq.labels.enhanced
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.monitoring.finite_check import FiniteCheck
 from nemo_birq.monitoring.label_churn import Churn
+from nemo_birq.utils.rng import step_seed
 from tests.conftest import make_batch, make_model
 
 QUIET = {
@@ -109,7 +110,7 @@ def run(case: str, devices: int, out: Path) -> None:
     )  # fmt: skip
     trainer.fit(model, torch.utils.data.DataLoader(Loader(), batch_size=None))
     rank = trainer.global_rank
-    generator = model._generator("train", 0, 0)
+    generator = torch.Generator().manual_seed(step_seed(model.birq.seed, rank, "train", 0, 0))
     result = {
         "churn": look_at_labels(rank),
         "not_finite": find_broken_loss(rank),

@@ -53,7 +53,7 @@ def run(label_gradient: float, steps: int = STEPS) -> dict[str, list[float]]:
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-4)
-    health = model.training_log.health
+    health = model.monitor.training_log.health
     curves: dict[str, list[float]] = {name: [] for name in CURVES}
     norms: list[float] = []
     for step in range(steps):

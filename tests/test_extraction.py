@@ -152,7 +152,7 @@ def test_layers_above_the_highest_are_not_run(model, batch):
 
 @pytest.mark.unit
 def test_labels_are_those_of_the_model(model, batch):
-    expected = model.labels(batch.signal, batch.signal_length)
+    expected = model.extract_labels(batch.signal, batch.signal_length)
     for kind, labels in (("anchor", expected.anchor), ("enhanced", expected.enhanced)):
         found = compute_labels(model, batch, kind)
         for i, length in enumerate(expected.lengths.tolist()):

@@ -17,7 +17,7 @@ from tests.conftest import generator, make_batch, make_model
 
 def state(model, batch):
     model.eval()
-    labels = model.labels(batch.signal, batch.signal_length)
+    labels = model.extract_labels(batch.signal, batch.signal_length)
     losses = model.losses(batch, Weights(0.7, 1.3), generator(3), observe_labels=False, over_ranks=False)
     return labels, float(losses.loss)
 
@@ -98,7 +98,7 @@ def test_file_saved_by_the_stock_class_still_restores(tmp_path, batch, monkeypat
     messages = []
     monkeypatch.setattr("nemo_birq.checkpoint.artifacts.logging.warning", messages.append)
     again = BiRQModel.restore_from(str(tmp_path / "stock.nemo")).eval()
-    assert torch.equal(again.labels(*batch[:2]).anchor, model.labels(*batch[:2]).anchor)
+    assert torch.equal(again.extract_labels(*batch[:2]).anchor, model.extract_labels(*batch[:2]).anchor)
     assert again.enhanced_labeler.normalization.num_updates == 0
     assert any("running statistics of layer k are lost" in message for message in messages)
 

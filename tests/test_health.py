@@ -103,7 +103,7 @@ def test_probe_labels_are_those_of_inference_and_of_the_first_seconds(batch):
     model.eval()
     alone = []
     for row, length in ((0, 2 * SAMPLE_RATE), (1, SAMPLE_RATE // 2)):
-        labels = model.labels(batch.signal[row : row + 1, :length], torch.tensor([length]))
+        labels = model.extract_labels(batch.signal[row : row + 1, :length], torch.tensor([length]))
         alone.append(labels.enhanced[0, : int(labels.lengths[0])])
     assert torch.equal(found, torch.cat(alone))
 
@@ -153,9 +153,18 @@ def test_silent_utterances():
     assert log.collect()["silent_share"] == 0
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_utterances_that_could_not_be_read_are_skipped_and_not_silent(batch, dtype):
-    log = TrainingLog(8, 1, SAMPLE_RATE).to(dtype)
+def test_statistics_stay_float32_when_the_model_is_cast(tmp_path):
+    model = make_model()
+    train(model, tmp_path, steps=2, precision="bf16-true")
+    log = model.monitor.training_log
+    metrics = [log.health, *(metric for metric in log.children() if metric is not log.health)]
+    states = [getattr(metric, name) for metric in metrics for name in metric._defaults]
+    assert {state.dtype for state in states} == {torch.float32} and len(states) > 10
+    assert next(model.parameters()).dtype == torch.bfloat16
+
+
+def test_utterances_that_could_not_be_read_are_skipped_and_not_silent(batch):
+    log = TrainingLog(8, 1, SAMPLE_RATE)
     stand_in = SpeechBatch(torch.zeros(1, SAMPLE_RATE), torch.tensor([SAMPLE_RATE]), [], 3)
     log.count(stand_in)
     metrics = log.collect()
@@ -191,10 +200,10 @@ def test_nothing_waits_for_the_device_in_a_step(batch, label_gradient):
     batch = batch._replace(num_samples=batch.signal_length.tolist())
     with Waits() as waits:
         model.losses(batch, Weights(W1, W2), generator(), observe_labels=False, over_ranks=True).loss.backward()
-    assert set(waits.found) == {"draw_seed", "masked_frames"}  # which have tensors of the host
+    assert set(waits.found) == {"draw_seed", "masked_positions"}  # which have tensors of the host
     with Waits() as waits:  # and the instrument sees what it should
-        model.labels(batch.signal, batch.signal_length)
-    assert "labels" in waits.found
+        model.extract_labels(batch.signal, batch.signal_length)
+    assert "extract_labels" in waits.found
 
 
 def test_nothing_waits_for_the_device_between_looks(batch):
@@ -203,13 +212,13 @@ def test_nothing_waits_for_the_device_between_looks(batch):
     check = FiniteCheck()
     with Waits() as waits:
         check.remember(3, batch, losses.loss)
-        model.training_log.health.update(**losses.health)
-        model.training_log.count(batch)
+        model.monitor.training_log.health.update(**losses.health)
+        model.monitor.training_log.count(batch)
         parts = split_loss(model.bilevel_loss, losses.terms)
-        model.training_log.gradients = gradient_products(parts, model.encoder.parameters())
+        model.monitor.training_log.gradients = gradient_products(parts, model.encoder.parameters())
     assert waits.found == []
     with Waits() as waits:  # and the instrument sees what it should
-        model.training_log.collect()
+        model.monitor.training_log.collect()
     assert waits.found
 
 
@@ -263,8 +272,10 @@ def test_validation_compares_labels_with_those_of_the_last(tmp_path):
     agreement = float(trainer.callback_metrics["val_enhanced_previous_agreement"])
     assert 0 < agreement < 1
     with evaluating(model):
-        model._churn["val"].look(model.probe.label(model), model.device)
-        assert model._churn["val"].look(model.probe.label(model), model.device) == 0.0  # the same model, the same labels
+        model.monitor.churn["val"].look(model.monitor.probe.label(model), model.device)
+        assert (
+            model.monitor.churn["val"].look(model.monitor.probe.label(model), model.device) == 0.0
+        )  # the same model, the same labels
 
 
 def test_a_resumed_run_measures_churn_before_its_first_validation(tmp_path):
@@ -275,8 +286,8 @@ def test_a_resumed_run_measures_churn_before_its_first_validation(tmp_path):
     trainer.save_checkpoint(tmp_path / "kept.ckpt")
     trainer = train(resumed, tmp_path, steps=4, ckpt_path=tmp_path / "kept.ckpt", **options)
     assert 0 < float(trainer.callback_metrics["train_enhanced_churn"]) < 1
-    assert len(resumed.probe.signals) == len(model.probe.signals) > 0
-    assert all(map(torch.equal, resumed.probe.signals, model.probe.signals))
+    assert len(resumed.monitor.probe.signals) == len(model.monitor.probe.signals) > 0
+    assert all(map(torch.equal, resumed.monitor.probe.signals, model.monitor.probe.signals))
 
 
 def test_peak_memory_is_that_of_the_process():
@@ -292,12 +303,12 @@ def test_peak_memory_is_that_of_the_process():
 def test_codes_ever_used_come_back_with_a_checkpoint(tmp_path):
     model = make_model()
     trainer = train(model, tmp_path, steps=2, log_every_n_steps=1)
-    used = model.training_log.health.anchor_used
+    used = model.monitor.training_log.health.anchor_used
     assert used.any()
     trainer.save_checkpoint(tmp_path / "kept.ckpt")
     other = make_model()
-    other.on_load_checkpoint(torch.load(tmp_path / "kept.ckpt", weights_only=False))
-    assert torch.equal(other.training_log.health.anchor_used, used)
+    train(other, tmp_path / "other", steps=2, ckpt_path=tmp_path / "kept.ckpt")
+    assert torch.equal(other.monitor.training_log.health.anchor_used, used)
 
 
 def test_a_loss_that_is_not_finite_is_found_later_with_its_batch():

@@ -15,11 +15,11 @@ from tests.conftest import generator
 pytestmark = pytest.mark.unit
 
 
-def make_labeler(dim=16, codes=32, kind="per_feature", statistics="batch", **changes) -> EnhancedLabeler:
+def make_labeler(dim=16, codes=32, kind="per_feature", **changes) -> EnhancedLabeler:
     g = generator(3)
     quantizer = RandomProjectionQuantizer(draw_projection(dim, 1, 8, g), draw_codebook(1, codes, 8, g))
     options = {"logit_scale": 20.0, "temperature": 0.5, "hard": False, "label_gradient": 1.0} | changes
-    return EnhancedLabeler(quantizer, LayerNormalization(dim, kind, statistics, 0.9), **options)
+    return EnhancedLabeler(quantizer, LayerNormalization(dim, kind, 0.9), **options)
 
 
 def make_hidden(frames=40, dim=16, seed=0):
@@ -91,7 +91,7 @@ def test_label_gradient_scales_the_gradient_only(share):
 
 def test_per_feature_normalization_against_float64():
     hidden, valid = make_hidden()
-    result = LayerNormalization(16, "per_feature", "batch", 0.9).train()(hidden, valid, positions(valid))
+    result = LayerNormalization(16, "per_feature", 0.9).train()(hidden, valid, positions(valid))
     frames = hidden[valid].double()
     expected = (frames - frames.mean(0)) / (frames.var(0, correction=0) + 1e-5).sqrt()
     torch.testing.assert_close(result.double(), expected, rtol=1e-4, atol=1e-4)
@@ -99,7 +99,7 @@ def test_per_feature_normalization_against_float64():
 
 def test_whitening_against_float64():
     hidden, valid = make_hidden(frames=400)
-    result = LayerNormalization(16, "whiten", "batch", 0.9).train()(hidden, valid, positions(valid)).double()
+    result = LayerNormalization(16, "whiten", 0.9).train()(hidden, valid, positions(valid)).double()
     frames = hidden[valid].double()
     covariance = torch.cov(frames.T, correction=0)
     ridge = 1e-3 * covariance.diagonal().mean() + 1e-5
@@ -111,7 +111,7 @@ def test_whitening_against_float64():
 
 
 def test_inference_uses_running_statistics_and_no_neighbour():
-    norm = LayerNormalization(16, "per_feature", "batch", 0.5).train()
+    norm = LayerNormalization(16, "per_feature", 0.5).train()
     means, variances = [], []
     for seed in range(3):
         hidden, valid = make_hidden(seed=seed)
@@ -129,7 +129,7 @@ def test_inference_uses_running_statistics_and_no_neighbour():
 
 
 def test_running_statistics_are_an_exponential_average():
-    norm = LayerNormalization(4, "per_feature", "running", 0.5).train()
+    norm = LayerNormalization(4, "per_feature", 0.5).train()
     everything = torch.ones(1, 10, dtype=torch.bool)
     for value in (0.0, 1.0, 5.0):
         norm(torch.full((1, 10, 4), value), everything, positions(everything))
@@ -139,13 +139,13 @@ def test_running_statistics_are_an_exponential_average():
 def test_whitening_survives_fewer_frames_than_features():
     hidden = torch.randn(1, 5, 16, generator=generator(1))
     everything = torch.ones(1, 5, dtype=torch.bool)
-    result = LayerNormalization(16, "whiten", "batch", 0.9).train()(hidden, everything, positions(everything))
+    result = LayerNormalization(16, "whiten", 0.9).train()(hidden, everything, positions(everything))
     assert torch.isfinite(result).all()
 
 
 def test_statistics_carry_no_gradient():
     hidden, valid = make_hidden()
-    norm = LayerNormalization(16, "per_feature", "batch", 0.9).train()
+    norm = LayerNormalization(16, "per_feature", 0.9).train()
     leaf = hidden.clone().requires_grad_()
     norm(leaf, valid, torch.tensor([3])).sum().backward()
     assert int((leaf.grad.abs().sum(-1) > 0).sum()) == 1  # only the frame itself

@@ -57,7 +57,7 @@ def test_fill_is_fresh_noise_of_the_right_size():
     masking = SpanMasking(0.05, 10, 0.1, 0.8)
     features = torch.full((2, 30, 400), 7.0)
     mask = masking.draw(torch.full((2,), 400), 400, generator(1))
-    filled = masking.fill(features, mask, generator(2))
+    filled = masking.fill(features, mask, 2)
     inside = filled.transpose(1, 2)[mask]
     assert torch.equal(filled.transpose(1, 2)[~mask], features.transpose(1, 2)[~mask])
     assert float(inside.std()) == pytest.approx(0.1, rel=0.05)

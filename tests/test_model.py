@@ -82,9 +82,9 @@ def test_labels_in_inference_ignore_padding_and_neighbours(batch):
     model = make_model().train()
     losses(model, batch)
     model.eval()
-    together = model.labels(padded(batch, 1.0).signal, batch.signal_length)
+    together = model.extract_labels(padded(batch, 1.0).signal, batch.signal_length)
     for i, length in enumerate(batch.signal_length):
-        alone = model.labels(batch.signal[i : i + 1, :length], length[None])
+        alone = model.extract_labels(batch.signal[i : i + 1, :length], length[None])
         n = int(alone.lengths[0])
         assert torch.equal(together.anchor[i, :n], alone.anchor[0, :n])
         assert torch.equal(together.enhanced[i, :n], alone.enhanced[0, :n])
@@ -96,8 +96,8 @@ def test_permuted_utterances_have_permuted_labels(batch):
     losses(model, batch)
     model.eval()
     order = torch.tensor([2, 0, 1])
-    plain = model.labels(batch.signal, batch.signal_length)
-    permuted = model.labels(batch.signal[order], batch.signal_length[order])
+    plain = model.extract_labels(batch.signal, batch.signal_length)
+    permuted = model.extract_labels(batch.signal[order], batch.signal_length[order])
     assert torch.equal(permuted.anchor, plain.anchor[order])
     assert torch.equal(permuted.enhanced, plain.enhanced[order])
 
@@ -127,7 +127,7 @@ def test_batch_without_a_readable_utterance_teaches_nothing():
 
 
 def test_looking_at_labels_leaves_their_statistics(batch):
-    model = make_model(birq__labels__statistics="running").train()
+    model = make_model().train()
     normalization = model.enhanced_labeler.normalization
     seen = model.losses(batch, Weights(0.0, 1.0), generator(), observe_labels=True, over_ranks=True)
     assert seen.health["found"].picked is not None and normalization.num_updates == 0

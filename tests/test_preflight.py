@@ -48,7 +48,7 @@ def test_check_counts_the_labels_of_training_and_leaves_the_model(tmp_path):
     result = preflight.measure(model, BATCHES, minutes=0.25)
     assert result.minutes == pytest.approx(0.3)  # the third batch of 6 s ends it
     assert all(torch.equal(before[name], tensor) for name, tensor in [*model.named_parameters(), *model.named_buffers()])
-    anchors = torch.cat([model.labels(b.signal, b.signal_length).anchor.flatten() for b in BATCHES[:3]])
+    anchors = torch.cat([model.extract_labels(b.signal, b.signal_length).anchor.flatten() for b in BATCHES[:3]])
     shares = torch.bincount(anchors[anchors >= 0], minlength=24).double()
     assert result.frames == int(shares.sum())
     shares /= shares.sum()

@@ -399,7 +399,7 @@ def test_collected_frames_are_those_of_each_utterance_alone(small, tmp_path):
     begin = 0
     for name, count in frames.counts.items():
         (alone,) = list(make_loader({name: utterances.lines[name]}, tmp_path, SAMPLE_RATE))
-        labels = model.labels(alone.signal, alone.signal_length)
+        labels = model.extract_labels(alone.signal, alone.signal_length)
         features, lengths = model.preprocessor(input_signal=alone.signal, length=alone.signal_length)
         assert count == int(labels.lengths[0]) == pytest.approx(utterances.lines[name]["duration"] / 0.04, abs=1)
         part = slice(begin, begin + count)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nemo.collections.asr.modules.ssl_modules import RandomProjectionVectorQuantizer
 
-from nemo_birq.labels.anchor import AnchorLabeler, stack_frames
+from nemo_birq.labels.anchor import RandomProjectionLabeler, stack_frames
 from nemo_birq.labels.quantizer import RandomProjectionQuantizer, checksum, draw_codebook, draw_projection
 from tests.conftest import generator, make_model
 
@@ -47,7 +47,9 @@ def test_anchor_labels_are_the_nearest_codes(lengths, subsampling, padding, book
     quantizer = make_quantizer(in_dim=5 * subsampling, books=books, seed=seed)
     counts = [-(-length // subsampling) for length in lengths]  # ceil
     frames = torch.arange(-(-features.shape[2] // subsampling)) < torch.tensor(counts).unsqueeze(1)
-    labels = AnchorLabeler(quantizer, subsampling)(features, frames.flatten().nonzero()[:, 0], frames.shape[1])
+    labels = RandomProjectionLabeler(quantizer, subsampling)(
+        features, torch.tensor(lengths), frames.flatten().nonzero()[:, 0], frames.shape[1]
+    )
     row = 0
     for utterance, count in zip(features, counts, strict=True):
         for t in range(count):
@@ -72,7 +74,7 @@ def test_labels_equal_nemo_quantizer(books):
     stock.codebooks.data = ours.codebook.double()
     features = torch.randn(3, 20, 64, generator=generator(1))
     _, expected = stock(input_signal=features)
-    labels = AnchorLabeler(ours, 4)(features, torch.arange(3 * 16), 16).view(3, 16, books)
+    labels = RandomProjectionLabeler(ours, 4)(features, torch.full((3,), 64), torch.arange(3 * 16), 16).view(3, 16, books)
     assert torch.equal(labels, expected)
 
 
@@ -86,11 +88,12 @@ def test_bf16_autocast_changes_no_label():
     model = make_model()
     features = torch.randn(2, 20, 400, generator=generator(2))
     frames = torch.arange(2 * 100)
-    plain = model.anchor_labeler(features, frames, 100)
+    lengths = torch.full((2,), 400)
+    plain = model.anchor_labeler(features, lengths, frames, 100)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         scores = model.anchor_labeler.quantizer.scores(stack_frames(features, 4).flatten(0, 1))
         assert scores.dtype == torch.float32
-        assert torch.equal(model.anchor_labeler(features, frames, 100), plain)
+        assert torch.equal(model.anchor_labeler(features, lengths, frames, 100), plain)
 
 
 def test_half_precision_model_keeps_exact_codes_and_statistics():

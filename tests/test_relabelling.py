@@ -27,7 +27,7 @@ from nemo_birq.extraction.clustering import check_size, cluster, draw_rows
 from nemo_birq.extraction.data import open_data
 from nemo_birq.extraction.features import compute_features
 from nemo_birq.extraction.labels import compute_labels
-from nemo_birq.labels.teacher import Teacher, nearest_centroids, read_teacher_file
+from nemo_birq.labels.teacher import TeacherLabeler, nearest_centroids, read_teacher_file
 from nemo_birq.loading import LoadedEncoder, load_encoder
 from nemo_birq.losses.bilevel import Weights
 from nemo_birq.modules.frame_times import anchor_times, encoder_times
@@ -143,7 +143,7 @@ def test_every_way_to_label_gives_the_teachers_labels(opened, teacher, clusterin
     model = second_stage(teacher).eval()
     batch = SpeechDataset(data.indexes, SAMPLE_RATE)[[2]]
     expected, clear = offline(opened, batch, clustering.file.centroids)
-    found = model.labels(batch.signal, batch.signal_length)
+    found = model.extract_labels(batch.signal, batch.signal_length)
     assert np.array_equal(found.anchor[0, : found.lengths[0], 0].numpy()[clear], expected[clear])
     (extracted,) = compute_labels(model, batch, "anchor")
     assert np.array_equal(extracted[clear, 0], expected[clear])
@@ -202,7 +202,7 @@ def test_a_new_student_trains_and_resumes_on_the_labels(teacher, tmp_path):
     assert train(resumed, tmp_path / "resumed", 5, ckpt_path=tmp_path / "half.ckpt").global_step == 5
     name = "encoder.layers.0.norm_out.weight"
     assert not torch.equal(resumed.state_dict()[name], saved[name])
-    labels = [model.eval().labels(*make_batch()[:2]).anchor for model in (half, resumed)]
+    labels = [model.eval().extract_labels(*make_batch()[:2]).anchor for model in (half, resumed)]
     assert torch.equal(*labels)  # whatever the student has learned
 
 
@@ -215,7 +215,7 @@ def relabelled(teacher, tmp_path_factory):
     folder = tmp_path_factory.mktemp("relabelled")
     shutil.copy(teacher, folder / "gone.pt")
     model = second_stage(folder / "gone.pt").eval()
-    labels = model.labels(*make_batch()[:2]).anchor
+    labels = model.extract_labels(*make_batch()[:2]).anchor
     model.save_to(str(folder / "model.nemo"))
     assert model.cfg.birq.relabelling.teacher == str(folder / "gone.pt")  # as before
     (folder / "gone.pt").unlink()
@@ -226,11 +226,11 @@ def test_nemo_file_carries_its_teacher(relabelled, tmp_path):
     path, labels = relabelled
     shutil.copy(path, tmp_path / "first.nemo")
     model = BiRQModel.restore_from(str(tmp_path / "first.nemo")).eval()
-    assert torch.equal(model.labels(*make_batch()[:2]).anchor, labels)
+    assert torch.equal(model.extract_labels(*make_batch()[:2]).anchor, labels)
     (tmp_path / "first.nemo").unlink()
     model.save_to(str(tmp_path / "second.nemo"))
     again = BiRQModel.restore_from(str(tmp_path / "second.nemo")).eval()
-    assert torch.equal(again.labels(*make_batch()[:2]).anchor, labels)
+    assert torch.equal(again.extract_labels(*make_batch()[:2]).anchor, labels)
     config = read_config(tmp_path / "second.nemo")
     assert config.birq.relabelling.teacher.startswith("nemo:") and "gone" not in str(config)
 
@@ -360,7 +360,7 @@ def test_cluster_labels_as_a_user(first_stage, manifest, clustering, tmp_path, m
     assert f"{CLUSTERS} clusters of layer 2" in printed and f"{COUNT} utterances" in printed and "perplexity" in printed
     assert f"model.birq.relabelling.teacher={out} model.birq.quantizer.num_codes={CLUSTERS}" in printed
     assert read_teacher_file(out).checksum == clustering.file.checksum  # the same seed, the same teacher
-    assert Teacher(read_teacher_file(out)).num_clusters == CLUSTERS
+    assert TeacherLabeler(read_teacher_file(out)).num_clusters == CLUSTERS
     with pytest.raises(SystemExit, match="exists already"):
         script()
     with pytest.raises(SystemExit, match="has the layers 1 to 3"):

@@ -122,7 +122,7 @@ def test_training_ends_with_a_nemo_file(trained):
     state = model.state_dict()
     assert all(torch.equal(state[name], value) for name, value in last["state_dict"].items())
     batch = make_batch()
-    assert model.labels(batch.signal, batch.signal_length).anchor.max() < 64
+    assert model.extract_labels(batch.signal, batch.signal_length).anchor.max() < 64
 
 
 def test_training_ends_with_a_model_card(trained, tmp_path):

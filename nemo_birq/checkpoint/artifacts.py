@@ -1,203 +1,171 @@
-"""Artifacts of a BiRQ model in ``.nemo`` files and checkpoints: label tensors, teacher and model card."""
+"""Artifacts of a BiRQ model: the files that a ``.nemo`` carries beside configuration and weights.
+
+Label tensors, the teacher of offline relabelling, and the model card. NeMo packs what is registered with the model while
+``save_to`` runs. Ours are registered for that time alone, since they follow from the model as it is then.
+"""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import ModelCard
 from nemo.core import ModelPT
 from nemo.utils import logging
-from omegaconf import OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 
 from nemo_birq.checkpoint.model_card import build_card
 from nemo_birq.checkpoint.training_record import record_training
+from nemo_birq.config import BiRQConfig
 from nemo_birq.labels import tensors as label_tensors
-from nemo_birq.labels.anchor import AnchorLabeler
-from nemo_birq.labels.quantizer import RandomProjectionQuantizer
-from nemo_birq.labels.teacher import KEY, Teacher, TeacherLabeler
+from nemo_birq.labels.teacher import KEY as TEACHER
 
-ARTIFACT = "card.file"
-NAME = "birq_teacher.pt"  # inside a .nemo
-
-
-class LabelFiles:
-    """Saving and restoring of projections, codebook and running statistics; a part of ``BiRQModel``."""
-
-    def _label_tensors(self) -> dict[str, Tensor]:
-        """Projections and codebook from the ``.nemo`` being restored, else from their seed; checked either way."""
-        source, tensors = "the generator of this PyTorch version", None
-        if self.birq.quantizer.tensors:
-            try:
-                source = self.register_artifact("birq.quantizer.tensors", self.birq.quantizer.tensors)
-                tensors = torch.load(source, weights_only=True)
-            except FileNotFoundError:
-                logging.warning(
-                    "This .nemo was saved again by a class that does not know BiRQ's label tensors: projections and "
-                    "codebook are drawn again from their seed, the running statistics of layer k are lost and begin anew."
-                    " So does a tracked codebook: its enhanced labels are others."
-                )
-        if tensors is None:
-            encoder = self.cfg.encoder
-            tensors = label_tensors.draw(
-                self.birq.quantizer, self.birq.labels, encoder.subsampling_factor * encoder.feat_in, encoder.d_model
-            )
-        label_tensors.verify(tensors, self.birq.quantizer.checksum, source)
-        self._record("checksum", label_tensors.fixed_checksum(tensors))
-        self._forget_artifact()
-        return tensors
-
-    def _record(self, key: str, value: str | None) -> None:
-        with open_dict(self._cfg):
-            OmegaConf.update(self._cfg, f"birq.quantizer.{key}", value)
-        self.cfg = self._cfg  # updates the hyper-parameters that checkpoints carry
-
-    def _forget_artifact(self) -> None:
-        self._record("tensors", None)
-        if self.has_artifacts():
-            self.artifacts.pop("birq.quantizer.tensors", None)
-
-    def save_to(self, save_path: str) -> None:
-        """Writes a ``.nemo`` that any NeMo opens, with the tensors that define the labels inside."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "birq_label_tensors.pt"
-            torch.save(label_tensors.collect(self.anchor_labeler, self.enhanced_labeler), path)
-            self.register_artifact("birq.quantizer.tensors", str(path))
-            try:
-                super().save_to(save_path)
-            finally:
-                self._forget_artifact()
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["birq_label_tensors"] = label_tensors.collect(self.anchor_labeler, self.enhanced_labeler)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        tensors = checkpoint["birq_label_tensors"]
-        trained = checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]["cfg"].birq.quantizer
-        label_tensors.verify(tensors, trained.checksum, "the checkpoint")
-        if trained.seed != self.birq.quantizer.seed:
-            raise ValueError(
-                f"the checkpoint was trained with birq.quantizer.seed={trained.seed}, this run has "
-                f"{self.birq.quantizer.seed}: its labels would change. Resume with the old seed, or start a new experiment "
-                "(another exp_manager.name or exp_dir)."
-            )
-        # The checkpoint's tensors count, should this version of PyTorch draw others from the seed.
-        label_tensors.restore(tensors, self.anchor_labeler, self.enhanced_labeler)
-        self._record("checksum", trained.checksum)
+CARD = "card.file"
+TENSORS = "birq.quantizer.tensors"
+CHECKSUM = "birq.quantizer.checksum"
 
 
-class Relabelling:
-    """A frozen teacher in a model's files; a part of ``BiRQModel``."""
+class Artifact(NamedTuple):
+    """A file inside a ``.nemo``."""
 
-    teacher: Teacher | None
-
-    def make_anchor_labeler(self, quantizer: RandomProjectionQuantizer) -> AnchorLabeler:
-        """The nearest codes of the input, or the teacher's labels where there is one."""
-        subsampling = self.cfg.encoder.subsampling_factor
-        if self.teacher is None:
-            return AnchorLabeler(quantizer, subsampling)
-        return TeacherLabeler(quantizer, subsampling, self.teacher)
-
-    def save_to(self, save_path: str) -> None:
-        """Writes a ``.nemo`` with the teacher inside, and without the path that it came from."""
-        if self.teacher is None:
-            super().save_to(save_path)
-            return
-        named = self.cfg.birq.relabelling.teacher
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / NAME
-            self.teacher.file.save(path)
-            self._name_teacher(self.teacher.file.made_from)
-            self.register_artifact(KEY, str(path))
-            try:
-                super().save_to(save_path)
-            finally:
-                self.artifacts.pop(KEY)
-                self._name_teacher(named)
-
-    def _name_teacher(self, name: str) -> None:
-        with open_dict(self._cfg):
-            OmegaConf.update(self._cfg, KEY, name)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """
-        Raises:
-            ValueError: the checkpoint was trained with another teacher, or without one.
-        """
-        super().on_load_checkpoint(checkpoint)
-        trained = OmegaConf.select(checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]["cfg"], "birq.relabelling.checksum")
-        own = self.birq.relabelling.checksum
-        if trained != own:
-            raise ValueError(
-                f"the checkpoint was trained with {_described(trained)}, this run has {_described(own)}: its labels "
-                f"would change. Resume with the model.{KEY} of then, or start a new experiment (another exp_manager.name or "
-                "exp_dir)."
-            )
-
-
-def _described(checksum: str | None) -> str:
-    return "no teacher" if checksum is None else f"the teacher with the checksum {checksum}"
+    key: str
+    """Key of the model's configuration that names the file in a ``.nemo``."""
+    name: str
+    write: Callable[[Path], Any]
 
 
 @contextmanager
-def packed_card(model: ModelPT, card: ModelCard) -> Iterator[None]:
-    """Within it, NeMo packs the card into every ``.nemo`` that the model is saved to."""
+def packed(model: ModelPT, *artifacts: Artifact) -> Iterator[None]:
+    """Lets NeMo pack files into every ``.nemo`` that the model is saved to within the block.
+
+    The configuration of the model is afterwards what it was.
+    """
+    before = {artifact.key: OmegaConf.select(model.cfg, artifact.key) for artifact in artifacts}
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "README.md"
-        card.save(path)
-        with open_dict(model._cfg):
-            OmegaConf.update(model._cfg, ARTIFACT, None)
-        model.register_artifact(ARTIFACT, str(path))
         try:
+            for artifact in artifacts:
+                path = Path(folder, artifact.name)
+                artifact.write(path)
+                set_key(model, artifact.key, None)
+                model.register_artifact(artifact.key, str(path))
             yield
         finally:
-            model.artifacts.pop(ARTIFACT)
+            for key, value in before.items():
+                model.artifacts.pop(key, None)
+                set_key(model, key, value)
+
+
+@contextmanager
+def packed_model(model: ModelPT, name: str) -> Iterator[None]:
+    """Lets NeMo pack all artifacts of a ``BiRQModel``, and a record of its training while a trainer is at hand.
+
+    Args:
+        model: with labelers, ``teacher`` and ``monitor``.
+        name: of the model, for its card.
+    """
+    artifacts = [Artifact(TENSORS, "birq_label_tensors.pt", lambda path: torch.save(labels_of(model), path))]
+    named = OmegaConf.select(model.cfg, TEACHER)
+    if model.teacher is not None:
+        artifacts.append(Artifact(TEACHER, "birq_teacher.pt", model.teacher.file.save))
+        set_key(model, TEACHER, model.teacher.file.made_from)  # the record and the card hold no path
+    try:
+        if model._trainer is not None and model._trainer.global_step > 0:
             with open_dict(model._cfg):
-                OmegaConf.update(model._cfg, ARTIFACT, None)
+                model._cfg.pretraining = record_training(model, model._trainer, model.monitor.alarms)
+        card = build_card(model, name)
+    finally:
+        set_key(model, TEACHER, named)
+    with packed(model, *artifacts, card_artifact(card)):
+        yield
 
 
-class CardFile:
-    """Saving with a card; a part of ``BiRQModel``."""
+def card_artifact(card: ModelCard) -> Artifact:
+    """Returns the artifact of a model card."""
+    return Artifact(CARD, "README.md", card.save)
 
-    _saved: Path | None = None
-    """The last ``.nemo`` that was written in this training."""
 
-    def save_to(self, save_path: str) -> None:
-        """Writes a ``.nemo`` with its card inside; while a trainer is at hand, with a record of the training."""
-        if self._trainer is not None and self._trainer.global_step > 0:
-            with open_dict(self._cfg):
-                self._cfg.pretraining = record_training(self, self._trainer, self.alarms)
-        with packed_card(self, build_card(self, Path(save_path).stem)):
-            super().save_to(save_path)
-        self._saved = Path(save_path)
+def labels_of(model: ModelPT) -> dict[str, Tensor]:
+    """Returns the tensors that define the labels of a ``BiRQModel``, on the CPU."""
+    return label_tensors.collect(model.anchor_labeler, model.enhanced_labeler)
 
-    def on_train_start(self) -> None:
-        super().on_train_start()
-        self._saved = None  # a README.md beside a file that was written before is none of this training's business
 
-    def on_train_end(self) -> None:
-        """Writes README.md beside the ``.nemo`` that NeMo's checkpoint callback has just written."""
-        super().on_train_end()
-        if self._saved is not None and self.trainer.is_global_zero:
-            readme = _free(self._saved.parent / "README.md")
-            build_card(self, self._saved.stem).save(readme)
-            logging.info(f"{self._saved} has a model card, {readme}")
+def load_or_draw_tensors(model: ModelPT, cfg: DictConfig, birq: BiRQConfig) -> dict[str, Tensor]:
+    """Returns the label tensors of the ``.nemo`` that is being restored, else draws them from their seed.
 
-    def generate_model_card(self, type: str = "hf", template: str | None = None, template_kwargs: dict | None = None):
-        """What ``push_to_hf_hub`` writes as README.md; a ``template`` of one's own goes through NeMo's method."""
-        if template is not None or type != "hf":
-            return super().generate_model_card(type, template, template_kwargs)
-        repo_id = (template_kwargs or {}).get("repo_id")
-        return build_card(self, repo_id.split("/")[-1] if repo_id else "model", repo_id)
+    Raises:
+        ValueError: their checksum is not that of the configuration.
+    """
+    source, tensors = "the generator of this PyTorch version", None
+    if birq.quantizer.tensors:
+        try:
+            source = model.register_artifact(TENSORS, birq.quantizer.tensors)
+            tensors = torch.load(source, weights_only=True)
+        except FileNotFoundError:
+            logging.warning(
+                "This .nemo was saved again by a class that does not know BiRQ's label tensors. Projections and codebook "
+                "are drawn again from their seed. The running statistics of layer k are lost, and so is a tracked codebook, "
+                "so that the enhanced labels change."
+            )
+        model.artifacts.pop(TENSORS, None)
+        set_key(model, TENSORS, None)
+    if tensors is None:
+        encoder = cfg.encoder
+        width = encoder.subsampling_factor * encoder.feat_in
+        tensors = label_tensors.draw(birq.quantizer, birq.labels, width, encoder.d_model)
+        if birq.relabelling.teacher is not None:
+            del tensors["anchor_projection"]
+    label_tensors.verify(tensors, birq.quantizer.checksum, source)
+    return tensors
+
+
+def check_same_labels(model: ModelPT, checkpoint: dict[str, Any]) -> None:
+    """Refuses a Lightning checkpoint whose labels are not those of the model.
+
+    Raises:
+        ValueError: the checkpoint was trained with another seed or another teacher, or its label tensors are damaged.
+    """
+    trained, own = checkpoint[model.CHECKPOINT_HYPER_PARAMS_KEY]["cfg"].birq, model.birq
+    label_tensors.verify(checkpoint["birq_label_tensors"], trained.quantizer.checksum, "the checkpoint")
+    remedy = "or start a new experiment (another exp_manager.name or exp_dir)."
+    if trained.quantizer.seed != own.quantizer.seed:
+        raise ValueError(
+            f"the checkpoint was trained with birq.quantizer.seed={trained.quantizer.seed}, this run has "
+            f"{own.quantizer.seed}: its labels would change. Resume with the old seed, {remedy}"
+        )
+    teachers = [OmegaConf.select(trained, "relabelling.checksum"), own.relabelling.checksum]
+    if teachers[0] != teachers[1]:
+        then, now = ("no teacher" if one is None else f"the teacher with the checksum {one}" for one in teachers)
+        raise ValueError(
+            f"the checkpoint was trained with {then}, this run has {now}: its labels would change. Resume with the "
+            f"model.{TEACHER} of then, {remedy}"
+        )
+
+
+def restore_labels(model: ModelPT, tensors: dict[str, Tensor]) -> None:
+    """Copies label tensors into the labelers of a model, and their checksum into its configuration."""
+    label_tensors.restore(tensors, model.anchor_labeler, model.enhanced_labeler)
+    set_key(model, CHECKSUM, label_tensors.fixed_checksum(labels_of(model)))
+    model.cfg = model._cfg  # updates the hyper-parameters that checkpoints carry
+
+
+def set_key(model: ModelPT, key: str, value: Any) -> None:
+    """Sets a key of a model's configuration."""
+    with open_dict(model._cfg):
+        OmegaConf.update(model._cfg, key, value)
+
+
+def write_card_beside(model: ModelPT, nemo: Path) -> None:
+    """Writes README.md beside a ``.nemo``. A README.md that lies there, and may have been edited, is moved away."""
+    readme = _free(nemo.parent / "README.md")
+    build_card(model, nemo.stem).save(readme)
+    logging.info(f"{nemo} has a model card, {readme}")
 
 
 def _free(path: Path) -> Path:
-    """The path; what lies there, and may have been edited, is moved to ``<stem>-v<number>``, as NeMo does with models."""
+    """Returns the path; a file that lies there is moved to ``<stem>-v<number>``, as NeMo does with models."""
     number = 1
     while path.exists() and (old := path.with_stem(f"{path.stem}-v{number}")).exists():
         number += 1

@@ -44,8 +44,22 @@ def with_schedule_length(optim: DictConfig, trainer: Trainer, loader: Sized | No
     return optim
 
 
-def save_position(checkpoint: dict[str, Any], trainer: Trainer, loader: DataLoader | None) -> None:
-    """Adds the position in the data to a checkpoint, and brings Lightning's own count of batches in step with it."""
+def save_position(
+    checkpoint: dict[str, Any], trainer: Trainer, loader: DataLoader | None, between_batches: bool = False
+) -> None:
+    """Adds the position in the data to a checkpoint, and brings Lightning's own count of batches in step with it.
+
+    Args:
+        checkpoint: of Lightning, before it is written.
+        trainer: that trains.
+        loader: of the training data.
+        between_batches: the checkpoint lies between two batches of one optimizer step.
+    """
+    if between_batches:
+        logging.warning(
+            "This checkpoint lies between two batches of one optimizer step, and lacks the gradient of the first: "
+            "to resume exactly, let trainer.val_check_interval be a multiple of trainer.accumulate_grad_batches"
+        )
     fit_loop = checkpoint["loops"]["fit_loop"]
     fit_loop["state_dict"].pop("combined_loader", None)  # Lightning's copy: there is one way to restore, this one
     if isinstance(loader, SpeechLoader):

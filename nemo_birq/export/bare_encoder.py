@@ -13,7 +13,7 @@ import torch
 from nemo.collections.asr.models import SpeechEncDecSelfSupervisedModel
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_birq.checkpoint.artifacts import packed_card
+from nemo_birq.checkpoint.artifacts import card_artifact, packed
 from nemo_birq.checkpoint.model_card import build_card
 from nemo_birq.checkpoint.nemo_archive import CONFIG, WEIGHTS, read_config, read_weights
 from nemo_birq.checkpoint.stock_config import STOCK_TARGET
@@ -86,7 +86,7 @@ def write_nemo(model: SpeechEncDecSelfSupervisedModel, out: Path) -> None:
     """Writes a bare model as ``.nemo`` with its card inside, and the card as README.md beside it."""
     card = build_card(model, out.stem)
     with complete_files(out.parent) as folder:
-        with packed_card(model, card):
+        with packed(model, card_artifact(card)):
             model.save_to(str(folder / out.name))
         card.save(folder / README)
 

@@ -15,7 +15,7 @@ from nemo_birq.extraction.data import SpeechData, batches_by_length, make_loader
 from nemo_birq.extraction.features import compute_features, layer_name
 from nemo_birq.labels.kmeans import fit_kmeans
 from nemo_birq.labels.statistics import CodeUse
-from nemo_birq.labels.teacher import Teacher, TeacherFile
+from nemo_birq.labels.teacher import TeacherFile, TeacherLabeler
 from nemo_birq.loading import LoadedEncoder
 from nemo_birq.modules.frame_times import encoder_times
 from nemo_birq.utils.memory import check_room
@@ -116,7 +116,7 @@ def make_teacher_file(opened: LoadedEncoder, layer: int, centroids: np.ndarray, 
     }
     preprocessor = OmegaConf.to_container(cfg.preprocessor, resolve=True)
     file = TeacherFile(layer, torch.from_numpy(centroids).float(), preprocessor, settings, weights, seed, made_from)
-    Teacher(file)  # its weights fit its configuration, or it is not written
+    TeacherLabeler(file)  # its weights fit its configuration, or it is not written
     return file
 
 

@@ -47,7 +47,7 @@ def compute_labels(model: BiRQModel, batch: SpeechBatch, kind: str) -> list[np.n
     else:
         encoded_len = encoder_lengths(model.encoder, features, lengths)
         valid = valid_frames(encoded_len, int(encoded_len.max()))
-        labels = model.anchor_labeler(features, positions(valid), valid.shape[1], lengths)
+        labels = model.anchor_labeler(features, lengths, positions(valid), valid.shape[1])
     return [one.numpy() for one in labels.cpu().split(encoded_len.tolist())]
 
 

@@ -1,12 +1,38 @@
-"""Anchor labels: the nearest codes of the raw input (BEST-RQ, arXiv 2202.01855); they never depend on the model.
+"""Anchor labels: labels of the unmasked input that never depend on the model that is trained.
 
 Shapes: B utterances, F mel bins, T feature frames, S subsampling factor, T' = ceil(T / S), N selected frames, H codebooks.
 """
+
+from typing import Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nemo_birq.labels.quantizer import RandomProjectionQuantizer
+from nemo_birq.modules.masking import valid_frames
+
+
+class AnchorLabeler(Protocol):
+    """Labels the unmasked input: ``RandomProjectionLabeler``, or ``teacher.TeacherLabeler`` in offline relabelling."""
+
+    first_frame: float
+    """Middle of the first label's frame, in feature frames."""
+
+    def __call__(self, features: Tensor, lengths: Tensor, frames: Tensor, num_frames: int) -> Tensor:
+        """Computes the labels of selected encoder frames.
+
+        Args:
+            features: (B, F, T) normalized log-mel features of the unmasked input.
+            lengths: (B,) int64, in feature frames.
+            frames: (N,) int64, positions of the encoder frames to label in the flattened (B, T').
+            num_frames: T' of the encoder.
+
+        Returns:
+            (N, H) int64 in [0, V).
+        """
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns the tensors that define the labels and are saved beside the model, by their names in the file."""
 
 
 def stack_frames(features: Tensor, subsampling: int) -> Tensor:
@@ -15,26 +41,29 @@ def stack_frames(features: Tensor, subsampling: int) -> Tensor:
     return padded.transpose(1, 2).unflatten(1, (-1, subsampling)).flatten(2)
 
 
-class AnchorLabeler(nn.Module):
-    """Labels the unmasked input. It must be normalized per feature over time, else nearly all frames share a code."""
+class RandomProjectionLabeler(nn.Module):
+    """Nearest codes of stacked input frames (BEST-RQ, arXiv 2202.01855).
+
+    The input must be normalized per feature over time, else nearly all frames share a code.
+
+    Args:
+        quantizer: projection of width S * F, and codebook.
+        subsampling: S.
+    """
 
     def __init__(self, quantizer: RandomProjectionQuantizer, subsampling: int):
         super().__init__()
         self.quantizer = quantizer
         self.subsampling = subsampling
+        self.first_frame = (subsampling - 1) / 2
 
-    def forward(self, features: Tensor, frames: Tensor, num_frames: int, lengths: Tensor | None = None) -> Tensor:
-        """Labels of selected encoder frames.
-
-        Args:
-            features: (B, F, T) normalized log-mel features of the unmasked input.
-            frames: (N,) int64, positions of the encoder frames to label in the flattened (B, T').
-            num_frames: T' of the encoder.
-            lengths: (B,) of the features; needed by ``relabelling.labeler.TeacherLabeler``, which takes this one's place.
-
-        Returns:
-            (N, H) int64 in [0, V).
-        """
-        stacked = stack_frames(features, self.subsampling)
+    def forward(self, features: Tensor, lengths: Tensor, frames: Tensor, num_frames: int) -> Tensor:
+        """See ``AnchorLabeler.__call__``."""
+        inside = valid_frames(lengths, features.shape[2]).unsqueeze(1)
+        stacked = stack_frames(features.masked_fill(~inside, 0.0), self.subsampling)
         stacked = F.pad(stacked, (0, 0, 0, num_frames - stacked.shape[1]))  # causal subsampling adds a frame
         return self.quantizer.nearest(stacked.flatten(0, 1)[frames])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """See ``AnchorLabeler.tensors``."""
+        return {"anchor_projection": self.quantizer.projection, "codebook": self.quantizer.codebook}

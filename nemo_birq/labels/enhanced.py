@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nemo_birq.config import LabelsConfig
 from nemo_birq.labels.normalization import LayerNormalization
 from nemo_birq.labels.quantizer import RandomProjectionQuantizer
 from nemo_birq.labels.tracked_codebook import CodebookTracking
@@ -136,20 +135,10 @@ class EnhancedLabeler(nn.Module):
         """Labels without Gumbel noise, the nearest codes: (N, H) int64. Arguments as in ``forward``."""
         return self.quantizer.nearest(self.normalization(hidden, valid, frames))
 
-
-def build_enhanced_labeler(labels: LabelsConfig, tensors: dict[str, Tensor]) -> EnhancedLabeler:
-    """The labeler of a configuration, from the tensors of ``label_tensors.draw``."""
-    projection = tensors["enhanced_projection"]
-    codebook, tracking = tensors["codebook"], None
-    if labels.codebook == "tracked":
-        codebook = tensors["enhanced_codebook"]
-        tracking = CodebookTracking(*codebook.shape, labels.codebook_momentum)
-    return EnhancedLabeler(
-        RandomProjectionQuantizer(projection, codebook),
-        LayerNormalization(projection.shape[1], labels.normalization, labels.statistics, labels.momentum),
-        logit_scale=labels.logit_scale,
-        temperature=labels.temperature,
-        hard=labels.hard,
-        label_gradient=labels.label_gradient,
-        tracking=tracking,
-    )
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns the tensors that define the labels and are saved beside the model, by their names in the file."""
+        codebook = "codebook" if self.tracking is None else "enhanced_codebook"
+        found = {"enhanced_projection": self.quantizer.projection, codebook: self.quantizer.codebook}
+        for part in (self.normalization, self.tracking):
+            found |= {} if part is None else dict(part.named_buffers())
+        return found

@@ -16,7 +16,6 @@ from nemo_birq.utils.distributed import sum_over_ranks
 from nemo_birq.utils.precision import ExactBuffers
 
 Normalization = Literal["per_feature", "whiten", "layer_norm"]
-Statistics = Literal["batch", "running"]
 
 EPSILON = 1e-5
 SHRINKAGE = 1e-3  # of the mean variance, added to every direction: the inverse exists with fewer frames than features
@@ -30,15 +29,13 @@ class LayerNormalization(ExactBuffers):
       differs by a rotation, and a random projection follows).
     * ``layer_norm``: each frame by itself, over its features; without statistics.
 
-    As in batch normalization, inference uses running averages over training batches (before the first one: the batch
-    at hand), so that a frame's label does not depend on the utterances beside it. Training uses the statistics of its
-    batch, joined over all ranks, with ``statistics="batch"``; with ``"running"`` it uses the averages as well, which lag
-    behind while the layer still changes quickly.
+    As in batch normalization, training uses the statistics of its batch, joined over all ranks. Inference uses running
+    averages over training batches (before the first one: the batch at hand), so that a frame's label does not depend on
+    the utterances beside it.
 
     Args:
         dim: D.
         kind: see above.
-        statistics: see above.
         momentum: weight of the past in the running averages, in [0, 1).
     """
 
@@ -46,10 +43,9 @@ class LayerNormalization(ExactBuffers):
     running_covariance: Tensor
     num_updates: Tensor
 
-    def __init__(self, dim: int, kind: Normalization, statistics: Statistics, momentum: float):
+    def __init__(self, dim: int, kind: Normalization, momentum: float):
         super().__init__()
         self.kind = kind
-        self.statistics = statistics
         self.momentum = momentum
         # Not persistent, for the same reason as the quantizer's buffers; the model stores them beside the projections.
         self.register_buffer("running_mean", torch.zeros(dim), persistent=False)
@@ -101,9 +97,7 @@ class LayerNormalization(ExactBuffers):
         self.running_mean.copy_(torch.lerp(mean.to(past), self.running_mean, past))
         self.running_covariance.copy_(torch.lerp(covariance.to(past), self.running_covariance, past))
         self.num_updates += count > 0
-        if self.statistics == "batch":
-            return mean, covariance
-        return self.running_mean.to(hidden.dtype, copy=True), self.running_covariance.to(hidden.dtype, copy=True)
+        return mean, covariance
 
 
 def _moments(hidden: Tensor, valid: Tensor, full: bool, over_ranks: bool) -> tuple[Tensor, Tensor, Tensor]:

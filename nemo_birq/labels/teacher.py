@@ -22,8 +22,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from nemo_birq.config import BiRQConfig
-from nemo_birq.labels.anchor import AnchorLabeler
-from nemo_birq.labels.quantizer import CHUNK_FRAMES, RandomProjectionQuantizer, checksum
+from nemo_birq.labels.quantizer import CHUNK_FRAMES, checksum
+from nemo_birq.modules.frame_times import first_encoder_frame
 from nemo_birq.modules.layer_pass import encode_to_layer
 from nemo_birq.utils.files import complete_file
 
@@ -90,11 +90,14 @@ def read_teacher_file(path: str | Path) -> TeacherFile:
     return found
 
 
-class Teacher:
-    """Labels features by the nearest centroid. No ``nn.Module``: no optimizer, state dict, DDP or cast can reach it.
+class TeacherLabeler:
+    """Labels features by the nearest centroid of layer K; implements ``anchor.AnchorLabeler`` with one codebook.
+
+    It is no ``nn.Module``: no optimizer, state dict, DDP or cast can reach it. In training, the labels of a batch are those
+    that offline extraction would have written, up to rounding and the dither that the preprocessor adds.
 
     Args:
-        file: what it is made of.
+        file: layers and centroids.
     """
 
     def __init__(self, file: TeacherFile):
@@ -104,6 +107,7 @@ class Teacher:
         self.encoder.load_state_dict(file.weights, strict=True)
         self.encoder.eval().requires_grad_(False)
         self.centroids = file.centroids
+        self.first_frame = first_encoder_frame(self.encoder)
 
     @property
     def num_clusters(self) -> int:
@@ -111,25 +115,19 @@ class Teacher:
         return len(self.centroids)
 
     @torch.no_grad()
-    def labels(self, features: Tensor, lengths: Tensor, frames: Tensor, num_frames: int) -> Tensor:
-        """Nearest centroids of layer K for selected encoder frames, in float32 under any autocast.
-
-        Args:
-            features: (B, F, T) normalized log-mel features of the unmasked input.
-            lengths: (B,) lengths in feature frames.
-            frames: (N,) int64, positions in the flattened (B, T').
-            num_frames: T'.
-
-        Returns:
-            (N,) int64 in [0, V).
-        """
+    def __call__(self, features: Tensor, lengths: Tensor, frames: Tensor, num_frames: int) -> Tensor:
+        """See ``anchor.AnchorLabeler.__call__``: (N, 1) int64 in [0, V), computed in float32 under any autocast."""
         if self.centroids.device != features.device:
             self.encoder.to(features.device)
             self.centroids = self.centroids.to(features.device)
         with torch.autocast(features.device.type, enabled=False):
             hidden, _ = encode_to_layer(self.encoder, features.float(), lengths, self.file.layer)
             hidden = F.pad(hidden, (0, 0, 0, num_frames - hidden.shape[1]))  # the frames of padding may be cut off
-            return nearest_centroids(hidden.flatten(0, 1)[frames], self.centroids)
+            return nearest_centroids(hidden.flatten(0, 1)[frames], self.centroids).unsqueeze(1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns nothing: a teacher is saved as a file of its own."""
+        return {}
 
 
 def nearest_centroids(frames: Tensor, centroids: Tensor) -> Tensor:
@@ -138,28 +136,7 @@ def nearest_centroids(frames: Tensor, centroids: Tensor) -> Tensor:
     return torch.cat([(chunk @ centroids.T - half).argmax(dim=1) for chunk in frames.split(CHUNK_FRAMES)])
 
 
-class TeacherLabeler(AnchorLabeler):
-    """Takes the place of ``AnchorLabeler``: the labels that the teacher gives the unmasked input, with one codebook.
-
-    Labels of a batch in training are those that offline extraction would have written, up to rounding and the dither that
-    the preprocessor adds in training.
-
-    Args:
-        quantizer: unused for labels; its tensors stay in the files, as with any other model.
-        subsampling: S.
-        teacher: frozen; not registered as a part of this module.
-    """
-
-    def __init__(self, quantizer: RandomProjectionQuantizer, subsampling: int, teacher: Teacher):
-        super().__init__(quantizer, subsampling)
-        self.teacher = teacher
-
-    def forward(self, features: Tensor, frames: Tensor, num_frames: int, lengths: Tensor) -> Tensor:
-        """As in ``AnchorLabeler``, with the lengths (B,) of the features: (N, 1) int64 in [0, V)."""
-        return self.teacher.labels(features, lengths, frames, num_frames).unsqueeze(1)
-
-
-def find_teacher(cfg: DictConfig, birq: BiRQConfig) -> Teacher | None:
+def find_teacher(cfg: DictConfig, birq: BiRQConfig) -> TeacherLabeler | None:
     """The teacher that the configuration names, if any, checked; writes its absolute path and checksum into ``birq``.
 
     Args:
@@ -191,11 +168,12 @@ def find_teacher(cfg: DictConfig, birq: BiRQConfig) -> Teacher | None:
         )
     check_fits(file, cfg, birq, path)
     settings.checksum = file.checksum
-    return Teacher(file)
+    return TeacherLabeler(file)
 
 
 def check_fits(file: TeacherFile, cfg: DictConfig, birq: BiRQConfig, path: Path) -> None:
-    """
+    """Checks that a teacher labels the frames of this model with the codes of its heads.
+
     Raises:
         ValueError: the teacher has another number of clusters than the model has codes, or labels other features or frames.
     """

@@ -5,7 +5,7 @@ a checkpoint under its own key, each with a checksum: a model whose projections 
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nemo_birq.config import LabelsConfig, QuantizerConfig
 from nemo_birq.labels.anchor import AnchorLabeler
@@ -13,8 +13,6 @@ from nemo_birq.labels.enhanced import EnhancedLabeler
 from nemo_birq.labels.quantizer import checksum, draw_codebook, draw_projection
 
 FIXED = ("anchor_projection", "enhanced_projection", "codebook")
-TRACKED = ("shares", "sums")
-RUNNING = ("running_mean", "running_covariance", "num_updates")
 
 
 def draw(config: QuantizerConfig, labels: LabelsConfig, input_dim: int, layer_dim: int) -> dict[str, Tensor]:
@@ -40,8 +38,8 @@ def draw(config: QuantizerConfig, labels: LabelsConfig, input_dim: int, layer_di
 
 
 def fixed_checksum(tensors: dict[str, Tensor]) -> str:
-    """Checksum of projections and codebook."""
-    return checksum(*(tensors[name] for name in FIXED))
+    """Returns the checksum of projections and codebook."""
+    return checksum(*(tensors[name] for name in FIXED if name in tensors))
 
 
 def verify(tensors: dict[str, Tensor], expected: str | None, source: str) -> None:
@@ -60,21 +58,12 @@ def verify(tensors: dict[str, Tensor], expected: str | None, source: str) -> Non
 
 
 def collect(anchor: AnchorLabeler, enhanced: EnhancedLabeler) -> dict[str, Tensor]:
-    """All tensors that define the labels, on the CPU: the fixed ones, a tracked codebook, running statistics of layer k."""
-    tensors = {
-        "anchor_projection": anchor.quantizer.projection,
-        "enhanced_projection": enhanced.quantizer.projection,
-        "codebook": anchor.quantizer.codebook,
-    }
-    tensors |= {name: getattr(enhanced.normalization, name) for name in RUNNING}
-    if enhanced.tracking is not None:
-        tensors["enhanced_codebook"] = enhanced.quantizer.codebook
-        tensors |= {name: getattr(enhanced.tracking, name) for name in TRACKED}
-    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+    """Returns copies on the CPU of all tensors that define the labels: projections, codebooks, statistics of layer k."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in _tensors(anchor, enhanced)}
 
 
 def restore(tensors: dict[str, Tensor], anchor: AnchorLabeler, enhanced: EnhancedLabeler) -> None:
-    """Puts collected tensors back.
+    """Copies collected tensors into labelers. Statistics that the file lacks stay as they are.
 
     Raises:
         ValueError: a shape differs, or one of both has a tracked codebook and the other has none.
@@ -86,19 +75,17 @@ def restore(tensors: dict[str, Tensor], anchor: AnchorLabeler, enhanced: Enhance
             f"the file was made with model.birq.labels.codebook={trained}, this model has {own}: its labels would change. "
             f"Resume with labels.codebook={trained}, or start a new experiment (another exp_manager.name or exp_dir)"
         )
-    targets: list[tuple[nn.Module, str, str]] = [
-        (anchor.quantizer, "projection", "anchor_projection"),
-        (enhanced.quantizer, "projection", "enhanced_projection"),
-        (anchor.quantizer, "codebook", "codebook"),
-    ]
-    targets += [(enhanced.quantizer, "codebook", "enhanced_codebook" if tracked else "codebook")]
-    targets += [(enhanced.tracking, name, name) for name in TRACKED if tracked and name in tensors]
-    targets += [(enhanced.normalization, name, name) for name in RUNNING if name in tensors]
-    for module, attribute, name in targets:
-        own = getattr(module, attribute)
+    for name, own in _tensors(anchor, enhanced):
+        if name not in tensors:
+            continue
         if own.shape != tensors[name].shape:
             raise ValueError(
                 f"{name} has the shape {tuple(tensors[name].shape)}, this model needs {tuple(own.shape)}: the file was made "
                 "with other values of model.birq.quantizer or model.birq.labels"
             )
         own.copy_(tensors[name])
+
+
+def _tensors(anchor: AnchorLabeler, enhanced: EnhancedLabeler) -> list[tuple[str, Tensor]]:
+    # On a GPU both labelers have a copy of the codebook that they share.
+    return [*anchor.tensors().items(), *enhanced.tensors().items()]

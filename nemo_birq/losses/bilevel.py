@@ -6,7 +6,7 @@
 Shapes: N masked frames of this rank, V codes, H codebooks, D encoder width.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from nemo.collections.asr.modules import MultiSoftmaxDecoder
@@ -24,6 +24,17 @@ class Weights(NamedTuple):
 
     enhanced: float
     anchor: float
+
+
+class Losses(NamedTuple):
+    """Result of a batch."""
+
+    loss: Tensor
+    """Scalar w1 F + w2 G of this rank, to be averaged over ranks."""
+    health: dict[str, Any]
+    """Arguments of ``monitoring.label_health.LabelHealth.update``."""
+    terms: dict[str, Any]
+    """Arguments of ``BilevelLoss``, with their graph."""
 
 
 class WeightSchedule:

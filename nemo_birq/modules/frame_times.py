@@ -16,6 +16,7 @@ S: subsampling factor of the encoder.
 from typing import NamedTuple
 
 import numpy as np
+from nemo.collections.asr.modules import ConformerEncoder
 from nemo.core import ModelPT
 from torch import nn
 
@@ -38,35 +39,34 @@ class FrameTimes(NamedTuple):
 
 
 def mel_times(model: ModelPT) -> FrameTimes:
-    """Of the features that the preprocessor computes."""
+    """Returns the times of the features that the model's preprocessor computes."""
     front_end = model.preprocessor.featurizer
     hop = front_end.hop_length / front_end.sample_rate
     return FrameTimes(hop / 2 if front_end.exact_pad else 0.0, hop)
 
 
 def encoder_times(model: ModelPT) -> FrameTimes:
-    """Of encoder frames, and so of enhanced labels."""
-    return _subsampled(model, _offset(model.encoder.pre_encode, model.encoder.subsampling_factor))
+    """Returns the times of the encoder's frames, and so of enhanced labels."""
+    return _subsampled_times(model, first_encoder_frame(model.encoder))
 
 
 def anchor_times(model: ModelPT) -> FrameTimes:
-    """Of anchor labels; those of a teacher lie where its encoder's frames do."""
-    if model.teacher is not None:
-        return _subsampled(model, _offset(model.teacher.encoder.pre_encode, model.encoder.subsampling_factor))
-    return _subsampled(model, (model.encoder.subsampling_factor - 1) / 2)
+    """Returns the times of the frames of anchor labels."""
+    return _subsampled_times(model, model.anchor_labeler.first_frame)
 
 
-def _subsampled(model: ModelPT, offset: float) -> FrameTimes:
+def _subsampled_times(model: ModelPT, first_frame: float) -> FrameTimes:
     first, hop = mel_times(model)
-    return FrameTimes(first + offset * hop, hop * model.encoder.subsampling_factor)
+    return FrameTimes(first + first_frame * hop, hop * model.encoder.subsampling_factor)
 
 
-def _offset(pre_encode: nn.Module, subsampling: int) -> float:
-    """Middle of encoder frame 0, in mel frames."""
+def first_encoder_frame(encoder: ConformerEncoder) -> float:
+    """Returns the middle of encoder frame 0, in feature frames."""
+    pre_encode = encoder.pre_encode
     if isinstance(pre_encode, nn.Linear):
         return 0.0
     if not hasattr(pre_encode, "conv"):
-        return (subsampling - 1) / 2  # stacking
+        return (encoder.subsampling_factor - 1) / 2  # stacking
     offset, stride = 0.0, 1
     for module in pre_encode.conv.modules():
         if isinstance(module, nn.Conv2d):

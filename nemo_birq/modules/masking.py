@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nemo_birq.utils.rng import draw_seed, seeded
+from nemo_birq.utils.rng import seeded
 
 
 def valid_frames(lengths: Tensor, num_frames: int) -> Tensor:
@@ -56,18 +56,32 @@ class SpanMasking:
         masked = so_far[:, self.span_frames :] > so_far[:, :num_frames]  # a span has begun here or a little earlier
         return masked & valid_frames(lengths, num_frames)
 
-    def fill(self, features: Tensor, mask: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def fill(self, features: Tensor, mask: Tensor, seed: int) -> Tensor:
         """Features (B, F, T) with the frames of mask (B, T) replaced by noise, fresh for every frame and utterance.
 
         Args:
             features, mask: on one device.
-            generator: on the host; the noise is drawn on the device.
+            seed: of the noise, which is drawn on the device.
         """
-        own = seeded(features.device, draw_seed(generator))
-        noise = torch.randn(features.shape, device=features.device, dtype=features.dtype, generator=own)
+        generator = seeded(features.device, seed)
+        noise = torch.randn(features.shape, device=features.device, dtype=features.dtype, generator=generator)
         return torch.where(mask.unsqueeze(1), noise * self.noise_std, features)
 
     def encoder_frames(self, mask: Tensor, subsampling: int) -> Tensor:
         """Which encoder frames count as masked: (B, T) bool -> (B, T') bool."""
         padded = F.pad(mask.float(), (0, -mask.shape[1] % subsampling))
         return padded.unflatten(1, (-1, subsampling)).mean(dim=-1) > self.threshold
+
+    def masked_positions(self, mask: Tensor, subsampling: int, num_frames: int) -> Tensor:
+        """Returns the encoder frames that are predicted. They lie inside the true lengths, as masked feature frames do.
+
+        Args:
+            mask: (B, T) bool, on the host, so that their number is known without waiting for the device.
+            subsampling: S.
+            num_frames: T' of the encoder.
+
+        Returns:
+            (N,) int64 positions in the flattened (B, T').
+        """
+        frames = self.encoder_frames(mask, subsampling)
+        return positions(F.pad(frames, (0, num_frames - frames.shape[1])))  # causal subsampling adds a frame

@@ -1,16 +1,15 @@
-"""What Lightning calls while a BiRQ model trains and validates."""
+"""The health of a run: what is measured beside training, written to the log, and checked."""
 
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
 from nemo.utils import logging
 from torch import Tensor
 
+from nemo_birq.config import BiRQConfig
 from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.data.trainer_hooks import load_position, save_position
+from nemo_birq.losses.bilevel import BilevelLoss
 from nemo_birq.monitoring.alarm_rules import unreadable_data
 from nemo_birq.monitoring.alarms import Alarms, UnreadableDataError
 from nemo_birq.monitoring.finite_check import FiniteCheck, check_validation, check_weights
@@ -21,185 +20,186 @@ from nemo_birq.monitoring.training_log import TrainingLog, num_read, one_line
 from nemo_birq.utils.distributed import sum_over_ranks
 from nemo_birq.utils.precision import check_precision
 
-STREAMS = ("train", "validation", "dropout")
+CODES_USED = "birq_codes_used"
+"""Key of a checkpoint: the codes that each task has used since the start."""
 
 
-class TrainingSteps:
-    """Steps, their logging and their random numbers; a part of ``BiRQModel``."""
+class HealthMonitor(Callback):
+    """Measures, logs and checks a training of ``BiRQModel``, which tells it of every batch.
 
-    trained_steps: int | None = None
-    """Optimizer steps that a checkpoint was saved after, where the model was opened from one."""
-    _step = -1  # the last one
-    _micro_batch = 0  # of those that make a step under accumulate_grad_batches
+    Args:
+        birq: configuration of the model.
+        sample_rate: in Hz.
+    """
 
-    def set_up_watching(self, sample_rate: int) -> None:
-        """What a run is watched with; ``self.birq`` must be there."""
-        quantizer, watch = self.birq.quantizer, self.birq.watch
-        self.training_log = TrainingLog(quantizer.num_codes, quantizer.num_books, sample_rate)
-        self.finite_check = FiniteCheck()
-        self.probe = LabelProbe(watch.probe_seconds, sample_rate)
-        self.alarms = Alarms(self.birq)
-        self._churn = {"train": Churn(), "val": Churn()}
-        self._validation_health: dict[int, LabelHealth] = {}
-        self._validation_counts: dict[int, Tensor] = {}
-        """Utterances read and skipped."""
+    def __init__(self, birq: BiRQConfig, sample_rate: int):
+        self.birq = birq
+        self.training_log = TrainingLog(birq.quantizer.num_codes, birq.quantizer.num_books, sample_rate)
+        self.finite = FiniteCheck()
+        self.probe = LabelProbe(birq.watch.probe_seconds, sample_rate)
+        self.alarms = Alarms(birq)
+        self.churn = {"train": Churn(), "val": Churn()}
+        self.validation: dict[int, ValidationLog] = {}
+        """By number of the validation set."""
+        self._step = -1
+        self._optimizer: dict[str, float] = {}
 
-    def training_step(self, batch: Sequence, batch_idx: int) -> dict[str, Tensor]:
-        batch = SpeechBatch(*batch)
-        step = self.trainer.global_step
-        # Not batch_idx: a resumed Lightning counts it differently.
-        self._micro_batch = self._micro_batch + 1 if step == self._step else 0
-        self._step = step
-        observed = self.schedule.full.enhanced > 0 and self._is_log_step(step)
-        generator = self._generator("train", step, self._micro_batch)
-        torch.manual_seed(self._seed("dropout", step, self._micro_batch))  # resumed, that of an uninterrupted run
-        losses = self.losses(batch, self.schedule.at(step), generator, observe_labels=observed, over_ranks=True)
-        self.finite_check.remember(step, batch, losses.loss)
+    # --- called by the model --------------------------------------------------------------------------------------
+
+    def observe(self, model: LightningModule, batch: SpeechBatch, losses: Any, first: bool) -> None:
+        """Adds a batch of training. Called before its backward pass, which frees the graph.
+
+        Args:
+            model: a ``BiRQModel``.
+            batch: the batch.
+            losses: its ``model.Losses``.
+            first: True for the first micro-batch of an optimizer step.
+        """
+        self._step = step = model.trainer.global_step
+        self.finite.remember(step, batch, losses.loss)
         self.training_log.health.update(**losses.health)
         self.training_log.count(batch)
-        if self._is_gradient_step(step) and self._micro_batch == 0:
-            parts = split_loss(self.bilevel_loss, losses.terms)
-            self.training_log.gradients = gradient_products(parts, self.encoder.parameters())
-        return {"loss": losses.loss}
+        if first and _is_due(step, self.birq.watch.gradient_interval):
+            self._compare_gradients(model.bilevel_loss, losses.terms, model.encoder)
 
-    def on_fit_start(self) -> None:
-        super().on_fit_start()
-        check_precision(self.trainer.precision, self.device)
+    def _compare_gradients(self, bilevel_loss: BilevelLoss, terms: dict[str, Any], encoder: torch.nn.Module) -> None:
+        self.training_log.gradients = gradient_products(split_loss(bilevel_loss, terms), encoder.parameters())
 
-    def on_train_start(self) -> None:
-        super().on_train_start()
-        loaders = self.trainer.val_dataloaders
+    def observe_validation(self, batch: SpeechBatch, health: dict[str, Any], number: int, device: torch.device) -> None:
+        """Adds a batch of a validation set. The first batches of the first set become the probe."""
+        if number == 0:
+            self.probe.fill(batch)
+        if number not in self.validation:
+            self.validation[number] = ValidationLog(self.birq, device)
+        self.validation[number].update(batch, health)
+
+    def validation_metrics(self, model: LightningModule, number: int) -> dict[str, float]:
+        """Returns the metrics of a validation set over all ranks, without ``val_``, with its ``loss``.
+
+        Raises:
+            UnreadableDataError: too many utterances could not be read.
+            NonFiniteError: the loss is NaN or infinite.
+        """
+        metrics, skipped, share = self.validation[number].compute()
+        self._check_skipped(model, "validation_ds", skipped, share)
+        full = model.schedule.full
+        loss = full.anchor * metrics.get("anchor_loss", 0.0) + full.enhanced * metrics.get("enhanced_loss", 0.0)
+        check_validation(loss, model.trainer.global_step)
+        if number == 0:
+            churn = self._churn_of_probe(model, "val")
+            metrics |= {} if churn is None else {"enhanced_previous_agreement": 1 - churn}
+        return metrics | {"loss": loss}
+
+    def check_finite(self, model: LightningModule) -> None:
+        """Checks the losses since the last call, and the weights. Every rank must call it.
+
+        Raises:
+            NonFiniteError: one of them is NaN or infinite.
+        """
+        self.finite.look()
+        check_weights(model.parameters(), 0 if model._trainer is None else model._trainer.global_step)
+
+    def is_log_step(self, trainer: Trainer) -> bool:
+        """Tells whether the step that is being computed is logged."""
+        return _is_due(trainer.global_step, trainer.log_every_n_steps)
+
+    # --- called by Lightning --------------------------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.training_log.to(trainer.strategy.root_device)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        check_precision(trainer.precision, pl_module.device)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        loaders = trainer.val_dataloaders
         first = next(iter(loaders), None) if isinstance(loaders, list) else loaders
-        if self.schedule.full.enhanced > 0 and first is not None:
+        if pl_module.schedule.full.enhanced > 0 and first is not None:
             self.probe.fill_from(first)  # nothing is validated before a resumed run goes on
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if self._is_log_step(self.trainer.global_step):
-            gradients = [p.grad for p in self.parameters() if p.grad is not None]
-            self._optimizer_metrics = {
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        if self.is_log_step(trainer):
+            gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+            self._optimizer = {
                 "grad_norm": float(torch.nn.utils.get_total_norm(gradients)),
                 "learning_rate": optimizer.param_groups[0]["lr"],
             }
 
-    def on_train_batch_end(self, outputs: Any, batch: Sequence, batch_idx: int, unused: int = 0) -> None:
-        super().on_train_batch_end(outputs, batch, batch_idx, unused)
-        accumulating = self.trainer.global_step == self._step
-        if accumulating or not self._is_log_step(self._step):
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        accumulating = trainer.global_step == self._step
+        if accumulating or not _is_due(self._step, trainer.log_every_n_steps):
             return
-        self.finite_check.look()
-        weights = self.schedule.at(self._step)
-        metrics = self.training_log.collect() | self._optimizer_metrics | {"enhanced_weight": weights.enhanced}
+        self.finite.look()
+        weights = pl_module.schedule.at(self._step)
+        metrics = self.training_log.collect() | self._optimizer | {"enhanced_weight": weights.enhanced}
         metrics["loss"] = weights.anchor * metrics.get("anchor_loss", 0.0)
         metrics["loss"] += weights.enhanced * metrics.get("enhanced_loss", 0.0)
-        metrics |= self._look_at_probe("train", "enhanced_churn")
+        churn = self._churn_of_probe(pl_module, "train")
+        metrics |= {} if churn is None else {"enhanced_churn": churn}
         logging.info(one_line(self._step, metrics))
-        self.alarms.check(self.trainer, self._step, metrics)
+        self.alarms.check(trainer, self._step, metrics)
         named = {f"train_{name}": value for name, value in metrics.items()}
         named["learning_rate"] = named.pop("train_learning_rate")
-        self.log_dict(named, on_step=True, logger=False)
+        pl_module.log_dict(named, on_step=True, logger=False)
         # Lightning would begin later than step 0, and repeat what is not measured at every logged step.
-        for logger in self.loggers:
-            logger.log_metrics(named | {"epoch": self.trainer.current_epoch}, step=self._step)
-        self._check_skipped("train_ds", metrics["skipped_utterances"], metrics["skipped_share"])
+        for logger in trainer.loggers:
+            logger.log_metrics(named | {"epoch": trainer.current_epoch}, step=self._step)
+        self._check_skipped(pl_module, "train_ds", metrics["skipped_utterances"], metrics["skipped_share"])
 
-    def validation_step(self, batch: Sequence, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        batch = SpeechBatch(*batch)
-        generator = self._generator("validation", dataloader_idx, batch_idx)
-        full = self.schedule.full
-        loss, health, _ = self.losses(batch, full, generator, observe_labels=False, over_ranks=False)
-        if dataloader_idx == 0:
-            self.probe.fill(batch)
-        if dataloader_idx not in self._validation_health:
-            sizes = self.birq.quantizer.num_codes, self.birq.quantizer.num_books
-            self._validation_health[dataloader_idx] = LabelHealth(*sizes).to(self.device)
-            self._validation_counts[dataloader_idx] = torch.zeros(2, device=self.device)
-        self._validation_counts[dataloader_idx] += torch.tensor([num_read(batch), batch.skipped], device=self.device)
-        self._validation_health[dataloader_idx].update(**health)
-        metrics = {"val_loss": loss}
-        several = isinstance(self.trainer.val_dataloaders, list) and len(self.trainer.val_dataloaders) > 1
-        (self.validation_step_outputs[dataloader_idx] if several else self.validation_step_outputs).append(metrics)
-        return metrics
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.check_finite(pl_module)
 
-    def multi_validation_epoch_end(self, outputs: list, dataloader_idx: int = 0) -> dict[str, Any]:
-        health = self._validation_health[dataloader_idx]
-        read, skipped = sum_over_ranks(self._validation_counts[dataloader_idx])[0]
-        self._check_skipped("validation_ds", float(skipped), float(skipped) / max(1.0, float(read + skipped)))
-        self._validation_counts[dataloader_idx].zero_()
-        metrics = health.compute()
-        health.reset()
-        full = self.schedule.full
-        loss = full.anchor * metrics.get("anchor_loss", 0.0) + full.enhanced * metrics.get("enhanced_loss", 0.0)
-        check_validation(loss, self.trainer.global_step)
-        if dataloader_idx == 0:
-            metrics |= {name: 1 - churn for name, churn in self._look_at_probe("val", "enhanced_previous_agreement").items()}
-        log = {f"val_{name}": torch.tensor(value) for name, value in metrics.items()} | {"val_loss": torch.tensor(loss)}
-        return {"val_loss": log["val_loss"], "log": log}
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.check_finite(pl_module)
 
-    def on_validation_start(self) -> None:
-        super().on_validation_start()
-        self._check_finite()
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[CODES_USED] = {task: self._codes_used(task).cpu() for task in TASKS}
 
-    def on_train_epoch_end(self) -> None:
-        super().on_train_epoch_end()
-        self._check_finite()
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._check_finite()
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["birq_codes_used"] = {task: self._codes_used(task).cpu() for task in TASKS}
-        if self._trainer is None:  # not in training
-            return
-        save_position(checkpoint, self._trainer, self._train_dl)
-        if self._trainer.global_step == self._step:
-            logging.warning(
-                "This checkpoint lies between two batches of one optimizer step, and lacks the gradient of the first: "
-                "to resume exactly, let trainer.val_check_interval be a multiple of trainer.accumulate_grad_batches"
-            )
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        self.trained_steps = checkpoint["global_step"]
-        for task, used in checkpoint.get("birq_codes_used", {}).items():
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        for task, used in checkpoint.get(CODES_USED, {}).items():
             self._codes_used(task).copy_(used)
-        load_position(checkpoint, self._train_dl)
-
-    def configure_callbacks(self) -> list[Callback]:
-        return [*super().configure_callbacks(), self.alarms]
-
-    def _check_finite(self) -> None:
-        self.finite_check.look()
-        check_weights(self.parameters(), 0 if self._trainer is None else self._trainer.global_step)
 
     def _codes_used(self, task: str) -> Tensor:
         return getattr(self.training_log.health, f"{task}_used")
 
-    def _look_at_probe(self, stage: str, name: str) -> dict[str, float]:
-        """Share of the probe's frames whose enhanced label is not that of this stage's last look; empty at the first."""
-        if self.schedule.full.enhanced == 0 or self.birq.watch.probe_seconds == 0:
-            return {}
-        with self.trainer.precision_plugin.forward_context():
-            labels = self.probe.label(self)
-        changed = self._churn[stage].look(labels, self.device)
-        return {} if changed is None else {name: changed}
+    def _churn_of_probe(self, model: LightningModule, stage: str) -> float | None:
+        """Returns the share of the probe's frames whose enhanced label changed since this stage's last call, if any."""
+        if model.schedule.full.enhanced == 0 or self.birq.watch.probe_seconds == 0:
+            return None
+        with model.trainer.precision_plugin.forward_context():
+            labels = self.probe.label(model)
+        return self.churn[stage].look(labels, model.device)
 
-    def _check_skipped(self, node: str, skipped: float, share: float) -> None:
-        finding = unreadable_data(self.cfg, node, skipped, share)
+    def _check_skipped(self, model: LightningModule, node: str, skipped: float, share: float) -> None:
+        finding = unreadable_data(model.cfg, node, skipped, share)
         if finding is not None:
             raise UnreadableDataError(finding)
 
-    def _is_log_step(self, step: int) -> bool:
-        return _is_due(step, self.trainer.log_every_n_steps)
 
-    def _is_gradient_step(self, step: int) -> bool:
-        return _is_due(step, self.birq.watch.gradient_interval)
+class ValidationLog:
+    """Label health of a validation set, and how many of its utterances could not be read."""
 
-    def _generator(self, stream: str, *position: int) -> torch.Generator:
-        return torch.Generator().manual_seed(self._seed(stream, *position))
+    def __init__(self, birq: BiRQConfig, device: torch.device):
+        self.health = LabelHealth(birq.quantizer.num_codes, birq.quantizer.num_books).to(device)
+        self.counts = torch.zeros(2, device=device)
+        """Utterances read and skipped on this rank."""
 
-    def _seed(self, stream: str, *position: int) -> int:
-        """Random numbers depend on stream, rank, step and micro-batch alone: ranks differ, a resumed run repeats nothing."""
-        entropy = (self.birq.seed, self.global_rank, STREAMS.index(stream), *position)
-        return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    def update(self, batch: SpeechBatch, health: dict[str, Any]) -> None:
+        """Adds a batch."""
+        self.counts += torch.tensor([num_read(batch), batch.skipped], device=self.counts.device)
+        self.health.update(**health)
+
+    def compute(self) -> tuple[dict[str, float], float, float]:
+        """Returns the metrics over all ranks, and the number and share of skipped utterances; starts anew."""
+        read, skipped = sum_over_ranks(self.counts)[0].tolist()
+        metrics = self.health.compute()
+        self.counts.zero_()
+        self.health.reset()
+        return metrics, skipped, skipped / max(1.0, read + skipped)
 
 
 def _is_due(step: int, interval: int) -> bool:

@@ -43,7 +43,7 @@ class LabelProbe:
         """Nearest codes of all frames, (frames, H) on the model's device, made in evaluation mode; None without audio.
 
         Args:
-            model: with ``labels(signal, lengths)``, a ``BiRQModel``.
+            model: with ``extract_labels(signal, lengths)``, a ``BiRQModel``.
         """
         if not self.signals:
             return None
@@ -51,7 +51,7 @@ class LabelProbe:
         lengths = torch.tensor([len(signal) for signal in self.signals], device=model.device)
         padded = nn.utils.rnn.pad_sequence(self.signals, batch_first=True).to(model.device)
         with evaluating(model):
-            labels = model.labels(padded, lengths).enhanced
+            labels = model.extract_labels(padded, lengths).enhanced
         return labels[labels[..., 0] >= 0]
 
 

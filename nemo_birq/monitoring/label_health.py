@@ -49,12 +49,6 @@ class LabelHealth(Metric):
         for name in ("as_nearest", "as_anchor", "frames"):
             self.add_state(name, torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
 
-    def _apply(self, fn, *args, **kwargs):
-        super()._apply(fn, *args, **kwargs)
-        for name in self._defaults:  # sums over many frames need float32 under any precision
-            setattr(self, name, getattr(self, name).to(torch.float32))
-        return self
-
     @torch.no_grad()
     def update(self, num_frames: Tensor, anchor_labels: Tensor, found: CrossEntropies) -> None:
         """Adds a batch.

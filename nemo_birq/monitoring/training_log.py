@@ -55,13 +55,6 @@ class TrainingLog(nn.Module):
         self.gradients: GradientProducts | None = None
         self.since = time.monotonic()
 
-    def _apply(self, *args, **kwargs):
-        super()._apply(*args, **kwargs)
-        for metric in self.children():
-            if metric is not self.health:  # which sees to it itself
-                metric.set_dtype(torch.float32)  # bfloat16 would count to 256
-        return self
-
     def count(self, batch: SpeechBatch) -> None:
         """Adds a batch; of one whose utterances could not be read, only how many they are."""
         read = num_read(batch)

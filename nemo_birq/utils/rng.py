@@ -1,7 +1,23 @@
 """Random numbers that follow from one generator on the host, on any device and without waiting for it."""
 
+import numpy as np
 import torch
 from torch import Tensor
+
+STREAMS = ("train", "validation", "dropout")
+
+
+def step_seed(seed: int, rank: int, stream: str, *position: int) -> int:
+    """Returns a seed that depends on its arguments alone: ranks differ, and a resumed run repeats nothing.
+
+    Args:
+        seed: of the run.
+        rank: of this process.
+        stream: one of ``STREAMS``.
+        position: such as optimizer step and micro-batch.
+    """
+    entropy = (seed, rank, STREAMS.index(stream), *position)
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def draw_seed(generator: torch.Generator | None) -> int:

@@ -58,7 +58,7 @@ def collect_frames(model: BiRQModel, batches: Iterable[SpeechBatch], advance: Ca
         hidden = [output.transpose(1, 2) for output in outputs]
         valid = valid_frames(encoded_len, hidden[0].shape[1])
         frames = positions(valid)
-        anchor.append(model.anchor_labeler(features, frames, valid.shape[1], feature_len)[:, 0].cpu())
+        anchor.append(model.anchor_labeler(features, feature_len, frames, valid.shape[1])[:, 0].cpu())
         if enhanced_known:
             enhanced.append(model.enhanced_labeler.nearest(hidden[model.layer - 1], valid, frames)[:, 0].cpu())
         for kept, output in zip(layers, hidden, strict=True):
@@ -79,7 +79,7 @@ def nearest_codes(model: BiRQModel, hidden: Tensor) -> np.ndarray:
     """
     labeler = model.enhanced_labeler
     kind = labeler.normalization.kind
-    normalization = LayerNormalization(hidden.shape[1], kind, "batch", 0.0).eval()
+    normalization = LayerNormalization(hidden.shape[1], kind, 0.0).eval()
     everything = torch.ones(1, len(hidden), dtype=torch.bool)
     normalized = normalization(hidden.unsqueeze(0), everything, torch.arange(len(hidden)))
     codes = [labeler.quantizer.nearest(chunk.to(model.device))[:, 0].cpu() for chunk in normalized.split(CHUNK)]

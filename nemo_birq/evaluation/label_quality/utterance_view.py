@@ -11,6 +11,7 @@ from lhotse.supervision import AlignmentItem
 from nemo_birq.evaluation.label_quality.utterances import make_loader
 from nemo_birq.model import BiRQModel
 from nemo_birq.modules.frame_times import FrameTimes, anchor_times, encoder_times, mel_times
+from nemo_birq.utils.rng import draw_seed
 
 
 class LabelTrack(NamedTuple):
@@ -76,11 +77,10 @@ def view_utterance(
     signal, length = batch.signal.to(model.device), batch.signal_length.to(model.device)
     features, lengths = model.preprocessor(input_signal=signal, length=length)
     generator = torch.Generator().manual_seed(seed)
-    _, mask, encoded, encoded_len = model.forward(
-        processed_signal=features, processed_signal_length=lengths, generator=generator
-    )
-    frames = model.masked_frames(mask[:, 0].cpu() > 0, encoded.shape[2]).to(encoded.device)
-    labels = model.labels(signal, length)
+    mask = model.masking.draw(lengths.cpu(), features.shape[2], generator)
+    encoded, encoded_len = model.masked_pass(features, lengths, mask, draw_seed(generator))
+    frames = model.masked_frames(mask, encoded.shape[2]).to(encoded.device)
+    labels = model.extract_labels(signal, length)
     count = int(encoded_len[0])
 
     def track(name: str, task: str, times: FrameTimes, codes: torch.Tensor) -> LabelTrack:
@@ -95,7 +95,7 @@ def view_utterance(
         seconds=float(length[0]) / model.cfg.sample_rate,
         features=features[0, :, : int(lengths[0])].float().cpu().numpy(),
         frequencies=front_end.fb[0].argmax(dim=1).cpu().numpy() * front_end.sample_rate / front_end.n_fft,
-        mask=mask[0, 0, : int(lengths[0])].cpu().numpy() > 0,
+        mask=mask[0, : int(lengths[0])].numpy(),
         mel=mel_times(model),
         anchor=track("anchor labels", "anchor", anchor_times(model), labels.anchor),
         enhanced=track(

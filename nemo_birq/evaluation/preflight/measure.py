@@ -124,10 +124,10 @@ class _Tally:
         hidden, encoded_len = encode_to_layer(model.encoder, features, lengths, model.layer)
         valid = valid_frames(encoded_len, hidden.shape[1])
         frames = positions(valid)
-        self._count("anchor", model.anchor_labeler(features, frames, valid.shape[1], lengths))
+        self._count("anchor", model.anchor_labeler(features, lengths, frames, valid.shape[1]))
         for name, preprocessor in self.preprocessors.items():
             changed, _ = preprocessor(input_signal=signal, length=signal_length)
-            self._count(name, model.anchor_labeler(changed, frames, valid.shape[1], lengths))
+            self._count(name, model.anchor_labeler(changed, lengths, frames, valid.shape[1]))
         normalized = model.enhanced_labeler.normalization(hidden, valid, frames, update=False)
         self._count("layer k", model.enhanced_labeler.quantizer.nearest(normalized))
         self.units.append(model.enhanced_labeler.quantizer.unit_vectors(normalized).cpu())
