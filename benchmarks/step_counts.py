@@ -1,7 +1,7 @@
 """Operations and memory of a training step, counted from the shapes of its tensors without computing it.
 
 The step is the project's own code on PyTorch's fake tensors, which have shapes and no contents: a model of any size and a
-batch of any length take seconds and little memory. tests/test_paper_cost.py compares with steps that were taken.
+batch of any length take seconds and little memory. tests/unit/test_paper_cost.py compares with steps that were taken.
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,5 @@
-"""Small models and signals that the tests share."""
+"""Environment settings and fixtures for all tests."""
 
-import copy
 import os
 import tempfile
 from pathlib import Path
@@ -8,23 +7,17 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors: threads on shared cores only wait for each other
 os.environ.setdefault("WANDB_MODE", "disabled")
 
-import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from nemo.core import ModelPT
-from omegaconf import DictConfig, OmegaConf
+from nemo.utils import logging
 
-from nemo_birq import BiRQModel
 from nemo_birq.data.batch import SpeechBatch
+from tests.helpers.models import make_batch, make_model
 
 torch.set_num_threads(1)
 _cache = tempfile.TemporaryDirectory()
 os.environ["NEMO_BIRQ_CACHE"] = _cache.name  # the indexes of small made-up shards are no use to anybody
-
-ROOT = Path(__file__).resolve().parents[1]
-CORPUS = ROOT / "tarred_manifests"
-SAMPLE_RATE = 16000
 
 
 @pytest.fixture(autouse=True)
@@ -34,105 +27,11 @@ def no_experiment_version():
     os.environ.pop("NEMO_EXPM_VERSION", None)
 
 
-BASE = OmegaConf.create(
-    {
-        "sample_rate": SAMPLE_RATE,
-        "preprocessor": {
-            "_target_": "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor",
-            "sample_rate": SAMPLE_RATE,
-            "normalize": "per_feature",
-            "window_size": 0.025,
-            "window_stride": 0.01,
-            "features": 20,
-            "n_fft": 512,
-            "dither": 0.0,
-            "pad_to": 16,
-        },
-        "encoder": {
-            "_target_": "nemo.collections.asr.modules.ConformerEncoder",
-            "feat_in": 20,
-            "n_layers": 3,
-            "d_model": 32,
-            "subsampling": "striding",
-            "subsampling_factor": 4,
-            "subsampling_conv_channels": 8,
-            "n_heads": 2,
-            "conv_kernel_size": 5,
-            "sync_max_audio_length": False,
-        },
-        "decoder": {
-            "_target_": "nemo.collections.asr.modules.ssl_modules.MultiSoftmaxDecoder",
-            "feat_in": 32,
-            "num_classes": 24,
-            "num_decoders": 1,
-            "use_bias": True,
-        },
-        "birq": {
-            "quantizer": {"num_codes": 24, "code_dim": 8},
-            "masking": {"start_probability": 0.03, "span_frames": 12},
-            "labels": {"layer": 2, "label_gradient": 1.0, "normalization": "per_feature"},
-            "loss": {"enhanced_weight": 0.7, "anchor_weight": 1.3, "head": "shared"},
-        },
-    }
-)
-
-
-def make_config(**changes: object) -> DictConfig:
-    """The small model's configuration with changes such as ``encoder__n_layers=4`` (two underscores for a dot)."""
-    config = copy.deepcopy(BASE)
-    for key, value in changes.items():
-        OmegaConf.update(config, key.replace("__", "."), value, force_add=True)
-    if "encoder__d_model" in changes:
-        config.decoder.feat_in = config.encoder.d_model
-    return config
-
-
-def make_model(seed: int = 0, **changes: object) -> BiRQModel:
-    """A small model with reproducible weights."""
-    torch.manual_seed(seed)
-    return BiRQModel(make_config(**changes))
-
-
-def make_batch(seconds: tuple[float, ...] = (2.0, 1.3, 0.7), seed: int = 0) -> SpeechBatch:
-    """Signals with structure: tones that change, and noise."""
-    generator = torch.Generator().manual_seed(seed)
-    lengths = torch.tensor([int(s * SAMPLE_RATE) for s in seconds])
-    signal = torch.zeros(len(lengths), int(lengths.max()))
-    for row, length in zip(signal, lengths, strict=True):
-        time = torch.arange(int(length)) / SAMPLE_RATE
-        pitch = 200 + 2000 * torch.rand(1, generator=generator)
-        tone = torch.sin(2 * torch.pi * pitch * time * (1 + 0.3 * torch.sin(5 * time)))
-        row[:length] = 0.3 * tone + 0.05 * torch.randn(int(length), generator=generator)
-    return SpeechBatch(signal, lengths, [f"utterance-{i}" for i in range(len(lengths))])
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-class Speech(torch.utils.data.IterableDataset):
-    """Batches of structured signals, each its own; ``change`` may spoil them."""
-
-    def __init__(self, change=lambda batch: batch):
-        self.change = change
-
-    def __iter__(self):
-        for number in range(1000):
-            yield self.change(make_batch((1.5, 1.2, 0.9, 0.8), seed=number))
-
-
-def train(model, folder, steps, lr=1e-3, change=lambda batch: batch, ckpt_path=None, **options) -> pl.Trainer:
-    """Trains a small model with a real trainer; AdamW, TensorBoard, one batch of validation at the start."""
-    options = {"log_every_n_steps": 1, "enable_checkpointing": False, "num_sanity_val_steps": 1} | options
-    model.configure_optimizers = lambda: torch.optim.AdamW(model.parameters(), lr=lr)
-    loader = torch.utils.data.DataLoader(Speech(change), batch_size=None)
-    model._validation_dl = loader  # what NeMo's hooks look at
-    trainer = pl.Trainer(
-        accelerator="cpu", max_steps=steps, limit_val_batches=1, logger=TensorBoardLogger(folder, name="", version=""),
-        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, **options,
-    )  # fmt: skip
-    trainer.fit(model, loader, loader, ckpt_path=ckpt_path)
-    return trainer
+@pytest.fixture(autouse=True)
+def log_level():
+    """Scripts that run in this process raise the level of NeMo's log, and later tests would miss its messages."""
+    with logging.temp_verbosity(logging.get_verbosity()):
+        yield
 
 
 @pytest.fixture(autouse=True)

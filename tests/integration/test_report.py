@@ -1,0 +1,323 @@
+"""The report: what it says is what the run logged, and a real browser shows it."""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from matplotlib.text import Text
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+from nemo_birq.data.batch import SpeechBatch
+from nemo_birq.losses.fused_cross_entropy import CrossEntropies
+from nemo_birq.monitoring.gradient_health import GradientProducts
+from nemo_birq.monitoring.training_log import TrainingLog
+from nemo_birq.report import pictures
+from nemo_birq.report.catalogue import logged_tags
+from nemo_birq.report.events import scalars
+from nemo_birq.report.page import write_report
+from nemo_birq.report.pictures import draw_layers, draw_quality_over_time, quality_over_time
+from nemo_birq.report.runs import differences, read_run, read_runs
+from nemo_birq.report.table import table
+from tests.helpers.paths import ROOT
+
+pytestmark = pytest.mark.integration
+HEALTH = ("perplexity", "coverage", "cumulative_coverage", "top1", "accuracy")
+LONG_NAME = "a_very_long_name_of_a_run_as_people_like_to_give_them_without_a_blank"
+LOGGED = list(range(9, 100, 10))
+START = 1_700_000_000
+
+
+def loss(step: int) -> float:
+    return 2 + 3 * math.exp(-step / 40)
+
+
+def write_events(folder: Path, steps: list[int], offset: float = 0.0, start: float = START, **more: float) -> None:
+    """A file as Lightning writes it: 2 s a step, 0.01 h of audio a step, losses of a closed form."""
+    folder.mkdir(parents=True, exist_ok=True)
+    writer = EventFileWriter(str(folder), filename_suffix=f".{start}")
+    for step in steps:
+        values = {
+            "train_anchor_loss": loss(step) + offset,
+            "train_anchor_unigram_entropy": 4.5,
+            "train_anchor_accuracy": step / 200,
+            "train_anchor_top1": 0.0625,
+            "train_anchor_normalized_entropy": 0.8,
+            "train_enhanced_loss": loss(step) + 1,
+            "train_enhanced_unigram_entropy": 4.0,
+            "train_enhanced_normalized_entropy": 0.75 - offset,
+            "train_audio_hours_per_hour": 18.0,  # 0.01 h every 2 s
+            "learning_rate": 1e-4,
+            **more,
+        }
+        if step % 20 == 19:
+            values |= {"val_anchor_loss": loss(step) + 0.5 + offset, "val_anchor_unigram_entropy": 4.5}
+        for tag, value in values.items():
+            summary = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
+            writer.add_event(Event(wall_time=start + 2 * step, step=step, summary=summary))
+    writer.close()
+
+
+def make_run(folder: Path, config: str = "cfg: {optim: {lr: 0.1}}", command: str = "train.py name=x", **events) -> Path:
+    write_events(folder / "version_0", LOGGED, **events)
+    (folder / "version_0" / "hparams.yaml").write_text(config)
+    (folder / "cmd-args.log").write_text(command)
+    return folder
+
+
+def cells(runs, group: str, label: str):
+    return next(row.cells for row in table(runs)[group] if row.label == label)
+
+
+def test_numbers_are_those_that_were_logged(tmp_path):
+    first, second = make_run(tmp_path / "first"), make_run(tmp_path / "second", offset=0.25)
+    runs = read_runs([str(first), str(second)])
+    train, val = "Training, last logged", "Validation, last"
+    for index, offset in enumerate((0.0, 0.25)):
+        expected = loss(99) + offset
+        assert cells(runs, train, "at step")[index].value == 99 and cells(runs, val, "at step")[index].value == 99
+        assert cells(runs, train, "anchor loss (nats)")[index].value == pytest.approx(expected, abs=1e-6)
+        below = cells(runs, train, "anchor loss below unigram (nats)")[index]
+        assert below.value == pytest.approx(4.5 - expected, abs=1e-6) and below.best == (index == 0)
+        above = cells(runs, train, "anchor accuracy above unigram")[index]
+        assert above.value == pytest.approx(99 / 200 - 0.0625) and not above.best  # a tie has no best
+        assert cells(runs, val, "anchor loss (nats)")[index].value == pytest.approx(expected + 0.5, abs=1e-6)
+    assert [run.steps for run in runs] == [100, 100]
+    assert [run.audio_hours for run in runs] == pytest.approx([1.0, 1.0])
+    assert runs[0].seconds == 2 * 90
+
+
+def test_no_point_is_left_out_of_a_long_run(tmp_path):
+    """TensorBoard's own reader keeps a random 10,000."""
+    folder = make_run(tmp_path / "long")
+    writer = EventFileWriter(str(folder / "version_0"), filename_suffix=".long")
+    for step in range(100, 12_100):
+        summary = Summary(value=[Summary.Value(tag="train_x", simple_value=step)])
+        writer.add_event(Event(wall_time=START + 1000 + step, step=step, summary=summary))
+    writer.close()
+    assert scalars(folder)["train_x"] == [(step, step) for step in range(100, 12_100)]
+
+
+def test_a_resumed_run_is_joined_by_step(tmp_path):
+    """Stopped at 99, resumed from a checkpoint at 60: what came after it was trained anew."""
+    folder = make_run(tmp_path / "run")
+    write_events(folder / "version_1", list(range(69, 150, 10)), offset=0.25, start=START + 500)
+    (folder / "version_1" / "hparams.yaml").write_text("cfg: {optim: {lr: 0.2}}")
+    run = read_run(folder)
+    curve = scalars(folder)["train_anchor_loss"]
+    assert [step for step, _ in curve] == list(range(9, 150, 10))
+    assert [value for _, value in curve] == pytest.approx([loss(s) + (0.25 if s >= 69 else 0) for s in range(9, 150, 10)])
+    assert [p.step for p in run.curves["val_anchor_loss"]] == [19, 39, 59, 79, 99, 119, 139]
+    assert run.steps == 150 and run.audio_hours == pytest.approx(1.5)
+    assert "from step 69 on" in run.notes[0] and "up to step 99" in run.notes[0]
+
+
+def test_checkpoints_know_steps_that_no_log_line_has(tmp_path):
+    folder = make_run(tmp_path / "run")
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "run--val_loss=4.2-step=107-last.ckpt").touch()
+    assert read_run(folder).steps == 107 and read_run(folder).audio_hours == pytest.approx(1.07)
+
+
+def test_differences_of_configurations_and_commands(tmp_path):
+    head = "cfg: {optim: {lr: 0.1, name: adamw}, loss_list: {a: 1}}"
+    first = make_run(tmp_path / "first", head, "train.py --config-name=a name=first trainer.max_steps=5 model.optim.lr=0.1")
+    other = make_run(tmp_path / "other", "cfg: {optim: {lr: 0.2, name: adamw}, extra: null}", "train.py name=other")
+    assert differences(read_runs([str(first), str(other)])) == {
+        "model.optim.lr": [0.1, 0.2],
+        "--config-name": ["a", None],
+        "trainer.max_steps": ["5", None],
+    }
+
+
+def test_bad_input_is_named_with_a_remedy(tmp_path):
+    good, other = make_run(tmp_path / "a" / "run"), make_run(tmp_path / "b" / "run")
+    (tmp_path / "empty").mkdir()
+
+    def refused(message: str, *arguments: Path | str) -> None:
+        with pytest.raises(ValueError, match=message):
+            read_runs([str(argument) for argument in arguments])
+
+    refused("nowhere is not a folder", tmp_path / "nowhere")
+    refused(r"empty holds no TensorBoard scalars .* nemo_experiments/<name>", tmp_path / "empty")
+    refused("given twice", good, good / ".")
+    refused(r"Two runs are called run: .*Give them names: first=.*a/run second=.*b/run", good, other)
+    assert [run.name for run in read_runs([f"first={good}", f"second={other}"])] == ["first", "second"]
+    refused(r"holds several runs; name those that you mean: .*a/run, .*b/run", tmp_path)
+    (good / "alarms.json").write_text('{"status": "heal')
+    refused(r"alarms.json is not readable as JSON .* Repair it, or move it away", good)
+    (good / "alarms.json").write_text('{"status": "healthy"}')
+    refused("alarms.json of .* has no list 'alarms'", good)
+    (other / "label_quality.json").write_text("[]")
+    refused("label_quality.json holds no JSON object", other)
+
+
+def test_a_page_of_something_else_is_not_overwritten(tmp_path):
+    run = read_run(make_run(tmp_path / "run"))
+    (tmp_path / "index.html").write_text("mine")
+    with pytest.raises(ValueError, match="is not a report of ours"):
+        write_report([run], tmp_path)
+    assert (tmp_path / "index.html").read_text() == "mine"
+
+
+def test_missing_things_are_said_and_alarms_are_words(tmp_path):
+    folder = make_run(tmp_path / "run")
+    alarm = {"name": "label_collapse", "step": 42, "value": 0.1, "threshold": 0.3, "message": "Two codes <are> left."}
+    (folder / "alarms.json").write_text(json.dumps({"status": "unhealthy", "alarms": [alarm]}))
+    page = write_report([read_run(folder)], tmp_path / "report")
+    text = page.read_text()
+    assert "Step 42, label collapse." in text and "Two codes &lt;are&gt; left." in text and "not healthy" in text
+    assert "Not logged by this run: Gradient norm; Gradient norm of each task; Cosine" in text
+    drawn = {path.stem for path in page.parent.glob("*.png")}
+    assert len(drawn) == text.count("<img") and {"anchor_loss_training", "normalized_entropy"} <= drawn
+    assert "gradient_norms" not in drawn and "quality_layers" not in drawn
+
+
+@pytest.mark.parametrize("names", [["run"], ["one", LONG_NAME, "collapse", "unnormalized"]], ids=len)
+def test_nothing_of_a_picture_is_cut_off(tmp_path, monkeypatch, names):
+    """Titles and legends, of every picture with all its lines, as the renderer measures them."""
+    figures = []
+
+    class Kept(pictures.Figure):
+        def savefig(self, *args, **kwargs):
+            super().savefig(*args, **kwargs)
+            figures.append(self)
+
+    monkeypatch.setattr(pictures, "Figure", Kept)
+    folder = make_run(tmp_path / "run", **dict.fromkeys(logged_tags(), 0.5))
+    for step in (10, 20):
+        (folder / f"label_quality_{step}.json").write_text(quality(step, 0))
+    runs = [replace(read_run(folder), name=name) for name in names]
+    write_report(runs, tmp_path / "report")
+    assert len(figures) == 2 * len(list((tmp_path / "report").glob("*.png"))) > 40
+    for figure in figures:
+        (axes,) = figure.axes
+        assert len(names) == 1 or figure.legends
+        texts = [child for child in axes.get_children() if isinstance(child, Text)]
+        for text in [
+            *texts,
+            axes.xaxis.label,
+            axes.yaxis.label,
+            *(t for legend in figure.legends for t in legend.get_texts()),
+        ]:
+            box = text.get_window_extent()
+            inside = min(box.x0, box.y0) >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
+            assert inside or not text.get_text().strip(), f"{text.get_text()} is at {box} of {figure.bbox}"
+        for legend in figure.legends:
+            assert legend.get_window_extent().y1 <= axes.xaxis.label.get_window_extent().y0
+
+
+def test_memory_that_nobody_logged_is_named_and_other_tags_are_shown(tmp_path):
+    without, other = make_run(tmp_path / "without"), make_run(tmp_path / "other", gpu_memory_gib=8.0)
+    text = write_report([read_run(without)], tmp_path / "a").read_text()
+    assert re.search(r'<h2 id="memory">Memory</h2>\s*<p class="quiet">Not logged by this run: Memory\.</p>', text)
+    assert '<li><a href="#alarms">' in text and '<h2 id="alarms">' in text
+    write_report([read_run(other)], tmp_path / "b")
+    assert (tmp_path / "b" / "memory_0.png").is_file() and not (tmp_path / "b" / "memory_gb.png").exists()
+
+
+def test_whatever_training_logs_has_a_place():
+    """What the model measures, by its own names."""
+    codes, loss = torch.zeros(4, 1, dtype=torch.long), torch.tensor(1.0)
+    paths = ("anchor", "enhanced_prediction", "enhanced_label")
+    log = TrainingLog(num_codes=8, num_books=1, sample_rate=16_000)
+    log.health.update(torch.tensor(8), codes, CrossEntropies(loss, loss, loss, codes, codes, codes, codes))
+    log.count(SpeechBatch(torch.zeros(1, 1600), torch.tensor([1600])))
+    log.gradients = GradientProducts(paths, torch.eye(3, dtype=torch.float64))
+    measured = {f"val_{name}" for name in log.health.compute()} | {f"train_{name}" for name in log.collect()}
+    assert len(measured) > 40
+    # The same number as *_top1.
+    assert {tag for tag in measured - logged_tags() if not tag.endswith("_unigram_accuracy")} == set()
+
+
+def quality(step: int | None, shift: float) -> str:
+    rows = [{"labels": "anchor", "layer": None, "codes": 8, "pnmi": 0.1}]
+    rows += [{"labels": "enhanced", "layer": 2, "pnmi": 0.2 + shift}]
+    rows += [{"labels": "layer", "layer": layer, "pnmi": 0.1 * layer + shift} for layer in (1, 2, 3)]
+    return json.dumps({"model": "x.nemo", "step": step, "num_codes": 8, "rows": [*rows, {"labels": "from the future"}]})
+
+
+def test_a_nemo_file_is_the_end_of_training(tmp_path):
+    """It does not know its step; as the oldest look it would be drawn first and its layers not at all."""
+    folder = make_run(tmp_path / "run")
+    looks = {"a": (None, 0.05), "b": (50, 0.03), "c": (10, 0.01), "d": (100, 0.05)}  # d: the checkpoint of the end
+    for name, (step, shift) in looks.items():
+        (folder / f"label_quality_{name}.json").write_text(quality(step, shift))
+    run = read_run(folder)
+    assert [look["step"] for look in run.quality] == [10, 50, 100, None] and run.steps == 100
+    enhanced = quality_over_time(run)["enhanced"]
+    assert [p.step for p in enhanced] == [10, 50, 100]
+    assert [p.value for p in enhanced] == pytest.approx([0.21, 0.23, 0.25])
+    assert "enhanced: 0.21 at step 10, 0.25 at step 100" in draw_quality_over_time([run]).alt
+    assert "enhanced 2: 0.250" in draw_layers([run]).alt
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory):
+    """The script as a user starts it, on two runs with everything that can be logged."""
+    folder = tmp_path_factory.mktemp("comparison")
+    gradients = ("norm_anchor", "norm_enhanced", "norm_enhanced_prediction", "norm_enhanced_label", "cosine")
+    health = [f"{task}_{name}" for task in ("anchor", "enhanced") for name in HEALTH]
+    names = [*health, "selection_agreement", "anchor_agreement", "enhanced_churn", "grad_norm", "enhanced_weight"]
+    more = {f"train_{name}": 0.5 for name in [*names, *(f"gradient_{name}" for name in gradients)]}
+    more |= {"val_enhanced_previous_agreement": 0.5, "train_masked_fraction": 0.5, "train_skipped_share": 0.0}
+    more |= {"train_memory_gb": 8.0, "gpu_memory_gib": 8.0, "val_enhanced_loss": 3.5}
+    command = f"train.py model.train_ds.manifest_filepath=/{'x' * 150}.json"
+    runs = [make_run(folder / "one", **more), make_run(folder / LONG_NAME, "cfg: {a: 1}", command, offset=0.25, **more)]
+    for step in (10, 20):
+        (runs[0] / f"label_quality_{step}.json").write_text(quality(step, step / 100))
+    (runs[0] / "alarms.json").write_text('{"status": "healthy", "alarms": []}')
+    command = [sys.executable, str(ROOT / "scripts/report.py"), *map(str, runs), "--out", str(folder / "report")]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "one: 100 steps, 0 alarm(s)" in printed
+    return folder / "report" / "index.html"
+
+
+def test_page_needs_nothing_else(comparison):
+    text = comparison.read_text()
+    assert "<script" not in text and not re.search(r"""(?:src|href|srcset)=["'](?!data:|#)""", text) and "url(" not in text
+    assert "Not logged" not in text
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_shows_the_page(comparison, tmp_path, scheme):
+    try:
+        import PySide6.QtWebEngineCore  # noqa: F401
+    except ImportError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"no browser engine: pip install -r requirements.txt brings PySide6, which says: {error}")
+    from PIL import Image
+
+    shot = str(tmp_path / "shot.png")
+    command = [sys.executable, str(ROOT / "tests/helpers/browser.py"), str(comparison), scheme, shot, "1280", "390"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = json.loads(done.stdout)
+    assert seen["console"] == []
+    drawn = sorted(path.stem for path in comparison.parent.glob("*.png"))
+    for width, look in seen["widths"].items():
+        assert look["viewport"] == int(width) and look["dark"] == (scheme == "dark")
+        assert look["width"] <= look["viewport"], "the page is wider than the window"
+        assert look["fetched"] == []
+        assert len(look["images"]) == len(drawn) >= 20
+        assert all(image["natural"] > 800 and image["shown"] > 300 and len(image["alt"]) > 40 for image in look["images"])
+        row = next(row for row in look["rows"] if row[0] == "anchor loss (nats)")
+        assert row[1:] == [f"{loss(99) + 0.5:.3f}", f"{loss(99) + 0.75:.3f}"]
+        shot = Image.open(tmp_path / f"shot_{width}.png").convert("RGB")
+        assert shot.width == int(width) and shot.height >= look["height"]
+        colours = shot.resize((shot.width // 2, shot.height // 2)).getcolors(1 << 24)
+        ground = sum(max(colours)[1]) / 3
+        assert len(colours) > 100 and (ground < 60 if scheme == "dark" else ground > 200)
+        for top in range(0, shot.height - 800, 800):  # no screen without anything on it
+            assert len(shot.crop((0, top, shot.width, top + 800)).getcolors(1 << 24)) > 20
+    sources = [image["source"] for image in seen["widths"]["1280"]["images"]]
+    assert len(set(sources)) == len(sources)

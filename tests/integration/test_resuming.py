@@ -1,0 +1,73 @@
+"""A run that is killed in the middle of an epoch and goes on is the run that was never killed."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+import torch
+
+from tests.helpers.paths import ROOT
+from tests.helpers.resume_worker import SAVE_EVERY, STEPS, Diary, train
+
+pytestmark = pytest.mark.system
+WORKER = ROOT / "tests" / "helpers" / "resume_worker.py"
+
+
+def seen(folder) -> list[list]:
+    return [json.loads(line) for line in (folder / "seen.jsonl").read_text().splitlines()]
+
+
+def test_killed_and_resumed_run_sees_the_same_utterances_and_ends_with_the_same_weights(tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    expected = train(whole)
+    killed = subprocess.run(
+        [sys.executable, str(WORKER), str(broken), "--kill-after", "18", "--workers", "2"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
+    first_part = seen(broken)
+    assert first_part == seen(whole)[:19]  # with two workers the order is that without any
+    found = train(broken, workers=1)
+    resumed = seen(broken)[len(first_part) :]
+    assert resumed[0][0] == 18 // SAVE_EVERY * SAVE_EVERY  # the last checkpoint before
+    assert resumed == seen(whole)[resumed[0][0] :]
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+
+    # Nothing lost, nothing twice: 60 utterances in an epoch, and the run went on into the second.
+    epoch = Counter(name for _, names in seen(whole) for name in names)
+    assert len(seen(whole)) == STEPS and len(epoch) == 60 and set(epoch.values()) == {1, 2}
+
+
+class KilledError(BaseException):
+    """Ends a run in this process as a signal would end it: nobody catches it and nothing is saved."""
+
+
+def kill_here(_):
+    raise KilledError
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"accumulate_grad_batches": 2, "val_check_interval": 14},
+        # 21 batches an epoch: checkpoints at its end and around it, a schedule that follows from the epochs.
+        {"max_epochs": 2, "max_steps": -1, "val_check_interval": 21},
+        {"max_epochs": 4, "max_steps": -1, "limit_train_batches": 10, "val_check_interval": 5},
+    ],
+    ids=["accumulation", "epochs", "shorter epochs"],
+)
+def test_several_stops_leave_no_trace(tmp_path, monkeypatch, options):
+    """Lightning alone would count one batch less after each stop."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    expected = train(whole, **options)
+    monkeypatch.setattr(Diary, "kill", kill_here)
+    for step in (7, 21):
+        with pytest.raises(KilledError):
+            train(broken, kill_after=step, **options)
+    found = train(broken, **options)
+    assert seen(broken)[-1] == seen(whole)[-1]
+    assert {json.dumps(entry) for entry in seen(broken)} == {json.dumps(entry) for entry in seen(whole)}
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())

@@ -1,0 +1,162 @@
+"""The index: every utterance is found where it lies, and what does not fit together is said."""
+
+import io
+import json
+import os
+import pickle
+import tarfile
+
+import pytest
+import soundfile
+
+import nemo_birq.data.index as index_module
+from nemo_birq.data.dataset import UnusableAudio, read_utterance
+from nemo_birq.data.index import SpeechIndex, open_index
+from nemo_birq.data.sources import Source
+from tests.helpers.models import SAMPLE_RATE
+from tests.helpers.paths import CORPUS
+from tests.helpers.shards import make_shards, wav
+
+pytestmark = pytest.mark.unit
+
+
+def source(folder, shards=2) -> Source:
+    last = shards - 1
+    return Source(
+        f"{folder}/sharded_manifests/manifest__OP_0..{last}_CL_.json", f"{folder}/audio__OP_0..{last}_CL_.tar", None
+    )
+
+
+def add_member(folder, name: str, audio: bytes, shard: int = 0, line: bool = True) -> None:
+    with tarfile.open(folder / f"audio_{shard}.tar", "a") as tar:
+        member = tarfile.TarInfo(name)
+        member.size = len(audio)
+        tar.addfile(member, io.BytesIO(audio))
+    if line:
+        add_line(folder, {"audio_filepath": name, "duration": 1.0, "shard_id": shard}, shard)
+
+
+def add_line(folder, entry: dict, shard: int = 0) -> None:
+    with open(folder / "sharded_manifests" / f"manifest_{shard}.json", "a") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def names(index: SpeechIndex) -> list[str]:
+    return [index.place(row).name for row in range(len(index))]
+
+
+def test_places_hold_the_bytes_of_the_members():
+    """Against tarfile, on the embedded corpus."""
+    index = open_index(source(CORPUS / "train", 4))
+    found = {}
+    for shard in range(4):
+        with tarfile.open(CORPUS / "train" / f"audio_{shard}.tar") as tar:
+            found |= {(member.name, tar.name): tar.extractfile(member).read() for member in tar}
+    assert len(index) == len(found) == 480 and index.num_lost == 0 and not index.problems
+    for row in range(len(index)):
+        place = index.place(row)
+        with open(place.file, "rb") as file:
+            file.seek(place.position)
+            assert file.read(place.size) == found[place.name, place.file]
+    lines = [json.loads(line) for line in (CORPUS / "train" / "tarred_audio_manifest.json").read_text().splitlines()]
+    assert sorted(index.durations) == sorted(line["duration"] for line in lines)
+
+
+def test_long_names_are_found(tmp_path):
+    """Names above 100 characters stand in a header of their own."""
+    folder = make_shards(tmp_path)
+    name = "speaker/" + "x" * 180 + ".wav"
+    add_member(folder, name, wav())
+    index = open_index(source(folder))
+    assert read_utterance(index.place(names(index).index(name)), SAMPLE_RATE).shape == (SAMPLE_RATE,)
+
+
+def test_segments_of_one_member_are_cut_out(tmp_path):
+    folder = make_shards(tmp_path)
+    audio = wav(3.0)
+    add_member(folder, "long.wav", audio, line=False)
+    add_line(folder, {"audio_filepath": "long-sub1.wav", "duration": 1.0, "offset": 0.5})
+    add_line(folder, {"audio_filepath": "long-sub2.wav", "duration": 1.5, "offset": 1.5})
+    index = open_index(source(folder))
+    expected, _ = soundfile.read(io.BytesIO(audio), dtype="float32")
+    for name, start, end in (("long-sub1.wav", 8000, 24000), ("long-sub2.wav", 24000, 48000)):
+        signal = read_utterance(index.place(names(index).index(name)), SAMPLE_RATE)
+        assert (signal == expected[start:end]).all()
+
+
+def test_index_is_built_once_and_again_when_the_data_change(tmp_path, monkeypatch):
+    folder = make_shards(tmp_path)
+    built = []
+    original = index_module.build_table
+    monkeypatch.setattr(index_module, "build_table", lambda s: built.append(s) or original(s))
+    first, second = open_index(source(folder)), open_index(source(folder))
+    assert len(built) == 1 and first.path == second.path
+    first.path.write_bytes(b"")  # a power failure
+    assert len(open_index(source(folder))) == 8 and len(built) == 2
+    add_member(folder, "new.wav", wav())
+    assert len(open_index(source(folder))) == 9 and len(built) == 3
+    assert len(pickle.loads(pickle.dumps(second))) == 8  # as worker processes get it
+
+
+def problems_of(folder, shards=2) -> str:
+    index = open_index(source(folder, shards))
+    return f"{index.num_lost} lost\n" + "\n".join(index.problems)
+
+
+def test_line_without_member_and_member_without_line(tmp_path):
+    folder = make_shards(tmp_path)
+    add_line(folder, {"audio_filepath": "ghost.wav", "duration": 1.0})
+    add_member(folder, "foreign.txt", b"not in the manifest", shard=1, line=False)
+    said = problems_of(folder)
+    assert f"shard {folder}/audio_0.tar lacks ghost.wav" in said and said.startswith("1 lost")
+    assert f"shard {folder}/audio_1.tar holds 1 members that no line of its manifest names, such as foreign.txt" in said
+
+
+def test_names_that_leave_the_folder_and_names_that_stand_twice(tmp_path):
+    folder = make_shards(tmp_path)
+    add_member(folder, "../../etc/clip.wav", wav())
+    add_member(folder, "/abs.wav", wav())
+    add_member(folder, "clip0.wav", wav(2.0))
+    said = problems_of(folder)
+    assert "the name ../../etc/clip.wav leaves the folder" in said and "/abs.wav leaves the folder" in said
+    assert "audio_0.tar holds clip0.wav twice" in said and "clip0.wav stands twice in its manifest" in said
+    index = open_index(source(folder))
+    assert sorted(names(index)) == [f"clip{i}.wav" for i in range(8)]
+    assert len(read_utterance(index.place(names(index).index("clip0.wav")), SAMPLE_RATE)) == SAMPLE_RATE  # the first
+
+
+def test_truncated_shard_gives_what_lies_before_the_break(tmp_path):
+    folder = make_shards(tmp_path, shards=1)
+    tar = folder / "audio_0.tar"
+    with tarfile.open(tar) as archive:
+        fifth = archive.getmembers()[4]
+    os.truncate(tar, fifth.offset_data + 1000)  # in the middle of the fifth member
+    index = open_index(source(folder, 1))
+    assert names(index) == [f"clip{i}.wav" for i in range(4)] and index.num_lost == 4
+    assert "cannot be read to its end" in index.problems[0] and "audio_0.tar lacks clip4.wav" in "".join(index.problems)
+
+
+def test_text_that_is_not_utf8_costs_one_line(tmp_path):
+    folder = make_shards(tmp_path)
+    path = folder / "sharded_manifests" / "manifest_0.json"
+    path.write_bytes(path.read_bytes() + b'{"audio_filepath": "x.wav", "duration": 1, "text": "caf\xe9"}\n')
+    said = problems_of(folder)
+    assert said.startswith("1 lost") and "line 5 is not UTF-8" in said
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_samples_that_are_no_numbers_are_refused(tmp_path, value):
+    signal = 0.1 * soundfile.read(io.BytesIO(wav()), dtype="float32")[0]
+    signal[77] = value
+    soundfile.write(tmp_path / "bad.wav", signal, SAMPLE_RATE, subtype="FLOAT")
+    (tmp_path / "dev.json").write_text('{"audio_filepath": "bad.wav", "duration": 1.0}\n')
+    index = open_index(Source(str(tmp_path / "dev.json"), None, None))
+    with pytest.raises(UnusableAudio, match="NaN or infinite"):
+        read_utterance(index.place(0), SAMPLE_RATE)
+
+
+def test_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("NEMO_BIRQ_CACHE", str(tmp_path / "file" / "folder"))
+    with pytest.raises(PermissionError, match="set NEMO_BIRQ_CACHE"):
+        open_index(source(CORPUS / "train", 4))
