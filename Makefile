@@ -1,5 +1,5 @@
 # make demo    pretrain, fine-tune and transcribe on the embedded corpus, minutes on two cores
-# make test    the linter and the whole test suite
+# make test    the linters and the whole test suite
 # make smoke   the smallest experiment, every method once (docs/experiments.md); its numbers say nothing
 # All set up .venv first, from requirements.txt, make test also from requirements-test.txt. PYTHON=python3.12 chooses another
 # interpreter.
@@ -24,6 +24,7 @@ smoke: $(INSTALLED)
 lint: $(TEST_INSTALLED)
 	$(VENV)/bin/ruff check nemo_birq scripts tests benchmarks setup.py
 	$(VENV)/bin/ruff format --check nemo_birq scripts tests benchmarks setup.py
+	$(VENV)/bin/lint-imports
 
 $(INSTALLED): requirements.txt pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
