@@ -42,7 +42,7 @@ def open_whole(config: DictConfig) -> tuple[list[Source], list[SpeechIndex]]:
             raise ValueError(
                 f"{index.num_lost} of {len(index) + index.num_lost} utterances of {source.manifest} cannot be used, for "
                 f"example: {index.problems[0]}. NeMo's loader would stop there: mend or leave out what is named "
-                "(scripts/verify_shards.py names all of a folder of shards)"
+                "(birq verify-shards names all of a folder of shards)"
             )
     return sources, indexes
 

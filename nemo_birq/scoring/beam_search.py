@@ -161,7 +161,7 @@ def check_flashlight() -> None:
     except ImportError as error:
         raise ImportError(
             "a language model of words needs the package flashlight-text (pip install flashlight-text; there are wheels for "
-            f"Linux on x86-64): {error}. A language model of tokens needs none: scripts/estimate_ngram.py --tokens-of"
+            f"Linux on x86-64): {error}. A language model of tokens needs none: birq estimate-ngram --tokens-of"
         ) from error
 
 
@@ -173,7 +173,7 @@ def check_tokens(arpa: Arpa, vocabulary_size: int) -> None:
         raise ValueError(
             f"language model {arpa.path}: {len(wrong)} of its {len(arpa.symbols)} tokens, as {wrong[0]!r}, are not among "
             f"the {vocabulary_size} of the recognizer. They must be written as chr(id + {DEFAULT_TOKEN_OFFSET}), as NeMo's "
-            "train_kenlm.py and scripts/estimate_ngram.py --tokens-of write them, and be those of this recognizer"
+            "train_kenlm.py and birq estimate-ngram --tokens-of write them, and be those of this recognizer"
         )
     with open(arpa.path, encoding="utf-8") as file:
         if not next(file).strip():

@@ -10,19 +10,19 @@ from nemo_birq.scoring.eval_sets import identity
 
 
 def read_score(path: Path) -> dict:
-    """A file that ``scripts/score.py`` wrote.
+    """A file that ``birq score`` wrote.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is something else.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; scripts/score.py writes such files")
+        raise FileNotFoundError(f"{path} does not exist; birq score writes such files")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         _ = [utterance["reference_scored"] for utterance in found["utterances"]]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a score; scripts/score.py writes such files") from error
+        raise ValueError(f"{path} is not a score; birq score writes such files") from error
     return found
 
 

@@ -20,8 +20,7 @@ def check_recognizer(path: Path) -> type[ASRModel]:
     found = import_class_by_path(target)
     if not issubclass(found, EncDecCTCModel | EncDecRNNTModel):
         raise ValueError(
-            f"{path} holds a {found.__name__}, which does not recognize speech; make a recognizer of it with "
-            "scripts/speech_to_text_finetune.py"
+            f"{path} holds a {found.__name__}, which does not recognize speech; make a recognizer of it with birq finetune"
         )
     return found
 
