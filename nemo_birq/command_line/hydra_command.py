@@ -9,6 +9,7 @@ import click
 
 from nemo_birq.command_line.command import SETTINGS, Command
 from nemo_birq.command_line.configurations import config_folder, configurations, presets
+from nemo_birq.command_line.override_hints import current_spelling, unknown_key
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -54,7 +55,7 @@ class HydraCommand(Command):
         if {"-h", "--help"} & set(args):
             click.echo(self.get_help(ctx))
             ctx.exit()
-        ctx.args = list(args)
+        ctx.args = [current_spelling(argument) for argument in args]
         return ctx.args
 
     def invoke(self, ctx: click.Context) -> None:
@@ -66,9 +67,14 @@ class HydraCommand(Command):
             sys.argv = whole  # with it Lightning starts the processes of further GPUs
             self.callback(cfg)
 
+        folder = config_folder() / self.folder
         sys.argv = [whole[0], *_with_absolute_config_path(ctx.args)]
         try:
-            hydra_runner(config_path=str(config_folder() / self.folder), config_name=self.config_name)(run)()
+            hydra_runner(config_path=str(folder), config_name=self.config_name)(run)()
+        except SystemExit as end:
+            if end.code and (hint := unknown_key(folder, self.config_name, ctx.args)):
+                click.echo(f"{ctx.command_path}: {hint}", err=True)
+            raise
         finally:
             sys.argv = whole
 

@@ -44,10 +44,12 @@ def pretrain(cfg: "DictConfig") -> None:
     from nemo.utils.trainer_utils import resolve_trainer_cfg
     from omegaconf import OmegaConf
 
+    from nemo_birq.config_checks import check_run_keys
     from nemo_birq.model import BiRQModel
 
     logging.info(f"Hydra config: {OmegaConf.to_yaml(cfg)}")
     with errors_in_one_line():
+        check_run_keys(cfg)
         pl.seed_everything(cfg.seed, workers=True)
         trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer))
         exp_manager(trainer, cfg.get("exp_manager", None))
@@ -69,9 +71,11 @@ def untrained_model(cfg: "DictConfig") -> None:
     import lightning.pytorch as pl
     from nemo.utils.trainer_utils import resolve_trainer_cfg
 
+    from nemo_birq.config_checks import check_run_keys
     from nemo_birq.model import BiRQModel
 
     with errors_in_one_line():
+        check_run_keys(cfg)
         path = Path(cfg.exp_manager.exp_dir or "nemo_experiments") / cfg.name / f"{cfg.name}.nemo"
         if path.exists():
             raise ValueError(f"{path} exists; give another name=")

@@ -36,11 +36,13 @@ def check_labels(cfg: "DictConfig") -> None:
     from omegaconf import open_dict
     from rich.console import Console
 
+    from nemo_birq.config_checks import check_run_keys
     from nemo_birq.evaluation.preflight import measure as preflight
     from nemo_birq.evaluation.preflight import report
     from nemo_birq.model import BiRQModel
 
     with errors_in_one_line():
+        check_run_keys(cfg, "minutes", "picture")
         pl.seed_everything(cfg.seed, workers=True)
         with open_dict(cfg):
             cfg.model.validation_ds = None
