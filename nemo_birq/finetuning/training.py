@@ -14,6 +14,7 @@ from omegaconf import DictConfig, open_dict
 from nemo_birq.finetuning.data import batches_per_epoch, is_endless
 from nemo_birq.finetuning.freezing import FreezeEncoder
 from nemo_birq.finetuning.initialization import initialize
+from nemo_birq.utils.files import complete_file
 
 
 def build_trainer(cfg: DictConfig) -> tuple[pl.Trainer, int]:
@@ -90,9 +91,10 @@ def save_best(model: ASRModel, trainer: pl.Trainer, folder: Path, name: str) -> 
         model.load_state_dict(torch.load(source, map_location="cpu", weights_only=False)["state_dict"])
         logging.info(f"The weights are those of {source.name}, {'the best of the validations' if best else 'the last'}")
     path = folder / "checkpoints" / f"{name}.nemo"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if trainer.is_global_zero and path.exists():
-        older = (path.with_name(f"{name}-v{number}.nemo") for number in itertools.count(1))
-        path.rename(next(other for other in older if not other.exists()))
-    model.save_to(str(path))
+    if trainer.is_global_zero:
+        with complete_file(path) as part:
+            model.save_to(str(part))
+            if path.exists():
+                older = (path.with_name(f"{name}-v{number}.nemo") for number in itertools.count(1))
+                path.rename(next(other for other in older if not other.exists()))
     return path

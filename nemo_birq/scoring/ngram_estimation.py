@@ -14,6 +14,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+from nemo_birq.utils.files import complete_file
+
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 Ngram = tuple[str, ...]
 
@@ -67,7 +69,7 @@ def _back_off(follower: tuple[int, int] | None) -> float:
 
 def write_arpa(model: list[dict[Ngram, tuple[float, float]]], path: Path) -> None:
     """Writes the file, logarithms to base 10, as the format wants them."""
-    with open(path, "w", encoding="utf-8", newline="\n") as file:
+    with complete_file(path) as part, open(part, "w", encoding="utf-8", newline="\n") as file:
         file.write("\\data\\\n")
         file.writelines(f"ngram {length}={len(ngrams)}\n" for length, ngrams in enumerate(model, start=1))
         for length, ngrams in enumerate(model, start=1):
