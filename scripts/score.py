@@ -16,13 +16,14 @@ from pathlib import Path
 import torch
 from nemo.utils import logging
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from nemo_birq.scoring.eval_sets import TestSet, check_apart, read_test_sets
 from nemo_birq.scoring.normalization import STEPS
-from nemo_birq.scoring.runs import ScoringRun, language_model
-from nemo_birq.scoring.tables import details, how, normalization_said, score_table, tuning_table
+from nemo_birq.scoring.scorer import Scorer, language_model
+from nemo_birq.scoring.tables import describe_normalization, details, how, score_table, tuning_table
 from nemo_birq.scoring.tuning import at_the_edge, best
+from nemo_birq.utils.progress import ProgressBars
 
 console = Console(highlight=False)
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -66,7 +67,7 @@ def arguments() -> argparse.Namespace:
     return args
 
 
-def tuned(run: ScoringRun, dev: TestSet) -> dict:
+def tuned(run: Scorer, dev: TestSet) -> dict:
     """Chooses the weights on a development set; prints all trials."""
     trials = run.tune(dev)
     chosen = best(trials)
@@ -77,15 +78,16 @@ def tuned(run: ScoringRun, dev: TestSet) -> dict:
     return run.decoding((chosen.alpha, chosen.beta), dev)
 
 
-def score_all(run: ScoringRun, tests: list[TestSet], dev: TestSet | None) -> dict[str, dict]:
+def score_all(run: Scorer, tests: list[TestSet], dev: TestSet | None) -> dict[str, dict]:
     """Scores by the name of the test set, from their files or made now."""
     decoding = tuned(run, dev) if dev else run.decoding()
-    results = run.earlier(tests, decoding)
+    results = run.existing_scores(tests, decoding)
     for test in tests:
         if results[test.name] is None:
             results[test.name] = run.score(test, decoding)
         else:
-            console.print(f"{test.name}: already scored, {run.file_of(test.name)} (--redo decodes it again)", soft_wrap=True)
+            path = run.result_path(test.name)
+            console.print(f"{test.name}: already scored, {path} (--redo decodes it again)", soft_wrap=True)
     return results
 
 
@@ -98,23 +100,18 @@ def main() -> None:
     if dev:
         check_apart(tests, dev)
     lm = language_model(args.lm, args.beam_size, args.alpha, args.beta, args.alphas, args.betas) if args.lm else None
-    with Progress(*COLUMNS, console=console, transient=True) as bar:
-
-        def begin(what: str, units: int):
-            task = bar.add_task(what, total=units)
-            return lambda done: bar.advance(task, done)
-
-        run = ScoringRun(args.model, args.out, begin, args.device, args.batch_size, args.normalization, args.redo, lm)
+    with ProgressBars(*COLUMNS, console=console, transient=True) as progress:
+        run = Scorer(args.model, args.out, progress, args.device, args.batch_size, args.normalization, args.redo, lm)
         results = score_all(run, tests, dev)
 
     for found in results.values():
         console.print(details(found, args.worst, console.width))
     console.print(score_table(results, f"{args.model.name}\n{how(results[tests[0].name])}"))
-    console.print(normalization_said(list(results.values())))
+    console.print(describe_normalization(list(results.values())))
     if any(0 < len(found["speakers"]) < 20 for found in results.values()):
         console.print("With fewer than 20 speakers the interval over speakers is itself uncertain, mostly too narrow.")
     for test in tests:
-        console.print(str(run.file_of(test.name)), soft_wrap=True)
+        console.print(str(run.result_path(test.name)), soft_wrap=True)
 
 
 if __name__ == "__main__":

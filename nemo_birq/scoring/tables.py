@@ -43,19 +43,19 @@ def _cells(found: dict, rate: str, of: str) -> list[str]:
     return [rate.upper(), of, f"[bold]{percent(found[rate])}", interval(found[f"{rate}_interval"]), over_speakers]
 
 
-def group_table(groups: list[dict], title: str, most: int = 15) -> Table:
-    """WER of each group, the first ``most``."""
+def group_table(groups: list[dict], title: str, max_groups: int = 15) -> Table:
+    """Makes a table of the WER of each group, the first ``max_groups``."""
     table = Table(title=title, header_style="bold", box=SIMPLE_HEAD)
     table.add_column("")
     for column in ("utterances", "words", "WER %", "95 %", "CER %"):
         table.add_column(column, justify="right", no_wrap=True)
-    for group in groups[:most]:
+    for group in groups[:max_groups]:
         table.add_row(
             escape(group["name"]), f"{group['num_utterances']:,}", f"{group['words']:,}", percent(group["wer"]),
             interval(group["wer_interval"]), percent(group["cer"]),
         )  # fmt: skip
-    if len(groups) > most:
-        table.add_row(f"... {len(groups) - most} more in the json", *[""] * 5)
+    if len(groups) > max_groups:
+        table.add_row(f"... {len(groups) - max_groups} more in the json", *[""] * 5)
     return table
 
 
@@ -78,18 +78,18 @@ def tuning_table(trials: list[Trial], title: str) -> Table:
 
 
 def aligned(reference: str, hypothesis: str, width: int) -> Text:
-    """Both texts word under word, errors in colour, broken at ``width`` characters."""
-    lines, said_line, heard_line = Text(), Text("said   "), Text("heard  ")
-    for said, heard in align(reference.split(), hypothesis.split()):
-        size = max(len(said or GAP), len(heard or GAP)) + 1
-        if len(said_line) + size > width and len(said_line) > 7:
-            lines.append_text(said_line).append("\n").append_text(heard_line).append("\n")
-            said_line, heard_line = Text("       "), Text("       ")
-        kind = "insertion" if said is None else "deletion" if heard is None else "substitution" if said != heard else None
-        style = COLOURS.get(kind, "")
-        said_line.append((said or GAP).ljust(size), style=style if said else "dim")
-        heard_line.append((heard or GAP).ljust(size), style=style if heard else "dim")
-    return lines.append_text(said_line).append("\n").append_text(heard_line)
+    """Writes both texts word under word, errors in colour, broken at ``width`` characters."""
+    lines, upper, lower = Text(), Text("said   "), Text("heard  ")
+    for spoken, found in align(reference.split(), hypothesis.split()):
+        size = max(len(spoken or GAP), len(found or GAP)) + 1
+        if len(upper) + size > width and len(upper) > 7:
+            lines.append_text(upper).append("\n").append_text(lower).append("\n")
+            upper, lower = Text("       "), Text("       ")
+        kind = "insertion" if spoken is None else "deletion" if found is None else "substitution"
+        style = "" if spoken == found else COLOURS[kind]
+        upper.append((spoken or GAP).ljust(size), style=style if spoken else "dim")
+        lower.append((found or GAP).ljust(size), style=style if found else "dim")
+    return lines.append_text(upper).append("\n").append_text(lower)
 
 
 def how(found: dict) -> str:
@@ -119,8 +119,8 @@ def details(found: dict, number: int, width: int) -> Group:
     return Group(*lines)
 
 
-def normalization_said(results: list[dict]) -> str:
-    """What was done to references and hypotheses, and to how many."""
+def describe_normalization(results: list[dict]) -> str:
+    """Lists the steps of the normalization and counts the references and hypotheses that it changed."""
     changed = " and ".join(
         f"{sum(found['normalization'][f'{side}_changed'] for found in results)} {side}"
         for side in ("references", "hypotheses")

@@ -8,7 +8,7 @@ from nemo.collections.asr.metrics.wer import word_error_rate
 
 from nemo_birq.scoring.beam_search import BeamSearch
 from nemo_birq.scoring.normalization import normalize
-from nemo_birq.scoring.transcription import Advance
+from nemo_birq.utils.progress import Advance
 
 AT_ONCE = 16  # utterances in one call of a beam search
 
@@ -33,8 +33,8 @@ def tune(
     for alpha, beta in itertools.product(alphas, betas):
         beam.set_weights(alpha, beta)
         batches = (outputs[start : start + AT_ONCE] for start in range(0, len(outputs), AT_ONCE))
-        heard = normalize([text for batch in batches for text in beam.decode(batch)], normalization).texts
-        wer, cer = word_error_rate(heard, references), word_error_rate(heard, references, use_cer=True)
+        hypotheses = normalize([text for batch in batches for text in beam.decode(batch)], normalization).texts
+        wer, cer = word_error_rate(hypotheses, references), word_error_rate(hypotheses, references, use_cer=True)
         trials.append(Trial(alpha, beta, wer, cer))
         advance(1)
     return trials
