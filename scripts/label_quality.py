@@ -15,13 +15,14 @@ from pathlib import Path
 
 from nemo.utils import logging
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from nemo_birq.evaluation.label_quality.evaluation import Evaluation, evaluate, which_layer
-from nemo_birq.evaluation.label_quality.results import check_out, write_results
+from nemo_birq.evaluation.label_quality.results import KIND, write_results
 from nemo_birq.evaluation.label_quality.utterances import read_utterances
+from nemo_birq.evaluation.results import check_out
 from nemo_birq.loading import load_model
+from nemo_birq.utils.progress import ProgressBars
 
 NAMES = {"anchor": "anchor", "enhanced": "enhanced", "layer": "nearest", "kmeans": "k-means"}
 console = Console()
@@ -65,9 +66,9 @@ def main() -> None:
     logging.setLevel(logging.WARNING)
     folder = args.out or args.model.parent
     model = load_model(args.model)
-    check_out(folder, args.model)
+    check_out(folder, KIND, args.model)
     utterances = read_utterances(args.manifest, args.alignments, args.hours)
-    with Progress(console=console, transient=True) as progress:
+    with ProgressBars(console=console, transient=True) as progress:
         evaluation = evaluate(model, utterances, progress, not args.no_kmeans, args.kmeans_frames, args.ignore_silence)
     about = {"step": model.trained_steps, "command": shlex.join(["python", *sys.argv])}
     written = write_results(evaluation, args.model, about, folder)
@@ -76,8 +77,8 @@ def main() -> None:
     silence = "left out" if args.ignore_silence else "one phone, SIL; --ignore-silence leaves it out"
     console.print(
         f"{len(utterances.lines)} utterances, {utterances.seconds / 60:.1f} minutes, {utterances.coverage:.1%} aligned; "
-        f"{evaluation.outside} frames without a phone left out; H(phone) {evaluation.phone_entropy:.2f} nats; "
-        f"{evaluation.silent:.0%} of the frames are silence ({silence}).",
+        f"{evaluation.frames_without_phone} frames without a phone left out; H(phone) {evaluation.phone_entropy:.2f} nats; "
+        f"{evaluation.silence_share:.0%} of the frames are silence ({silence}).",
         highlight=False,
     )
     console.print("Compare labels only at the same number of codes, and on the same utterances.", highlight=False)

@@ -9,17 +9,17 @@ scripts/label_quality.py looks closer at a single one.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from nemo.utils import logging
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
-from nemo_birq.evaluation.label_quality.over_training import look_over_training
+from nemo_birq.evaluation.label_quality.over_training import score_checkpoints
 from nemo_birq.evaluation.label_quality.utterances import read_utterances
+from nemo_birq.utils.files import write_json
+from nemo_birq.utils.progress import ProgressBars
 
 console = Console()
 
@@ -37,9 +37,9 @@ def main() -> None:
         raise FileNotFoundError(f"--out {out}: there is no such folder")
     logging.setLevel(logging.WARNING)
     utterances = read_utterances(args.manifest, args.alignments, args.hours)
-    with Progress(console=console, transient=True) as progress:
-        rows = look_over_training(args.model, utterances, progress)
-    out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    with ProgressBars(console=console, transient=True) as progress:
+        rows = score_checkpoints(args.model, utterances, progress)
+    write_json(out, rows)
 
     table = Table(title=f"Labels against phones, {len(utterances.lines)} utterances", header_style="bold")
     for column in ("step", "labels", "layer", "PNMI", "by chance", "phone purity", "cluster purity", "codes", "entropy"):

@@ -19,19 +19,20 @@ from pathlib import Path
 
 from nemo.utils import logging
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from nemo_birq.evaluation.probing.data import NAMES, open_sets
-from nemo_birq.evaluation.probing.evaluation import Row, conclusion, constant_error, evaluate
+from nemo_birq.evaluation.probing.evaluation import ProbeScore, conclusion, constant_error, evaluate
 from nemo_birq.evaluation.probing.linear import Training
 from nemo_birq.evaluation.probing.representations import check_memory, represent, untrained_encoder, values_per_frame
-from nemo_birq.evaluation.probing.results import check_out, write_results
+from nemo_birq.evaluation.probing.results import kind_of, write_results
 from nemo_birq.evaluation.probing.tasks import CtcTask, Task
+from nemo_birq.evaluation.results import check_out
 from nemo_birq.extraction.command import positive
 from nemo_birq.extraction.run import progress_bar
 from nemo_birq.loading import load_encoder
 from nemo_birq.modules.layer_pass import parse_layers
+from nemo_birq.utils.progress import ProgressBars
 
 console = Console()
 
@@ -56,7 +57,7 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def table(rows: list[Row], task: Task) -> Table:
+def table(rows: list[ProbeScore], task: Task) -> Table:
     """The numbers, for people."""
     found = Table(title=f"Linear probes of a frozen encoder: {task.metric}, loss in nats", header_style="bold")
     columns = ("", "layer", "errors", "95 %", "loss", "95 %")
@@ -87,28 +88,21 @@ def main() -> None:
     sets, task = open_sets(
         {name: getattr(args, name) for name in NAMES}, args.key, alignments, args.hours, opened.sample_rate
     )
-    check_out(folder, args.model, task.name)
+    check_out(folder, kind_of(task), args.model)
     check_memory(opened, sum(one.seconds for one in sets.values()), values_per_frame(opened, layers, not args.no_baselines))
     untrained = None if args.no_baselines else untrained_encoder(opened, args.seed)
 
     splits, notes = {}, []
     with progress_bar(console=console, transient=True) as progress:
-        bar = progress.add_task("outputs of the layers", total=sum(one.seconds for one in sets.values()))
+        advance = progress.start("outputs of the layers", sum(one.seconds for one in sets.values()))
         for name, one in sets.items():
-            splits[name], unread = represent(
-                one, task, opened, untrained, layers, args.workers, lambda seconds: progress.advance(bar, seconds)
-            )
+            splits[name], unread = represent(one, task, opened, untrained, layers, args.workers, advance)
             notes += [f"{unread} utterances of the {name} set could not be read and are left out."] if unread else []
     train = next(iter(splits["train"].values()))
     if isinstance(task, CtcTask) and (short := task.num_impossible(train.counts, train.targets)):
         notes.append(f"{short} of {len(train.counts)} training utterances have more symbols than frames: not learned from.")
-    with Progress(console=console, transient=True) as progress:
-        bar = progress.add_task("probes", total=len(splits["train"]) * args.epochs)
-        device = next(opened.encoder.parameters()).device
-        rows = evaluate(
-            splits, layers, task, training, device,
-            lambda name, dev: progress.update(bar, advance=1, description=f"{name}, loss on dev {dev:.3f}"),
-        )  # fmt: skip
+    with ProgressBars(console=console, transient=True) as progress:
+        rows = evaluate(splits, layers, task, training, next(opened.encoder.parameters()).device, progress)
     constant = constant_error(train, next(iter(splits["test"].values())), task)
     minutes = {name: one.seconds / 60 for name, one in sets.items()}
     about = {"step": opened.step, "command": shlex.join(["python", *sys.argv]), "minutes": minutes, "notes": notes,

@@ -15,7 +15,7 @@ from nemo.utils import logging
 from nemo_birq.evaluation.label_quality.alignments import Alignments, read_alignments
 from nemo_birq.evaluation.label_quality.utterance_picture import draw_utterance
 from nemo_birq.evaluation.label_quality.utterance_view import view_utterance
-from nemo_birq.evaluation.label_quality.utterances import read_lines
+from nemo_birq.evaluation.label_quality.utterances import open_speech
 from nemo_birq.loading import load_model
 
 
@@ -34,12 +34,12 @@ def main() -> None:
     args = arguments()
     logging.setLevel(logging.WARNING)
     model = load_model(args.model)
-    lines = read_lines(args.manifest)
+    speech = open_speech(args.manifest)
     name = args.utterance
-    if name not in lines:
-        raise ValueError(f"manifest {args.manifest} has no utterance {name}; it has for example {min(lines)}")
+    if name not in speech.lines:
+        raise ValueError(f"manifest {args.manifest} has no utterance {name}; it has for example {min(speech.lines)}")
     found = read_alignments(args.alignments, {name}) if args.alignments else Alignments({}, {}, 0)
-    view = view_utterance(model, lines[name], found.phones.get(name, []), found.words.get(name, []), args.seed)
+    view = view_utterance(model, speech, name, found.phones.get(name, []), found.words.get(name, []), args.seed)
     path = (args.out or args.model.parent) / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     draw_utterance(view, path)

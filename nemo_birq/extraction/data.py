@@ -164,13 +164,20 @@ class _Item:
     duration: float
 
 
-def batches_by_length(rows: Iterable[int], durations: np.ndarray, batch_seconds: float) -> list[list[int]]:
-    """Utterances sorted by length, in batches of so many seconds with padding; the long ones first.
+def batches_by_length(
+    rows: Iterable[int], durations: np.ndarray, batch_seconds: float, longest_first: bool = True
+) -> list[list[int]]:
+    """Divides utterances, sorted by length, into batches.
 
-    A batch that does not fit into memory thus fails at once.
+    Args:
+        rows: numbers of utterances; those of equal length stay in this order.
+        durations: of all utterances, in seconds.
+        batch_seconds: audio of a batch, with its padding; a longer utterance is a batch by itself.
+        longest_first: a batch that does not fit into memory then fails at once.
     """
-    items = sorted((_Item(row, float(durations[row])) for row in rows), key=lambda item: (-item.duration, item.row))
-    constraint = TimeConstraint(max(batch_seconds, items[0].duration))
+    sign = -1 if longest_first else 1
+    items = sorted((_Item(row, float(durations[row])) for row in rows), key=lambda item: sign * item.duration)
+    constraint = TimeConstraint(max(batch_seconds, items[0].duration, items[-1].duration))
     return [[item.row for item in batch] for batch in DurationBatcher(items, constraint=constraint)]
 
 

@@ -12,7 +12,7 @@ from sklearn.metrics.cluster import expected_mutual_information
 
 
 class Quality(NamedTuple):
-    """Of one set of labels. Comparable between sets with the same number of codes only."""
+    """Scores of one set of labels, comparable between sets with the same number of codes only."""
 
     frames: int
     codes_used: int
@@ -27,18 +27,18 @@ class Quality(NamedTuple):
 
 
 def joint_counts(phones: np.ndarray, codes: np.ndarray, num_phones: int, num_codes: int) -> np.ndarray:
-    """Frames of each pair: (N,), (N,) integers -> (P, V) int64."""
+    """Counts the frames of each pair: (N,), (N,) integers -> (P, V) int64."""
     pairs = np.bincount(phones * num_codes + codes, minlength=num_phones * num_codes)
     return pairs.reshape(num_phones, num_codes)
 
 
 def phone_entropy(counts: np.ndarray) -> float:
-    """H(phone) in nats, of (P, V) counts."""
+    """Computes H(phone) in nats from (P, V) counts."""
     return float(entropy(counts.sum(axis=1)))
 
 
-def measure(counts: np.ndarray) -> Quality:
-    """Quality of labels with the joint counts (P, V).
+def score_labels(counts: np.ndarray) -> Quality:
+    """Computes the quality of labels with the joint counts (P, V).
 
     Raises:
         ValueError: no frames, or a single phone, about which there is nothing to know.
