@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from nemo_birq.scoring.eval_sets import TestSet, check_apart, read_test_sets
 from nemo_birq.scoring.normalization import STEPS
 from nemo_birq.scoring.scorer import Scorer, language_model
-from nemo_birq.scoring.tables import describe_normalization, details, how, score_table, tuning_table
+from nemo_birq.scoring.tables import describe_decoding, describe_normalization, details, score_table, tuning_table
 from nemo_birq.scoring.tuning import at_the_edge, best
 from nemo_birq.utils.progress import ProgressBars
 
@@ -106,7 +106,7 @@ def main() -> None:
 
     for found in results.values():
         console.print(details(found, args.worst, console.width))
-    console.print(score_table(results, f"{args.model.name}\n{how(results[tests[0].name])}"))
+    console.print(score_table(results, f"{args.model.name}\n{describe_decoding(results[tests[0].name])}"))
     console.print(describe_normalization(list(results.values())))
     if any(0 < len(found["speakers"]) < 20 for found in results.values()):
         console.print("With fewer than 20 speakers the interval over speakers is itself uncertain, mostly too narrow.")

@@ -25,7 +25,7 @@ FEW_FRAMES = 39  # a cluster, below which faiss warns as well
 
 
 class Clustering(NamedTuple):
-    """A teacher, and how its clusters are used by the frames that they were made of."""
+    """A teacher, and the use of its clusters by the frames that they were made of."""
 
     file: TeacherFile
     use: CodeUse

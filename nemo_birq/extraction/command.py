@@ -5,7 +5,7 @@ import os
 
 from rich.console import Console
 
-from nemo_birq.extraction.run import Done
+from nemo_birq.extraction.run import ExtractionSummary
 
 
 def positive(text: str) -> float:
@@ -33,7 +33,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def say(done: Done, console: Console) -> None:
+def say(done: ExtractionSummary, console: Console) -> None:
     """Prints what a run did."""
     if done.resumed == done.parts:
         console.print("All parts were there before; nothing was left to do.")

@@ -20,19 +20,19 @@ Write = Callable[[PartStore, int, list[dict], list[Any]], None]
 """Writes a part: store, number, manifest lines, results."""
 
 
-class Done(NamedTuple):
-    """What a run did."""
+class ExtractionSummary(NamedTuple):
+    """Counts of a run."""
 
     parts: int
-    """All of them, also those of earlier runs."""
+    """All parts, also those of earlier runs."""
     resumed: int
     """Parts of earlier runs."""
     utterances: int
-    """Written now."""
+    """Utterances that this run wrote."""
     unreadable: int
-    """Utterances that were left out now."""
+    """Utterances that this run left out."""
     seconds: float
-    """Of audio, written now."""
+    """Seconds of audio that this run wrote."""
 
 
 class _RealTime(ProgressColumn):
@@ -60,7 +60,7 @@ def run_parts(
     part_seconds: float,
     batch_seconds: float,
     workers: int,
-) -> Done:
+) -> ExtractionSummary:
     """Computes and writes what the store does not have yet.
 
     Args:
@@ -79,7 +79,7 @@ def run_parts(
     parts = divide(durations, part_seconds)
     todo = [part for part in parts if not store.has(part.number)]
     if not todo:
-        return Done(len(parts), len(parts), 0, 0, 0.0)
+        return ExtractionSummary(len(parts), len(parts), 0, 0, 0.0)
     seconds = sum(float(durations[part.first : part.last].sum()) for part in todo)
     advance = progress.start("extracting" if len(todo) == len(parts) else "going on", seconds)
     batches = {part.number: batches_by_length(range(part.first, part.last), durations, batch_seconds) for part in todo}
@@ -107,7 +107,7 @@ def run_parts(
             unreadable += part.last - part.first - len(found)
         if pending is not None:
             pending.result()
-    return Done(len(parts), len(parts) - len(todo), written, unreadable, seconds)
+    return ExtractionSummary(len(parts), len(parts) - len(todo), written, unreadable, seconds)
 
 
 class _Lines:
@@ -123,5 +123,5 @@ class _Lines:
 
 
 def stack_by_utterance(arrays: dict[str, np.ndarray], lengths: list[int]) -> list[dict[str, np.ndarray]]:
-    """Batches (B, T', ...) by name to one dictionary of (T'_i, ...) for each utterance, without its padding."""
+    """Divides batches (B, T', ...) by name into a dictionary of (T'_i, ...) for each utterance, without its padding."""
     return [{name: array[i, :length] for name, array in arrays.items()} for i, length in enumerate(lengths)]

@@ -18,7 +18,7 @@ from nemo_birq.utils.files import complete_file
 
 
 def build_trainer(cfg: DictConfig) -> tuple[pl.Trainer, int]:
-    """Lightning's trainer, whose epochs are as long as the training data, and the optimizer steps of the whole training.
+    """Builds Lightning's trainer, with epochs as long as the training data; returns it with the number of optimizer steps.
 
     Raises:
         FileNotFoundError, ValueError: as ``data.batches_per_epoch``; neither ``max_epochs`` nor ``max_steps``.
@@ -46,7 +46,7 @@ def build_trainer(cfg: DictConfig) -> tuple[pl.Trainer, int]:
 
 
 def _limit(limit: int | float, batches: int, endless: bool) -> int | float:
-    """Batches that make an epoch for Lightning; 1.0: until the loader ends.
+    """Returns the batches that make an epoch for Lightning; 1.0: until the loader ends.
 
     With a number that an epoch does not reach, Lightning would never validate.
     """
@@ -55,7 +55,7 @@ def _limit(limit: int | float, batches: int, endless: bool) -> int | float:
 
 
 def build_recognizer(cfg: DictConfig, trainer: pl.Trainer, num_steps: int, pretrained: str) -> ASRModel:
-    """The NeMo class that ``model.target`` names, with the pretrained encoder unless ``from_scratch``.
+    """Builds the NeMo class that ``model.target`` names, with the pretrained encoder unless ``from_scratch``.
 
     Raises:
         ValueError: an encoder tensor that is not the pretrained one.

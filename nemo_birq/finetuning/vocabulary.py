@@ -1,4 +1,4 @@
-"""What a recognizer writes with: characters (``model.labels``) or the pieces of a SentencePiece tokenizer."""
+"""Vocabularies of recognizers: characters (``model.labels``) or the pieces of a SentencePiece tokenizer."""
 
 import hashlib
 from collections.abc import Callable
@@ -16,7 +16,7 @@ KINDS = ("unigram", "bpe")
 
 
 class Vocabulary(NamedTuple):
-    """How texts are written."""
+    """Functions that convert texts to labels."""
 
     name: str
     encode: Callable[[str], list]
@@ -26,7 +26,7 @@ class Vocabulary(NamedTuple):
 
 
 def characters(labels: list[str]) -> Vocabulary:
-    """One label for each character."""
+    """Returns the vocabulary with one label for each character."""
     known = set(labels)
     return Vocabulary(
         f"model.labels ({''.join(labels)!r})",
@@ -36,7 +36,7 @@ def characters(labels: list[str]) -> Vocabulary:
 
 
 def pieces(folder: str) -> Vocabulary:
-    """Those of the tokenizer in a folder.
+    """Returns the vocabulary of the tokenizer in a folder.
 
     Raises:
         FileNotFoundError: there is none.

@@ -21,7 +21,7 @@ Ngram = tuple[str, ...]
 
 
 def estimate(sentences: Iterable[list[str]], order: int) -> list[dict[Ngram, tuple[float, float]]]:
-    """For each length of n-grams, 1 to ``order``: n-gram -> (probability of its last symbol, back-off weight).
+    """Estimates for each length, 1 to ``order``: n-gram -> (probability of its last symbol, back-off weight).
 
     Raises:
         ValueError: no sentence, or an order below 2.
@@ -55,7 +55,7 @@ def estimate(sentences: Iterable[list[str]], order: int) -> list[dict[Ngram, tup
 
 
 def _followers(counter: Counter) -> dict[Ngram, tuple[int, int]]:
-    """History -> how often something followed it, and how many different symbols did."""
+    """Counts for each history the symbols, and the different symbols, that followed it."""
     total, kinds = defaultdict(int), defaultdict(int)
     for ngram, count in counter.items():
         total[ngram[:-1]] += count

@@ -71,7 +71,7 @@ def summarize(
 
 
 def rates(utterances: list[dict]) -> dict:
-    """Sums and ratios of some utterances, with 95 % intervals over utterances and, where known, over speakers."""
+    """Computes sums and ratios, with 95 % intervals over utterances and, where known, over speakers."""
     count = {key: np.array([utterance[key] for utterance in utterances]) for key in COUNTS}
     found: dict = {"num_utterances": len(utterances)} | {key: int(values.sum()) for key, values in count.items()}
     speakers = [utterance["speaker"] for utterance in utterances]
@@ -109,7 +109,7 @@ def _utterance(line: dict, reference: str, hypothesis: str, transcript: str) -> 
 
 
 def _groups(utterances: list[dict], keys: list[Key | None], name: Callable[[Key], str]) -> list[dict]:
-    """Rates of the utterances of each key, in the order of the keys; empty if some have none, or all have one."""
+    """Computes the rates for each key, in the order of the keys; empty if some utterances have none, or all have one."""
     if None in keys or len(set(keys)) < 2:
         return []
     found: dict[Key, list[dict]] = {key: [] for key in sorted(set(keys))}
@@ -119,7 +119,7 @@ def _groups(utterances: list[dict], keys: list[Key | None], name: Callable[[Key]
 
 
 def _length_ranges(durations: list[float]) -> list[tuple[float, float] | None]:
-    """From and to how many seconds, for the group of each utterance."""
+    """Returns the shortest and longest duration of each utterance's group, in seconds."""
     number = min(LENGTHS, len(durations) // SMALLEST_GROUP)
     edges = np.unique(np.quantile(durations, np.linspace(0, 1, number + 1)).round(1)) if number > 1 else np.array([])
     if len(edges) < 3:

@@ -12,7 +12,7 @@ from nemo_birq.scoring.pictures import draw_score
 from nemo_birq.scoring.recognizers import check_ctc, check_recognizer, open_recognizer, use_ctc
 from nemo_birq.scoring.record import finished, made_from
 from nemo_birq.scoring.results import score
-from nemo_birq.scoring.tables import how
+from nemo_birq.scoring.tables import describe_decoding
 from nemo_birq.scoring.transcription import outputs
 from nemo_birq.scoring.tuning import Trial, tune
 from nemo_birq.utils.files import fingerprint, write_json
@@ -124,7 +124,7 @@ class Scorer:
         path = self.result_path(test.name)
         write_json(path, found)
         if found["lengths"] or found["speakers"]:
-            draw_score(found, f"{self.path.stem} on {test.name}\n{how(found)}", path.with_suffix(".png"))
+            draw_score(found, f"{self.path.stem} on {test.name}\n{describe_decoding(found)}", path.with_suffix(".png"))
         return found
 
     def _made(self, test: TestSet, decoding: dict) -> dict:

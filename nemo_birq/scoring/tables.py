@@ -26,7 +26,7 @@ def p_value(p: float) -> str:
 
 
 def score_table(results: dict[str, dict], title: str) -> Table:
-    """A line for the words of each test set and one for its characters; all in percent."""
+    """Makes a table with a line for the words of each test set and one for its characters; all in percent."""
     table = Table(title=title, header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("test set", overflow="fold", min_width=8)
     for column in ("", "of", "%", "95 %", "95 % over\nspeakers", "sub/ins/del"):
@@ -60,7 +60,7 @@ def group_table(groups: list[dict], title: str, max_groups: int = 15) -> Table:
 
 
 def tuning_table(trials: list[Trial], title: str) -> Table:
-    """WER for each pair of weights, alpha down and beta across; the best is bold."""
+    """Makes a table of the WER for each pair of weights, alpha down and beta across; the best is bold."""
     table = Table(title=title, header_style="bold")
     table.add_column("alpha \\ beta", justify="right")
     betas = sorted({trial.beta for trial in trials})
@@ -92,14 +92,14 @@ def aligned(reference: str, hypothesis: str, width: int) -> Text:
     return lines.append_text(upper).append("\n").append_text(lower)
 
 
-def how(found: dict) -> str:
-    """The decoding of a score, in words."""
+def describe_decoding(found: dict) -> str:
+    """Describes the decoding of a score."""
     made = found["made_from"]["decoding"]
     return found["decoding"] + (f", alpha {made['alpha']:g}, beta {made['beta']:g}" if "alpha" in made else "")
 
 
 def details(found: dict, number: int, width: int) -> Group:
-    """Groups, notes and the ``number`` worst utterances of one test set."""
+    """Shows groups, notes and the ``number`` worst utterances of one test set."""
     lines: list[Table | Text | str] = []
     for key, title in (("lengths", "by duration"), ("speakers", "by speaker, the worst first")):
         groups = sorted(found[key], key=lambda group: -(group["wer"] or 0)) if key == "speakers" else found[key]
@@ -129,6 +129,6 @@ def describe_normalization(results: list[dict]) -> str:
 
 
 def worst(utterances: list[dict], number: int) -> list[dict]:
-    """Those with the most errors, the highest rate first among equals."""
+    """Finds the utterances with the most errors, the highest rate first among equals."""
     wrong = [utterance for utterance in utterances if utterance["errors"]]
     return sorted(wrong, key=lambda found: (-found["errors"], found["words"]))[:number]

@@ -44,7 +44,7 @@ def outputs(model: ASRModel, manifest: Path, lines: list[dict], batch_size: int,
 def _batches(
     model: ASRModel, manifest: Path, lines: list[dict], batch_size: int, with_outputs: bool
 ) -> Iterator[tuple[list[int], list[Hypothesis]]]:
-    """Rows of ``lines``, and what NeMo found in them; the longest first, so that little is padding."""
+    """Yields rows of ``lines`` and NeMo's hypotheses of them; the longest first, so that little is padding."""
     order = sorted(range(len(lines)), key=lambda row: -lines[row]["duration"])
     options = TranscribeConfig(batch_size=batch_size, return_hypotheses=with_outputs, num_workers=0, verbose=False)
     done = 0
@@ -58,7 +58,7 @@ def _batches(
 
 @contextmanager
 def _manifest_of(lines: list[dict], folder: Path) -> Iterator[Path]:
-    """A manifest with absolute paths and without texts, which the recognizer does not need and its tokenizer may refuse."""
+    """Writes a manifest with absolute paths and without texts, which the tokenizer may refuse."""
     with TemporaryDirectory() as temporary:
         path = Path(temporary) / "manifest.json"
         with open(path, "w", encoding="utf-8") as file:

@@ -15,7 +15,7 @@ AT_ONCE = 16  # utterances in one call of a beam search
 
 @dataclass(frozen=True)
 class Trial:
-    """Weights and what they gave."""
+    """Weights and their error rates."""
 
     alpha: float
     beta: float
@@ -27,7 +27,7 @@ def tune(
     beam: BeamSearch, lines: list[dict], outputs: list[torch.Tensor], alphas: list[float], betas: list[float],
     normalization: str, advance: Advance,
 ) -> list[Trial]:  # fmt: skip
-    """One trial for each pair; ``advance`` is called after each."""
+    """Makes a trial of each pair of weights; ``advance`` is called after each."""
     references = normalize([line["text"] for line in lines], normalization).texts
     trials = []
     for alpha, beta in itertools.product(alphas, betas):
@@ -41,7 +41,7 @@ def tune(
 
 
 def best(trials: list[Trial]) -> Trial:
-    """The lowest WER, then the lowest CER, then the first."""
+    """Returns the trial with the lowest WER, then the lowest CER, then the first."""
     return min(trials, key=lambda trial: (trial.wer, trial.cer))
 
 

@@ -1,4 +1,4 @@
-"""How much labels tell about phones: purities and PNMI as HuBERT defines them (arXiv 2106.07447, section IV.D).
+"""Information of labels about phones: purities and PNMI as HuBERT defines them (arXiv 2106.07447, section IV.D).
 
 All are of the joint distribution p(phone, code) over frames. Shapes: N frames, P phones, V codes.
 """
@@ -21,7 +21,7 @@ class Quality(NamedTuple):
     cluster_purity: float
     """Share of frames whose code is the most frequent one of their phone; falls as codes are added."""
     pnmi: float
-    """I(phone; code) / H(phone), the share of what there is to know about the phone that the code tells; 0 to 1."""
+    """I(phone; code) / H(phone), the share of the phones' entropy that the codes explain; 0 to 1."""
     pnmi_by_chance: float
     """Expected PNMI of the same codes dealt to the frames at random: not 0, since frames are finite."""
 

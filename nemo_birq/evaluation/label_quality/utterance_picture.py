@@ -67,7 +67,7 @@ def _intervals(axis: Axes, items: list[AlignmentItem], name: str) -> None:
 
 
 def _labels(axis: Axes, track: LabelTrack, inches_per_second: float) -> None:
-    """Three rows: the labels, the predictions in the same colours, and whether they are right."""
+    """Draws three rows: the labels, the predictions in the same colours, and marks of right and wrong ones."""
     edges, middles = track.times.edges(len(track.labels)), track.times.middles(len(track.labels))
     codes = list(dict.fromkeys([*track.labels, *track.predictions]))
     # Neighbouring codes in order of appearance get hues far apart: the golden ratio.

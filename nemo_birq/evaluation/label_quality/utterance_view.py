@@ -23,7 +23,7 @@ class LabelTrack(NamedTuple):
 
     @property
     def right(self) -> int:
-        """Masked frames that are predicted right."""
+        """Counts the masked frames that are predicted right."""
         return int((self.labels == self.predictions).sum())
 
     @property
@@ -32,7 +32,7 @@ class LabelTrack(NamedTuple):
 
 
 class UtteranceView(NamedTuple):
-    """Everything that the picture shows; T mel frames, F mel bins, T' encoder frames."""
+    """Data of the picture; T mel frames, F mel bins, T' encoder frames."""
 
     name: str
     text: str

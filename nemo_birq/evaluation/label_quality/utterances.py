@@ -51,7 +51,7 @@ class Utterances(NamedTuple):
 
     @property
     def lines(self) -> dict[str, dict]:
-        """Lines of the manifest by utterance."""
+        """Returns the lines of the manifest by utterance."""
         return self.speech.lines
 
     @property

@@ -29,7 +29,7 @@ class LabelledSet(NamedTuple):
     rows: list[int]
     """Their numbers in ``data``."""
     lines: list[dict]
-    """Of the manifest."""
+    """Their lines of the manifest."""
     sequences: list[list[str]] | None
     """Symbols of each utterance, for CTC."""
     alignments: Alignments | None
@@ -124,7 +124,7 @@ def _check_apart(sets: dict[str, LabelledSet]) -> None:
 def open_sets(
     paths: dict[str, str], key: str, alignments: dict[str, str] | None, hours: float | None, sample_rate: int
 ) -> tuple[dict[str, LabelledSet], CtcTask | FrameTask]:
-    """Training, dev and test set, and the task on the symbols of the training set.
+    """Opens training, dev and test set, and the task on the symbols of the training set.
 
     Args:
         paths: by ``NAMES``.
