@@ -2,10 +2,10 @@
 
 from rich.console import Console
 
-from nemo_birq.extraction.run import Done
+from nemo_birq.extraction.run import ExtractionSummary
 
 
-def print_summary(done: Done, console: Console) -> None:
+def print_summary(done: ExtractionSummary, console: Console) -> None:
     """Prints how much a run extracted, and how much earlier runs had left."""
     if done.resumed == done.parts:
         console.print("All parts were there before; nothing was left to do.")

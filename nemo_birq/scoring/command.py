@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from nemo_birq.command_line import options
 from nemo_birq.command_line.command import PATH, command
 
 if TYPE_CHECKING:
     from nemo_birq.scoring.eval_sets import TestSet
-    from nemo_birq.scoring.runs import ScoringRun
+    from nemo_birq.scoring.scorer import Scorer
 
 console = Console(highlight=False)
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
 
-def tuned(run: "ScoringRun", dev: "TestSet") -> dict:
+def tuned(run: "Scorer", dev: "TestSet") -> dict:
     """Chooses the weights on a development set; prints all trials."""
     from nemo_birq.scoring.tables import tuning_table
     from nemo_birq.scoring.tuning import at_the_edge, best
@@ -33,15 +33,16 @@ def tuned(run: "ScoringRun", dev: "TestSet") -> dict:
     return run.decoding((chosen.alpha, chosen.beta), dev)
 
 
-def score_all(run: "ScoringRun", tests: "list[TestSet]", dev: "TestSet | None") -> dict[str, dict]:
+def score_all(run: "Scorer", tests: "list[TestSet]", dev: "TestSet | None") -> dict[str, dict]:
     """Returns scores by the name of the test set; existing files are reused."""
     decoding = tuned(run, dev) if dev else run.decoding()
-    results = run.earlier(tests, decoding)
+    results = run.existing_scores(tests, decoding)
     for test in tests:
         if results[test.name] is None:
             results[test.name] = run.score(test, decoding)
         else:
-            console.print(f"{test.name}: already scored, {run.file_of(test.name)} (--redo decodes it again)", soft_wrap=True)
+            path = run.result_path(test.name)
+            console.print(f"{test.name}: already scored, {path} (--redo decodes it again)", soft_wrap=True)
     return results
 
 
@@ -117,8 +118,9 @@ def score(
     from nemo.utils import logging
 
     from nemo_birq.scoring.eval_sets import check_apart, read_test_sets
-    from nemo_birq.scoring.runs import ScoringRun, language_model
-    from nemo_birq.scoring.tables import details, how, normalization_said, score_table
+    from nemo_birq.scoring.scorer import Scorer, language_model
+    from nemo_birq.scoring.tables import describe_decoding, describe_normalization, details, score_table
+    from nemo_birq.utils.progress import ProgressBars
 
     device = usable_device(device)
     logging.setLevel(logging.ERROR)
@@ -130,20 +132,15 @@ def score(
     grid = (list(alphas) or None, list(betas) or None)
     decoder = language_model(lm, beam_size, alpha, beta, *grid) if lm else None
     folder = out or model.parent / "scores"
-    with Progress(*COLUMNS, console=console, transient=True) as bar:
-
-        def begin(what: str, units: int):
-            task = bar.add_task(what, total=units)
-            return lambda done: bar.advance(task, done)
-
-        run = ScoringRun(model, folder, begin, device, batch_size, normalization, redo, decoder)
+    with ProgressBars(*COLUMNS, console=console, transient=True) as progress:
+        run = Scorer(model, folder, progress, device, batch_size, normalization, redo, decoder)
         results = score_all(run, sets, dev)
 
     for found in results.values():
         console.print(details(found, worst, console.width))
-    console.print(score_table(results, f"{model.name}\n{how(results[sets[0].name])}"))
-    console.print(normalization_said(list(results.values())))
+    console.print(score_table(results, f"{model.name}\n{describe_decoding(results[sets[0].name])}"))
+    console.print(describe_normalization(list(results.values())))
     if any(0 < len(found["speakers"]) < 20 for found in results.values()):
         console.print("With fewer than 20 speakers the interval over speakers is itself uncertain, mostly too narrow.")
     for test in sets:
-        console.print(str(run.file_of(test.name)), soft_wrap=True)
+        console.print(str(run.result_path(test.name)), soft_wrap=True)

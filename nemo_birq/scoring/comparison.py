@@ -27,7 +27,7 @@ def read_score(path: Path) -> dict:
 
 
 def compare(first: dict, second: dict) -> dict:
-    """Differences of error rates, second minus first: below zero the second model is better.
+    """Computes differences of error rates, second minus first: below zero the second model is better.
 
     Returns:
         for ``wer`` and ``cer``: ``first``, ``second``, ``difference``, its 95 % interval by the paired bootstrap and the p
@@ -65,7 +65,7 @@ def compare(first: dict, second: dict) -> dict:
 
 
 def _tests(first: np.ndarray, second: np.ndarray, units: np.ndarray) -> dict:
-    """Over rows, utterances or speakers."""
+    """Tests the difference over rows, utterances or speakers."""
     return {
         "rows": len(units),
         "interval": ratio_interval(second - first, units),

@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from nemo_birq.command_line import options
-from nemo_birq.command_line.command import PATH, command, command_text
+from nemo_birq.command_line.command import command, command_text
 
 if TYPE_CHECKING:
     from nemo_birq.evaluation.label_quality.evaluation import Evaluation
@@ -39,7 +38,8 @@ def table(evaluation: "Evaluation") -> Table:
 
 @command("label-quality")
 @options.model_argument(".nemo, or .ckpt of a training run")
-@options.data_argument("manifest of single audio files", type=PATH)
+@options.data_argument()
+@options.tars_option()
 @options.alignments_option(required=True)
 @options.out_option("Folder for the results; without it that of the model.")
 @options.hours_option()
@@ -47,8 +47,8 @@ def table(evaluation: "Evaluation") -> Table:
 @options.option("--no-kmeans", is_flag=True, help="Leave out k-means, the slow part for large models.")
 @options.option("--kmeans-frames", type=int, default=100_000, help="Frames that k-means is fitted on.")
 def label_quality(
-    model: Path, data: Path, alignments: Path, out: Path | None, hours: float | None, ignore_silence: bool, no_kmeans: bool,
-    kmeans_frames: int,
+    model: Path, data: str, tars: str | None, alignments: Path, out: Path | None, hours: float | None,
+    ignore_silence: bool, no_kmeans: bool, kmeans_frames: int,
 ) -> None:  # fmt: skip
     """Compares a model's labels with the phones of an alignment.
 
@@ -62,16 +62,18 @@ def label_quality(
     from nemo.utils import logging
 
     from nemo_birq.evaluation.label_quality.evaluation import evaluate, which_layer
-    from nemo_birq.evaluation.label_quality.results import check_out, write_results
+    from nemo_birq.evaluation.label_quality.results import KIND, write_results
     from nemo_birq.evaluation.label_quality.utterances import read_utterances
+    from nemo_birq.evaluation.results import check_out
     from nemo_birq.loading import load_model
+    from nemo_birq.utils.progress import ProgressBars
 
     logging.setLevel(logging.WARNING)
     folder = out or model.parent
     opened = load_model(model)
-    check_out(folder, model)
-    utterances = read_utterances(data, alignments, hours)
-    with Progress(console=console, transient=True) as progress:
+    check_out(folder, KIND, model)
+    utterances = read_utterances(data, alignments, hours, tars)
+    with ProgressBars(console=console, transient=True) as progress:
         evaluation = evaluate(opened, utterances, progress, not no_kmeans, kmeans_frames, ignore_silence)
     about = {"step": opened.trained_steps, "command": command_text()}
     written = write_results(evaluation, model, about, folder)
@@ -80,8 +82,8 @@ def label_quality(
     silence = "left out" if ignore_silence else "one phone, SIL; --ignore-silence leaves it out"
     console.print(
         f"{len(utterances.lines)} utterances, {utterances.seconds / 60:.1f} minutes, {utterances.coverage:.1%} aligned; "
-        f"{evaluation.outside} frames without a phone left out; H(phone) {evaluation.phone_entropy:.2f} nats; "
-        f"{evaluation.silent:.0%} of the frames are silence ({silence}).",
+        f"{evaluation.frames_without_phone} frames without a phone left out; H(phone) {evaluation.phone_entropy:.2f} nats; "
+        f"{evaluation.silence_share:.0%} of the frames are silence ({silence}).",
         highlight=False,
     )
     console.print("Compare labels only at the same number of codes, and on the same utterances.", highlight=False)

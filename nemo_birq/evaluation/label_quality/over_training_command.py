@@ -1,14 +1,12 @@
 """``birq label-quality-over-training``: the labels of every checkpoint of a pretraining against phones."""
 
-import json
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from nemo_birq.command_line import options
-from nemo_birq.command_line.command import PATH, command
+from nemo_birq.command_line.command import command
 
 console = Console()
 
@@ -29,11 +27,14 @@ def table(rows: list[dict], num_utterances: int) -> Table:
 
 @command("label-quality-over-training")
 @options.model_argument(".nemo that a pretraining ended with")
-@options.data_argument("manifest of single audio files", type=PATH)
+@options.data_argument()
+@options.tars_option()
 @options.alignments_option(required=True)
 @options.hours_option()
 @options.out_option("JSON file; without it labels_over_training.json beside the model.")
-def label_quality_over_training(model: Path, data: Path, alignments: Path, hours: float | None, out: Path | None) -> None:
+def label_quality_over_training(
+    model: Path, data: str, tars: str | None, alignments: Path, hours: float | None, out: Path | None
+) -> None:
     """Compares labels with phones at every checkpoint that a pretraining has kept.
 
         birq label-quality-over-training nemo_experiments/<name>/checkpoints/<name>.nemo \\
@@ -44,16 +45,18 @@ def label_quality_over_training(model: Path, data: Path, alignments: Path, hours
     """
     from nemo.utils import logging
 
-    from nemo_birq.evaluation.label_quality.over_training import look_over_training
+    from nemo_birq.evaluation.label_quality.over_training import score_checkpoints
     from nemo_birq.evaluation.label_quality.utterances import read_utterances
+    from nemo_birq.utils.files import write_json
+    from nemo_birq.utils.progress import ProgressBars
 
     path = out or model.parent / "labels_over_training.json"
     if not path.parent.is_dir():
         raise FileNotFoundError(f"--out {path}: there is no such folder")
     logging.setLevel(logging.WARNING)
-    utterances = read_utterances(data, alignments, hours)
-    with Progress(console=console, transient=True) as progress:
-        rows = look_over_training(model, utterances, progress)
-    path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    utterances = read_utterances(data, alignments, hours, tars)
+    with ProgressBars(console=console, transient=True) as progress:
+        rows = score_checkpoints(model, utterances, progress)
+    write_json(path, rows)
     console.print(table(rows, len(utterances.lines)))
     console.print(str(path), soft_wrap=True, highlight=False)

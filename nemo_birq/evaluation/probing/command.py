@@ -6,20 +6,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from nemo_birq.command_line import options
 from nemo_birq.command_line.command import command, command_text
 
 if TYPE_CHECKING:
-    from nemo_birq.evaluation.probing.evaluation import Row
+    from nemo_birq.evaluation.probing.evaluation import ProbeScore
     from nemo_birq.evaluation.probing.tasks import Task
 
 console = Console()
 
 
-def table(rows: "list[Row]", task: "Task") -> Table:
+def table(rows: "list[ProbeScore]", task: "Task") -> Table:
     """Returns a row for each representation and layer."""
     found = Table(title=f"Linear probes of a frozen encoder: {task.metric}, loss in nats", header_style="bold")
     columns = ("", "layer", "errors", "95 %", "loss", "95 %")
@@ -78,11 +77,13 @@ def probe(
         untrained_encoder,
         values_per_frame,
     )
-    from nemo_birq.evaluation.probing.results import check_out, write_results
+    from nemo_birq.evaluation.probing.results import kind_of, write_results
     from nemo_birq.evaluation.probing.tasks import CtcTask
+    from nemo_birq.evaluation.results import check_out
     from nemo_birq.extraction.run import progress_bar
     from nemo_birq.loading import load_encoder
     from nemo_birq.modules.layer_pass import parse_layers
+    from nemo_birq.utils.progress import ProgressBars
 
     began = time.monotonic()
     logging.setLevel(logging.WARNING)
@@ -92,28 +93,21 @@ def probe(
     training = Training(epochs, learning_rate, seed=seed)
     named = dict(zip(NAMES, map(str, alignments), strict=True)) if alignments else None
     sets, task = open_sets(dict(zip(NAMES, (train, dev, test), strict=True)), key, named, hours, opened.sample_rate)
-    check_out(folder, model, task.name)
+    check_out(folder, kind_of(task), model)
     check_memory(opened, sum(one.seconds for one in sets.values()), values_per_frame(opened, numbers, not no_baselines))
     untrained = None if no_baselines else untrained_encoder(opened, seed)
 
     splits, notes = {}, []
     with progress_bar(console=console, transient=True) as progress:
-        bar = progress.add_task("outputs of the layers", total=sum(one.seconds for one in sets.values()))
+        advance = progress.start("outputs of the layers", sum(one.seconds for one in sets.values()))
         for name, one in sets.items():
-            splits[name], unread = represent(
-                one, task, opened, untrained, numbers, workers, lambda seconds: progress.advance(bar, seconds)
-            )
+            splits[name], unread = represent(one, task, opened, untrained, numbers, workers, advance)
             notes += [f"{unread} utterances of the {name} set could not be read and are left out."] if unread else []
     first = next(iter(splits["train"].values()))
     if isinstance(task, CtcTask) and (short := task.num_impossible(first.counts, first.targets)):
         notes.append(f"{short} of {len(first.counts)} training utterances have more symbols than frames: not learned from.")
-    with Progress(console=console, transient=True) as progress:
-        bar = progress.add_task("probes", total=len(splits["train"]) * epochs)
-        device = next(opened.encoder.parameters()).device
-        rows = evaluate(
-            splits, numbers, task, training, device,
-            lambda name, dev: progress.update(bar, advance=1, description=f"{name}, loss on dev {dev:.3f}"),
-        )  # fmt: skip
+    with ProgressBars(console=console, transient=True) as progress:
+        rows = evaluate(splits, numbers, task, training, next(opened.encoder.parameters()).device, progress)
     constant = constant_error(first, next(iter(splits["test"].values())), task)
     minutes = {name: one.seconds / 60 for name, one in sets.items()}
     about = {"step": opened.step, "command": command_text(), "minutes": minutes, "notes": notes,
