@@ -11,7 +11,8 @@ from nemo_birq.evaluation.label_quality.evaluation import evaluate
 from nemo_birq.evaluation.label_quality.utterance_view import view_utterance
 from nemo_birq.evaluation.label_quality.utterances import open_speech, read_utterances
 from nemo_birq.utils.progress import ProgressBars
-from tests.conftest import CORPUS, make_model
+from tests.helpers.models import make_model
+from tests.helpers.paths import CORPUS
 
 SHARDS = CORPUS / "train"
 CTM = SHARDS / "phones.ctm"
