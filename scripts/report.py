@@ -1,9 +1,9 @@
-"""One page with pictures and a table from a run's folder, or from several to compare.
+"""Writes one page with the curves, alarms and last values of a run, or of several runs side by side.
 
     python scripts/report.py nemo_experiments/BiRQ-Conformer-Large --out report
     python scripts/report.py default=runs/a/BiRQ paper=runs/b/BiRQ --out report
 
-Writes index.html, which needs no other file, and its pictures as PNG. docs/report.md says what is on it.
+The page is index.html, which needs no other file; its pictures are PNG files beside it. docs/report.md describes it.
 """
 
 import argparse
@@ -13,8 +13,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
+from nemo_birq.report.experiment_folder import read_runs
 from nemo_birq.report.page import write_report
-from nemo_birq.report.runs import read_runs
 
 
 def main() -> None:
