@@ -69,7 +69,7 @@ def collapsed_labels(logged: LoggedStep) -> Violation | None:
         least,
         f"the enhanced labels have collapsed: their normalized entropy is {value:.2f}, and only "
         f"{logged.metrics['enhanced_perplexity']:.1f} of {logged.birq.quantizer.num_codes} codes are in use. Their task is "
-        "trivial, and its low loss means nothing. Start again with labels=default, which sets "
+        "trivial, and its low loss means nothing. Start again with objective=default, which sets "
         "model.birq.labels.label_gradient=0 and normalization=per_feature, or give the enhanced loss its weight later "
         "(model.birq.loss.start_step). docs/labels.md has the measurements.",
     )

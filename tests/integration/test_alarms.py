@@ -86,7 +86,7 @@ def test_collapse_is_announced_and_then_found(tmp_path):
     found = names(record)
     assert 0 < found["shrinking_labels"] < found["collapsed_labels"] and "noise_labels" not in found
     collapsed = next(alarm for alarm in record["alarms"] if alarm["name"] == "collapsed_labels")
-    assert collapsed["value"] < collapsed["threshold"] == 0.3 and "labels=default" in collapsed["message"]
+    assert collapsed["value"] < collapsed["threshold"] == 0.3 and "objective=default" in collapsed["message"]
 
 
 @pytest.mark.parametrize(
