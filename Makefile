@@ -1,30 +1,39 @@
 # make demo    pretrain, fine-tune and transcribe on the embedded corpus, minutes on two cores
-# make test    the whole test suite and the linter
+# make test    the linters and the whole test suite
 # make smoke   the smallest experiment, every method once (docs/experiments.md); its numbers say nothing
-# All set up .venv from requirements.txt first; PYTHON=python3.12 chooses another interpreter.
+# All set up .venv first, from requirements.txt, make test also from requirements-test.txt. PYTHON=python3.12 chooses another
+# interpreter.
 
 PYTHON ?= python3
 VENV := .venv
+INSTALLED := $(VENV)/.installed
+TEST_INSTALLED := $(VENV)/.test-installed
+PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test smoke lint
-demo: $(VENV)/.complete
+demo: $(INSTALLED)
 	$(VENV)/bin/python scripts/demo.py
 
 test: lint
 	$(VENV)/bin/python -m pytest tests -n auto --maxprocesses 8 --dist loadfile
 
 SMOKE_OUT ?= experiments_out
-smoke: $(VENV)/.complete
+smoke: $(INSTALLED)
 	$(VENV)/bin/python scripts/experiment.py --budget smoke --jobs 2 --out $(SMOKE_OUT) --results $(SMOKE_OUT)/results
 
-lint: $(VENV)/.complete
-	$(VENV)/bin/ruff check nemo_birq scripts tests benchmarks
-	$(VENV)/bin/ruff format --check nemo_birq scripts tests benchmarks
+lint: $(TEST_INSTALLED)
+	$(VENV)/bin/ruff check nemo_birq scripts tests benchmarks setup.py
+	$(VENV)/bin/ruff format --check nemo_birq scripts tests benchmarks setup.py
+	$(VENV)/bin/lint-imports
 
-$(VENV)/.complete: requirements.txt pyproject.toml
+$(INSTALLED): requirements.txt pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "The pinned versions need Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(PIP_INSTALL) -r requirements.txt
+	$(PIP_INSTALL) --no-deps -e .
+	touch $@
+
+$(TEST_INSTALLED): requirements-test.txt $(INSTALLED)
+	$(PIP_INSTALL) -r requirements-test.txt
 	touch $@

@@ -24,7 +24,7 @@ STEPS = 450
 RUNS = {
     "healthy": ("A healthy run: the demo", []),
     "noise": ("Noise: logit_scale=1", ["model.birq.labels.logit_scale=1"]),
-    "collapse": ("Collapse: labels=paper", ["labels=paper"]),
+    "collapse": ("Collapse: objective=paper", ["objective=paper"]),
     "unnormalized": ("Degenerate features: preprocessor.normalize=null", ["model.preprocessor.normalize=null"]),
 }
 CLOSER = [

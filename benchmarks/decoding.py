@@ -24,9 +24,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from nemo_birq.scoring import check_test_manifest, score
 from nemo_birq.scoring.beam_search import open_beam_search
+from nemo_birq.scoring.eval_sets import check_test_manifest
 from nemo_birq.scoring.recognizers import open_recognizer
+from nemo_birq.scoring.results import score
 from nemo_birq.scoring.transcription import transcribe
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -40,7 +40,7 @@ MIDDLE = [
 MODELS = {
     "4 x 128, before enhanced labels count": ([f"enhanced_start_step={NEVER}"], 30),
     "4 x 128": (["enhanced_start_step=0"], 30),
-    "4 x 128, gradient through the labels": (["enhanced_start_step=0", "labels=paper"], 30),
+    "4 x 128, gradient through the labels": (["enhanced_start_step=0", "objective=paper"], 30),
     "8 x 256, 8192 codes": (["enhanced_start_step=0", *MIDDLE], 30),
 }
 

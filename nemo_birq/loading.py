@@ -109,5 +109,5 @@ def _check_is_birq(path: Path, config: DictConfig | None) -> None:
         target = (config or {}).get("target", "an unknown class")
         raise ValueError(
             f"model {path} is no BiRQ model but {target}: it has no node `birq`, so no projections, codebook and enhanced "
-            "labels. Name a file that scripts/speech_pre_training.py wrote, no fine-tuned recognizer and no stock NeMo model"
+            "labels. Name a file that birq pretrain wrote, no fine-tuned recognizer and no stock NeMo model"
         )

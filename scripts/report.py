@@ -1,39 +1,12 @@
-"""One page with pictures and a table from a run's folder, or from several to compare.
+"""Draws one page with pictures and a table from the folders of runs.
 
     python scripts/report.py nemo_experiments/BiRQ-Conformer-Large --out report
-    python scripts/report.py default=runs/a/BiRQ paper=runs/b/BiRQ --out report
 
-Writes index.html, which needs no other file, and its pictures as PNG. docs/report.md says what is on it.
+The same as ``birq report``; --help explains it.
 """
 
-import argparse
-import sys
-from pathlib import Path
-
-from rich.console import Console
-from rich.progress import Progress
-
-from nemo_birq.report.page import write_report
-from nemo_birq.report.runs import read_runs
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder that exp_manager made, or NAME=FOLDER")
-    parser.add_argument("--out", type=Path, default=Path("report"), help="folder for the page (default report)")
-    args = parser.parse_args()
-    console = Console()
-    try:
-        with Progress(console=console, transient=True) as progress:
-            task = progress.add_task("reading", total=None)
-            runs = read_runs(args.runs)
-            page = write_report(runs, args.out, lambda title: progress.update(task, description=f"drawing: {title}"))
-    except ValueError as error:
-        sys.exit(str(error))
-    for run in runs:
-        console.print(f"{run.name}: {run.steps} steps, {len(run.alarms)} alarm(s)", highlight=False)
-    console.print(f"page      {page}\npictures  {page.parent}/*.png", soft_wrap=True, highlight=False)
-
+from nemo_birq.command_line.command import run_script
+from nemo_birq.report.command import report
 
 if __name__ == "__main__":
-    main()
+    run_script(report, __file__)

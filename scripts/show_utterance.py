@@ -1,53 +1,12 @@
-"""One utterance as the model sees it: spectrogram, mask, labels, and what it predicts under the mask.
+"""Draws one utterance as the model sees it.
 
-    python scripts/show_utterance.py model.nemo --manifest tarred_manifests/validation/validation.json \
-        --utterance spk024-validation-00001 --alignments tarred_manifests/validation/phones.ctm
+    python scripts/show_utterance.py model.nemo validation.json --utterance spk024-validation-00001
 
-Writes <utterance>.png beside the model, or to --out. Another --seed draws another mask.
+The same as ``birq show-utterance``; --help explains it.
 """
 
-import argparse
-import sys
-from pathlib import Path
-
-from nemo.utils import logging
-
-from nemo_birq.evaluation.label_quality.alignments import Alignments, read_alignments
-from nemo_birq.evaluation.label_quality.utterance_picture import draw_utterance
-from nemo_birq.evaluation.label_quality.utterance_view import view_utterance
-from nemo_birq.evaluation.label_quality.utterances import read_lines
-from nemo_birq.loading import load_model
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help=".nemo, or .ckpt of a training run")
-    parser.add_argument("--manifest", type=Path, required=True, help="manifest of single audio files")
-    parser.add_argument("--utterance", required=True, help="name of its audio file, without suffix")
-    parser.add_argument("--alignments", type=Path, help="CTM file, or folder of TextGrid files")
-    parser.add_argument("--seed", type=int, default=0, help="of the mask (default 0)")
-    parser.add_argument("--out", type=Path, help="folder for the picture (default: that of the model)")
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = arguments()
-    logging.setLevel(logging.WARNING)
-    model = load_model(args.model)
-    lines = read_lines(args.manifest)
-    name = args.utterance
-    if name not in lines:
-        raise ValueError(f"manifest {args.manifest} has no utterance {name}; it has for example {min(lines)}")
-    found = read_alignments(args.alignments, {name}) if args.alignments else Alignments({}, {}, 0)
-    view = view_utterance(model, lines[name], found.phones.get(name, []), found.words.get(name, []), args.seed)
-    path = (args.out or args.model.parent) / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draw_utterance(view, path)
-    print(path)
-
+from nemo_birq.command_line.command import run_script
+from nemo_birq.evaluation.label_quality.utterance_command import show_utterance
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"show_utterance.py: {error}")
+    run_script(show_utterance, __file__)

@@ -89,7 +89,7 @@ def card_artifact(card: ModelCard) -> Artifact:
 
 def labels_of(model: ModelPT) -> dict[str, Tensor]:
     """Returns the tensors that define the labels of a ``BiRQModel``, on the CPU."""
-    return label_tensors.collect(model.anchor_labeler, model.enhanced_labeler)
+    return model.fixed_tensors | label_tensors.collect(model.anchor_labeler, model.enhanced_labeler)
 
 
 def load_or_draw_tensors(model: ModelPT, cfg: DictConfig, birq: BiRQConfig) -> dict[str, Tensor]:
@@ -115,8 +115,6 @@ def load_or_draw_tensors(model: ModelPT, cfg: DictConfig, birq: BiRQConfig) -> d
         encoder = cfg.encoder
         width = encoder.subsampling_factor * encoder.feat_in
         tensors = label_tensors.draw(birq.quantizer, birq.labels, width, encoder.d_model)
-        if birq.relabelling.teacher is not None:
-            del tensors["anchor_projection"]
     label_tensors.verify(tensors, birq.quantizer.checksum, source)
     return tensors
 
@@ -147,7 +145,9 @@ def check_same_labels(model: ModelPT, checkpoint: dict[str, Any]) -> None:
 def restore_labels(model: ModelPT, tensors: dict[str, Tensor]) -> None:
     """Copies label tensors into the labelers of a model, and their checksum into its configuration."""
     label_tensors.restore(tensors, model.anchor_labeler, model.enhanced_labeler)
-    set_key(model, CHECKSUM, label_tensors.fixed_checksum(labels_of(model)))
+    # Also the projection that a teacher takes the place of: files of all models hold the same tensors.
+    model.fixed_tensors = {name: tensors[name].detach().cpu().clone() for name in label_tensors.FIXED}
+    set_key(model, CHECKSUM, label_tensors.fixed_checksum(model.fixed_tensors))
     model.cfg = model._cfg  # updates the hyper-parameters that checkpoints carry
 
 

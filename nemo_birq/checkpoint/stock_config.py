@@ -40,10 +40,10 @@ def with_stock_nodes(cfg: DictConfig, separate_head: bool) -> DictConfig:
 def refuse_bare_encoder(cfg: DictConfig) -> None:
     """
     Raises:
-        ValueError: the configuration is that of an encoder whose heads scripts/export_encoder.py has left out.
+        ValueError: the configuration is that of an encoder whose heads birq export has left out.
     """
     if "decoder" not in cfg and cfg.get("loss_list", True) == {}:
         raise ValueError(
-            "this .nemo holds a bare encoder: scripts/export_encoder.py has left out the prediction heads and labels that "
+            "this .nemo holds a bare encoder: birq export has left out the prediction heads and labels that "
             "BiRQModel needs. Open it with nemo.core.ModelPT.restore_from, or go on pretraining with the file it was made of"
         )

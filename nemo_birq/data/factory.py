@@ -5,7 +5,6 @@
 """
 
 from dataclasses import fields
-from pathlib import Path
 
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -33,12 +32,12 @@ STREAMING_KEYS = {"shard_seed", "concurrent_bucketing", "num_cuts_for_bins_estim
 
 
 def build_dataloader(
-    config: DictConfig, sample_rate: int, rank: int, world_size: int, training: bool, index_folder: Path | None = None
+    config: DictConfig, sample_rate: int, rank: int, world_size: int, training: bool
 ) -> torch.utils.data.DataLoader | None:
     """Data loader of a ``train_ds`` (``training``) or ``validation_ds`` node; None where it names no data.
 
     Every manifest line and every member of every shard is looked at first, or has been when the index was made. Audio of
-    another sample rate is resampled, several channels are mixed. ``index_folder`` is for indexes that nobody needs again.
+    another sample rate is resampled, several channels are mixed.
 
     Raises:
         FileNotFoundError: a manifest or shard that is not there.
@@ -61,7 +60,7 @@ def build_dataloader(
             return build_webdataset_loader(config, sources, rank, world_size)
         settings = _batch_settings(config)
         most = float(config.get("max_skipped_share", MOST_SKIPPED))
-        indexes = [_open_checked(source, most, index_folder) for source in sources]
+        indexes = [_open_checked(source, most) for source in sources]
         weights = None if sources[0].weight is None else [source.weight for source in sources]
         order = BatchOrder(indexes, weights, settings, rank, world_size, endless=training)
         _say(sources, indexes, settings, order)
@@ -111,14 +110,14 @@ def _batch_settings(config: DictConfig) -> BatchSettings:
     return BatchSettings(**(vars(settings) | changes))
 
 
-def _open_checked(source: Source, max_skipped_share: float, folder: Path | None) -> SpeechIndex:
+def _open_checked(source: Source, max_skipped_share: float) -> SpeechIndex:
     remote = [path for path in (*source.manifest_paths, *source.tar_paths) if is_remote(path)]
     if remote:
         raise ValueError(
             f"{remote[0]} is not a local file and cannot be read at random places: copy or mount the shards, or stream them "
             "with use_lhotse=false is_tarred=true and a batch_size"
         )
-    index = open_index(source, folder)
+    index = open_index(source)
     if not index.problems:
         return index
     total = len(index) + index.num_lost

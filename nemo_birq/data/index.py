@@ -97,18 +97,17 @@ def cache_folder() -> Path:
     return Path(os.environ.get("NEMO_BIRQ_CACHE", default))
 
 
-def open_index(source: Source, folder: Path | None = None) -> SpeechIndex:
+def open_index(source: Source) -> SpeechIndex:
     """The index of a dataset, built now if its manifests or shards are new or have changed.
 
     Args:
         source: the dataset.
-        folder: where indexes are kept; by default ``cache_folder``.
 
     Raises:
         FileNotFoundError, ValueError: see ``build_index.build_table``.
         PermissionError: the cache folder cannot be written.
     """
-    folder = folder or cache_folder()
+    folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -82,6 +82,6 @@ def _sources_of_input_cfg(node: str | ListConfig) -> list[Source]:
             sources.append(Source(entry.manifest_filepath, tars, None if weight is None else float(weight)))
         else:
             raise ValueError(
-                f"input_cfg: type={entry.type} is not one of {TYPES}; scripts/make_shards.py makes shards of Lhotse cuts"
+                f"input_cfg: type={entry.type} is not one of {TYPES}; birq make-shards makes shards of Lhotse cuts"
             )
     return sources

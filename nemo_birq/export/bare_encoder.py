@@ -48,7 +48,7 @@ def check_source(source: Path) -> DictConfig:
     if config.target != STOCK_TARGET or not ("birq" in config or "pretraining" in config):
         raise ValueError(
             f"{source} holds a {config.target.rsplit('.', 1)[-1]} that BiRQ did not pretrain; name the .nemo that "
-            "scripts/speech_pre_training.py ended with"
+            "birq pretrain ended with"
         )
     return config
 

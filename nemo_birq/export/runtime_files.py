@@ -10,9 +10,9 @@ import json
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import onnx
 import torch
 from nemo.collections.asr.models import SpeechEncDecSelfSupervisedModel
 from nemo.collections.asr.modules import ConformerEncoder
@@ -38,28 +38,38 @@ def write_runtime_file(model: SpeechEncDecSelfSupervisedModel, out: Path) -> flo
         The largest deviation from PyTorch; None for ONNX where onnxruntime is not installed.
 
     Raises:
+        ImportError: ONNX without the package onnx.
         ValueError: an encoder too large for an ONNX file, or outputs that differ from PyTorch's.
     """
+    onnx = _import_onnx() if out.suffix == ".onnx" else None
     encoder = _traceable(model)
     weights = sum(tensor.nbytes for tensor in encoder.state_dict().values())
-    if out.suffix == ".onnx" and weights > ONNX_LIMIT:
+    if onnx and weights > ONNX_LIMIT:
         raise ValueError(f"an encoder of {weights / 1e9:.1f} GB does not fit into one ONNX file: write TorchScript (.ts)")
     about = describe(model)
     with complete_files(out.parent) as folder:
         path = folder / out.name
         encoder.export(str(path))
-        if out.suffix == ".onnx":
+        if onnx:
             graph = onnx.load(path)
             onnx.helper.set_model_props(graph, {key: json.dumps(value) for key, value in about.items()})
             onnx.save(graph, path)
         else:
             torch.jit.save(torch.jit.load(path), path, _extra_files={EXTRA_FILE: json.dumps(about)})
-        if out.suffix == ".onnx" and find_spec("onnxruntime") is None:
+        if onnx and find_spec("onnxruntime") is None:
             return None
         deviation = largest_deviation(model.encoder, open_runtime_file(path))
         if deviation > TOLERANCE:
             raise ValueError(f"{out}: its outputs differ from PyTorch's by up to {deviation:.1e}; nothing was written")
     return deviation
+
+
+def _import_onnx() -> ModuleType:
+    try:
+        import onnx
+    except ImportError as error:
+        raise ImportError(f"an .onnx file needs the package onnx ({error}): pip install 'nemo_birq[export]'") from error
+    return onnx
 
 
 def _traceable(model: SpeechEncDecSelfSupervisedModel) -> ConformerEncoder:

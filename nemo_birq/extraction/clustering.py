@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from omegaconf import OmegaConf
-from rich.progress import Progress
 
 from nemo_birq.data.manifests import TOLERANCE
+from nemo_birq.data.subset import draw_hours
 from nemo_birq.extraction.data import SpeechData, batches_by_length, make_loader
 from nemo_birq.extraction.features import compute_features, layer_name
 from nemo_birq.labels.kmeans import fit_kmeans
@@ -19,12 +19,13 @@ from nemo_birq.labels.teacher import TeacherFile, TeacherLabeler
 from nemo_birq.loading import LoadedEncoder
 from nemo_birq.modules.frame_times import encoder_times
 from nemo_birq.utils.memory import check_room
+from nemo_birq.utils.progress import Progress
 
 FEW_FRAMES = 39  # a cluster, below which faiss warns as well
 
 
 class Clustering(NamedTuple):
-    """A teacher, and how its clusters are used by the frames that they were made of."""
+    """A teacher, and the use of its clusters by the frames that they were made of."""
 
     file: TeacherFile
     use: CodeUse
@@ -35,7 +36,7 @@ class Clustering(NamedTuple):
     hours: float
 
     def notes(self) -> list[str]:
-        """What a reader must know about the clusters."""
+        """Returns the facts that a reader must know about the clusters."""
         clusters, found = len(self.file.centroids), []
         if self.unreadable:
             found.append(f"{self.unreadable} utterances could not be read and are left out; the warnings say why.")
@@ -47,17 +48,9 @@ class Clustering(NamedTuple):
         return found
 
 
-def draw_rows(durations: np.ndarray, hours: float | None, seed: int) -> list[int]:
-    """Utterances drawn at random until they have so many hours, in rising order; None: all."""
-    rows = np.random.default_rng(seed).permutation(len(durations))
-    if hours is not None:
-        before = np.cumsum(durations[rows]) - durations[rows]
-        rows = rows[before < 3600 * hours]
-    return sorted(rows.tolist())
-
-
 def check_size(opened: LoadedEncoder, seconds: float, num_clusters: int) -> None:
-    """
+    """Checks that there are neither too few frames for the clusters nor too many for the memory.
+
     Raises:
         ValueError: fewer frames than clusters, or more than the memory holds.
     """
@@ -75,10 +68,10 @@ def collect_frames(
     opened: LoadedEncoder, data: SpeechData, rows: list[int], layer: int, progress: Progress,
     batch_seconds: float, workers: int,
 ) -> tuple[np.ndarray, int]:  # fmt: skip
-    """Output of a layer for the unmasked utterances, as features are extracted.
+    """Computes the output of a layer for the unmasked utterances, as features are extracted.
 
     Returns:
-        (N, D) float32, and how many utterances were read.
+        (N, D) float32, and the number of utterances that were read.
 
     Raises:
         ValueError: nothing could be read, or the layer's output is not finite.
@@ -89,22 +82,22 @@ def collect_frames(
     room = int(longest.sum() / encoder_times(opened.model).step)
     frames = np.empty((room, opened.encoder.d_model), dtype=np.float32)  # joined afterwards they would be there twice
     count = read = 0
-    task = progress.add_task(f"layer {layer} of {len(rows):,} utterances", total=float(durations[rows].sum()))
-    for found, speech in make_loader(data, batches, workers):
+    advance = progress.start(f"layer {layer} of {len(rows):,} utterances", float(durations[rows].sum()))
+    for planned, (found, speech) in zip(batches, make_loader(data, batches, workers), strict=True):
         if not speech.is_silent_stand_in:
             for utterance in compute_features(opened, speech, [layer], torch.float32):
                 output = utterance[layer_name(layer)]
                 frames[count : count + len(output)] = output
                 count += len(output)
             read += len(found)
-        progress.advance(task, float(speech.signal_length.sum()) / data.sample_rate)
+        advance(float(durations[planned].sum()))
     if not read:
         raise ValueError("none of the utterances could be read; the warnings above say why")
     return frames[:count], read
 
 
 def make_teacher_file(opened: LoadedEncoder, layer: int, centroids: np.ndarray, seed: int, made_from: str) -> TeacherFile:
-    """The first layers of an encoder with centroids (V, D) of the last of them."""
+    """Makes a teacher of the first layers of an encoder and centroids (V, D) of the last of them."""
     cfg = opened.model.cfg
     settings = OmegaConf.to_container(cfg.encoder, resolve=True)
     settings |= {"n_layers": layer, "feat_out": -1, "stochastic_depth_drop_prob": 0.0, "stochastic_depth_start_layer": 1}
@@ -131,9 +124,9 @@ def cluster(
         data: what to cluster, as a rule what will be trained on.
         layer: K, in 1..L.
         num_clusters: V.
-        progress: shows how far it is.
+        progress: shows how far the work is.
         made_from: name of the model's file, for the record.
-        hours: take only so much audio, utterances drawn at random.
+        hours: take only so much audio, see ``draw_hours``.
         seed: of that draw and of k-means.
         batch_seconds: audio of a batch, with padding.
         workers: processes that decode; 0 decodes here.
@@ -141,15 +134,14 @@ def cluster(
     Raises:
         ValueError: see ``check_size`` and ``collect_frames``.
     """
-    rows = draw_rows(data.durations, hours, seed)
+    rows = draw_hours(data.durations, hours, seed)
     seconds = float(data.durations[rows].sum())
     check_size(opened, seconds, num_clusters)
     frames, read = collect_frames(opened, data, rows, layer, progress, batch_seconds, workers)
     if len(frames) < num_clusters:
         raise ValueError(f"only {len(frames)} frames could be read, fewer than {num_clusters} clusters")
-    task = progress.add_task(f"k-means, {num_clusters} clusters of {len(frames):,} frames", total=None)
+    progress.start(f"k-means, {num_clusters} clusters of {len(frames):,} frames")
     kmeans = fit_kmeans(frames, num_clusters, seed)
-    progress.update(task, total=1, completed=1)
     counts = torch.from_numpy(np.bincount(kmeans.labels_, minlength=num_clusters)).float().unsqueeze(0)
     file = make_teacher_file(opened, layer, kmeans.cluster_centers_, seed, made_from)
     return Clustering(file, CodeUse.of(counts), len(frames), read, len(rows) - read, seconds / 3600)

@@ -45,20 +45,20 @@ class SpeechData(NamedTuple):
 
     @property
     def durations(self) -> np.ndarray:
-        """(utterances,) float64, seconds."""
+        """Returns the durations, (utterances,) float64, in seconds."""
         return np.concatenate([index.durations for index in self.indexes])
 
     def places(self) -> Iterator[Place]:
-        """Where each utterance lies, in order."""
+        """Yields the place of each utterance, in order."""
         return (index.place(row) for index in self.indexes for row in range(len(index)))
 
     def lines(self) -> Iterator[dict]:
-        """The manifest's line of each utterance, in order; paths of single files absolute."""
+        """Yields the manifest's line of each utterance, in order; paths of single files absolute."""
         return chain.from_iterable(map(_lines_of, self.sources, self.indexes))
 
     @property
     def fingerprint(self) -> str:
-        """Of the manifests' text and of which of their utterances can be used; wherever the audio lies."""
+        """Returns a hash of the manifests' text and of the usable utterances; the same wherever the audio lies."""
         digest = hashlib.sha256()
         for source, index in zip(self.sources, self.indexes, strict=True):
             for path in source.manifest_paths:
@@ -69,7 +69,7 @@ class SpeechData(NamedTuple):
 
 
 def open_data(data: str, tars: str | None, sample_rate: int) -> SpeechData:
-    """Looks at every line and every member, or takes the index of an earlier look.
+    """Opens the utterances through an index, which is built now where manifests or shards are new or have changed.
 
     Args:
         data: a manifest; a pattern of sharded manifests (``manifest__OP_0..7_CL_.json``), with ``tars``; or a folder of
@@ -78,8 +78,8 @@ def open_data(data: str, tars: str | None, sample_rate: int) -> SpeechData:
         sample_rate: in Hz; other audio is resampled.
 
     Raises:
-        FileNotFoundError: data that are not there.
-        ValueError: manifests and shards that do not fit, or that largely cannot be used; see ``data.loader``.
+        FileNotFoundError: a manifest or shard does not exist.
+        ValueError: manifests and shards that do not fit, or that largely cannot be used; see ``data.factory``.
     """
     if Path(data).is_dir():
         if tars is not None:
@@ -149,7 +149,7 @@ def _lines_of_shards(source: Source, index: SpeechIndex) -> Iterator[dict]:
 
 
 def divide(durations: np.ndarray, seconds: float) -> list[Part]:
-    """Parts of about so many seconds of audio each."""
+    """Divides the utterances into parts of about ``seconds`` of audio each."""
     numbers = ((np.cumsum(durations) - durations) // seconds).astype(np.int64)
     starts = np.flatnonzero(np.diff(numbers, prepend=-1))
     ends = [*starts[1:], len(durations)]
@@ -158,19 +158,26 @@ def divide(durations: np.ndarray, seconds: float) -> list[Part]:
 
 @dataclass(slots=True)
 class _Item:
-    """What Lhotse needs to know of an utterance."""
+    """Attributes of an utterance that Lhotse needs."""
 
     row: int
     duration: float
 
 
-def batches_by_length(rows: Iterable[int], durations: np.ndarray, batch_seconds: float) -> list[list[int]]:
-    """Utterances sorted by length, in batches of so many seconds with padding; the long ones first.
+def batches_by_length(
+    rows: Iterable[int], durations: np.ndarray, batch_seconds: float, longest_first: bool = True
+) -> list[list[int]]:
+    """Divides utterances, sorted by length, into batches.
 
-    A batch that does not fit into memory thus fails at once.
+    Args:
+        rows: numbers of utterances; those of equal length stay in this order.
+        durations: of all utterances, in seconds.
+        batch_seconds: audio of a batch, with its padding; a longer utterance is a batch by itself.
+        longest_first: a batch that does not fit into memory then fails at once.
     """
-    items = sorted((_Item(row, float(durations[row])) for row in rows), key=lambda item: (-item.duration, item.row))
-    constraint = TimeConstraint(max(batch_seconds, items[0].duration))
+    sign = -1 if longest_first else 1
+    items = sorted((_Item(row, float(durations[row])) for row in rows), key=lambda item: sign * item.duration)
+    constraint = TimeConstraint(max(batch_seconds, items[0].duration, items[-1].duration))
     return [[item.row for item in batch] for batch in DurationBatcher(items, constraint=constraint)]
 
 

@@ -27,7 +27,7 @@ DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 
 def layer_name(layer: int) -> str:
-    """Of an array: ``layer_4``."""
+    """Returns the name of an array: ``layer_4``."""
     return f"layer_{layer}"
 
 
@@ -35,7 +35,7 @@ def layer_name(layer: int) -> str:
 def compute_features(
     opened: LoadedEncoder, batch: SpeechBatch, layers: Sequence[int], dtype: torch.dtype
 ) -> list[dict[str, np.ndarray]]:
-    """Outputs of the layers for each utterance: (T', D) by ``layer_name``.
+    """Computes the outputs of the layers for each utterance: (T', D) by ``layer_name``.
 
     Raises:
         ValueError: NaN, or a value that float16 cannot hold.
@@ -56,7 +56,7 @@ def compute_features(
 
 
 def write_npz(store: PartStore, number: int, lines: list[dict], results: list[dict[str, np.ndarray]]) -> None:
-    """One ``part-000000.npz`` with an array ``<key>/layer_4`` for each utterance and layer; the list names file and key."""
+    """Writes ``part-000000.npz`` with an array ``<key>/layer_4`` for each utterance and layer; the lines name both."""
     keys = _keys(lines)
     name = f"part-{number:06d}.npz"
     listed = [
@@ -69,7 +69,7 @@ def write_npz(store: PartStore, number: int, lines: list[dict], results: list[di
 
 
 def write_shar(store: PartStore, number: int, lines: list[dict], results: list[dict[str, np.ndarray]]) -> None:
-    """One shard in Lhotse's Shar format, ``shar/cuts.000000.jsonl.gz`` and ``shar/layer_4.000000.tar`` for each layer.
+    """Writes a shard of Lhotse's Shar format: ``shar/cuts.000000.jsonl.gz``, and ``shar/layer_4.000000.tar`` of each layer.
 
     The arrays are Lhotse's ``Array`` and not ``TemporalArray``, which would round the number of frames of a cut and lose the
     last one now and then.
@@ -121,7 +121,7 @@ def _cut(line: dict, key: str, arrays: dict[str, np.ndarray]) -> MonoCut:
 
 
 def check_space(folder: Path, opened: LoadedEncoder, data: SpeechData, layers: Sequence[int], dtype: str) -> int:
-    """Bytes that the features will take.
+    """Computes the bytes that the features will take.
 
     Raises:
         ValueError: there is less room on the disk.

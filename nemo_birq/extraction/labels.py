@@ -52,7 +52,7 @@ def compute_labels(model: BiRQModel, batch: SpeechBatch, kind: str) -> list[np.n
 
 
 def write_labels(kind: str) -> Callable[[PartStore, int, list[dict], list[np.ndarray]], None]:
-    """Writer of parts: the manifest's line and ``anchor_labels`` or ``enhanced_labels``.
+    """Returns a writer of parts: the manifest's line and ``anchor_labels`` or ``enhanced_labels``.
 
     With one codebook that is a list of T' numbers, with H > 1 a list of T' lists.
     """
@@ -70,17 +70,17 @@ def write_labels(kind: str) -> Callable[[PartStore, int, list[dict], list[np.nda
 
 
 def parts_folder(out: Path) -> Path:
-    """Where the parts of a manifest lie until it is complete."""
+    """Returns the folder of the parts of a manifest until it is complete."""
     return out.with_name(out.name + ".parts")
 
 
 def settings_path(out: Path) -> Path:
-    """What made the manifest."""
+    """Returns the file with the settings that made the manifest."""
     return out.with_name(out.name + ".settings.json")
 
 
 def is_complete(out: Path, settings: dict[str, Any]) -> bool:
-    """Whether the manifest is there already.
+    """Tests if the manifest exists, made with the same settings.
 
     Raises:
         ValueError: a file of this name that was made with other settings, or by somebody else.

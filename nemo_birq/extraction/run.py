@@ -1,4 +1,4 @@
-"""Goes through the parts that are not done yet: decoding in worker processes, the model here, writing in a thread."""
+"""Processes the parts that are not done yet: decoding in worker processes, the model here, writing in a thread."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -6,12 +6,13 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.extraction.data import Part, SpeechData, batches_by_length, divide, make_loader
 from nemo_birq.extraction.store import PartStore
+from nemo_birq.utils.progress import Progress, ProgressBars
 
 Compute = Callable[[SpeechBatch], list[Any]]
 """From a batch to one result for each of its utterances."""
@@ -19,19 +20,19 @@ Write = Callable[[PartStore, int, list[dict], list[Any]], None]
 """Writes a part: store, number, manifest lines, results."""
 
 
-class Done(NamedTuple):
-    """What a run did."""
+class ExtractionSummary(NamedTuple):
+    """Counts of a run."""
 
     parts: int
-    """All of them, also those of earlier runs."""
+    """All parts, also those of earlier runs."""
     resumed: int
     """Parts of earlier runs."""
     utterances: int
-    """Written now."""
+    """Utterances that this run wrote."""
     unreadable: int
-    """Utterances that were left out now."""
+    """Utterances that this run left out."""
     seconds: float
-    """Of audio, written now."""
+    """Seconds of audio that this run wrote."""
 
 
 class _RealTime(ProgressColumn):
@@ -42,9 +43,9 @@ class _RealTime(ProgressColumn):
         return Text("" if speed is None else f"{speed:,.0f} x real time")
 
 
-def progress_bar(**options: Any) -> Progress:
-    """For tasks that are measured in seconds of audio."""
-    return Progress(
+def progress_bar(**options: Any) -> ProgressBars:
+    """Makes bars for work that is measured in seconds of audio; ``options`` are those of ``ProgressBars``."""
+    return ProgressBars(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"), TimeElapsedColumn(),
         TimeRemainingColumn(), _RealTime(), **options,
     )  # fmt: skip
@@ -59,14 +60,14 @@ def run_parts(
     part_seconds: float,
     batch_seconds: float,
     workers: int,
-) -> Done:
+) -> ExtractionSummary:
     """Computes and writes what the store does not have yet.
 
     Args:
         data: utterances.
         store: where the parts go.
         compute, write: see their types.
-        progress: shows how far it is.
+        progress: shows how far the work is.
         part_seconds: audio of a part: what is lost when a run is killed, and what is held in memory.
         batch_seconds: audio of a batch, with padding.
         workers: processes that decode; 0 decodes here.
@@ -78,9 +79,9 @@ def run_parts(
     parts = divide(durations, part_seconds)
     todo = [part for part in parts if not store.has(part.number)]
     if not todo:
-        return Done(len(parts), len(parts), 0, 0, 0.0)
+        return ExtractionSummary(len(parts), len(parts), 0, 0, 0.0)
     seconds = sum(float(durations[part.first : part.last].sum()) for part in todo)
-    task = progress.add_task("extracting" if len(todo) == len(parts) else "going on", total=seconds)
+    advance = progress.start("extracting" if len(todo) == len(parts) else "going on", seconds)
     batches = {part.number: batches_by_length(range(part.first, part.last), durations, batch_seconds) for part in todo}
     loader = iter(make_loader(data, [rows for part in todo for rows in batches[part.number]], workers))
     lines = _Lines(data.lines())
@@ -89,10 +90,10 @@ def run_parts(
         pending: Future | None = None
         for part in todo:
             results: dict[int, Any] = {}
-            for rows, speech in islice(loader, len(batches[part.number])):
+            for planned, (rows, speech) in zip(batches[part.number], loader, strict=False):
                 if not speech.is_silent_stand_in:
                     results |= zip(rows, compute(speech), strict=True)
-                progress.advance(task, float(speech.signal_length.sum()) / data.sample_rate)
+                advance(float(durations[planned].sum()))
             if pending is not None:
                 pending.result()  # at most two parts are in memory
             found = [(line, results[row]) for row, line in lines.of(part) if row in results]
@@ -106,8 +107,7 @@ def run_parts(
             unreadable += part.last - part.first - len(found)
         if pending is not None:
             pending.result()
-    progress.update(task, completed=seconds)  # also what could not be read is done with
-    return Done(len(parts), len(parts) - len(todo), written, unreadable, seconds)
+    return ExtractionSummary(len(parts), len(parts) - len(todo), written, unreadable, seconds)
 
 
 class _Lines:
@@ -123,5 +123,5 @@ class _Lines:
 
 
 def stack_by_utterance(arrays: dict[str, np.ndarray], lengths: list[int]) -> list[dict[str, np.ndarray]]:
-    """Batches (B, T', ...) by name to one dictionary of (T'_i, ...) for each utterance, without its padding."""
+    """Divides batches (B, T', ...) by name into a dictionary of (T'_i, ...) for each utterance, without its padding."""
     return [{name: array[i, :length] for name, array in arrays.items()} for i, length in enumerate(lengths)]

@@ -1,4 +1,4 @@
-"""A folder that is filled part by part. What is in it is whole and of one kind, whenever a run was killed.
+"""A folder that is filled part by part. Its content is complete and of one kind, whenever a run is killed.
 
 The files of a part are written to a folder beside them and moved into place when they are complete, their list last: a
 part without its list ``part-000000.jsonl`` is not there. ``settings.json`` says what made them.
@@ -57,16 +57,16 @@ class PartStore:
         self.close()
 
     def list_path(self, number: int) -> Path:
-        """The lines of a part."""
+        """Returns the file with the lines of a part."""
         return self.folder / f"part-{number:06d}.jsonl"
 
     def has(self, number: int) -> bool:
-        """Whether a part is complete."""
+        """Tests if a part is complete."""
         return self.list_path(number).is_file()
 
     @contextmanager
     def writing(self, number: int, lines: Iterable[dict]) -> Iterator[Path]:
-        """A folder for the files of a part; they are moved into place at the end, unless there was an error."""
+        """Yields a folder for the files of a part; moves them into place at the end, unless there was an error."""
         folder = self.folder / _WRITING
         folder.mkdir()
         yield folder

@@ -1,1 +1,1 @@
-"""From a pretrained ``.nemo`` to NeMo's own speech recognizers; scripts/speech_to_text_finetune.py shows the order."""
+"""From a pretrained ``.nemo`` to NeMo's own speech recognizers; birq finetune shows the order."""

@@ -51,7 +51,7 @@ def take_architecture(model: DictConfig, source: DictConfig, path: str) -> None:
 
 
 def differences(own: dict, theirs: dict, free: set[str]) -> list[str]:
-    """Keys of ``own`` that say something else than ``theirs``, where an absent key has the default of the class."""
+    """Lists the keys of ``own`` that differ from ``theirs``, where an absent key has the default of the class."""
     defaults = {}
     if theirs["_target_"].startswith("nemo."):  # others are not imported for a file's sake; NeMo refuses them later
         parameters = inspect.signature(get_class(theirs["_target_"])).parameters

@@ -1,4 +1,4 @@
-"""What is known of the data before training: that all can be read and written, and how long an epoch is.
+"""Checks of the data before training: all can be read and written; and the length of an epoch.
 
 NeMo's Lhotse loader does the reading during training. It has no length, and of tar shards it is an endless stream: so the
 batches that make an epoch are counted here, by laying one out as the same Lhotse sampler would.
@@ -19,7 +19,7 @@ from nemo_birq.finetuning.vocabulary import Vocabulary
 
 
 def manifests(config: DictConfig, node: str) -> list[str]:
-    """Paths of all manifests that a ``train_ds`` or ``validation_ds`` node names.
+    """Lists all manifests that a ``train_ds`` or ``validation_ds`` node names.
 
     Raises:
         ValueError: it names none.
@@ -30,7 +30,7 @@ def manifests(config: DictConfig, node: str) -> list[str]:
 
 
 def open_whole(config: DictConfig) -> tuple[list[Source], list[SpeechIndex]]:
-    """The datasets of a ``train_ds`` or ``validation_ds`` node, where every member of every shard, or every file, is there.
+    """Opens the datasets of a ``train_ds`` or ``validation_ds`` node; every file, or member of a shard, must be there.
 
     Raises:
         FileNotFoundError, ValueError: manifests, shards or audio that are not there or do not belong together.
@@ -42,13 +42,13 @@ def open_whole(config: DictConfig) -> tuple[list[Source], list[SpeechIndex]]:
             raise ValueError(
                 f"{index.num_lost} of {len(index) + index.num_lost} utterances of {source.manifest} cannot be used, for "
                 f"example: {index.problems[0]}. NeMo's loader would stop there: mend or leave out what is named "
-                "(scripts/verify_shards.py names all of a folder of shards)"
+                "(birq verify-shards names all of a folder of shards)"
             )
     return sources, indexes
 
 
 def batches_per_epoch(train: DictConfig, world_size: int) -> int:
-    """Batches of each rank in which every training utterance is read once; another order can make a few more or less.
+    """Counts the batches of each rank in which every training utterance is read once; other orders differ by a few.
 
     Raises:
         FileNotFoundError, ValueError: as ``open_whole``, or nothing between ``min_duration`` and ``max_duration``.
@@ -75,7 +75,7 @@ def batches_per_epoch(train: DictConfig, world_size: int) -> int:
 
 
 def is_endless(train: DictConfig) -> bool:
-    """NeMo's loader goes on for ever, unless the data are the single files of one manifest."""
+    """Tests if NeMo's loader has no end; it ends only for the single files of one manifest."""
     return not isinstance(train.manifest_filepath, str) or bool(train.tarred_audio_filepaths or train.input_cfg)
 
 

@@ -14,7 +14,7 @@ from nemo_birq.finetuning.pretrained import ENCODER_PARTS
 
 
 class Taken(NamedTuple):
-    """What came from the file and what did not; numbers of tensors by part of the model."""
+    """Numbers of tensors by part of the model: taken from the file, left out, and new."""
 
     taken: dict[str, int]
     left_out: dict[str, int]

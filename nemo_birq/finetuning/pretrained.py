@@ -11,7 +11,7 @@ REMEDY = "name the .nemo that pretraining ended with: init_from_nemo_model=nemo_
 
 
 def pretrained_path(cfg: DictConfig) -> str:
-    """The file that ``init_from_nemo_model`` names: as a string, or as ``{any_name: {path, include, exclude}}``.
+    """Returns the file that ``init_from_nemo_model`` names: as a string, or as ``{any_name: {path, include, exclude}}``.
 
     Raises:
         ValueError: nothing is named, or several files, or something else than the whole encoder is to be taken.
@@ -37,7 +37,7 @@ def pretrained_path(cfg: DictConfig) -> str:
 
 
 def read_pretrained_config(path: str) -> DictConfig:
-    """Configuration of a self-supervised model, BiRQ's or NeMo's own.
+    """Reads the configuration of a self-supervised model, BiRQ's or NeMo's own.
 
     Raises:
         FileNotFoundError, ValueError: as ``nemo_archive.check_nemo``, or a model of another kind.

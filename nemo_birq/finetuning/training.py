@@ -14,10 +14,11 @@ from omegaconf import DictConfig, open_dict
 from nemo_birq.finetuning.data import batches_per_epoch, is_endless
 from nemo_birq.finetuning.freezing import FreezeEncoder
 from nemo_birq.finetuning.initialization import initialize
+from nemo_birq.utils.files import complete_file
 
 
 def build_trainer(cfg: DictConfig) -> tuple[pl.Trainer, int]:
-    """Lightning's trainer, whose epochs are as long as the training data, and the optimizer steps of the whole training.
+    """Builds Lightning's trainer, with epochs as long as the training data; returns it with the number of optimizer steps.
 
     Raises:
         FileNotFoundError, ValueError: as ``data.batches_per_epoch``; neither ``max_epochs`` nor ``max_steps``.
@@ -45,7 +46,7 @@ def build_trainer(cfg: DictConfig) -> tuple[pl.Trainer, int]:
 
 
 def _limit(limit: int | float, batches: int, endless: bool) -> int | float:
-    """Batches that make an epoch for Lightning; 1.0: until the loader ends.
+    """Returns the batches that make an epoch for Lightning; 1.0: until the loader ends.
 
     With a number that an epoch does not reach, Lightning would never validate.
     """
@@ -54,7 +55,7 @@ def _limit(limit: int | float, batches: int, endless: bool) -> int | float:
 
 
 def build_recognizer(cfg: DictConfig, trainer: pl.Trainer, num_steps: int, pretrained: str) -> ASRModel:
-    """The NeMo class that ``model.target`` names, with the pretrained encoder unless ``from_scratch``.
+    """Builds the NeMo class that ``model.target`` names, with the pretrained encoder unless ``from_scratch``.
 
     Raises:
         ValueError: an encoder tensor that is not the pretrained one.
@@ -90,9 +91,10 @@ def save_best(model: ASRModel, trainer: pl.Trainer, folder: Path, name: str) -> 
         model.load_state_dict(torch.load(source, map_location="cpu", weights_only=False)["state_dict"])
         logging.info(f"The weights are those of {source.name}, {'the best of the validations' if best else 'the last'}")
     path = folder / "checkpoints" / f"{name}.nemo"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if trainer.is_global_zero and path.exists():
-        older = (path.with_name(f"{name}-v{number}.nemo") for number in itertools.count(1))
-        path.rename(next(other for other in older if not other.exists()))
-    model.save_to(str(path))
+    if trainer.is_global_zero:
+        with complete_file(path) as part:
+            model.save_to(str(part))
+            if path.exists():
+                older = (path.with_name(f"{name}-v{number}.nemo") for number in itertools.count(1))
+                path.rename(next(other for other in older if not other.exists()))
     return path

@@ -25,7 +25,7 @@ class Transcript(NamedTuple):
 
 
 def read_transcripts(manifest: str) -> list[Transcript]:
-    """Every line of a manifest of labelled speech.
+    """Reads every line of a manifest of labelled speech.
 
     Raises:
         FileNotFoundError: there is no such file.

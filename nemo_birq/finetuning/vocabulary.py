@@ -1,4 +1,4 @@
-"""What a recognizer writes with: characters (``model.labels``) or the pieces of a SentencePiece tokenizer."""
+"""Vocabularies of recognizers: characters (``model.labels``) or the pieces of a SentencePiece tokenizer."""
 
 import hashlib
 from collections.abc import Callable
@@ -16,7 +16,7 @@ KINDS = ("unigram", "bpe")
 
 
 class Vocabulary(NamedTuple):
-    """How texts are written."""
+    """Functions that convert texts to labels."""
 
     name: str
     encode: Callable[[str], list]
@@ -26,7 +26,7 @@ class Vocabulary(NamedTuple):
 
 
 def characters(labels: list[str]) -> Vocabulary:
-    """One label for each character."""
+    """Returns the vocabulary with one label for each character."""
     known = set(labels)
     return Vocabulary(
         f"model.labels ({''.join(labels)!r})",
@@ -36,7 +36,7 @@ def characters(labels: list[str]) -> Vocabulary:
 
 
 def pieces(folder: str) -> Vocabulary:
-    """Those of the tokenizer in a folder.
+    """Returns the vocabulary of the tokenizer in a folder.
 
     Raises:
         FileNotFoundError: there is none.
@@ -66,19 +66,25 @@ def build_tokenizer(settings: DictConfig, texts: list[str], folder: Path) -> str
     digest = hashlib.sha256("\n".join([str(settings), *texts]).encode()).hexdigest()[:8]
     target = folder / f"tokenizer_{settings.kind}_{settings.vocab_size}_{digest}"
     target.mkdir(parents=True, exist_ok=True)
+    corpus, model = target / "text.txt", target / "tokenizer.model"
     with FileLock(target / ".lock"):  # one rank builds, the others wait
-        corpus = target / "text.txt"
-        corpus.write_text("\n".join(texts), encoding="utf-8")
-        try:
-            create_spt_model(
-                str(corpus), settings.vocab_size, sample_size=-1, do_lower_case=False, tokenizer_type=settings.kind,
-                output_dir=str(target),
-            )  # fmt: skip
-        except RuntimeError as error:
-            raise ValueError(
-                f"no tokenizer of {settings.vocab_size} pieces can be made from {len(texts)} texts ({error}): set another "
-                "build_tokenizer.vocab_size"
-            ) from error
-        corpus.unlink()
+        if corpus.exists() or not model.exists():  # the corpus stays until the tokenizer is complete
+            corpus.write_text("\n".join(texts), encoding="utf-8")
+            model.unlink(missing_ok=True)  # NeMo would keep one that a kill has truncated
+            _train_tokenizer(settings, corpus, len(texts))
+            corpus.unlink()
     logging.info(f"The tokenizer of {len(texts)} training texts is in {target}")
     return str(target)
+
+
+def _train_tokenizer(settings: DictConfig, corpus: Path, num_texts: int) -> None:
+    try:
+        create_spt_model(
+            str(corpus), settings.vocab_size, sample_size=-1, do_lower_case=False, tokenizer_type=settings.kind,
+            output_dir=str(corpus.parent),
+        )  # fmt: skip
+    except RuntimeError as error:
+        raise ValueError(
+            f"no tokenizer of {settings.vocab_size} pieces can be made from {num_texts} texts ({error}): set another "
+            "build_tokenizer.vocab_size"
+        ) from error

@@ -76,14 +76,14 @@ def read_teacher_file(path: str | Path) -> TeacherFile:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"teacher {path} does not exist: name a file that scripts/cluster_labels.py wrote")
+        raise FileNotFoundError(f"teacher {path} does not exist: name a file that birq cluster-labels wrote")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         found = TeacherFile(**content)
     except (UnpicklingError, RuntimeError, EOFError, OSError, TypeError) as error:
         raise ValueError(
             f"{path} is no teacher, or a truncated one ({str(error).splitlines()[0]}): name a file that "
-            "scripts/cluster_labels.py wrote"
+            "birq cluster-labels wrote"
         ) from error
     if found.found_checksum() != found.checksum:
         raise ValueError(f"{path} is damaged: its checksum is {found.found_checksum()}, it says {found.checksum}")

@@ -39,7 +39,7 @@ def draw(config: QuantizerConfig, labels: LabelsConfig, input_dim: int, layer_di
 
 def fixed_checksum(tensors: dict[str, Tensor]) -> str:
     """Returns the checksum of projections and codebook."""
-    return checksum(*(tensors[name] for name in FIXED if name in tensors))
+    return checksum(*(tensors[name] for name in FIXED))
 
 
 def verify(tensors: dict[str, Tensor], expected: str | None, source: str) -> None:

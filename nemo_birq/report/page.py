@@ -11,6 +11,7 @@ from nemo_birq.report.catalogue import SECTIONS, Line, Picture, logged_tags
 from nemo_birq.report.pictures import COLOURS, Drawn, colour, draw, draw_layers, draw_quality_over_time
 from nemo_birq.report.runs import STATUS, Run, differences
 from nemo_birq.report.table import table
+from nemo_birq.utils.files import complete_file, write_text
 
 PAGE = "index.html"
 
@@ -43,10 +44,10 @@ def write_report(runs: list[Run], out: Path, progress: Callable[[str], None] = l
         sections.append({"name": section.name, "title": section.title, "text": text, "drawn": drawn, "missing": missing})
     progress("Label quality")
     sections.insert(3, _quality(runs))
-    out.mkdir(parents=True, exist_ok=True)
     for picture in (picture for section in sections for picture in section["drawn"]):
-        (out / f"{picture.name}.png").write_bytes(picture.light)
-    page.write_text(html(runs, sections), encoding="utf-8")
+        with complete_file(out / f"{picture.name}.png") as part:
+            part.write_bytes(picture.light)
+    write_text(page, html(runs, sections))
     return page
 
 

@@ -45,7 +45,7 @@ class BeamSearch(ABC):
 
     @abstractmethod
     def decode(self, outputs: list[torch.Tensor]) -> list[str]:
-        """The best text of each utterance; ``outputs`` are log probabilities, (T', V + 1), blank last."""
+        """Finds the best text of each utterance; ``outputs`` are log probabilities, (T', V + 1), blank last."""
 
 
 class WordBeamSearch(BeamSearch):
@@ -124,7 +124,7 @@ class TokenBeamSearch(BeamSearch):
 
 
 def open_beam_search(path: Path, model: ASRModel, beam_size: int | None = None) -> BeamSearch:
-    """The search for this language model and a CTC model, with the weights to begin with.
+    """Opens the search for a language model and a CTC model, with its default weights.
 
     Raises:
         ValueError: the language model does not fit the recognizer; else as ``read_arpa``.
@@ -143,7 +143,7 @@ def open_beam_search(path: Path, model: ASRModel, beam_size: int | None = None) 
 
 
 def kind_of(arpa: Arpa) -> type[BeamSearch]:
-    """The search for n-grams of tokens where all symbols are single characters, else that for words.
+    """Returns the search for n-grams of tokens where all symbols are single characters, else that for words.
 
     Raises:
         ImportError: of words, and flashlight-text is not installed.
@@ -161,7 +161,7 @@ def check_flashlight() -> None:
     except ImportError as error:
         raise ImportError(
             "a language model of words needs the package flashlight-text (pip install flashlight-text; there are wheels for "
-            f"Linux on x86-64): {error}. A language model of tokens needs none: scripts/estimate_ngram.py --tokens-of"
+            f"Linux on x86-64): {error}. A language model of tokens needs none: birq estimate-ngram --tokens-of"
         ) from error
 
 
@@ -173,7 +173,7 @@ def check_tokens(arpa: Arpa, vocabulary_size: int) -> None:
         raise ValueError(
             f"language model {arpa.path}: {len(wrong)} of its {len(arpa.symbols)} tokens, as {wrong[0]!r}, are not among "
             f"the {vocabulary_size} of the recognizer. They must be written as chr(id + {DEFAULT_TOKEN_OFFSET}), as NeMo's "
-            "train_kenlm.py and scripts/estimate_ngram.py --tokens-of write them, and be those of this recognizer"
+            "train_kenlm.py and birq estimate-ngram --tokens-of write them, and be those of this recognizer"
         )
     with open(arpa.path, encoding="utf-8") as file:
         if not next(file).strip():
@@ -183,7 +183,7 @@ def check_tokens(arpa: Arpa, vocabulary_size: int) -> None:
 
 
 def spell(arpa: Arpa, model: ASRModel) -> dict[str, list[str]]:
-    """Tokens of each word that can be written with those of the recognizer: as it stands, or else in lower case.
+    """Finds the tokens of each word that the recognizer can write: the word as it stands, or else in lower case.
 
     Raises:
         ValueError: not one can, or the recognizer has no token that parts words.

@@ -10,24 +10,24 @@ from nemo_birq.scoring.eval_sets import identity
 
 
 def read_score(path: Path) -> dict:
-    """A file that ``scripts/score.py`` wrote.
+    """A file that ``birq score`` wrote.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is something else.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; scripts/score.py writes such files")
+        raise FileNotFoundError(f"{path} does not exist; birq score writes such files")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         _ = [utterance["reference_scored"] for utterance in found["utterances"]]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a score; scripts/score.py writes such files") from error
+        raise ValueError(f"{path} is not a score; birq score writes such files") from error
     return found
 
 
 def compare(first: dict, second: dict) -> dict:
-    """Differences of error rates, second minus first: below zero the second model is better.
+    """Computes differences of error rates, second minus first: below zero the second model is better.
 
     Returns:
         for ``wer`` and ``cer``: ``first``, ``second``, ``difference``, its 95 % interval by the paired bootstrap and the p
@@ -65,7 +65,7 @@ def compare(first: dict, second: dict) -> dict:
 
 
 def _tests(first: np.ndarray, second: np.ndarray, units: np.ndarray) -> dict:
-    """Over rows, utterances or speakers."""
+    """Tests the difference over rows, utterances or speakers."""
     return {
         "rows": len(units),
         "interval": ratio_interval(second - first, units),

@@ -9,7 +9,7 @@ SIGNIFICANT = 0.05
 
 
 def comparison_table(found: dict) -> Table:
-    """Both models' rates, their difference and the tests of what ``compare`` found."""
+    """Makes a table of both models' rates, their difference and its tests, as ``compare`` returns them."""
     title = "Second minus first, in percentage points"
     table = Table(title=title, header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("", min_width=3)
@@ -32,7 +32,7 @@ def comparison_table(found: dict) -> Table:
 
 
 def verdict(found: dict) -> str:
-    """In a sentence, at 5 %: by the permutation test, which holds for few utterances too, over both kinds of rows."""
+    """States the result in a sentence, at 5 %, by the permutation test over both kinds of rows."""
     rate = found["wer"]
     p = rate["utterances"]["permutation_p"]
     if p >= SIGNIFICANT:

@@ -1,4 +1,4 @@
-"""How sure an error rate is, and whether two models differ on one test set.
+"""Confidence intervals of error rates, and tests of the difference of two models on one test set.
 
 An error rate is a ratio of sums over utterances, errors / words. Its interval comes from the bootstrap (Bisani and Ney,
 ICASSP 2004): utterances are drawn again with replacement and the ratio is formed anew; 95 % of the ratios lie in it. That
@@ -15,7 +15,7 @@ BATCH = 200  # resamples held in memory at a time
 
 
 def ratio_interval(errors: np.ndarray, units: np.ndarray, seed: int = 0) -> tuple[float, float] | None:
-    """95 % percentile interval of sum(errors) / sum(units) over rows drawn again; None for fewer than two rows.
+    """Computes the 95 % bootstrap percentile interval of sum(errors) / sum(units); None for fewer than two rows.
 
     Shapes: (N,), (N,), a row an utterance or a speaker.
     """
@@ -33,13 +33,13 @@ def ratio_interval(errors: np.ndarray, units: np.ndarray, seed: int = 0) -> tupl
 
 
 def sum_by(names: list[str], *counts: np.ndarray) -> list[np.ndarray]:
-    """Sums of each array, (N,), over the rows of one name: (number of names,)."""
+    """Sums each array, (N,), over the rows of one name: (number of names,)."""
     rows = np.unique(names, return_inverse=True)[1]
     return [np.bincount(rows, weights=values) for values in counts]
 
 
 def permutation_p(first: np.ndarray, second: np.ndarray, seed: int = 0) -> float:
-    """Two-sided p value of the paired permutation test: the models are exchanged at random, row by row.
+    """Computes the two-sided p value of the paired permutation test: the models are exchanged at random, row by row.
 
     Errors of both models, (N,) each, a row an utterance or a speaker. Exact where all 2^N exchanges can be listed (N up to
     13); else the smallest p possible is 2 / (PERMUTATIONS + 1).
@@ -58,7 +58,7 @@ def permutation_p(first: np.ndarray, second: np.ndarray, seed: int = 0) -> float
 
 
 def matched_pairs_p(first: np.ndarray, second: np.ndarray) -> float:
-    """Two-sided p value of the matched pairs sentence-segment word error test, a segment an utterance.
+    """Computes the two-sided p value of the matched pairs sentence-segment word error test, a segment an utterance.
 
     Gillick and Cox, ICASSP 1989: the mean difference of errors over its standard error is a standard normal variable where
     the models are equally good and utterances many (50 or so).

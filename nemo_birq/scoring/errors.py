@@ -23,15 +23,13 @@ class Errors:
 
 
 def align(reference: list[str], hypothesis: list[str]) -> Pairs:
-    """Pairs of (reference, hypothesis) symbols with the fewest edits; None where one of them has nothing."""
-    return [
-        (None if said == GAP else said, None if heard == GAP else heard)
-        for said, heard in kaldialign.align(reference, hypothesis, GAP)
-    ]
+    """Aligns symbols with the fewest edits: pairs of (reference, hypothesis); None where one of them has nothing."""
+    pairs = kaldialign.align(reference, hypothesis, GAP)
+    return [tuple(None if symbol == GAP else symbol for symbol in pair) for pair in pairs]
 
 
 def count_errors(reference: str, hypothesis: str, characters: bool = False) -> Errors:
-    """Errors in words, or in characters, of which the spaces between words are some, as NeMo and jiwer count them."""
-    said, heard = (list(text) if characters else text.split() for text in (reference, hypothesis))
-    found = kaldialign.edit_distance(said, heard)
-    return Errors(len(said), found["sub"], found["ins"], found["del"])
+    """Counts errors in words, or in characters, the spaces between words included, as NeMo and jiwer count them."""
+    symbols = [list(text) if characters else text.split() for text in (reference, hypothesis)]
+    found = kaldialign.edit_distance(*symbols)
+    return Errors(len(symbols[0]), found["sub"], found["ins"], found["del"])

@@ -24,7 +24,7 @@ class TestSet:
 
 
 def check_test_manifest(manifest: str | Path) -> list[dict]:
-    """Lines of a test manifest, with transcripts.
+    """Reads the lines of a test manifest, with transcripts.
 
     Raises:
         ValueError: a line without ``text``, or no word in all of them; else as ``manifests.check_manifest_of_files``.
@@ -68,18 +68,18 @@ def check_apart(tests: list[TestSet], dev: TestSet) -> None:
 
 
 def identity(line: dict) -> str:
-    """What tells an utterance from all others: its file, and where in it, if it is a part."""
+    """Returns the identity of an utterance: its file, and its offset if it is a part."""
     offset = line.get("offset")
     return line["audio_filepath"] if not offset else f"{line['audio_filepath']}@{offset:g}"
 
 
 def speaker_of(line: dict) -> str | None:
-    """The manifest's ``speaker`` or ``speaker_id``."""
+    """Returns the manifest's ``speaker`` or ``speaker_id``."""
     speaker = line.get("speaker", line.get("speaker_id"))
     return None if speaker is None else str(speaker)
 
 
 def unwritable(model: ASRModel, texts: list[str]) -> Counter:
-    """Characters of normalized references that no token of the model holds, and how often: errors, whatever it hears."""
+    """Counts the characters of normalized references that no token of the model has; they are always errors."""
     held = unicodedata.normalize("NFKC", "".join(vocabulary(model))).lower()
     return Counter(sign for text in texts for sign in text if sign != " " and sign not in held)

@@ -14,12 +14,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+from nemo_birq.utils.files import complete_file
+
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 Ngram = tuple[str, ...]
 
 
 def estimate(sentences: Iterable[list[str]], order: int) -> list[dict[Ngram, tuple[float, float]]]:
-    """For each length of n-grams, 1 to ``order``: n-gram -> (probability of its last symbol, back-off weight).
+    """Estimates for each length, 1 to ``order``: n-gram -> (probability of its last symbol, back-off weight).
 
     Raises:
         ValueError: no sentence, or an order below 2.
@@ -53,7 +55,7 @@ def estimate(sentences: Iterable[list[str]], order: int) -> list[dict[Ngram, tup
 
 
 def _followers(counter: Counter) -> dict[Ngram, tuple[int, int]]:
-    """History -> how often something followed it, and how many different symbols did."""
+    """Counts for each history the symbols, and the different symbols, that followed it."""
     total, kinds = defaultdict(int), defaultdict(int)
     for ngram, count in counter.items():
         total[ngram[:-1]] += count
@@ -67,7 +69,7 @@ def _back_off(follower: tuple[int, int] | None) -> float:
 
 def write_arpa(model: list[dict[Ngram, tuple[float, float]]], path: Path) -> None:
     """Writes the file, logarithms to base 10, as the format wants them."""
-    with open(path, "w", encoding="utf-8", newline="\n") as file:
+    with complete_file(path) as part, open(part, "w", encoding="utf-8", newline="\n") as file:
         file.write("\\data\\\n")
         file.writelines(f"ngram {length}={len(ngrams)}\n" for length, ngrams in enumerate(model, start=1))
         for length, ngrams in enumerate(model, start=1):

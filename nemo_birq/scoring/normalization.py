@@ -1,4 +1,4 @@
-"""What is done to references and to hypotheses, alike, before they are compared."""
+"""Normalization of references and hypotheses, alike, before they are compared."""
 
 import re
 import sys

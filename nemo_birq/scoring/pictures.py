@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-DPI = 110
+from nemo_birq.utils.pictures import write_picture
+
 FEW = 8  # groups with their number of utterances below the name
 NAMED = 40  # more speakers than this have no names on the axis
 
@@ -36,7 +37,7 @@ def draw_score(result: dict, title: str, path: Path) -> None:
         f"all: {100 * result['wer']:.1f} %", (1, 100 * result["wer"]), xycoords=("axes fraction", "data"),
         xytext=(4, 0), textcoords="offset points", va="center", color="tab:orange", annotation_clip=False,
     )  # fmt: skip
-    figure.savefig(path, dpi=DPI)
+    write_picture(figure, path)
 
 
 def _draw_groups(axis: Axes, groups: list[dict]) -> None:

@@ -11,7 +11,7 @@ from nemo_birq.checkpoint.nemo_archive import read_config
 
 
 def check_recognizer(path: Path) -> type[ASRModel]:
-    """NeMo's class of the model, from the file's configuration; nothing is loaded.
+    """Returns NeMo's class of the model, from the file's configuration; loads no weights.
 
     Raises:
         ValueError: the file holds no recognizer; else as ``nemo_archive.read_config``.
@@ -20,8 +20,7 @@ def check_recognizer(path: Path) -> type[ASRModel]:
     found = import_class_by_path(target)
     if not issubclass(found, EncDecCTCModel | EncDecRNNTModel):
         raise ValueError(
-            f"{path} holds a {found.__name__}, which does not recognize speech; make a recognizer of it with "
-            "scripts/speech_to_text_finetune.py"
+            f"{path} holds a {found.__name__}, which does not recognize speech; make a recognizer of it with birq finetune"
         )
     return found
 
@@ -33,7 +32,7 @@ def check_ctc(found: type[ASRModel]) -> None:
 
 
 def open_recognizer(path: Path, device: str) -> ASRModel:
-    """The model, in evaluation mode; a CTC model decodes greedily, whatever it was saved with.
+    """Opens the model in evaluation mode; a CTC model decodes greedily, whatever it was saved with.
 
     Raises:
         ValueError, FileNotFoundError: as ``check_recognizer``.

@@ -1,4 +1,4 @@
-"""What a score was made from, so that it is not made twice, and no score of another model is overwritten."""
+"""The inputs of a score: it is reused for the same inputs, and not overwritten by a score of other inputs."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ Made = dict[str, Any]
 
 
 def made_from(model: Path, manifest: Path, decoding: dict, normalization: str) -> Made:
-    """Contents of the files, not their places: a moved file is the same."""
+    """Describes the inputs by the contents of the files, not by their paths: a moved file is the same."""
     return {
         "model": fingerprint(model),
         "manifest": fingerprint(manifest),
@@ -20,7 +20,7 @@ def made_from(model: Path, manifest: Path, decoding: dict, normalization: str) -
 
 
 def finished(path: Path, made: Made, redo: bool) -> dict | None:
-    """The score in the file if it was made from the same; None where it is to be made.
+    """Reads the score in the file if it was made from the same inputs; None where it must be computed.
 
     Raises:
         ValueError: the file holds something else, which would be overwritten.

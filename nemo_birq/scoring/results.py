@@ -12,7 +12,8 @@ from nemo_birq.scoring.confidence import ratio_interval, sum_by
 from nemo_birq.scoring.errors import count_errors
 from nemo_birq.scoring.eval_sets import check_test_manifest, speaker_of, unwritable
 from nemo_birq.scoring.normalization import STEPS, normalize
-from nemo_birq.scoring.transcription import Advance, transcribe
+from nemo_birq.scoring.transcription import transcribe
+from nemo_birq.utils.progress import Advance
 
 LENGTHS = 5  # groups by duration, of equally many utterances
 SMALLEST_GROUP = 10  # utterances; with fewer, there are fewer groups
@@ -21,7 +22,7 @@ Key = TypeVar("Key", str, tuple[float, float])
 
 def score(
     model: ASRModel, manifest: str | Path, batch_size: int = 16, beam: BeamSearch | None = None,
-    normalization: str = "default", advance: Advance = lambda done: None,
+    normalization: str = "default", advance: Advance = lambda amount, description=None: None,
 ) -> dict:  # fmt: skip
     """Transcribes a manifest of single files, greedily or with a beam search, and counts the errors.
 
@@ -43,15 +44,15 @@ def summarize(
 
     Args:
         lines: of a manifest, with ``text``; ``speaker`` (or ``speaker_id``) and ``duration`` make groups.
-        hypotheses: what was heard, in the same order.
+        hypotheses: of the model, in the same order.
         model: names characters of the references that it cannot write, where given.
 
     Raises:
         ValueError: no word is left in the references.
     """
-    said = normalize([line["text"] for line in lines], normalization)
-    heard = normalize(hypotheses, normalization)
-    utterances = [_utterance(*found) for found in zip(lines, said.texts, heard.texts, hypotheses, strict=True)]
+    reference = normalize([line["text"] for line in lines], normalization)
+    hypothesis = normalize(hypotheses, normalization)
+    utterances = [_utterance(*found) for found in zip(lines, reference.texts, hypothesis.texts, hypotheses, strict=True)]
     if not any(utterance["words"] for utterance in utterances):
         raise ValueError("no word is left in the references after normalization; there is nothing to score")
     return rates(utterances) | {
@@ -59,10 +60,10 @@ def summarize(
         "normalization": {
             "way": normalization,
             "steps": STEPS[normalization],
-            "references_changed": said.changed,
-            "hypotheses_changed": heard.changed,
+            "references_changed": reference.changed,
+            "hypotheses_changed": hypothesis.changed,
         },
-        "unwritable": dict(unwritable(model, said.texts).most_common()) if model else {},
+        "unwritable": dict(unwritable(model, reference.texts).most_common()) if model else {},
         "speakers": _groups(utterances, [utterance["speaker"] for utterance in utterances], str),
         "lengths": _groups(utterances, _length_ranges([utterance["duration"] for utterance in utterances]), _seconds),
         "utterances": utterances,
@@ -70,7 +71,7 @@ def summarize(
 
 
 def rates(utterances: list[dict]) -> dict:
-    """Sums and ratios of some utterances, with 95 % intervals over utterances and, where known, over speakers."""
+    """Computes sums and ratios, with 95 % intervals over utterances and, where known, over speakers."""
     count = {key: np.array([utterance[key] for utterance in utterances]) for key in COUNTS}
     found: dict = {"num_utterances": len(utterances)} | {key: int(values.sum()) for key, values in count.items()}
     speakers = [utterance["speaker"] for utterance in utterances]
@@ -108,7 +109,7 @@ def _utterance(line: dict, reference: str, hypothesis: str, transcript: str) -> 
 
 
 def _groups(utterances: list[dict], keys: list[Key | None], name: Callable[[Key], str]) -> list[dict]:
-    """Rates of the utterances of each key, in the order of the keys; empty if some have none, or all have one."""
+    """Computes the rates for each key, in the order of the keys; empty if some utterances have none, or all have one."""
     if None in keys or len(set(keys)) < 2:
         return []
     found: dict[Key, list[dict]] = {key: [] for key in sorted(set(keys))}
@@ -118,7 +119,7 @@ def _groups(utterances: list[dict], keys: list[Key | None], name: Callable[[Key]
 
 
 def _length_ranges(durations: list[float]) -> list[tuple[float, float] | None]:
-    """From and to how many seconds, for the group of each utterance."""
+    """Returns the shortest and longest duration of each utterance's group, in seconds."""
     number = min(LENGTHS, len(durations) // SMALLEST_GROUP)
     edges = np.unique(np.quantile(durations, np.linspace(0, 1, number + 1)).round(1)) if number > 1 else np.array([])
     if len(edges) < 3:

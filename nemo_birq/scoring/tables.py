@@ -26,7 +26,7 @@ def p_value(p: float) -> str:
 
 
 def score_table(results: dict[str, dict], title: str) -> Table:
-    """A line for the words of each test set and one for its characters; all in percent."""
+    """Makes a table with a line for the words of each test set and one for its characters; all in percent."""
     table = Table(title=title, header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("test set", overflow="fold", min_width=8)
     for column in ("", "of", "%", "95 %", "95 % over\nspeakers", "sub/ins/del"):
@@ -43,24 +43,24 @@ def _cells(found: dict, rate: str, of: str) -> list[str]:
     return [rate.upper(), of, f"[bold]{percent(found[rate])}", interval(found[f"{rate}_interval"]), over_speakers]
 
 
-def group_table(groups: list[dict], title: str, most: int = 15) -> Table:
-    """WER of each group, the first ``most``."""
+def group_table(groups: list[dict], title: str, max_groups: int = 15) -> Table:
+    """Makes a table of the WER of each group, the first ``max_groups``."""
     table = Table(title=title, header_style="bold", box=SIMPLE_HEAD)
     table.add_column("")
     for column in ("utterances", "words", "WER %", "95 %", "CER %"):
         table.add_column(column, justify="right", no_wrap=True)
-    for group in groups[:most]:
+    for group in groups[:max_groups]:
         table.add_row(
             escape(group["name"]), f"{group['num_utterances']:,}", f"{group['words']:,}", percent(group["wer"]),
             interval(group["wer_interval"]), percent(group["cer"]),
         )  # fmt: skip
-    if len(groups) > most:
-        table.add_row(f"... {len(groups) - most} more in the json", *[""] * 5)
+    if len(groups) > max_groups:
+        table.add_row(f"... {len(groups) - max_groups} more in the json", *[""] * 5)
     return table
 
 
 def tuning_table(trials: list[Trial], title: str) -> Table:
-    """WER for each pair of weights, alpha down and beta across; the best is bold."""
+    """Makes a table of the WER for each pair of weights, alpha down and beta across; the best is bold."""
     table = Table(title=title, header_style="bold")
     table.add_column("alpha \\ beta", justify="right")
     betas = sorted({trial.beta for trial in trials})
@@ -78,28 +78,28 @@ def tuning_table(trials: list[Trial], title: str) -> Table:
 
 
 def aligned(reference: str, hypothesis: str, width: int) -> Text:
-    """Both texts word under word, errors in colour, broken at ``width`` characters."""
-    lines, said_line, heard_line = Text(), Text("said   "), Text("heard  ")
-    for said, heard in align(reference.split(), hypothesis.split()):
-        size = max(len(said or GAP), len(heard or GAP)) + 1
-        if len(said_line) + size > width and len(said_line) > 7:
-            lines.append_text(said_line).append("\n").append_text(heard_line).append("\n")
-            said_line, heard_line = Text("       "), Text("       ")
-        kind = "insertion" if said is None else "deletion" if heard is None else "substitution" if said != heard else None
-        style = COLOURS.get(kind, "")
-        said_line.append((said or GAP).ljust(size), style=style if said else "dim")
-        heard_line.append((heard or GAP).ljust(size), style=style if heard else "dim")
-    return lines.append_text(said_line).append("\n").append_text(heard_line)
+    """Writes both texts word under word, errors in colour, broken at ``width`` characters."""
+    lines, upper, lower = Text(), Text("said   "), Text("heard  ")
+    for spoken, found in align(reference.split(), hypothesis.split()):
+        size = max(len(spoken or GAP), len(found or GAP)) + 1
+        if len(upper) + size > width and len(upper) > 7:
+            lines.append_text(upper).append("\n").append_text(lower).append("\n")
+            upper, lower = Text("       "), Text("       ")
+        kind = "insertion" if spoken is None else "deletion" if found is None else "substitution"
+        style = "" if spoken == found else COLOURS[kind]
+        upper.append((spoken or GAP).ljust(size), style=style if spoken else "dim")
+        lower.append((found or GAP).ljust(size), style=style if found else "dim")
+    return lines.append_text(upper).append("\n").append_text(lower)
 
 
-def how(found: dict) -> str:
-    """The decoding of a score, in words."""
+def describe_decoding(found: dict) -> str:
+    """Describes the decoding of a score."""
     made = found["made_from"]["decoding"]
     return found["decoding"] + (f", alpha {made['alpha']:g}, beta {made['beta']:g}" if "alpha" in made else "")
 
 
 def details(found: dict, number: int, width: int) -> Group:
-    """Groups, notes and the ``number`` worst utterances of one test set."""
+    """Shows groups, notes and the ``number`` worst utterances of one test set."""
     lines: list[Table | Text | str] = []
     for key, title in (("lengths", "by duration"), ("speakers", "by speaker, the worst first")):
         groups = sorted(found[key], key=lambda group: -(group["wer"] or 0)) if key == "speakers" else found[key]
@@ -119,8 +119,8 @@ def details(found: dict, number: int, width: int) -> Group:
     return Group(*lines)
 
 
-def normalization_said(results: list[dict]) -> str:
-    """What was done to references and hypotheses, and to how many."""
+def describe_normalization(results: list[dict]) -> str:
+    """Lists the steps of the normalization and counts the references and hypotheses that it changed."""
     changed = " and ".join(
         f"{sum(found['normalization'][f'{side}_changed'] for found in results)} {side}"
         for side in ("references", "hypotheses")
@@ -129,6 +129,6 @@ def normalization_said(results: list[dict]) -> str:
 
 
 def worst(utterances: list[dict], number: int) -> list[dict]:
-    """Those with the most errors, the highest rate first among equals."""
+    """Finds the utterances with the most errors, the highest rate first among equals."""
     wrong = [utterance for utterance in utterances if utterance["errors"]]
     return sorted(wrong, key=lambda found: (-found["errors"], found["words"]))[:number]

@@ -4,7 +4,7 @@ from nemo.collections.asr.models import ASRModel
 
 
 def vocabulary(model: ASRModel) -> list[str]:
-    """Of a CTC or RNNT model, or of a hybrid one; without the blank."""
+    """Returns the tokens of a CTC, RNNT or hybrid model, without the blank."""
     if hasattr(model, "tokenizer"):
         return model.tokenizer.ids_to_tokens(list(range(model.tokenizer.vocab_size)))
     for decoder in (getattr(model, "ctc_decoder", None), model.decoder, model.joint if hasattr(model, "joint") else None):
@@ -14,7 +14,7 @@ def vocabulary(model: ASRModel) -> list[str]:
 
 
 def token_ids(model: ASRModel, text: str) -> list[int]:
-    """Places in the vocabulary.
+    """Returns the numbers of the tokens of a text in the vocabulary.
 
     Raises:
         ValueError: a character that the model has no token for.

@@ -1,7 +1,7 @@
 """Transcripts of the utterances of a manifest, through NeMo's own ``transcribe``."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,16 +12,15 @@ from nemo.collections.asr.parts.mixins.transcription import TranscribeConfig
 from nemo.collections.asr.parts.utils.rnnt_utils import Hypothesis
 
 from nemo_birq.scoring.beam_search import BeamSearch
-
-Advance = Callable[[int], object]
+from nemo_birq.utils.progress import Advance
 
 
 def transcribe(
     model: ASRModel, manifest: Path, lines: list[dict], batch_size: int, beam: BeamSearch | None, advance: Advance
 ) -> list[str]:
-    """What the model heard in each line: greedily, or by a beam search over a CTC model's output.
+    """Returns the hypothesis of each line: greedily, or by a beam search over a CTC model's output.
 
-    ``advance`` is called with how many utterances are done since the last call.
+    ``advance`` is called with the number of utterances that are done since the last call.
     """
     texts = [""] * len(lines)
     for rows, hypotheses in _batches(model, manifest, lines, batch_size, with_outputs=beam is not None):
@@ -33,7 +32,7 @@ def transcribe(
 
 
 def outputs(model: ASRModel, manifest: Path, lines: list[dict], batch_size: int, advance: Advance) -> list[torch.Tensor]:
-    """Log probabilities of a CTC model for each line, (T', V + 1), blank last."""
+    """Computes the log probabilities of a CTC model for each line, (T', V + 1), blank last."""
     found: list[torch.Tensor] = [torch.empty(0)] * len(lines)
     for rows, hypotheses in _batches(model, manifest, lines, batch_size, with_outputs=True):
         for row, hypothesis in zip(rows, hypotheses, strict=True):
@@ -45,7 +44,7 @@ def outputs(model: ASRModel, manifest: Path, lines: list[dict], batch_size: int,
 def _batches(
     model: ASRModel, manifest: Path, lines: list[dict], batch_size: int, with_outputs: bool
 ) -> Iterator[tuple[list[int], list[Hypothesis]]]:
-    """Rows of ``lines``, and what NeMo found in them; the longest first, so that little is padding."""
+    """Yields rows of ``lines`` and NeMo's hypotheses of them; the longest first, so that little is padding."""
     order = sorted(range(len(lines)), key=lambda row: -lines[row]["duration"])
     options = TranscribeConfig(batch_size=batch_size, return_hypotheses=with_outputs, num_workers=0, verbose=False)
     done = 0
@@ -59,7 +58,7 @@ def _batches(
 
 @contextmanager
 def _manifest_of(lines: list[dict], folder: Path) -> Iterator[Path]:
-    """A manifest with absolute paths and without texts, which the recognizer does not need and its tokenizer may refuse."""
+    """Writes a manifest with absolute paths and without texts, which the tokenizer may refuse."""
     with TemporaryDirectory() as temporary:
         path = Path(temporary) / "manifest.json"
         with open(path, "w", encoding="utf-8") as file:

@@ -8,14 +8,14 @@ from nemo.collections.asr.metrics.wer import word_error_rate
 
 from nemo_birq.scoring.beam_search import BeamSearch
 from nemo_birq.scoring.normalization import normalize
-from nemo_birq.scoring.transcription import Advance
+from nemo_birq.utils.progress import Advance
 
 AT_ONCE = 16  # utterances in one call of a beam search
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Weights and what they gave."""
+    """Weights and their error rates."""
 
     alpha: float
     beta: float
@@ -27,21 +27,21 @@ def tune(
     beam: BeamSearch, lines: list[dict], outputs: list[torch.Tensor], alphas: list[float], betas: list[float],
     normalization: str, advance: Advance,
 ) -> list[Trial]:  # fmt: skip
-    """One trial for each pair; ``advance`` is called after each."""
+    """Makes a trial of each pair of weights; ``advance`` is called after each."""
     references = normalize([line["text"] for line in lines], normalization).texts
     trials = []
     for alpha, beta in itertools.product(alphas, betas):
         beam.set_weights(alpha, beta)
         batches = (outputs[start : start + AT_ONCE] for start in range(0, len(outputs), AT_ONCE))
-        heard = normalize([text for batch in batches for text in beam.decode(batch)], normalization).texts
-        wer, cer = word_error_rate(heard, references), word_error_rate(heard, references, use_cer=True)
+        hypotheses = normalize([text for batch in batches for text in beam.decode(batch)], normalization).texts
+        wer, cer = word_error_rate(hypotheses, references), word_error_rate(hypotheses, references, use_cer=True)
         trials.append(Trial(alpha, beta, wer, cer))
         advance(1)
     return trials
 
 
 def best(trials: list[Trial]) -> Trial:
-    """The lowest WER, then the lowest CER, then the first."""
+    """Returns the trial with the lowest WER, then the lowest CER, then the first."""
     return min(trials, key=lambda trial: (trial.wer, trial.cer))
 
 

@@ -32,10 +32,14 @@ def complete_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def complete_files(folder: Path) -> Iterator[Path]:
-    """Yields a temporary folder, and moves its files to ``folder`` when the block ends without an error."""
+    """Yields a temporary folder, and moves its files to ``folder`` when the block ends without an error.
+
+    The files are moved in the order of their names.
+    """
     with tempfile.TemporaryDirectory(dir=folder) as new:
         yield Path(new)
-        for path in Path(new).iterdir():
+        for path in sorted(Path(new).iterdir()):
+            flush(path)
             os.replace(path, folder / path.name)
 
 

@@ -6,20 +6,31 @@ MEMORY_SHARE = 0.7
 """Share of the machine's memory that data held at once may take."""
 
 
-def check_room(seconds: float, bytes_per_second: float, content: str) -> None:
+def total_memory_bytes() -> int:
+    """Returns the size of this machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def check_room(
+    seconds: float, bytes_per_second: float, content: str, share: float = MEMORY_SHARE,
+    remedy: str = "take less audio, drawn at random: --hours {hours}",
+) -> None:  # fmt: skip
     """Checks that something kept for each second of audio fits into memory.
 
     Args:
         seconds: of audio.
         bytes_per_second: kept for each second of audio.
         content: named in the message.
+        share: of the machine's memory that may be used.
+        remedy: named in the message, where ``{hours}`` becomes the hours that fit.
 
     Raises:
         ValueError: it does not fit; the message names how many hours do.
     """
-    room = MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    room = share * total_memory_bytes()
     if seconds * bytes_per_second > room:
+        hours = int(10 * room / bytes_per_second / 3600) / 10
         raise ValueError(
-            f"{content} for {seconds / 3600:.1f} h need {seconds * bytes_per_second / 2**30:.0f} GiB of memory; take fewer, "
-            f"drawn at random: --hours {int(10 * room / bytes_per_second / 3600) / 10}"
+            f"{content} for {seconds / 3600:.1f} h need {seconds * bytes_per_second / 2**30:.0f} GiB of memory; there is "
+            f"room for {hours} h: {remedy.format(hours=hours)}"
         )

@@ -82,7 +82,7 @@ def test_a_dead_front_end(tmp_path):
 
 
 def test_collapse_is_announced_and_then_found(tmp_path):
-    _, record = run(tmp_path, steps=100, lr=5e-3, log_every_n_steps=10, **COLLAPSING)
+    _, record = run(tmp_path, steps=150, lr=5e-3, log_every_n_steps=10, **COLLAPSING)
     found = names(record)
     assert 0 < found["shrinking_labels"] < found["collapsed_labels"] and "noise_labels" not in found
     collapsed = next(alarm for alarm in record["alarms"] if alarm["name"] == "collapsed_labels")

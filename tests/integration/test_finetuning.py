@@ -22,7 +22,7 @@ from nemo_birq.finetuning.preparation import prepare
 from nemo_birq.finetuning.training import build_recognizer, build_trainer, save_best
 from nemo_birq.finetuning.transcripts import Transcript
 from nemo_birq.finetuning.vocabulary import characters
-from nemo_birq.scoring import score
+from nemo_birq.scoring.results import score
 from tests.helpers.finetuning import SMALL, TEST, build, config
 from tests.helpers.models import make_model
 from tests.helpers.paths import CORPUS, ROOT

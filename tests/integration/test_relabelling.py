@@ -12,7 +12,6 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from nemo.collections.asr.models import SpeechEncDecSelfSupervisedModel
-from rich.progress import Progress
 from sklearn.metrics import pairwise_distances_argmin
 
 from nemo_birq import BiRQModel
@@ -22,7 +21,7 @@ from nemo_birq.evaluation.label_quality.evaluation import evaluate
 from nemo_birq.evaluation.label_quality.utterances import read_utterances
 from nemo_birq.evaluation.preflight import measure as preflight
 from nemo_birq.export.bare_encoder import strip
-from nemo_birq.extraction.clustering import check_size, cluster, draw_rows
+from nemo_birq.extraction.clustering import check_size, cluster
 from nemo_birq.extraction.data import open_data
 from nemo_birq.extraction.features import compute_features
 from nemo_birq.extraction.labels import compute_labels
@@ -30,6 +29,7 @@ from nemo_birq.labels.teacher import TeacherLabeler, nearest_centroids, read_tea
 from nemo_birq.loading import LoadedEncoder, load_encoder
 from nemo_birq.losses.bilevel import Weights
 from nemo_birq.modules.frame_times import anchor_times, encoder_times
+from nemo_birq.utils.progress import ProgressBars
 from tests.helpers.finetuning import build, config
 from tests.helpers.manifests import short_lines, write_manifest
 from tests.helpers.models import SAMPLE_RATE, generator, make_batch, make_model, train
@@ -74,7 +74,7 @@ def opened(first_stage) -> LoadedEncoder:
 
 @pytest.fixture(scope="module")
 def clustering(first_stage, opened, data):
-    with Progress(disable=True) as progress:
+    with ProgressBars(disable=True) as progress:
         return cluster(opened, data, LAYER, CLUSTERS, progress, first_stage.name)
 
 
@@ -150,7 +150,7 @@ def test_every_way_to_label_gives_the_teachers_labels(opened, teacher, clusterin
 def test_label_quality_takes_the_teachers_labels(teacher):
     model = second_stage(teacher).eval()
     utterances = read_utterances(CORPUS / "validation" / "validation.json", CORPUS / "validation" / "phones.ctm", 30 / 3600)
-    with Progress(disable=True) as progress:
+    with ProgressBars(disable=True) as progress:
         found = evaluate(model, utterances, progress, kmeans=False)
     assert any(f"{CLUSTERS} clusters of layer {LAYER} of best_rq.nemo" in note for note in found.notes)
     assert found.rows[0].labels == "anchor" and found.rows[0].quality.codes_used > 5
@@ -291,13 +291,6 @@ def test_clusters_are_those_of_the_frames(clustering, opened, data):
     assert within < 0.5 * ((hidden - hidden.mean(0)) ** 2).sum()  # they say something
 
 
-def test_a_draw_of_hours():
-    durations = np.full(100, 36.0)
-    rows = draw_rows(durations, 0.2, seed=1)
-    assert len(set(rows)) == 20 and rows == sorted(rows) == draw_rows(durations, 0.2, seed=1)
-    assert rows != draw_rows(durations, 0.2, seed=2) and draw_rows(durations, None, 0) == list(range(100))
-
-
 # --- bad input --------------------------------------------------------------------------------------------------------
 
 
@@ -373,7 +366,7 @@ def test_second_stage_as_a_user(tmp_path):
         cfg = compose("birq_conformer_tiny", [*SMALL, "model.train_ds=null", "model.validation_ds=null"])
     first = LoadedEncoder(BiRQModel(cfg.model).eval())
     data = open_data(str(CORPUS / "train"), None, SAMPLE_RATE)
-    with Progress(disable=True) as progress:
+    with ProgressBars(disable=True) as progress:
         cluster(first, data, 1, 64, progress, "first.nemo", hours=0.03).file.save(tmp_path / "teacher.pt")
     printed = pretrain(
         tmp_path, f"model.birq.relabelling.teacher={tmp_path}/teacher.pt", "model.birq.loss.enhanced_weight=0",

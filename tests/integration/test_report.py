@@ -294,7 +294,7 @@ def test_a_browser_shows_the_page(comparison, tmp_path, scheme):
     except ImportError as error:
         if os.environ.get("CI"):
             raise
-        pytest.skip(f"no browser engine: pip install -r requirements.txt brings PySide6, which says: {error}")
+        pytest.skip(f"no browser engine: pip install -r requirements-test.txt brings PySide6, which says: {error}")
     from PIL import Image
 
     shot = str(tmp_path / "shot.png")

@@ -111,7 +111,7 @@ def test_webdataset_and_bf16_train_from_the_same_shards(tmp_path):
     printed = pretrain(
         tmp_path, "trainer.max_steps=4", "trainer.val_check_interval=4", "model.train_ds.use_lhotse=false",
         "model.train_ds.is_tarred=true", "model.train_ds.batch_size=8", "trainer.precision=bf16-mixed",
-        "labels=paper", "trainer.accumulate_grad_batches=2",
+        "objective=paper", "trainer.accumulate_grad_batches=2",
     )  # fmt: skip
     assert log_lines(printed)[-1][0] == 3 and list(tmp_path.rglob("small.nemo"))
 
@@ -177,7 +177,7 @@ def test_bad_data_is_refused_before_training(tmp_path):
 @pytest.mark.parametrize("config", ["birq_conformer_large", "birq_conformer_275m", "birq_conformer_tiny"])
 def test_paper_preset_has_the_papers_values_in_every_configuration(config):
     with initialize_config_dir(str(ROOT / "conf"), version_base=None):
-        paper = compose(config, overrides=["labels=paper"]).model.birq
+        paper = compose(config, overrides=["objective=paper"]).model.birq
         default = compose(config).model.birq
     assert (paper.loss.enhanced_weight, paper.loss.anchor_weight, paper.labels.temperature) == (0.1, 2.4, 0.5)
     assert (paper.loss.start_step, paper.loss.ramp_steps, paper.labels.label_gradient) == (0, 0, 1.0)
@@ -187,7 +187,7 @@ def test_paper_preset_has_the_papers_values_in_every_configuration(config):
 def test_tracked_preset_is_what_the_experiments_compared():
     """The method birq_tracked of the cpu budget, and the default in all else."""
     with initialize_config_dir(str(ROOT / "conf"), version_base=None):
-        preset = compose("birq_conformer_tiny", overrides=["labels=tracked"]).model.birq
+        preset = compose("birq_conformer_tiny", overrides=["objective=tracked"]).model.birq
         default = compose("birq_conformer_tiny").model.birq
     for override in read_budget("cpu").methods["birq_tracked"].overrides:
         key, value = override.removeprefix("model.birq.").split("=")

@@ -1,7 +1,6 @@
 """Label quality: the measures against closed forms, times against receptive fields, and the whole command."""
 
 import json
-import os
 import shutil
 from collections import Counter
 from math import log
@@ -17,22 +16,29 @@ from nemo.collections.asr.models import SpeechEncDecSelfSupervisedModel
 from nemo.collections.asr.modules import ConformerEncoder
 from nemo.core import ModelPT
 from omegaconf import open_dict
-from rich.progress import Progress
 from sklearn.metrics import mutual_info_score
 
 from nemo_birq.evaluation.label_quality import alignments as al
-from nemo_birq.evaluation.label_quality.evaluation import Evaluation, Row, _phones, check_memory, evaluate, which_layer
+from nemo_birq.evaluation.label_quality.evaluation import (
+    Evaluation,
+    LabelSetScore,
+    _phones,
+    check_memory,
+    evaluate,
+    which_layer,
+)
 from nemo_birq.evaluation.label_quality.label_sets import collect_frames, kmeans_codes, nearest_codes
-from nemo_birq.evaluation.label_quality.over_training import look_over_training
+from nemo_birq.evaluation.label_quality.over_training import score_checkpoints
 from nemo_birq.evaluation.label_quality.pictures import sorted_given_code
-from nemo_birq.evaluation.label_quality.pnmi import Quality, joint_counts, measure, phone_entropy
-from nemo_birq.evaluation.label_quality.results import check_out
+from nemo_birq.evaluation.label_quality.pnmi import Quality, joint_counts, phone_entropy, score_labels
 from nemo_birq.evaluation.label_quality.utterance_view import view_utterance
-from nemo_birq.evaluation.label_quality.utterances import make_loader, read_lines, read_utterances
+from nemo_birq.evaluation.label_quality.utterances import open_speech, read_utterances
+from nemo_birq.evaluation.results import check_out
 from nemo_birq.labels.anchor import stack_frames
 from nemo_birq.loading import load_model
 from nemo_birq.modules import frame_times as fr
 from nemo_birq.modules.layer_pass import encode_to_layer
+from nemo_birq.utils.progress import ProgressBars
 from tests.helpers.label_quality import CTM, MANIFEST, make_model_with_losses, read_short_utterances
 from tests.helpers.models import SAMPLE_RATE, generator, make_model
 from tests.helpers.paths import CORPUS
@@ -45,7 +51,7 @@ pytestmark = pytest.mark.unit
 
 def quality(phones, codes) -> Quality:
     phones, codes = np.asarray(phones), np.asarray(codes)
-    return measure(joint_counts(phones, codes, int(phones.max()) + 1, int(codes.max()) + 1))
+    return score_labels(joint_counts(phones, codes, int(phones.max()) + 1, int(codes.max()) + 1))
 
 
 def test_measures_of_a_case_computed_by_hand():
@@ -336,18 +342,18 @@ def test_alignments_that_belong_to_something_else(tmp_path):
 
 def test_manifests_that_do_not_do(tmp_path):
     with pytest.raises(ValueError, match=r"tarred_audio_manifest\.json.*spk002-train-00000\.opus"):
-        read_lines(CORPUS / "train" / "tarred_audio_manifest.json")
+        open_speech(CORPUS / "train" / "tarred_audio_manifest.json")
     with pytest.raises(FileNotFoundError, match=r"none\.json"):
-        read_lines(tmp_path / "none.json")
+        open_speech(tmp_path / "none.json")
     line = json.loads(MANIFEST.read_text().splitlines()[0])
     line["audio_filepath"] = str(MANIFEST.parent / line["audio_filepath"])
     manifest = tmp_path / "manifest.json"
     manifest.write_text(json.dumps(line) + "\n" + json.dumps(line))
     with pytest.raises(ValueError, match=r"manifest\.json.*\b2 files\b.*spk025-validation-00000"):
-        read_lines(manifest)
+        open_speech(manifest)
     manifest.write_text(json.dumps(line | {"offset": 0.5}))
     with pytest.raises(ValueError, match=r"spk025-validation-00000\.opus.*\boffset\b"):
-        read_lines(manifest)
+        open_speech(manifest)
 
 
 def test_a_draw_of_utterances_is_repeatable():
@@ -365,17 +371,17 @@ def small():
     return make_model_with_losses(), read_short_utterances()
 
 
-def collected(model, utterances, folder):
-    return collect_frames(model, make_loader(utterances.lines, folder, SAMPLE_RATE), lambda batch: None)
+def collected(model, utterances):
+    return collect_frames(model, utterances.speech.load(SAMPLE_RATE), lambda batch: None)
 
 
-def test_collected_frames_are_those_of_each_utterance_alone(small, tmp_path):
+def test_collected_frames_are_those_of_each_utterance_alone(small):
     model, utterances = small
-    frames = collected(model, utterances, tmp_path)
+    frames = collected(model, utterances)
     assert frames.counts.keys() == utterances.lines.keys() and len(frames.layers) == 3
     begin = 0
     for name, count in frames.counts.items():
-        (alone,) = list(make_loader({name: utterances.lines[name]}, tmp_path, SAMPLE_RATE))
+        (alone,) = utterances.speech.choose([name]).load(SAMPLE_RATE)
         labels = model.extract_labels(alone.signal, alone.signal_length)
         features, lengths = model.preprocessor(input_signal=alone.signal, length=alone.signal_length)
         assert count == int(labels.lengths[0]) == pytest.approx(utterances.lines[name]["duration"] / 0.04, abs=1)
@@ -410,12 +416,12 @@ def test_kmeans_finds_clusters_that_are_there_and_repeats_itself():
     assert np.array_equal(codes, kmeans_codes(frames, 40, fit_frames=1000))
 
 
-def test_evaluation_of_a_model_that_never_made_enhanced_labels(tmp_path):
+def test_evaluation_of_a_model_that_never_made_enhanced_labels():
     """A fresh model with two books: the statistics are those of the audio, and both is said."""
     model = make_model(birq__quantizer__num_books=2, decoder__num_decoders=2).eval()
     assert not model.enhanced_labeler.normalization.has_statistics
     utterances = read_utterances(MANIFEST, CTM, hours=20 / 3600)
-    with Progress(disable=True) as progress:
+    with ProgressBars(disable=True) as progress:
         found = evaluate(model, utterances, progress, kmeans=False, ignore_silence=True)
         whole = evaluate(model, utterances, progress, kmeans=False)
     assert any("never made enhanced labels" in note for note in found.notes)
@@ -426,10 +432,10 @@ def test_evaluation_of_a_model_that_never_made_enhanced_labels(tmp_path):
     ]  # fmt: skip
     assert found.of("enhanced")[0].quality == found.of("layer")[1].quality
     frames, spoken = whole.rows[1].quality.frames, found.rows[1].quality.frames
-    assert spoken == pytest.approx((1 - whole.silent) * frames) and 0.05 < whole.silent < 0.5
+    assert spoken == pytest.approx((1 - whole.silence_share) * frames) and 0.05 < whole.silence_share < 0.5
     assert found.joint["enhanced"][found.phones.index("SIL")].sum() == 0
     # Each kind of labels is compared with the phones at its own times.
-    counts = collected(model, utterances, tmp_path).counts
+    counts = collected(model, utterances).counts
     for labels, times in (("anchor", fr.anchor_times(model)), ("enhanced", fr.encoder_times(model))):
         phones = _phones(utterances, counts, times, whole.phones)
         expected = np.bincount(phones[phones >= 0], minlength=len(whole.phones))
@@ -441,8 +447,8 @@ def test_over_training_nearest_codes_have_the_statistics_of_the_audio(small, tmp
     """Of a model that has running statistics, too: they are not those of its enhanced labels."""
     model, utterances = small
     model.save_to(str(tmp_path / "small.nemo"))
-    with Progress(disable=True) as progress:
-        rows = {row["labels"]: row for row in look_over_training(tmp_path / "small.nemo", utterances, progress)}
+    with ProgressBars(disable=True) as progress:
+        rows = {row["labels"]: row for row in score_checkpoints(tmp_path / "small.nemo", utterances, progress)}
         found = evaluate(model, utterances, progress, kmeans=False)
     assert rows.keys() == {"anchor", "enhanced", "nearest", "kmeans"} and rows["nearest"]["layer"] == model.layer
     assert rows["nearest"]["pnmi"] == pytest.approx(found.of("layer")[model.layer - 1].quality.pnmi, abs=1e-5)
@@ -457,7 +463,7 @@ def test_layers_that_do_not_fit_into_memory_are_refused():
 
 def test_the_answer_names_the_layer():
     def row(labels, layer, pnmi):
-        return Row(labels, layer, 8, Quality(100, 8, 0.5, 0.5, pnmi, 0.1))
+        return LabelSetScore(labels, layer, 8, Quality(100, 8, 0.5, 0.5, pnmi, 0.1))
 
     rows = [
         row("anchor", None, 0.3),
@@ -478,14 +484,14 @@ def test_codes_are_sorted_into_a_staircase():
 
 
 @pytest.mark.parametrize("head", ["shared", "separate"])
-def test_view_shows_what_training_sees(small, tmp_path, head):
+def test_view_shows_what_training_sees(small, head):
     """Mask, labels and predictions are those of the model's own loss with the same seed."""
     model, utterances = small
     if head == "separate":
         model = make_model(birq__loss__head="separate").eval()
     name, line = next(iter(utterances.lines.items()))
-    view = view_utterance(model, line, utterances.alignments.phones[name], [], seed=3)
-    (batch,) = list(make_loader({name: line}, tmp_path, SAMPLE_RATE))
+    view = view_utterance(model, utterances.speech, name, utterances.alignments.phones[name], [], seed=3)
+    (batch,) = utterances.speech.choose([name]).load(SAMPLE_RATE)
     health = model.losses(batch, model.schedule.full, generator(3), observe_labels=True, over_ranks=False).health
     for track, labels, predictions in (
         (view.anchor, health["anchor_labels"], health["found"].anchor_predicted),
@@ -531,22 +537,10 @@ def test_files_without_enhanced_labels_are_refused(tmp_path):
         load_model(tmp_path / "none.nemo")
 
 
-@pytest.mark.parametrize("cache", [True, False], ids=["named", "default"])
-def test_nothing_is_left_in_the_cache_of_the_user(small, tmp_path, monkeypatch, cache):
-    """Its manifest is a temporary file: nothing would ever use the index again."""
-    mine = tmp_path / "cache"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(mine))
-    monkeypatch.setenv("NEMO_BIRQ_CACHE", str(mine / "named")) if cache else monkeypatch.delenv("NEMO_BIRQ_CACHE")
-    before = dict(os.environ)
-    batches = list(make_loader(small[1].lines, tmp_path, SAMPLE_RATE))
-    assert sum(len(batch.ids) for batch in batches) == len(small[1].lines)
-    assert not mine.exists() and len(list(tmp_path.glob("*.arrow"))) == 1 and dict(os.environ) == before
-
-
 def test_results_of_another_model_are_not_overwritten(tmp_path):
     """Checkpoints of one run share a folder; models of one name do not."""
     (tmp_path / "label_quality_run-step=10.json").write_text(json.dumps({"model": str(tmp_path / "run-step=10.ckpt")}))
-    check_out(tmp_path, tmp_path / "run-step=10.ckpt")
-    check_out(tmp_path, tmp_path / "run-step=20.ckpt")
+    check_out(tmp_path, "label_quality", tmp_path / "run-step=10.ckpt")
+    check_out(tmp_path, "label_quality", tmp_path / "run-step=20.ckpt")
     with pytest.raises(ValueError, match=r"label_quality_run-step=10\.json.*--out"):
-        check_out(tmp_path, tmp_path / "elsewhere" / "run-step=10.ckpt")
+        check_out(tmp_path, "label_quality", tmp_path / "elsewhere" / "run-step=10.ckpt")

@@ -1,6 +1,5 @@
 """The estimate of benchmarks/paper_cost.py against real steps, and every command of docs/reproduce_paper.md."""
 
-import argparse
 import json
 import re
 import runpy
@@ -18,6 +17,7 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from nemo_birq.command_line.command import Command
 from nemo_birq.config import parse
 from nemo_birq.config_checks import check_modules
 from nemo_birq.data.epoch_plan import BatchSettings, plan_epoch
@@ -220,23 +220,19 @@ class Parsed(Exception):
 
 def test_every_other_command_is_understood_by_its_script(commands, monkeypatch):
     hydra = ("speech_pre_training", "check_labels", "speech_to_text_finetune")
-    original = argparse.ArgumentParser.parse_args
 
-    def parse_args(self, *args, **kwargs):
-        original(self, *args, **kwargs)
+    def invoke(self, ctx):
         raise Parsed
 
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
-    seen, mains = set(), {}
+    monkeypatch.setattr(Command, "invoke", invoke)
+    seen = set()
     for command in commands:
         if command[0] == "tar" or command[0] in {f"scripts/{name}.py" for name in hydra}:
             continue
         seen.add(command[0])
-        if command[0] not in mains:
-            mains[command[0]] = runpy.run_path(str(ROOT / command[0]))["main"]
         monkeypatch.setattr(sys, "argv", command)
         with pytest.raises(Parsed):
-            mains[command[0]]()
+            runpy.run_path(str(ROOT / command[0]), run_name="__main__")
     assert {
         f"scripts/{name}.py" for name in ("make_shards", "verify_shards", "cluster_labels", "score", "compare_scores")
     } <= seen

@@ -10,8 +10,10 @@ from sklearn.linear_model import LogisticRegression
 
 from nemo_birq.evaluation.probing.evaluation import conclusion, constant_error, evaluate
 from nemo_birq.evaluation.probing.linear import LinearProbes, Split, Training, as_tensors, fit, score
-from nemo_birq.evaluation.probing.results import check_out, write_results
+from nemo_birq.evaluation.probing.results import write_results
 from nemo_birq.evaluation.probing.tasks import CtcTask, FrameTask
+from nemo_birq.evaluation.results import check_out
+from nemo_birq.utils.progress import ProgressBars
 
 pytestmark = pytest.mark.unit
 
@@ -179,7 +181,7 @@ def test_rows_conclusion_and_files(tmp_path):
         name: {"pretrained": made_up(10, 1, seed=i), "log-mel": made_up(10, None, layers=1, seed=i)}
         for i, name in enumerate(("train", "dev", "test"))
     }
-    rows = evaluate(splits, [2, 5, 6], PHONES, Training(epochs=60, learning_rate=0.05), CPU, lambda name, rate: None)
+    rows = evaluate(splits, [2, 5, 6], PHONES, Training(epochs=60, learning_rate=0.05), CPU, ProgressBars(disable=True))
     assert [(row.representation, row.layer, row.is_weighted_sum) for row in rows] == [
         ("log-mel", None, False), *[("pretrained", layer, False) for layer in (2, 5, 6)], ("pretrained", None, True)
     ]  # fmt: skip
@@ -188,7 +190,7 @@ def test_rows_conclusion_and_files(tmp_path):
         assert row.error_interval[0] <= row.error <= row.error_interval[1]
         assert row.loss_interval[0] <= row.loss <= row.loss_interval[1]
     assert conclusion(rows, PHONES, 0.7).startswith("Pretrained, weighted sum: frame error rate 0.0%, loss 0.")
-    check_out(tmp_path, tmp_path / "m.nemo", "frames")
+    check_out(tmp_path, "probe_frames", tmp_path / "m.nemo")
     path, picture = write_results(rows, PHONES, tmp_path / "m.nemo", {"step": 3}, tmp_path)
     written = json.loads(path.read_text())
     assert (
@@ -198,4 +200,4 @@ def test_rows_conclusion_and_files(tmp_path):
     )
     assert picture.stat().st_size > 10_000
     with pytest.raises(ValueError, match=r"probe_frames_m\.json.*--out"):
-        check_out(tmp_path, tmp_path / "other" / "m.nemo", "frames")
+        check_out(tmp_path, "probe_frames", tmp_path / "other" / "m.nemo")

@@ -4,10 +4,10 @@ import pytest
 import soundfile
 from nemo.collections.asr.models import EncDecRNNTModel
 
-from nemo_birq.scoring import check_test_manifest, score
 from nemo_birq.scoring.beam_search import open_beam_search
-from nemo_birq.scoring.eval_sets import read_test_sets
+from nemo_birq.scoring.eval_sets import check_test_manifest, read_test_sets
 from nemo_birq.scoring.recognizers import check_ctc, check_recognizer, open_recognizer, use_ctc
+from nemo_birq.scoring.results import score
 from nemo_birq.scoring.transcription import outputs, transcribe
 from tests.helpers.manifests import short_lines, write_manifest
 from tests.helpers.models import make_model
@@ -108,7 +108,7 @@ def test_names_of_test_sets(tmp_path):
 
 def test_files_that_are_no_recognizer(files, tmp_path):
     make_model().save_to(str(tmp_path / "pretrained.nemo"))
-    with pytest.raises(ValueError, match=r"pretrained\.nemo.*SpeechEncDecSelfSupervisedModel.*speech_to_text_finetune"):
+    with pytest.raises(ValueError, match=r"pretrained\.nemo.*SpeechEncDecSelfSupervisedModel.*birq finetune"):
         check_recognizer(tmp_path / "pretrained.nemo")
     (tmp_path / "cut.nemo").write_bytes((files / "small.nemo").read_bytes()[:20000])
     with pytest.raises(ValueError, match=r"cut\.nemo"):

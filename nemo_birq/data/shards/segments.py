@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 
-class BuildError(Exception):
+class BuildError(ValueError):
     """A build that cannot go on, with what to do about it."""
 
 

@@ -30,11 +30,11 @@ class Alignments(NamedTuple):
     words: dict[str, list[AlignmentItem]]
     """Empty where the alignments name no words."""
     available: int
-    """Number of utterances that the alignments hold, wanted or not."""
+    """Number of utterances in the alignments, wanted or not."""
 
 
 def read_alignments(path: str | Path, wanted: set[str]) -> Alignments:
-    """Alignments of the wanted utterances that are there.
+    """Reads the alignments of the wanted utterances that have one.
 
     Args:
         path: a CTM file with phones, or a folder with ``<utterance>.TextGrid`` in it or in folders below, with a tier
@@ -58,7 +58,7 @@ def read_alignments(path: str | Path, wanted: set[str]) -> Alignments:
 
 
 def phone_name(label: str) -> str:
-    """``AH0``, ``AH1_B`` -> ``AH``; ``sp``, ``spn``, ``<eps>`` and the empty label -> ``SILENCE``; others as they are."""
+    """Maps ``AH0``, ``AH1_B`` to ``AH``; ``sp``, ``spn``, ``<eps>`` and the empty label to ``SILENCE``; keeps all others."""
     bare = re.sub(r"(?<=[A-Z])[012]$", "", re.sub(r"_[BIES]$", "", label.strip().upper()))
     if bare in SILENCES:
         return SILENCE
@@ -66,7 +66,7 @@ def phone_name(label: str) -> str:
 
 
 def _read_ctm(path: Path, wanted: set[str]) -> Alignments:
-    """Lines ``utterance channel start duration phone [confidence]``, in any order."""
+    """Reads lines ``utterance channel start duration phone [confidence]``, in any order."""
     phones: dict[str, list[AlignmentItem]] = {}
     names = set()
     try:
@@ -105,7 +105,7 @@ def _read_textgrids(folder: Path, wanted: set[str]) -> Alignments:
 
 
 def _read_textgrid(path: Path) -> tuple[list[AlignmentItem], list[AlignmentItem]]:
-    """Phones and words of one file; a tier may be named ``phones`` or, with a speaker, ``speaker - phones``."""
+    """Reads phones and words of one file; a tier is named ``phones`` or, with a speaker, ``speaker - phones``."""
     try:
         grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=True)
     except (PraatioException, ValueError, IndexError) as error:
@@ -134,7 +134,7 @@ def _in_order(items, where: object) -> list[AlignmentItem]:
 
 
 def phones_at(items: list[AlignmentItem], times: np.ndarray) -> list[str | None]:
-    """The phone at each time (seconds), None outside all intervals. An interval holds its start, but not its end."""
+    """Finds the phone at each time (seconds), None outside all intervals. An interval has its start, but not its end."""
     # In whole microseconds, so that 0.1 + 0.2 is not after 0.3.
     starts, ends = np.rint(1e6 * np.array([(item.start, item.end) for item in items])).T
     times = np.rint(1e6 * times)
@@ -143,7 +143,7 @@ def phones_at(items: list[AlignmentItem], times: np.ndarray) -> list[str | None]
 
 
 def check_alignments(phones: dict[str, list[AlignmentItem]], durations: dict[str, float]) -> float:
-    """Share of the audio that lies in intervals, after a look at whether alignments and audio belong together.
+    """Checks that alignments and audio belong together; returns the share of the audio that lies in intervals.
 
     Args:
         phones: intervals of each utterance.
@@ -176,5 +176,5 @@ def check_alignments(phones: dict[str, list[AlignmentItem]], durations: dict[str
 
 
 def unknown_phones(phones: dict[str, list[AlignmentItem]]) -> list[str]:
-    """Symbols that are not in ``ARPABET``; they count as phones like any other."""
+    """Lists the symbols that are not in ``ARPABET``; they count as phones like any other."""
     return sorted({item.symbol for items in phones.values() for item in items} - ARPABET)

@@ -1,26 +1,25 @@
-"""From a model and aligned utterances to one row of numbers for each set of labels."""
+"""Scores every set of labels that a model can make against the phones of aligned utterances."""
 
-import tempfile
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import Progress
 
 from nemo_birq.evaluation.label_quality.alignments import SILENCE, phones_at, unknown_phones
 from nemo_birq.evaluation.label_quality.label_sets import collect_frames, label_sets
-from nemo_birq.evaluation.label_quality.pnmi import Quality, joint_counts, measure, phone_entropy
-from nemo_birq.evaluation.label_quality.utterances import Utterances, make_loader
+from nemo_birq.evaluation.label_quality.pnmi import Quality, joint_counts, phone_entropy, score_labels
+from nemo_birq.evaluation.label_quality.utterances import Utterances
 from nemo_birq.model import BiRQModel
 from nemo_birq.modules.frame_times import FrameTimes, anchor_times, encoder_times
 from nemo_birq.utils.memory import check_room
+from nemo_birq.utils.progress import Progress
 
-MUCH_CHANCE = 0.1  # PNMI by chance that a reader must be told of
+MUCH_CHANCE = 0.1  # PNMI by chance above which a note warns the reader
+MAX_NAMED = 8  # names in a note
 
 
 @dataclass
-class Row:
+class LabelSetScore:
     """Quality of one set of labels."""
 
     labels: str
@@ -37,9 +36,9 @@ class Row:
 
 @dataclass
 class Evaluation:
-    """What was found."""
+    """Scores of all sets of labels of one model on the same utterances."""
 
-    rows: list[Row]
+    rows: list[LabelSetScore]
     phones: list[str]
     joint: dict[str, np.ndarray]
     """(P, V) counts of the anchor and the enhanced labels, phones in the order of ``phones``."""
@@ -47,15 +46,15 @@ class Evaluation:
     """k of the model."""
     phone_entropy: float
     """H(phone) in nats, at the middles of encoder frames."""
-    outside: int
-    """Encoder frames without a phone, left out."""
-    silent: float
+    frames_without_phone: int
+    """Encoder frames that are left out."""
+    silence_share: float
     """Share of silence among the encoder frames with a phone."""
     notes: list[str] = field(default_factory=list)
-    """What a reader must know about the numbers."""
+    """Facts that a reader must know to judge the numbers."""
 
-    def of(self, labels: str) -> list[Row]:
-        """Rows of one kind, by layer."""
+    def of(self, labels: str) -> list[LabelSetScore]:
+        """Returns the scores of one kind of labels, by layer."""
         return [row for row in self.rows if row.labels == labels]
 
 
@@ -81,8 +80,8 @@ def evaluate(
 
     Args:
         model: in evaluation mode.
-        utterances: what to look at.
-        progress: shows how far it is.
+        utterances: with alignments.
+        progress: shows how far the work is.
         kmeans: also cluster the output of each layer, into as many clusters as there are codes.
         kmeans_frames: fit the clusters on so many frames.
         ignore_silence: leave out frames of silence.
@@ -91,12 +90,11 @@ def evaluate(
         ValueError: too much audio for the memory, or nothing readable.
     """
     check_memory(model, utterances.seconds)
-    task = progress.add_task("all layers of all utterances", total=round(utterances.seconds))
-    with tempfile.TemporaryDirectory() as folder:
-        loader = make_loader(utterances.lines, Path(folder), model.cfg.sample_rate)
-        frames = collect_frames(
-            model, loader, lambda batch: progress.advance(task, float(batch.signal_length.sum()) / model.cfg.sample_rate)
-        )
+    sample_rate = model.cfg.sample_rate
+    advance = progress.start("all layers of all utterances", utterances.seconds)
+    frames = collect_frames(
+        model, utterances.speech.load(sample_rate), lambda batch: advance(float(batch.signal_length.sum()) / sample_rate)
+    )
 
     names = sorted({item.symbol for items in utterances.alignments.phones.values() for item in items})
     at_anchor = _phones(utterances, frames.counts, anchor_times(model), names)
@@ -112,7 +110,7 @@ def evaluate(
         phones = at_anchor if labels == "anchor" else at_encoder
         counted = (phones >= 0) & ~(ignore_silence & (phones == silence))
         counts = joint_counts(phones[counted], codes[counted], len(names), num_codes)
-        rows.append(Row(labels, layer, num_codes, measure(counts)))
+        rows.append(LabelSetScore(labels, layer, num_codes, score_labels(counts)))
         if labels in ("anchor", "enhanced"):
             joint[labels] = counts
     chance = max(row.quality.pnmi_by_chance for row in rows)
@@ -127,14 +125,14 @@ def evaluate(
         joint=joint,
         layer=model.layer,
         phone_entropy=phone_entropy(joint["enhanced"]),
-        outside=int((at_encoder < 0).sum()),
-        silent=float((at_encoder == silence).sum() / max(1, (at_encoder >= 0).sum())),
+        frames_without_phone=int((at_encoder < 0).sum()),
+        silence_share=float((at_encoder == silence).sum() / max(1, (at_encoder >= 0).sum())),
         notes=notes,
     )
 
 
 def _phones(utterances: Utterances, counts: dict[str, int], times: FrameTimes, names: list[str]) -> np.ndarray:
-    """Number of the phone at the middle of each frame, -1 where there is none: (N,) int64."""
+    """Returns the number of the phone at the middle of each frame, -1 where there is none: (N,) int64."""
     number = {name: i for i, name in enumerate(names)} | {None: -1}
     found = [phones_at(utterances.alignments.phones[name], times.middles(count)) for name, count in counts.items()]
     return np.array([number[phone] for phones in found for phone in phones], dtype=np.int64)
@@ -159,7 +157,7 @@ def _notes(model: BiRQModel, utterances: Utterances, read: dict[str, int]) -> li
             f"{model.teacher.file.layer} of {model.teacher.file.made_from}."
         )
     if model.birq.quantizer.num_books > 1:
-        notes.append(f"The first of {model.birq.quantizer.num_books} codebooks was looked at.")
+        notes.append(f"The first of {model.birq.quantizer.num_books} codebooks was evaluated.")
     if not model.enhanced_labeler.normalization.has_statistics:
         notes.append(
             "The model never made enhanced labels in training (w1 was 0 so far): it has no statistics of layer k, and those "
@@ -168,8 +166,8 @@ def _notes(model: BiRQModel, utterances: Utterances, read: dict[str, int]) -> li
     return notes
 
 
-def _some(names: list[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:MAX_NAMED]) + (f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else "")
 
 
 def which_layer(evaluation: Evaluation) -> str:

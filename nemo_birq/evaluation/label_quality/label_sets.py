@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from nemo.collections.asr.modules.conformer_encoder import ConformerMultiLayerFeatureExtractor
-from rich.progress import Progress
 from torch import Tensor
 
 from nemo_birq.data.batch import SpeechBatch
@@ -18,6 +17,7 @@ from nemo_birq.labels.kmeans import fit_kmeans
 from nemo_birq.labels.normalization import LayerNormalization
 from nemo_birq.model import BiRQModel
 from nemo_birq.modules.masking import positions, valid_frames
+from nemo_birq.utils.progress import Progress, track
 
 CHUNK = 8192  # frames whose scores of all codes are in memory at once
 
@@ -37,12 +37,15 @@ class Frames(NamedTuple):
 
 @torch.no_grad()
 def collect_frames(model: BiRQModel, batches: Iterable[SpeechBatch], advance: Callable[[SpeechBatch], None]) -> Frames:
-    """One pass of the unmasked utterances through all layers.
+    """Passes the unmasked utterances through all layers.
 
     Args:
         model: in evaluation mode.
-        batches: utterances; their ids are paths of audio files.
+        batches: utterances; their ids are names of audio files or of members of shards.
         advance: called after each batch.
+
+    Raises:
+        ValueError: none of the utterances could be read.
     """
     extractor = ConformerMultiLayerFeatureExtractor(model.encoder, include_final_output=False)
     enhanced_known = model.enhanced_labeler.normalization.has_statistics
@@ -73,9 +76,10 @@ def collect_frames(model: BiRQModel, batches: Iterable[SpeechBatch], advance: Ca
 
 @torch.no_grad()
 def nearest_codes(model: BiRQModel, hidden: Tensor) -> np.ndarray:
-    """Labels that the model's labeler would make of a layer, were it layer k: (N, D) -> (N,) int64, first codebook.
+    """Computes the labels that the model's labeler would make of a layer, were it layer k: (N, D) -> (N,) int64.
 
-    Normalized as the model's labels are, with the statistics of these N frames: of other layers than k there are no others.
+    They are of the first codebook, and normalized as the model's labels are, with the statistics of these N frames: of other
+    layers than k there are no others.
     """
     labeler = model.enhanced_labeler
     kind = labeler.normalization.kind
@@ -87,7 +91,7 @@ def nearest_codes(model: BiRQModel, hidden: Tensor) -> np.ndarray:
 
 
 def kmeans_codes(hidden: Tensor, num_codes: int, fit_frames: int, seed: int = 0) -> np.ndarray:
-    """Labels by k-means of the layer's output as it is, as in HuBERT: (N, D) -> (N,) int64.
+    """Computes labels by k-means of the layer's output as it is, as in HuBERT: (N, D) -> (N,) int64.
 
     Args:
         hidden: N frames.
@@ -105,20 +109,19 @@ def kmeans_codes(hidden: Tensor, num_codes: int, fit_frames: int, seed: int = 0)
 def label_sets(
     model: BiRQModel, frames: Frames, kmeans_frames: int, progress: Progress
 ) -> Iterator[tuple[str, int | None, np.ndarray]]:
-    """All sets of labels: kind (as in ``evaluation.Row``), layer, and (N,) int64 labels.
+    """Yields all sets of labels: kind (as in ``evaluation.LabelSetScore``), layer, and (N,) int64 labels.
 
     Args:
         model: whose projection and codebook are used.
         frames: what to label.
         kmeans_frames: fit k-means on so many frames; 0: no k-means.
-        progress: shows how far it is.
+        progress: shows how far the work is.
     """
-    described = "nearest codes of each layer"
-    nearest = [nearest_codes(model, hidden) for hidden in progress.track(frames.layers, description=described)]
+    nearest = [nearest_codes(model, hidden) for hidden in track(frames.layers, progress, "nearest codes of each layer")]
     yield "anchor", None, frames.anchor
     yield "enhanced", model.layer, nearest[model.layer - 1] if frames.enhanced is None else frames.enhanced
     for layer, codes in enumerate(nearest, start=1):
         yield "layer", layer, codes
     if kmeans_frames:
-        for layer, hidden in enumerate(progress.track(frames.layers, description="k-means of each layer"), start=1):
+        for layer, hidden in enumerate(track(frames.layers, progress, "k-means of each layer"), start=1):
             yield "kmeans", layer, kmeans_codes(hidden, model.birq.quantizer.num_codes, kmeans_frames)

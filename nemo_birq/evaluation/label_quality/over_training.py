@@ -1,29 +1,29 @@
-"""How the labels of a run change while it trains: one look at each of its checkpoints, and one at its end."""
+"""Label quality over the training of a run: of each of its checkpoints, and of its end."""
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.progress import Progress
 from scipy.stats import entropy
 
 from nemo_birq.evaluation.label_quality.evaluation import Evaluation, evaluate
 from nemo_birq.evaluation.label_quality.utterances import Utterances
 from nemo_birq.loading import load_model
 from nemo_birq.model import BiRQModel
+from nemo_birq.utils.progress import Progress, track
 
 KEPT = ("pnmi", "pnmi_by_chance", "phone_purity", "cluster_purity", "codes_used")
 
 
 def checkpoints_of(nemo: Path) -> list[Path]:
-    """Checkpoints beside the ``.nemo`` that the run ended with, by step; not ``-last.ckpt``, which is one of them again."""
+    """Finds the checkpoints beside the ``.nemo`` that the run ended with, by step; ``-last.ckpt`` repeats one of them."""
     found = {int(m[1]): path for path in nemo.parent.glob("*.ckpt") if (m := re.search(r"step=(\d+)\.ckpt$", path.name))}
     return [found[step] for step in sorted(found)]
 
 
-def look_over_training(nemo: Path, utterances: Utterances, progress: Progress) -> list[dict[str, Any]]:
-    """Rows ``step``, ``labels``, and what ``measures.measure`` finds of them.
+def score_checkpoints(nemo: Path, utterances: Utterances, progress: Progress) -> list[dict[str, Any]]:
+    """Scores the labels of each checkpoint: rows with ``step``, ``labels`` and the values of ``pnmi.Quality``.
 
     ``labels`` are ``anchor`` (or ``relabelled``, made by a teacher), ``enhanced``, ``nearest``, and at the end ``kmeans``
     of each ``layer``, into as many clusters as there are codes. ``nearest`` are the nearest codes of layer k, normalized by
@@ -32,7 +32,7 @@ def look_over_training(nemo: Path, utterances: Utterances, progress: Progress) -
     Args:
         nemo: that the run ended with, or one that was never trained; its checkpoints lie beside it.
         utterances: with alignments.
-        progress: shows how far it is.
+        progress: shows how far the work is.
 
     Returns:
         ``entropy``, in nats, is that of the label's frequencies over all frames with a phone.
@@ -43,7 +43,7 @@ def look_over_training(nemo: Path, utterances: Utterances, progress: Progress) -
     rows: list[dict[str, Any]] = []
     last = load_model(nemo)
     steps = int((last.cfg.get("pretraining") or {}).get("steps", 0))
-    for path in progress.track(checkpoints_of(nemo), description="checkpoints"):
+    for path in track(checkpoints_of(nemo), progress, "checkpoints"):
         model = load_model(path)
         if model.trained_steps != steps:
             rows += _rows(model.trained_steps, model, evaluate(model, utterances, progress, kmeans=False))

@@ -2,20 +2,16 @@
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import numpy as np
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from nemo_birq.evaluation.label_quality.evaluation import Evaluation
-
-DPI = 110
+from nemo_birq.utils.pictures import write_picture
 
 
 def sorted_given_code(counts: np.ndarray) -> np.ndarray:
-    """p(phone | code) of the codes in use: (P, V) joint counts -> (P, codes in use).
+    """Computes p(phone | code) of the codes in use: (P, V) joint counts -> (P, codes in use).
 
     Columns are sorted by most likely phone, then by its probability.
     """
@@ -25,11 +21,12 @@ def sorted_given_code(counts: np.ndarray) -> np.ndarray:
 
 
 def draw_phones(evaluation: Evaluation, path: Path) -> None:
-    """Heat maps of p(phone | code) of anchor and enhanced labels, side by side."""
+    """Draws heat maps of p(phone | code) of anchor and enhanced labels, side by side."""
     frequency = evaluation.joint["enhanced"].sum(axis=1)
     order = np.argsort(-frequency, kind="stable")
     order = order[frequency[order] > 0]
-    figure, axes = plt.subplots(1, 2, figsize=(13, 6.6), layout="constrained")
+    figure = Figure(figsize=(13, 6.6), layout="constrained")
+    axes = figure.subplots(1, 2)
     for axis, row in zip(axes, evaluation.rows[:2], strict=True):
         given = sorted_given_code(evaluation.joint[row.labels][order])
         image = axis.imshow(given, aspect="auto", cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
@@ -39,12 +36,13 @@ def draw_phones(evaluation: Evaluation, path: Path) -> None:
         axis.set_xlabel("codes in use, sorted by their most likely phone")
     axes[0].set_ylabel("phones, the most frequent on top")
     figure.colorbar(image, ax=axes, label="p(phone | code)", format=PercentFormatter(1.0), fraction=0.03, pad=0.01)
-    _save(figure, path)
+    write_picture(figure, path)
 
 
 def draw_layers(evaluation: Evaluation, path: Path) -> None:
-    """PNMI over the layers: which one should make the labels?"""
-    figure, axis = plt.subplots(figsize=(8, 4.8), layout="constrained")
+    """Draws PNMI over the layers, by which layer k is chosen."""
+    figure = Figure(figsize=(8, 4.8), layout="constrained")
+    axis = figure.subplots()
     anchor, enhanced = (row.quality for row in evaluation.rows[:2])
     axis.axhline(anchor.pnmi, color="tab:blue", lw=1.5, label="anchor labels")
     axis.axhline(anchor.pnmi_by_chance, color="tab:blue", ls=":")
@@ -66,9 +64,4 @@ def draw_layers(evaluation: Evaluation, path: Path) -> None:
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
-    _save(figure, path)
-
-
-def _save(figure: plt.Figure, path: Path) -> None:
-    figure.savefig(path, dpi=DPI)
-    plt.close(figure)
+    write_picture(figure, path)

@@ -1,4 +1,4 @@
-"""How much labels tell about phones: purities and PNMI as HuBERT defines them (arXiv 2106.07447, section IV.D).
+"""Information of labels about phones: purities and PNMI as HuBERT defines them (arXiv 2106.07447, section IV.D).
 
 All are of the joint distribution p(phone, code) over frames. Shapes: N frames, P phones, V codes.
 """
@@ -12,7 +12,7 @@ from sklearn.metrics.cluster import expected_mutual_information
 
 
 class Quality(NamedTuple):
-    """Of one set of labels. Comparable between sets with the same number of codes only."""
+    """Scores of one set of labels, comparable between sets with the same number of codes only."""
 
     frames: int
     codes_used: int
@@ -21,24 +21,24 @@ class Quality(NamedTuple):
     cluster_purity: float
     """Share of frames whose code is the most frequent one of their phone; falls as codes are added."""
     pnmi: float
-    """I(phone; code) / H(phone), the share of what there is to know about the phone that the code tells; 0 to 1."""
+    """I(phone; code) / H(phone), the share of the phones' entropy that the codes explain; 0 to 1."""
     pnmi_by_chance: float
     """Expected PNMI of the same codes dealt to the frames at random: not 0, since frames are finite."""
 
 
 def joint_counts(phones: np.ndarray, codes: np.ndarray, num_phones: int, num_codes: int) -> np.ndarray:
-    """Frames of each pair: (N,), (N,) integers -> (P, V) int64."""
+    """Counts the frames of each pair: (N,), (N,) integers -> (P, V) int64."""
     pairs = np.bincount(phones * num_codes + codes, minlength=num_phones * num_codes)
     return pairs.reshape(num_phones, num_codes)
 
 
 def phone_entropy(counts: np.ndarray) -> float:
-    """H(phone) in nats, of (P, V) counts."""
+    """Computes H(phone) in nats from (P, V) counts."""
     return float(entropy(counts.sum(axis=1)))
 
 
-def measure(counts: np.ndarray) -> Quality:
-    """Quality of labels with the joint counts (P, V).
+def score_labels(counts: np.ndarray) -> Quality:
+    """Computes the quality of labels with the joint counts (P, V).
 
     Raises:
         ValueError: no frames, or a single phone, about which there is nothing to know.

@@ -4,16 +4,14 @@ from colorsys import hsv_to_rgb
 from itertools import groupby
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import numpy as np
 from lhotse.supervision import AlignmentItem
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from nemo_birq.evaluation.label_quality.alignments import SILENCE
 from nemo_birq.evaluation.label_quality.utterance_view import LabelTrack, UtteranceView
+from nemo_birq.utils.pictures import write_picture
 
 INCHES_PER_SECOND, WIDTH = 4.0, (9.0, 40.0)
 RIGHT, WRONG = "#1a9850", "#d73027"
@@ -25,9 +23,8 @@ def draw_utterance(view: UtteranceView, path: Path) -> None:
     tracks = [(items, name) for items, name in tracks if items]
     heights = [3.0, *(0.42 for _ in tracks), 1.15, 1.15]
     width = float(np.clip(INCHES_PER_SECOND * view.seconds, *WIDTH))
-    figure, axes = plt.subplots(
-        len(heights), 1, sharex=True, height_ratios=heights, figsize=(width, sum(heights) + 1.1), layout="constrained"
-    )
+    figure = Figure(figsize=(width, sum(heights) + 1.1), layout="constrained")
+    axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     _spectrogram(axes[0], view)
     for axis, (items, name) in zip(axes[1:], tracks, strict=False):
         _intervals(axis, items, name)
@@ -37,8 +34,7 @@ def draw_utterance(view: UtteranceView, path: Path) -> None:
     axes[-1].set_xlabel("seconds")
     title = f"{view.name}: {view.text}" if view.text else view.name
     axes[0].set_title(f"{title}\nhatched: masked, seed {view.seed}", fontsize=11)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    write_picture(figure, path)
 
 
 def _spectrogram(axis: Axes, view: UtteranceView) -> None:
@@ -71,7 +67,7 @@ def _intervals(axis: Axes, items: list[AlignmentItem], name: str) -> None:
 
 
 def _labels(axis: Axes, track: LabelTrack, inches_per_second: float) -> None:
-    """Three rows: the labels, the predictions in the same colours, and whether they are right."""
+    """Draws three rows: the labels, the predictions in the same colours, and marks of right and wrong ones."""
     edges, middles = track.times.edges(len(track.labels)), track.times.middles(len(track.labels))
     codes = list(dict.fromkeys([*track.labels, *track.predictions]))
     # Neighbouring codes in order of appearance get hues far apart: the golden ratio.

@@ -1,14 +1,12 @@
-"""One utterance as the model sees it in training: its labels, a mask, and what it predicts under the mask."""
+"""One utterance as the model sees it in training: its labels, a mask, and the predictions under the mask."""
 
-import tempfile
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from lhotse.supervision import AlignmentItem
 
-from nemo_birq.evaluation.label_quality.utterances import make_loader
+from nemo_birq.evaluation.label_quality.utterances import NamedSpeech
 from nemo_birq.model import BiRQModel
 from nemo_birq.modules.frame_times import FrameTimes, anchor_times, encoder_times, mel_times
 from nemo_birq.utils.rng import draw_seed
@@ -26,7 +24,7 @@ class LabelTrack(NamedTuple):
 
     @property
     def right(self) -> int:
-        """Masked frames that are predicted right."""
+        """Counts the masked frames that are predicted right."""
         return int((self.labels == self.predictions).sum())
 
     @property
@@ -35,7 +33,7 @@ class LabelTrack(NamedTuple):
 
 
 class UtteranceView(NamedTuple):
-    """Everything that the picture shows; T mel frames, F mel bins, T' encoder frames."""
+    """Data of the picture; T mel frames, F mel bins, T' encoder frames."""
 
     name: str
     text: str
@@ -56,24 +54,24 @@ class UtteranceView(NamedTuple):
 
 @torch.no_grad()
 def view_utterance(
-    model: BiRQModel, line: dict, phones: list[AlignmentItem], words: list[AlignmentItem], seed: int
+    model: BiRQModel, speech: NamedSpeech, name: str, phones: list[AlignmentItem], words: list[AlignmentItem], seed: int
 ) -> UtteranceView:
     """Runs both passes over an utterance.
 
     Args:
         model: in evaluation mode.
-        line: of a manifest, with an absolute path.
+        speech: utterances.
+        name: of one of them.
         phones, words: its alignment, if any.
         seed: of mask and noise.
 
     Raises:
         ValueError: the audio cannot be read.
     """
-    path = line["audio_filepath"]
-    with tempfile.TemporaryDirectory() as folder:
-        batch = next(iter(make_loader({path: line}, Path(folder), model.cfg.sample_rate)), None)
-    if batch is None or batch.is_silent_stand_in:
-        raise ValueError(f"{path} cannot be read; the warning above says why")
+    line = speech.lines[name]
+    (batch,) = speech.choose([name]).load(model.cfg.sample_rate)
+    if batch.is_silent_stand_in:
+        raise ValueError(f"{line['audio_filepath']} cannot be read; the warning above says why")
     signal, length = batch.signal.to(model.device), batch.signal_length.to(model.device)
     features, lengths = model.preprocessor(input_signal=signal, length=length)
     generator = torch.Generator().manual_seed(seed)
@@ -83,14 +81,14 @@ def view_utterance(
     labels = model.extract_labels(signal, length)
     count = int(encoded_len[0])
 
-    def track(name: str, task: str, times: FrameTimes, codes: torch.Tensor) -> LabelTrack:
+    def track(title: str, task: str, times: FrameTimes, codes: torch.Tensor) -> LabelTrack:
         predictions = torch.full((encoded.shape[2],), -1, device=encoded.device)
         predictions[frames] = model.head(task)(encoder_output=encoded)[0, frames, :, 0].argmax(dim=1)
-        return LabelTrack(name, times, codes[0, :count, 0].cpu().numpy(), predictions[:count].cpu().numpy())
+        return LabelTrack(title, times, codes[0, :count, 0].cpu().numpy(), predictions[:count].cpu().numpy())
 
     front_end = model.preprocessor.featurizer
     return UtteranceView(
-        name=Path(path).stem,
+        name=name,
         text=line.get("text", ""),
         seconds=float(length[0]) / model.cfg.sample_rate,
         features=features[0, :, : int(lengths[0])].float().cpu().numpy(),

@@ -1,115 +1,131 @@
-"""The utterances that are looked at: those of a manifest that have an alignment."""
+"""The utterances that are evaluated: those of manifests or shards that have an alignment."""
 
-import json
-import random
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from omegaconf import OmegaConf
-from torch.utils.data import DataLoader
-
-from nemo_birq.data.factory import build_dataloader
-from nemo_birq.data.manifests import check_manifest_of_files, read_manifest
+from nemo_birq.data.batch import SpeechBatch
+from nemo_birq.data.subset import draw_hours
 from nemo_birq.evaluation.label_quality.alignments import Alignments, check_alignments, read_alignments
+from nemo_birq.extraction.data import SpeechData, batches_by_length, make_loader, open_data
 
 BATCH_SECONDS = 120.0
+SAMPLE_RATE = 16_000  # Hz; each model loads the signals at its own
+
+
+class NamedSpeech(NamedTuple):
+    """Utterances by name: that of their audio file, or of their member of a shard, without folder and suffix."""
+
+    data: SpeechData
+    rows: dict[str, int]
+    """Their numbers in ``data``."""
+    lines: dict[str, dict]
+    """Their lines of the manifest; paths of single files absolute."""
+
+    def choose(self, names: Iterable[str]) -> "NamedSpeech":
+        """Returns only the named utterances, in this order."""
+        names = list(names)
+        return self._replace(rows={n: self.rows[n] for n in names}, lines={n: self.lines[n] for n in names})
+
+    def load(self, sample_rate: int) -> Iterator[SpeechBatch]:
+        """Loads whole utterances, once each, the short ones first; the batches do not depend on where the audio lies.
+
+        Args:
+            sample_rate: in Hz; other audio is resampled.
+        """
+        rows = [self.rows[name] for name in sorted(self.rows)]
+        batches = batches_by_length(rows, self.data.durations, BATCH_SECONDS, longest_first=False)
+        return (batch.speech for batch in make_loader(self.data._replace(sample_rate=sample_rate), batches, workers=0))
 
 
 class Utterances(NamedTuple):
-    """Lines of a manifest, and their alignments."""
+    """Utterances with an alignment."""
 
-    lines: dict[str, dict]
-    """Manifest lines by utterance; only those with an alignment, ``audio_filepath`` absolute."""
+    speech: NamedSpeech
     alignments: Alignments
     unaligned: list[str]
-    """Utterances of the manifest without alignment."""
+    """Utterances of the manifest without an alignment, which are left out."""
     coverage: float
     """Share of their audio that lies in intervals."""
+
+    @property
+    def lines(self) -> dict[str, dict]:
+        """Returns the lines of the manifest by utterance."""
+        return self.speech.lines
 
     @property
     def seconds(self) -> float:
         return sum(line["duration"] for line in self.lines.values())
 
 
-def read_lines(manifest: str | Path) -> dict[str, dict]:
-    """Lines of a manifest of single files by utterance, the file's name without suffix; ``audio_filepath`` made absolute.
+def utterance_name(line: dict) -> str:
+    """Returns the name by which alignments know an utterance."""
+    return Path(line["audio_filepath"]).stem
+
+
+def rows_by_name(data: SpeechData, lines: list[dict]) -> dict[str, int]:
+    """Returns the number of each utterance by its name.
+
+    Args:
+        data: of which manifests and shards.
+        lines: of all its utterances, in order.
 
     Raises:
-        FileNotFoundError: the manifest, or a file that it names.
-        ValueError: a manifest of tar shards, of segments of files, or with two files of one name.
+        ValueError: two utterances of one name, or one that is a segment of its file.
     """
-    manifest = Path(manifest)
-    if not manifest.is_file():
-        raise FileNotFoundError(f"manifest {manifest} does not exist")
-    lines = read_manifest(str(manifest))
-    first = lines[0]
-    if all("shard_id" in line for line in lines) and not (manifest.parent / first["audio_filepath"]).is_file():
-        raise ValueError(
-            f"manifest {manifest} names members of tar shards ({first['audio_filepath']}): give a manifest "
-            "of single audio files, such as that of the validation set"
-        )
-    lines = check_manifest_of_files(str(manifest))
+    manifest = data.sources[0].manifest
     cut = [line["audio_filepath"] for line in lines if line.get("offset")]
     if cut:
         raise ValueError(
             f"manifest {manifest}: {cut[0]} begins at an offset; alignments are by file, so write each segment to a file"
         )
-    counts = Counter(Path(line["audio_filepath"]).stem for line in lines)
-    name, count = counts.most_common(1)[0]
+    name, count = Counter(map(utterance_name, lines)).most_common(1)[0]
     if count > 1:
         raise ValueError(f"manifest {manifest} has {count} files named {name}; alignments cannot tell them apart")
-    return {
-        Path(line["audio_filepath"]).stem: line
-        | {"audio_filepath": str((manifest.parent / line["audio_filepath"]).resolve())}
-        for line in lines
-    }
+    return {utterance_name(line): row for row, line in enumerate(lines)}
 
 
-def read_utterances(manifest: str | Path, alignments: str | Path, hours: float | None = None) -> Utterances:
-    """Joins manifest and alignments.
+def open_speech(data: str | Path, tars: str | None = None) -> NamedSpeech:
+    """Opens the utterances of manifests or shards.
 
     Args:
-        manifest: of single files.
-        alignments: see ``alignments.read_alignments``.
-        hours: take only so much audio, utterances drawn at random, always the same.
+        data, tars: see ``extraction.data.open_data``.
 
     Raises:
-        FileNotFoundError, ValueError: see ``read_lines``, ``read_alignments`` and ``check_alignments``.
+        FileNotFoundError, ValueError: see ``open_data`` and ``rows_by_name``; an utterance that cannot be used.
     """
-    lines = read_lines(manifest)
-    found = read_alignments(alignments, set(lines))
-    unaligned = sorted(lines.keys() - found.phones.keys())
-    chosen = _draw(sorted(found.phones), {name: line["duration"] for name, line in lines.items()}, hours)
-    found = found._replace(phones={name: found.phones[name] for name in chosen})
-    coverage = check_alignments(found.phones, {name: lines[name]["duration"] for name in chosen})
-    return Utterances({name: lines[name] for name in chosen}, found, unaligned, coverage)
+    opened = open_data(str(data), tars, SAMPLE_RATE)
+    for source, index in zip(opened.sources, opened.indexes, strict=True):
+        if index.num_lost:
+            raise ValueError(
+                f"{index.num_lost} of {len(index) + index.num_lost} utterances of {source.manifest} cannot be used, for "
+                f"example: {index.problems[0]}. Mend or leave out these: numbers compare only on the same utterances"
+            )
+    lines = list(opened.lines())
+    rows = rows_by_name(opened, lines)
+    return NamedSpeech(opened, rows, dict(zip(rows, lines, strict=True)))
 
 
-def _draw(names: list[str], durations: dict[str, float], hours: float | None) -> list[str]:
-    if hours is None:
-        return names
-    random.Random(0).shuffle(names)
-    chosen, seconds = [], 0.0
-    while names and seconds < hours * 3600:
-        chosen.append(names.pop())
-        seconds += durations[chosen[-1]]
-    return chosen
-
-
-def make_loader(lines: dict[str, dict], folder: Path, sample_rate: int) -> DataLoader:
-    """Loader of whole utterances, once each, the short ones first; ``SpeechBatch.ids`` are absolute paths.
+def read_utterances(
+    data: str | Path, alignments: str | Path, hours: float | None = None, tars: str | None = None
+) -> Utterances:
+    """Joins utterances and alignments.
 
     Args:
-        lines: manifest lines with absolute paths.
-        folder: a manifest and its index are written there for the loader; keep it while the loader is used.
-        sample_rate: in Hz; other audio is resampled.
+        data: a manifest, a folder of shards, or with ``tars`` a pattern of sharded manifests.
+        alignments: see ``alignments.read_alignments``.
+        hours: take only so much audio, drawn by ``draw_hours`` from the utterances in the order of their names.
+        tars: see ``extraction.data.open_data``.
+
+    Raises:
+        FileNotFoundError, ValueError: see ``open_speech``, ``read_alignments`` and ``check_alignments``.
     """
-    manifest = folder / "manifest.json"
-    in_order = sorted(lines.values(), key=lambda line: line["duration"])  # little padding
-    manifest.write_text("".join(json.dumps(line) + "\n" for line in in_order), encoding="utf-8")
-    config = {
-        "use_lhotse": True, "manifest_filepath": str(manifest), "shuffle": False, "num_workers": 0,
-        "batch_duration": max(BATCH_SECONDS, in_order[-1]["duration"]), "use_bucketing": False,
-    }  # fmt: skip
-    return build_dataloader(OmegaConf.create(config), sample_rate, rank=0, world_size=1, training=False, index_folder=folder)
+    speech = open_speech(data, tars)
+    found = read_alignments(alignments, set(speech.lines))
+    unaligned = sorted(speech.lines.keys() - found.phones.keys())
+    aligned = sorted(found.phones)
+    chosen = [aligned[i] for i in draw_hours([speech.lines[name]["duration"] for name in aligned], hours)]
+    found = found._replace(phones={name: found.phones[name] for name in chosen})
+    coverage = check_alignments(found.phones, {name: speech.lines[name]["duration"] for name in chosen})
+    return Utterances(speech.choose(chosen), found, unaligned, coverage)

@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from rich.table import Table
 
 from nemo_birq.evaluation.preflight.measure import SCALES, WANTED_AGREEMENT, Preflight
+from nemo_birq.utils.pictures import write_picture
 
 NAMES = {
     "anchor": "anchor, as configured",
@@ -49,7 +47,8 @@ def selection_table(result: Preflight) -> Table:
 
 def draw(result: Preflight, path: Path) -> None:
     """Curves of the selection over ``logit_scale``, as a PNG."""
-    figure, (agreement, codes) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    agreement, codes = figure.subplots(1, 2)
     curves = {
         "random": ("random unit vectors", {"color": "lightgrey", "lw": 5}),
         "layer k": ("this data, layer k", {"marker": "o"}),
@@ -67,8 +66,7 @@ def draw(result: Preflight, path: Path) -> None:
     agreement.set(ylim=(0, 1), ylabel="share of frames", title="How often Gumbel-softmax picks the nearest code")
     codes.set(yscale="log", ylabel="codes", title="How many codes share the mass of a label")
     figure.legend(*agreement.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=8)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    write_picture(figure, path)
 
 
 def suggestion_line(result: Preflight) -> str:

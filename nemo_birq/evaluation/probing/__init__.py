@@ -1,1 +1,1 @@
-"""What a linear classifier reads from a frozen encoder, layer by layer (docs/probing.md)."""
+"""Linear classifiers on the layers of a frozen encoder (docs/probing.md)."""

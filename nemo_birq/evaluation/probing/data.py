@@ -1,13 +1,12 @@
-"""Utterances with what the probe is to read from them: symbols of a manifest key, or phones of an alignment."""
+"""Utterances with the targets of a probe: symbols of a manifest key, or phones of an alignment."""
 
 import os
-from collections import Counter
 from itertools import combinations
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from nemo_birq.data.subset import draw_hours
 from nemo_birq.evaluation.label_quality.alignments import (
     Alignments,
     check_alignments,
@@ -15,6 +14,7 @@ from nemo_birq.evaluation.label_quality.alignments import (
     phones_at,
     read_alignments,
 )
+from nemo_birq.evaluation.label_quality.utterances import rows_by_name, utterance_name
 from nemo_birq.evaluation.probing.tasks import CtcTask, FrameTask
 from nemo_birq.extraction.data import SpeechData, open_data
 from nemo_birq.modules.frame_times import FrameTimes
@@ -29,7 +29,7 @@ class LabelledSet(NamedTuple):
     rows: list[int]
     """Their numbers in ``data``."""
     lines: list[dict]
-    """Of the manifest."""
+    """Their lines of the manifest."""
     sequences: list[list[str]] | None
     """Symbols of each utterance, for CTC."""
     alignments: Alignments | None
@@ -40,24 +40,24 @@ class LabelledSet(NamedTuple):
         return float(self.data.durations[self.rows].sum())
 
     def targets(self, task: CtcTask | FrameTask, position: int, count: int, times: FrameTimes) -> np.ndarray:
-        """Of one utterance with so many encoder frames: int64, see ``tasks``."""
+        """Returns the targets of one utterance with ``count`` encoder frames: int64, see ``tasks``."""
         number = {symbol: i for i, symbol in enumerate(task.symbols)}
         if self.alignments is None:
             return np.array([number[symbol] for symbol in self.sequences[position]], dtype=np.int64)
-        items = self.alignments.phones[_name(self.lines[position])]
+        items = self.alignments.phones[utterance_name(self.lines[position])]
         return np.array([number.get(phone, -1) for phone in phones_at(items, times.middles(count))], dtype=np.int64)
 
 
 def open_set(
     where: str, key: str, alignments: str | None, hours: float | None, sample_rate: int, name: str
 ) -> tuple[LabelledSet, list[str]]:
-    """A labelled set and the symbols of all its utterances, before ``hours`` of them are drawn.
+    """Opens a labelled set, and lists the symbols of all its utterances before ``hours`` of them are drawn.
 
     Args:
         where: manifest, or folder of shards.
         key: of the manifest, for CTC: text, or a (nested) list of phones.
         alignments: CTM file or folder of TextGrid files; then phones of frames and not ``key``.
-        hours: use only so much audio, drawn at random, always the same.
+        hours: use only so much audio, see ``draw_hours``.
         sample_rate: of the model, in Hz.
         name: of the set, for messages.
 
@@ -77,33 +77,22 @@ def open_set(
         symbols = {symbol for sequence in sequences for symbol in sequence}
     if not symbols:
         raise ValueError(f"{name} set {where}: all its utterances are empty, there is nothing to learn")
-    rows = _draw(rows, data.durations, hours)
+    rows = [rows[i] for i in draw_hours(data.durations[rows], hours)]
     chosen = [lines[row] for row in rows]
     texts = None if alignments is not None else [sequences[row] for row in rows]
     return LabelledSet(data, rows, chosen, texts, found), sorted(symbols)
 
 
-def _name(line: dict) -> str:
-    return Path(line["audio_filepath"]).stem
-
-
 def _aligned(data: SpeechData, lines: list[dict], path: str) -> tuple[Alignments, list[int]]:
-    name, count = Counter(map(_name, lines)).most_common(1)[0]
-    if count > 1:
-        raise ValueError(
-            f"{data.sources[0].manifest} has {count} utterances named {name}; alignments cannot tell them apart"
-        )
-    cut = [line["audio_filepath"] for line in lines if line.get("offset")]
-    if cut:
-        raise ValueError(f"{cut[0]} begins at an offset; alignments are by file, so write each segment to a file")
-    durations = dict(zip(map(_name, lines), data.durations.tolist(), strict=True))
-    found = read_alignments(path, set(durations))
-    check_alignments(found.phones, durations)
-    return found, [row for row, line in enumerate(lines) if _name(line) in found.phones]
+    """Reads the alignments and returns them with the rows of the utterances that have one."""
+    rows = rows_by_name(data, lines)
+    found = read_alignments(path, set(rows))
+    check_alignments(found.phones, dict(zip(rows, data.durations.tolist(), strict=True)))
+    return found, [row for name, row in rows.items() if name in found.phones]
 
 
 def _places(labelled: LabelledSet) -> set[tuple[str, str, float]]:
-    """File or shard, member, and where in it the utterance begins."""
+    """Returns file or shard, member, and the start of each utterance in it."""
     found, places = set(), list(labelled.data.places())
     for name, file, *_, start, _ in (places[row] for row in labelled.rows):
         path = os.path.abspath(file)
@@ -124,14 +113,6 @@ def _sequence(line: dict, key: str, where: str) -> list[str]:
     )
 
 
-def _draw(rows: list[int], durations: np.ndarray, hours: float | None) -> list[int]:
-    if hours is None:
-        return rows
-    shuffled = np.random.default_rng(0).permutation(rows)
-    enough = int(np.searchsorted(np.cumsum(durations[shuffled]), hours * 3600)) + 1
-    return sorted(shuffled[:enough].tolist())
-
-
 def _check_apart(sets: dict[str, LabelledSet]) -> None:
     places = {name: _places(one) for name, one in sets.items()}
     for first, second in combinations(NAMES, 2):
@@ -143,7 +124,7 @@ def _check_apart(sets: dict[str, LabelledSet]) -> None:
 def open_sets(
     paths: dict[str, str], key: str, alignments: dict[str, str] | None, hours: float | None, sample_rate: int
 ) -> tuple[dict[str, LabelledSet], CtcTask | FrameTask]:
-    """Training, dev and test set, and the task on the symbols of the training set.
+    """Opens training, dev and test set, and the task on the symbols of the training set.
 
     Args:
         paths: by ``NAMES``.

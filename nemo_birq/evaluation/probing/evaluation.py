@@ -1,6 +1,5 @@
-"""From splits to a table: the error rate of each probe on the test set, with its interval."""
+"""Trains probes and scores them: the error rate of each on the test set, with its interval."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,11 +10,12 @@ from nemo_birq.evaluation.probing.linear import Scores, Split, Training, fit, sc
 from nemo_birq.evaluation.probing.representations import LOG_MEL, PRETRAINED, UNTRAINED
 from nemo_birq.evaluation.probing.tasks import Task
 from nemo_birq.scoring.confidence import ratio_interval
+from nemo_birq.utils.progress import Progress
 
 
 @dataclass
-class Row:
-    """One probe."""
+class ProbeScore:
+    """Scores of one probe on the test set."""
 
     representation: str
     """``log-mel``, ``untrained`` or ``pretrained``."""
@@ -33,7 +33,7 @@ class Row:
     epoch: int
     """That epoch, from 1."""
     layer_weights: list[float] | None = None
-    """Of the weighted sum."""
+    """Weights of the layers in the weighted sum; None for a single layer."""
 
     @property
     def is_weighted_sum(self) -> bool:
@@ -49,35 +49,37 @@ def evaluate(
     task: Task,
     training: Training,
     device: torch.device,
-    progress: Callable[[str, float], None],
-) -> list[Row]:
+    progress: Progress,
+) -> list[ProbeScore]:
     """Trains and tests the probes of each representation.
 
     Args:
         splits: by set (``train``, ``dev``, ``test``) and representation.
         layers: numbers of the K layers of the encoders.
         task, training, device: see ``linear.fit``.
-        progress: is called after each epoch with the representation and the lowest loss on the dev set.
+        progress: shows the epochs, each with the representation and the lowest loss on the dev set.
     """
+    advance = progress.start("probes", len(splits["train"]) * training.epochs)
     rows = []
     for name in sorted(splits["train"], key=[LOG_MEL, UNTRAINED, PRETRAINED].index):
         train, dev, test = (splits[part][name] for part in ("train", "dev", "test"))
         mixed = len(train.frames) > 1
         fitted = fit(
-            train, dev, task, training, device, mixed, lambda losses, name=name: progress(name, float(losses.min()))
-        )
+            train, dev, task, training, device, mixed,
+            lambda losses, name=name: advance(1, f"{name}, loss on dev {float(losses.min()):.3f}"),
+        )  # fmt: skip
         scores = score(fitted.probes, test, task, device)
         numbers: list[int | None] = [None] if name == LOG_MEL else list(layers)
         for probe, layer in enumerate([*numbers, None] if mixed else numbers):
             weights = fitted.probes.layer_weights.tolist() if mixed and layer is None else None
-            rows.append(_row(name, layer, probe, scores, fitted.dev_losses, weights))
+            rows.append(_score(name, layer, probe, scores, fitted.dev_losses, weights))
     return rows
 
 
-def _row(name: str, layer: int | None, probe: int, scores: Scores, dev: Tensor, weights: list[float] | None) -> Row:
+def _score(name: str, layer: int | None, probe: int, scores: Scores, dev: Tensor, weights: list[float] | None) -> ProbeScore:
     sizes, errors, losses = scores.sizes.numpy(), scores.errors[probe].numpy(), scores.losses[probe].double().numpy()
     best = int(dev[:, probe].argmin())
-    return Row(
+    return ProbeScore(
         name,
         layer,
         error=float(errors.sum() / sizes.sum()),
@@ -91,15 +93,15 @@ def _row(name: str, layer: int | None, probe: int, scores: Scores, dev: Tensor, 
 
 
 def constant_error(train: Split, test: Split, task: Task) -> float:
-    """Error rate on the test set without looking: of the most frequent phone, or of no symbol at all with CTC."""
+    """Computes the error rate of a constant answer on the test set: the most frequent phone, or with CTC no symbol."""
     if task.name == "ctc":
         return 1.0
     phones, wanted = torch.cat(train.targets), torch.cat(test.targets)
     return float((wanted[wanted >= 0] != phones[phones >= 0].mode().values).float().mean())
 
 
-def conclusion(rows: list[Row], task: Task, constant: float) -> str:
-    """The best of each in a sentence; ``constant`` is that of ``constant_error``."""
+def conclusion(rows: list[ProbeScore], task: Task, constant: float) -> str:
+    """Names the best probe of each representation in a sentence; ``constant`` is that of ``constant_error``."""
     best = {name: min((row for row in rows if row.representation == name), key=lambda row: row.loss)
             for name in dict.fromkeys(row.representation for row in rows)}  # fmt: skip
     top = best.pop(PRETRAINED)
@@ -109,5 +111,5 @@ def conclusion(rows: list[Row], task: Task, constant: float) -> str:
     return f"{text}; without looking {constant:.1%}."
 
 
-def _where(row: Row) -> str:
+def _where(row: ProbeScore) -> str:
     return "weighted sum" if row.is_weighted_sum else f"layer {row.layer}"

@@ -26,10 +26,10 @@ class Split(NamedTuple):
     counts: list[int]
     """Frames of each utterance; they sum up to N."""
     targets: list[Tensor]
-    """Of each utterance, as the task has them."""
+    """Targets of each utterance, in the form of the task."""
 
     def batches(self, size: int, generator: torch.Generator | None, device: torch.device) -> Iterator["Split"]:
-        """Batches of so many utterances, in random order if there is a generator; frames float32."""
+        """Yields batches of ``size`` utterances, in random order if there is a generator; frames float32."""
         order = range(len(self.counts)) if generator is None else torch.randperm(len(self.counts), generator=generator)
         starts = (torch.tensor(self.counts).cumsum(0) - torch.tensor(self.counts)).tolist()
         order = [int(i) for i in order]
@@ -42,7 +42,7 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class Training:
-    """How probes are trained.
+    """Settings of the training of probes.
 
     Raises:
         ValueError: no epoch, or a learning rate that is not above 0.
@@ -50,7 +50,7 @@ class Training:
 
     epochs: int = 30
     learning_rate: float = 5e-3
-    """Of Adam at the start; it falls to 0 along a cosine."""
+    """Learning rate of Adam at the start; it falls to 0 along a cosine."""
     batch_size: int = 16
     """Utterances."""
     seed: int = 0
@@ -81,11 +81,11 @@ class LinearProbes(nn.Module):
 
     @property
     def layer_weights(self) -> Tensor:
-        """softmax(w): (K,), they sum up to 1."""
+        """Returns softmax(w), (K,)."""
         return self.mixing.softmax(0)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """(K, n, D) -> logits (P, n, C)."""
+        """Computes logits (P, n, C) of frames (K, n, D)."""
         inputs = (frames - self.mean) * self.scale
         if self.mixing.requires_grad:
             mixed = torch.einsum("k,knd->nd", self.layer_weights, inputs)
@@ -103,7 +103,7 @@ class Fitted(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Of P probes in each utterance."""
+    """Scores of P probes in each utterance."""
 
     losses: Tensor
     """(P, utterances), nats."""
@@ -127,7 +127,7 @@ def fit(
     Args:
         train, dev: see the head of this file.
         task: its loss is minimized, that on ``dev`` chooses the epoch.
-        training: how.
+        training: see ``Training``.
         device: where the probes are trained.
         weighted_sum: see ``LinearProbes``.
         after_epoch: is called with the (P,) losses on the dev set.
@@ -166,7 +166,7 @@ def _keep(best: dict[str, Tensor], probes: LinearProbes, better: Tensor) -> None
 
 @torch.inference_mode()
 def mean_losses(probes: LinearProbes, split: Split, task: Task, device: torch.device) -> Tensor:
-    """Of each probe: (P,) on the CPU, nats per symbol or frame."""
+    """Computes the loss of each probe: (P,) on the CPU, nats per symbol or frame."""
     total, size = torch.zeros(len(probes.weight), device=device), 0
     for batch in split.batches(SCORING_BATCH, None, device):
         total += task.losses(probes(batch.frames), batch.counts, batch.targets).sum(1)
@@ -176,7 +176,7 @@ def mean_losses(probes: LinearProbes, split: Split, task: Task, device: torch.de
 
 @torch.inference_mode()
 def score(probes: LinearProbes, split: Split, task: Task, device: torch.device) -> Scores:
-    """Losses and errors, utterance by utterance."""
+    """Computes losses and errors, utterance by utterance."""
     found = []
     for batch in split.batches(SCORING_BATCH, None, device):
         logits = probes(batch.frames)
@@ -186,5 +186,5 @@ def score(probes: LinearProbes, split: Split, task: Task, device: torch.device) 
 
 
 def as_tensors(targets: Sequence[Sequence[int]]) -> list[Tensor]:
-    """(length,) int64 each."""
+    """Converts each sequence to (length,) int64."""
     return [torch.as_tensor(target, dtype=torch.int64) for target in targets]

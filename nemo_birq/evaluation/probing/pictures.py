@@ -1,27 +1,26 @@
-"""The picture of a probe: error rate and loss over the layers, and what the weighted sum took from each."""
+"""The picture of a probe: error rate and loss over the layers, and the share of each in the weighted sum."""
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import numpy as np
-from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from nemo_birq.evaluation.probing.evaluation import Row
+from nemo_birq.evaluation.probing.evaluation import ProbeScore
 from nemo_birq.evaluation.probing.representations import LOG_MEL, PRETRAINED, UNTRAINED
 from nemo_birq.evaluation.probing.tasks import Task
+from nemo_birq.utils.pictures import write_picture
 
-DPI = 110
 COLOURS = {PRETRAINED: "tab:red", UNTRAINED: "tab:grey", LOG_MEL: "tab:blue"}
 
 
-def draw(rows: list[Row], task: Task, title: str, path: Path) -> None:
+def draw(rows: list[ProbeScore], task: Task, title: str, path: Path) -> None:
     """Writes a PNG."""
     mixed = [row for row in rows if row.is_weighted_sum]
     columns = 2 + bool(mixed)
-    figure, axes = plt.subplots(1, columns, figsize=(5 * columns, 4.6), layout="constrained", squeeze=False)
+    figure = Figure(figsize=(5 * columns, 4.6), layout="constrained")
+    axes = figure.subplots(1, columns, squeeze=False)
     _draw_values(axes[0, 0], rows, "error", f"{task.metric} on the test set")
     axes[0, 0].yaxis.set_major_formatter(PercentFormatter(1.0))
     unit = "symbol" if task.name == "ctc" else "frame"
@@ -34,11 +33,10 @@ def draw(rows: list[Row], task: Task, title: str, path: Path) -> None:
         axis.set_xlabel("encoder layer")
     figure.suptitle(title)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=9)
-    figure.savefig(path, dpi=DPI)
-    plt.close(figure)
+    write_picture(figure, path)
 
 
-def _draw_values(axis: plt.Axes, rows: list[Row], value: str, label: str) -> None:
+def _draw_values(axis: Axes, rows: list[ProbeScore], value: str, label: str) -> None:
     for name in (PRETRAINED, UNTRAINED):
         singles = [row for row in rows if row.representation == name and row.layer is not None]
         if singles:
@@ -55,7 +53,7 @@ def _draw_values(axis: plt.Axes, rows: list[Row], value: str, label: str) -> Non
     axis.set_title("Probe of each layer, 95 % intervals; lower is better", fontsize=10)
 
 
-def _draw_weights(axis: plt.Axes, mixed: list[Row], layers: list[int]) -> None:
+def _draw_weights(axis: Axes, mixed: list[ProbeScore], layers: list[int]) -> None:
     width = 0.8 / len(mixed)
     for i, row in enumerate(mixed):
         places = np.array(layers) + (i - (len(mixed) - 1) / 2) * width

@@ -1,10 +1,7 @@
-"""What probes read, computed once and held in memory: log-mel features, and the layers of encoders.
+"""Inputs of probes, computed once and held in memory: log-mel features, and the layers of encoders.
 
 Shapes: K layers, N frames of all utterances, D width, S subsampling factor, F mel bins.
 """
-
-import os
-from collections.abc import Callable
 
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -20,6 +17,8 @@ from nemo_birq.loading import LoadedEncoder
 from nemo_birq.modules.frame_times import encoder_times
 from nemo_birq.modules.layer_pass import check_finite, encode_to_layers, encoder_lengths
 from nemo_birq.modules.masking import valid_frames
+from nemo_birq.utils.memory import check_room
+from nemo_birq.utils.progress import Advance
 
 LOG_MEL, UNTRAINED, PRETRAINED = "log-mel", "untrained", "pretrained"
 BATCH_SECONDS = 120.0
@@ -28,7 +27,7 @@ BYTES = 2  # of a value: float16
 
 
 def untrained_encoder(opened: LoadedEncoder, seed: int = 0) -> ConformerEncoder:
-    """An encoder of the same configuration with new random weights, in evaluation mode."""
+    """Makes an encoder of the same configuration with new random weights, in evaluation mode."""
     with isolate_rng():
         torch.manual_seed(seed)
         encoder = ConformerEncoder.from_config_dict(opened.model.cfg.encoder)
@@ -41,18 +40,14 @@ def check_memory(opened: LoadedEncoder, seconds: float, values_per_frame: int) -
     Raises:
         ValueError: naming how many hours fit.
     """
-    bytes_per_second = values_per_frame * BYTES / encoder_times(opened.model).step
-    room = MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if seconds * bytes_per_second > room:
-        raise ValueError(
-            f"what the probes read of {seconds / 3600:.1f} h needs {seconds * bytes_per_second / 2**30:.0f} GiB of memory, "
-            f"and there is room for {room / bytes_per_second / 3600:.1f} h: train on a part with --hours, or "
-            "take fewer --layers"
-        )
+    check_room(
+        seconds, values_per_frame * BYTES / encoder_times(opened.model).step, "the inputs of the probes", MEMORY_SHARE,
+        remedy="train on a part with --hours, or take fewer --layers",
+    )  # fmt: skip
 
 
 def values_per_frame(opened: LoadedEncoder, layers: list[int], baselines: bool) -> int:
-    """Numbers that are held for each encoder frame."""
+    """Counts the numbers that are held for each encoder frame."""
     of_layers = len(layers) * opened.encoder.d_model
     mel = opened.encoder.subsampling_factor * opened.model.cfg.preprocessor.features
     return 2 * of_layers + mel if baselines else of_layers
@@ -66,9 +61,9 @@ def represent(
     untrained: ConformerEncoder | None,
     layers: list[int],
     workers: int,
-    advance: Callable[[float], None],
+    advance: Advance,
 ) -> tuple[dict[str, Split], int]:
-    """Reads the audio once and gives each representation of it, and how many utterances could not be read.
+    """Reads the audio once; returns each representation of it, and the number of utterances that could not be read.
 
     Args:
         labelled: utterances.
@@ -98,7 +93,7 @@ def represent(
         if untrained is not None:
             found[UNTRAINED] = _layers(untrained, features, lengths, layers, valid)
             stacked = stack_frames(features, opened.encoder.subsampling_factor)
-            found[LOG_MEL] = _fitting(stacked, valid.shape[1])[valid].unsqueeze(0)
+            found[LOG_MEL] = _match_length(stacked, valid.shape[1])[valid].unsqueeze(0)
         for name, frames in found.items():
             collected.setdefault(name, []).append(frames.half().cpu())
             check_finite(collected[name][-1], name)
@@ -116,9 +111,9 @@ def represent(
 
 def _layers(encoder: ConformerEncoder, features: Tensor, lengths: Tensor, layers: list[int], valid: Tensor) -> Tensor:
     outputs, _ = encode_to_layers(encoder, features, lengths, layers)
-    return torch.stack([_fitting(outputs[layer], valid.shape[1])[valid] for layer in layers])
+    return torch.stack([_match_length(outputs[layer], valid.shape[1])[valid] for layer in layers])
 
 
-def _fitting(frames: Tensor, count: int) -> Tensor:
-    """(B, T', D) cut or padded to so many frames: the padding of a batch differs."""
+def _match_length(frames: Tensor, count: int) -> Tensor:
+    """Cuts or pads (B, T', D) to ``count`` frames: the padding of a batch differs."""
     return torch.nn.functional.pad(frames, (0, 0, 0, count - frames.shape[1]))

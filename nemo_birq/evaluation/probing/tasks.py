@@ -1,4 +1,4 @@
-"""What a probe is asked for: a sequence of symbols (CTC), or the phone of each frame.
+"""Tasks of a probe: a sequence of symbols (CTC), or the phone of each frame.
 
 Shapes: P probes, n frames of all utterances of a batch, B utterances, C outputs, T' encoder frames.
 """
@@ -20,13 +20,13 @@ class Task(Protocol):
     name: str
     """``ctc`` or ``frames``."""
     metric: str
-    """What the errors are called."""
+    """Name of the error rate."""
     symbols: list[str]
     num_outputs: int
     """C."""
 
     def losses(self, logits: Tensor, counts: Sequence[int], targets: Sequence[Tensor]) -> Tensor:
-        """Loss of each probe in each utterance, in nats: (P, B).
+        """Computes the loss of each probe in each utterance, in nats: (P, B).
 
         Args:
             logits: (P, n, C), the utterances one after the other.
@@ -36,11 +36,11 @@ class Task(Protocol):
         ...
 
     def errors(self, logits: Tensor, counts: Sequence[int], targets: Sequence[Tensor]) -> Tensor:
-        """Errors of each probe in each utterance: (P, B) int64. Arguments as above."""
+        """Counts the errors of each probe in each utterance: (P, B) int64. Arguments as above."""
         ...
 
     def sizes(self, targets: Sequence[Tensor]) -> Tensor:
-        """What there is to get right in each utterance, symbols or frames: (B,) int64."""
+        """Counts the symbols or frames of each utterance: (B,) int64."""
         ...
 
 
@@ -104,10 +104,10 @@ class CtcTask:
         return torch.tensor([len(target) for target in targets])
 
     def num_impossible(self, counts: Sequence[int], targets: Sequence[Tensor]) -> int:
-        """Utterances with fewer frames than CTC needs for their symbols; they are not learned from."""
+        """Counts the utterances with fewer frames than CTC needs for their symbols; they are not learned from."""
         needed = [len(target) + int((target[1:] == target[:-1]).sum()) for target in targets]
         return sum(count < frames for count, frames in zip(counts, needed, strict=True))
 
     def decode(self, picked: Tensor) -> list[int]:
-        """Greedy decoding of (T',) outputs: repetitions and blanks removed."""
+        """Decodes (T',) outputs greedily: removes repetitions and blanks."""
         return [symbol for symbol in picked.unique_consecutive().tolist() if symbol != len(self.symbols)]

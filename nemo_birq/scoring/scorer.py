@@ -1,6 +1,5 @@
-"""One recognizer on several test sets: each score is made once and kept in a file, and so are the trials of tuning."""
+"""Scores one recognizer on several test sets; keeps each score, and the trials of tuning, in a file and computes it once."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,13 +12,11 @@ from nemo_birq.scoring.pictures import draw_score
 from nemo_birq.scoring.recognizers import check_ctc, check_recognizer, open_recognizer, use_ctc
 from nemo_birq.scoring.record import finished, made_from
 from nemo_birq.scoring.results import score
-from nemo_birq.scoring.tables import how
-from nemo_birq.scoring.transcription import Advance, outputs
+from nemo_birq.scoring.tables import describe_decoding
+from nemo_birq.scoring.transcription import outputs
 from nemo_birq.scoring.tuning import Trial, tune
 from nemo_birq.utils.files import fingerprint, write_json
-
-Begin = Callable[[str, int], Advance]
-"""Told that a piece of work of so many units begins; gives what is called as they are done."""
+from nemo_birq.utils.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ def language_model(
     path: Path, beam_size: int | None = None, alpha: float | None = None, beta: float | None = None,
     alphas: list[float] | None = None, betas: list[float] | None = None,
 ) -> LanguageModel:  # fmt: skip
-    """Puts in what is not given, by what the n-grams are made of.
+    """Describes a language model; missing values are the defaults for n-grams of words or of tokens.
 
     Raises:
         FileNotFoundError, ValueError, ImportError: as ``read_arpa`` and ``kind_of``.
@@ -46,14 +43,16 @@ def language_model(
     return LanguageModel(path, beam_size or kind.beam_size, weights, (alphas or kind.grid[0], betas or kind.grid[1]))
 
 
-class ScoringRun:
-    """Model and language model are opened when first needed: what is there already needs neither.
+class Scorer:
+    """A recognizer, its decoding and the folder of its scores.
+
+    Model and language model are opened when first needed: existing scores need neither.
 
     Args:
         path: ``.nemo`` of a recognizer.
         out: folder for the results; made here, so that no work is lost to a folder that cannot be made.
-        begin: for a progress bar.
-        redo: make anew, and overwrite, what is there.
+        progress: shows the utterances that are done.
+        redo: compute existing scores again, and overwrite them.
         lm: None decodes greedily.
 
     Raises:
@@ -62,70 +61,70 @@ class ScoringRun:
     """
 
     def __init__(
-        self, path: Path, out: Path, begin: Begin, device: str = "cpu", batch_size: int = 16,
+        self, path: Path, out: Path, progress: Progress, device: str = "cpu", batch_size: int = 16,
         normalization: str = "default", redo: bool = False, lm: LanguageModel | None = None,
     ):  # fmt: skip
         kind = check_recognizer(path)
         if lm:
             check_ctc(kind)
         out.mkdir(parents=True, exist_ok=True)
-        self.path, self.out, self.begin, self.device, self.batch_size = path, out, begin, device, batch_size
+        self.path, self.out, self.progress, self.device, self.batch_size = path, out, progress, device, batch_size
         self.normalization, self.redo, self.lm = normalization, redo, lm
         self._opened: tuple[ASRModel, BeamSearch | None] | None = None
 
-    def file_of(self, name: str) -> Path:
-        """Where the score of a test set of this name is kept."""
+    def result_path(self, name: str) -> Path:
+        """Returns the file with the score of the test set ``name``."""
         return self.out / f"{self.path.stem}_{name}_{self.lm.path.stem if self.lm else 'greedy'}.json"
 
     def decoding(self, weights: tuple[float, float] | None = None, tuned_on: TestSet | None = None) -> dict:
-        """How test sets are decoded, for their files; ``weights`` are alpha and beta where tuning has chosen them."""
+        """Describes the decoding for the files; ``weights`` are alpha and beta where tuning has chosen them."""
         if not self.lm:
             return {"search": "greedy"}
         found = self._search() | dict(zip(("alpha", "beta"), weights or self.lm.weights, strict=True))
         return found | ({"tuned_on": fingerprint(tuned_on.manifest)} if tuned_on else {})
 
     def tune(self, dev: TestSet) -> list[Trial]:
-        """A trial for each pair of weights of the grid, on a development set.
+        """Decodes a development set with each pair of weights of the grid.
 
         Raises:
             ValueError: as ``finished``, and as ``open_beam_search``.
         """
         alphas, betas = self.lm.grid
-        path = self.file_of(f"tuning_{dev.name}")
+        path = self.result_path(f"tuning_{dev.name}")
         made = made_from(self.path, dev.manifest, self._search() | {"alphas": alphas, "betas": betas}, self.normalization)
         found = finished(path, made, self.redo)
         if found is None:
             model, beam = self._open()
-            done = self.begin(f"{dev.name}: model", len(dev.lines))
-            heard = outputs(model, dev.manifest, dev.lines, self.batch_size, done)
-            done = self.begin(f"{dev.name}: pairs of weights", len(alphas) * len(betas))
-            trials = tune(beam, dev.lines, heard, alphas, betas, self.normalization, done)
+            advance = self.progress.start(f"{dev.name}: model", len(dev.lines))
+            log_probs = outputs(model, dev.manifest, dev.lines, self.batch_size, advance)
+            advance = self.progress.start(f"{dev.name}: pairs of weights", len(alphas) * len(betas))
+            trials = tune(beam, dev.lines, log_probs, alphas, betas, self.normalization, advance)
             found = {"made_from": made, "manifest": str(dev.manifest), "trials": [asdict(trial) for trial in trials]}
             write_json(path, found)
         return [Trial(**trial) for trial in found["trials"]]
 
-    def earlier(self, tests: list[TestSet], decoding: dict) -> dict[str, dict | None]:
-        """The scores that are there already, by the name of the test set; None for one that is to be made.
+    def existing_scores(self, tests: list[TestSet], decoding: dict) -> dict[str, dict | None]:
+        """Reads the scores that exist, by the name of the test set; None for one that does not.
 
         Raises:
             ValueError: as ``finished``, for any of them.
         """
-        return {test.name: finished(self.file_of(test.name), self._made(test, decoding), self.redo) for test in tests}
+        return {test.name: finished(self.result_path(test.name), self._made(test, decoding), self.redo) for test in tests}
 
     def score(self, test: TestSet, decoding: dict) -> dict:
         """Decodes and scores a test set; writes file and picture."""
         model, beam = self._open()
         if beam:
             beam.set_weights(decoding["alpha"], decoding["beta"])
-        done = self.begin(test.name, len(test.lines))
-        rates = score(model, test.manifest, self.batch_size, beam, self.normalization, done)
+        advance = self.progress.start(test.name, len(test.lines))
+        rates = score(model, test.manifest, self.batch_size, beam, self.normalization, advance)
         about = beam.about if beam else f"{model.cfg.decoding.strategy}, {type(model).__name__}"
         made = self._made(test, decoding)
         found = {"model": str(self.path), "name": test.name, "made_from": made, "decoding": about} | rates
-        path = self.file_of(test.name)
+        path = self.result_path(test.name)
         write_json(path, found)
         if found["lengths"] or found["speakers"]:
-            draw_score(found, f"{self.path.stem} on {test.name}\n{how(found)}", path.with_suffix(".png"))
+            draw_score(found, f"{self.path.stem} on {test.name}\n{describe_decoding(found)}", path.with_suffix(".png"))
         return found
 
     def _made(self, test: TestSet, decoding: dict) -> dict:
@@ -136,11 +135,11 @@ class ScoringRun:
 
     def _open(self) -> tuple[ASRModel, BeamSearch | None]:
         if self._opened is None:
-            done = self.begin(f"opening {self.path}", 1)
+            advance = self.progress.start(f"opening {self.path}", 1)
             model, beam = open_recognizer(self.path, self.device), None
             if self.lm:
                 use_ctc(model)
                 beam = open_beam_search(self.lm.path, model, self.lm.beam_size)
             self._opened = model, beam
-            done(1)
+            advance(1)
         return self._opened

@@ -1,0 +1,132 @@
+"""Click commands with one-line errors, options that take several values, and spellings of earlier versions."""
+
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from inspect import cleandoc
+from pathlib import Path
+from typing import Any
+
+import click
+
+PATH = click.Path(path_type=Path)
+"""Type of a parameter that becomes a ``Path``, of a file or folder that may be missing."""
+SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 120}
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """Turns errors that the user can mend into ``birq score: message`` and exit code 1, without a traceback.
+
+    Raises:
+        SystemExit: in place of a ValueError, OSError or ImportError.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # the reader of the output has gone; click ends the command without a message
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"{click.get_current_context().command_path}: {error}")
+
+
+class Option(click.Option):
+    """An option with spellings of earlier versions (``old``); with ``multiple``, several values may follow it at once."""
+
+    def __init__(self, *args: Any, old: Sequence[str] = (), **attributes: Any):
+        super().__init__(*args, **attributes)
+        self.old = tuple(old)
+
+
+class Argument(click.Argument):
+    """A positional argument with a help text, and with options that stood for it in earlier versions (``old``)."""
+
+    def __init__(self, *args: Any, help: str, old: Sequence[str] = (), **attributes: Any):
+        super().__init__(*args, **attributes)
+        self.text = help
+        self.old = tuple(old)
+
+
+def _format_help_text(command: click.Command, formatter: click.HelpFormatter) -> None:
+    """Writes the docstring as it is: click would fill its examples into paragraphs."""
+    formatter.write(f"\n{cleandoc(command.help or '')}\n")
+
+
+class Command(click.Command):
+    """A command that prints its docstring unchanged, lists its arguments, and ends with a one-line error."""
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        _format_help_text(self, formatter)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        arguments = [(param.make_metavar(ctx), param.text) for param in self.params if isinstance(param, Argument)]
+        if arguments:
+            with formatter.section("Arguments"):
+                formatter.write_dl(arguments)
+        super().format_options(ctx, formatter)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, self._canonical(ctx, args))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with errors_in_one_line():
+            return super().invoke(ctx)
+
+    def _canonical(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Replaces old spellings, and gives each of several values an option of its own: ``-a 1 2`` is ``-a 1 -a 2``."""
+        renamed = {old: param for param in self.params for old in getattr(param, "old", ())}
+        several = {name for param in self.params if isinstance(param, Option) and param.multiple for name in param.opts}
+        rest, options, positional = list(args), [], []
+        while rest:
+            name, equals, value = rest.pop(0).partition("=")
+            param = renamed.get(name)
+            if isinstance(param, Argument):
+                if not equals and not rest:
+                    raise click.BadOptionUsage(name, f"Option {name!r} requires an argument.", ctx)
+                positional.append(value if equals else rest.pop(0))
+                continue
+            name = param.opts[0] if param else name
+            options.append(name + equals + value)
+            if name in several and not equals and rest:
+                options.append(rest.pop(0))
+                while rest and not _is_option(rest[0]):
+                    options += [name, rest.pop(0)]
+        return options + positional
+
+
+class Group(click.Group):
+    """A group of ``Command``, such as ``birq make-shards`` with one command for each kind of input."""
+
+    command_class = Command
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        _format_help_text(self, formatter)
+
+
+def command(name: str) -> Callable[[Callable[..., None]], Command]:
+    """Makes a function a command; its docstring is the help text."""
+    return click.command(name, cls=Command, context_settings=SETTINGS)
+
+
+def run_script(command: click.Command, file: str) -> None:
+    """Runs a command as the script ``file``.
+
+    Raises:
+        SystemExit: only after an error.
+    """
+    try:
+        command.main(prog_name=Path(file).name)
+    except SystemExit as end:
+        if end.code:
+            raise
+
+
+def command_text() -> str:
+    """Returns this process's command as a line for a shell, to be recorded in results."""
+    program, *arguments = sys.argv
+    return shlex.join(["birq", *arguments] if Path(program).name == "birq" else ["python", program, *arguments])
+
+
+def _is_option(argument: str) -> bool:
+    return argument.startswith("-") and not re.fullmatch(r"-\.?\d.*", argument)

@@ -1,0 +1,109 @@
+"""Commands that are configured with Hydra: ``--config-name=NAME key=value ...``, run by NeMo's ``hydra_runner``."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nemo_birq.command_line.command import SETTINGS, Command
+from nemo_birq.command_line.configurations import config_folder, configurations, presets
+from nemo_birq.command_line.override_hints import current_spelling, unknown_key
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+HYDRA_OPTIONS = {
+    "--config-name=NAME": "configuration, one of those below",
+    "--config-path=FOLDER": "take the configurations from this folder instead; --config-dir: from this folder too",
+    "--cfg job": "print the whole configuration and end",
+    "-h, --help": "show this message and end; --hydra-help shows the other options of Hydra",
+}
+
+
+class HydraCommand(Command):
+    """A command whose arguments are Hydra's.
+
+    Args:
+        folder: of its configurations, below conf/; "" is conf/ itself.
+        config_name: configuration that is taken without ``--config-name``.
+        keys: a meaning for each key that is set most often.
+        more_keys: makes further lines of the help.
+    """
+
+    def __init__(
+        self, *args: Any, folder: str, config_name: str, keys: dict[str, str],
+        more_keys: Callable[[], list[str]] = list, **attributes: Any,
+    ):  # fmt: skip
+        super().__init__(*args, **attributes)
+        self.folder, self.config_name, self.keys, self.more_keys = folder, config_name, keys, more_keys
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return ["--config-name=NAME", "[key=value ...]"]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        folder = config_folder() / self.folder
+        _write_rows(formatter, "Options:", HYDRA_OPTIONS)
+        _write_rows(formatter, f"Configurations in {folder}:", configurations(folder))
+        _write_rows(formatter, "Presets:", presets(folder))
+        _write_rows(formatter, "Keys that are set most often:", self.keys)
+        formatter.write("".join(f"{line}\n" for line in ["", *self.more_keys()]))
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Leaves everything but the wish for help to Hydra."""
+        if {"-h", "--help"} & set(args):
+            click.echo(self.get_help(ctx))
+            ctx.exit()
+        ctx.args = [current_spelling(argument) for argument in args]
+        return ctx.args
+
+    def invoke(self, ctx: click.Context) -> None:
+        from nemo.core.config import hydra_runner
+
+        whole = sys.argv
+
+        def run(cfg: "DictConfig") -> None:
+            sys.argv = whole  # with it Lightning starts the processes of further GPUs
+            self.callback(cfg)
+
+        folder = config_folder() / self.folder
+        sys.argv = [whole[0], *_with_absolute_config_path(ctx.args)]
+        try:
+            hydra_runner(config_path=str(folder), config_name=self.config_name)(run)()
+        except SystemExit as end:
+            if end.code and (hint := unknown_key(folder, self.config_name, ctx.args)):
+                click.echo(f"{ctx.command_path}: {hint}", err=True)
+            raise
+        finally:
+            sys.argv = whole
+
+
+def hydra_command(
+    name: str, *, folder: str = "", config_name: str, keys: dict[str, str], more_keys: Callable[[], list[str]] = list
+) -> Callable[[Callable[["DictConfig"], None]], HydraCommand]:
+    """Makes a function of a configuration a command; its docstring begins the help text."""
+    return click.command(
+        name, cls=HydraCommand, context_settings=SETTINGS, folder=folder, config_name=config_name, keys=keys,
+        more_keys=more_keys,
+    )  # fmt: skip
+
+
+def _write_rows(formatter: click.HelpFormatter, title: str, rows: dict[str, str]) -> None:
+    """Writes a line for each row, however long: the terminal breaks it."""
+    if rows:
+        width = max(map(len, rows))
+        formatter.write(f"\n{title}\n" + "".join(f"  {key:{width}}  {text}\n" for key, text in rows.items()))
+
+
+def _with_absolute_config_path(arguments: list[str]) -> list[str]:
+    """Makes ``--config-path`` relative to the working folder; Hydra would begin beside the Python file of the command."""
+    found = []
+    for argument, before in zip(arguments, [None, *arguments], strict=False):
+        option, equals, value = argument.partition("=")
+        if before in ("--config-path", "-cp") and "://" not in argument:
+            argument = str(Path(argument).absolute())
+        elif option in ("--config-path", "-cp") and equals and "://" not in value:
+            argument = f"{option}={Path(value).absolute()}"
+        found.append(argument)
+    return found

@@ -1,0 +1,183 @@
+"""``birq make-shards``: tar shards in NeMo's format, with one command for each kind of input."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from nemo_birq.command_line import options
+from nemo_birq.command_line.command import PATH, SETTINGS, Group
+from nemo_birq.data.shards.audio import CODECS
+from nemo_birq.data.shards.build import CARD, Recipe, build
+from nemo_birq.data.shards.plan import BuildOptions
+from nemo_birq.data.shards.recipes.ami import AmiRecipe
+from nemo_birq.data.shards.recipes.cuts import CutsRecipe
+from nemo_birq.data.shards.recipes.folder import FolderRecipe
+from nemo_birq.data.shards.recipes.librispeech import PARTS, TRAIN_960, LibriSpeechRecipe
+from nemo_birq.data.shards.recipes.manifest import ManifestRecipe
+from nemo_birq.data.shards.recipes.yodas import YodasRecipe
+
+DEFAULT = BuildOptions()
+OUTPUT_OPTIONS = (
+    options.out_option("Folder for shards and manifests: a new one, or that of the same command.", required=True),
+    options.option("--codec", type=click.Choice(CODECS), default=DEFAULT.codec, help="Format of the members."),
+    options.option("--sample-rate", type=int, default=DEFAULT.sample_rate, help="Sample rate of the members, in Hz."),
+    options.option("--min-duration", type=float, default=DEFAULT.min_duration, help="Seconds; shorter is left out."),
+    options.option("--max-duration", type=float, default=DEFAULT.max_duration, help="Seconds; longer is cut."),
+    options.option("--shard-hours", type=float, default=DEFAULT.shard_hours, help="Hours of audio in a shard, roughly."),
+    options.option(
+        "--num-shards", type=int, help="Number of shards (of each bucket); at least GPUs times workers of the training."
+    ),
+    options.option("--buckets", type=int, default=DEFAULT.buckets, help="Shard sets by duration: bucket1/, bucket2/, ..."),
+    options.seed_option("Seed of the shuffle over shards."),
+    options.workers_option(os.cpu_count(), "Processes; the shards do not depend on their number."),
+    options.option(
+        "--max-skipped-share", type=float, default=0.05, help="Share of utterances that may be left out without an error."
+    ),
+)
+
+
+class ProgressLines:
+    """One bar for each stage of the build."""
+
+    def __init__(self, progress: Progress):
+        self.progress = progress
+        self.tasks: dict[str, int] = {}
+
+    def __call__(self, what: str, done: float, total: float) -> None:
+        if what not in self.tasks:
+            self.tasks[what] = self.progress.add_task(what)
+        self.progress.update(self.tasks[what], completed=done, total=total)
+
+
+def output_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options that all kinds of input share."""
+    for add in reversed(OUTPUT_OPTIONS):
+        function = add(function)
+    return function
+
+
+def summary(card: dict, out: Path) -> Table:
+    """Returns what a build did, from its card."""
+    table = Table(title=str(out), show_header=False, title_justify="left")
+    table.add_row("utterances", f"{card['utterances']:,}")
+    table.add_row("hours", f"{card['hours']:,.2f}")
+    table.add_row("shards", f"{len(card['shards'])} of {card['codec']}, {card['bytes'] / 1e6:,.1f} MB")
+    table.add_row("long recordings", ", ".join(f"{number:,} {how}" for how, number in card["long_recordings"].items()))
+    short = card["too_short"]
+    table.add_row("too short", f"{short['utterances']:,} below {short['below_seconds']} s, {short['hours']:.2f} hours")
+    kinds = ", ".join(f"{number} {kind}" for kind, number in card["skipped_kinds"].items()) or "none"
+    table.add_row("left out", f"{len(card['skipped']):,} ({card['skipped_share']:.2%}): {kinds}")
+    share, number = card["clipped_sample_share"], card["utterances_with_clipping"]
+    table.add_row("clipped", f"{share:.1e} of the samples, in {number:,} utterances" if number else "nothing")
+    for entry in card["skipped"][:5]:
+        table.add_row("", Text(f"{entry['name']}: {entry['reason']}"))
+    table.add_row("more", f"{CARD}, durations.png; check with birq verify-shards {out}")
+    return table
+
+
+def make(recipe: Recipe, out: Path, workers: int, max_skipped_share: float, **determining: Any) -> None:
+    """Builds the shards of a recipe with a progress bar, and prints what was built.
+
+    Args:
+        determining: the fields of ``BuildOptions``.
+    """
+    os.environ.setdefault("TQDM_DISABLE", "1")  # Lhotse is imported later; its progress bars would run into ours
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.2f} of {task.total:,.2f}")
+    times = TimeElapsedColumn(), TimeRemainingColumn()
+    try:
+        with Progress(*columns, *times, console=Console(stderr=True)) as progress:
+            card = build(
+                recipe, out, BuildOptions(**determining), max(1, workers), max_skipped_share, ProgressLines(progress)
+            )
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on where this one stopped")
+    Console().print(summary(card, out))
+
+
+@click.group("make-shards", cls=Group, context_settings=SETTINGS)
+def make_shards() -> None:
+    """Builds tar shards in NeMo's format from audio of any kind. docs/data.md has the details.
+
+        birq make-shards folder /data/podcasts --out /data/shards --codec opus
+        birq make-shards manifest train.json --out /data/shards --num-shards 64
+        birq make-shards librispeech /data/LibriSpeech --out /data/librispeech_960 --workers 32
+        birq make-shards ami /data/ami --mic sdm --split train --out /data/ami_sdm_train
+        birq make-shards yodas /data/yodas2 --subsets en000 --out /data/yodas_en --buckets 4
+
+    The same command again resumes an interrupted build.
+    """
+
+
+@make_shards.command("folder")
+@options.argument("input", "folder of audio files", type=PATH, metavar="FOLDER")
+@output_options
+def folder(input: Path, **output: Any) -> None:
+    """Takes all audio files under a folder."""
+    make(FolderRecipe(input), **output)
+
+
+@make_shards.command("manifest")
+@options.argument("input", "NeMo manifests", type=PATH, nargs=-1, required=True, metavar="JSON...")
+@options.option("--root", type=PATH, help="Folder of relative paths; without it that of each manifest.")
+@output_options
+def manifest(input: tuple[Path, ...], root: Path | None, **output: Any) -> None:
+    """Takes NeMo manifests.
+
+    A line is an audio file, or a segment of one (offset, duration).
+    """
+    make(ManifestRecipe(list(input), root), **output)
+
+
+@make_shards.command("cuts")
+@options.argument("input", "Lhotse cuts", type=PATH, metavar="JSONL.GZ")
+@output_options
+def cuts(input: Path, **output: Any) -> None:
+    """Takes Lhotse cuts."""
+    make(CutsRecipe(input), **output)
+
+
+@make_shards.command("librispeech")
+@options.argument("input", "LibriSpeech, with a folder for each part", type=PATH, metavar="FOLDER")
+@options.several_option(
+    "--parts", f"Parts, one or more of {', '.join(PARTS)}.", type=click.Choice(PARTS), default=TRAIN_960, metavar="PART..."
+)
+@options.option("--lower-case", is_flag=True, help="Texts in lower case; they are in upper case.")
+@output_options
+def librispeech(input: Path, parts: tuple[str, ...], lower_case: bool, **output: Any) -> None:
+    """Takes LibriSpeech.
+
+    Without --parts, its 960 hours of training data.
+    """
+    make(LibriSpeechRecipe(input, parts, lower_case), **output)
+
+
+@make_shards.command("ami")
+@options.argument("input", "the AMI corpus as lhotse downloads it", type=PATH, metavar="FOLDER")
+@options.option("--mic", type=click.Choice(("ihm", "sdm")), default="ihm", help="Headsets, or one distant microphone.")
+@options.option("--split", type=click.Choice(("train", "dev", "test")), default="train")
+@options.option(
+    "--partition", type=click.Choice(("full-corpus-asr", "full-corpus", "scenario-only")), default="full-corpus-asr",
+    help="The official data split.",
+)  # fmt: skip
+@options.option("--text", type=click.Choice(("kaldi", "upper", "none")), default="kaldi", help="Lhotse's normalization.")
+@output_options
+def ami(input: Path, mic: str, split: str, partition: str, text: str, **output: Any) -> None:
+    """Takes one split of the AMI meeting corpus."""
+    make(AmiRecipe(input, mic, split, partition, text), **output)
+
+
+@make_shards.command("yodas")
+@options.argument("input", "folder with data/en000/audio/00000000.tar.gz, ...", type=PATH, metavar="FOLDER")
+@options.several_option("--subsets", "Subsets, such as en000 en001; without it all.")
+@output_options
+def yodas(input: Path, subsets: tuple[str, ...], **output: Any) -> None:
+    """Takes YODAS or YODAS2 as on the hub."""
+    make(YodasRecipe(input, subsets), **output)

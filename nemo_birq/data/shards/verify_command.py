@@ -1,0 +1,48 @@
+"""``birq verify-shards``: the check of shard sets."""
+
+import os
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from nemo_birq.command_line import options
+from nemo_birq.command_line.command import PATH, command
+from nemo_birq.data.shards.verify import verify
+
+MOST_ROWS = 200
+
+
+@command("verify-shards")
+@options.argument("folder", "folder of one or more shard sets", type=PATH)
+@options.option("--fast", is_flag=True, help="Do not decode the members, read only their headers.")
+@options.workers_option(os.cpu_count(), "Processes.")
+def verify_shards(folder: Path, fast: bool, workers: int) -> None:
+    """Checks shard sets: members against manifest lines, files against checksums, and every clip by decoding it.
+
+        birq verify-shards /data/shards            all of it
+        birq verify-shards /data/shards --fast     members are not decoded, only their headers are read
+
+    Works on the output of birq make-shards, one bucket of it, and on other shards in NeMo's format. The exit code is 1 if
+    anything is wrong.
+    """
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("shards")
+        problems, members = verify(
+            folder, decode=not fast, workers=max(1, workers),
+            tick=lambda done, total: progress.update(task, completed=done, total=total),
+        )  # fmt: skip
+    if not problems:
+        print(f"{folder}: {members:,} members, nothing wrong")
+        return
+    table = Table("shard", "member", "problem", title=f"{len(problems):,} problems, {members:,} members")
+    for problem in problems[:MOST_ROWS]:
+        table.add_row(*map(Text, problem))
+    if len(problems) > MOST_ROWS:
+        table.add_row("...", "", f"{len(problems) - MOST_ROWS:,} more")
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    sys.exit(1)

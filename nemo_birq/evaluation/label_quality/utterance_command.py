@@ -1,0 +1,46 @@
+"""``birq show-utterance``: a picture of one utterance with mask, labels and predictions."""
+
+from pathlib import Path
+
+from nemo_birq.command_line import options
+from nemo_birq.command_line.command import command
+
+
+@command("show-utterance")
+@options.model_argument(".nemo, or .ckpt of a training run")
+@options.data_argument()
+@options.tars_option()
+@options.option("--utterance", required=True, help="Name of its audio file, without suffix.")
+@options.alignments_option()
+@options.seed_option("Seed of the mask.")
+@options.out_option("Folder for the picture; without it that of the model.")
+def show_utterance(
+    model: Path, data: str, tars: str | None, utterance: str, alignments: Path | None, seed: int, out: Path | None
+) -> None:
+    """Draws one utterance as the model sees it: spectrogram, mask, labels, and the predictions under the mask.
+
+        birq show-utterance model.nemo tarred_manifests/validation/validation.json \\
+            --utterance spk024-validation-00001 --alignments tarred_manifests/validation/phones.ctm
+
+    Writes <utterance>.png.
+    """
+    from nemo.utils import logging
+
+    from nemo_birq.evaluation.label_quality.alignments import Alignments, read_alignments
+    from nemo_birq.evaluation.label_quality.utterance_picture import draw_utterance
+    from nemo_birq.evaluation.label_quality.utterance_view import view_utterance
+    from nemo_birq.evaluation.label_quality.utterances import open_speech
+    from nemo_birq.loading import load_model
+
+    logging.setLevel(logging.WARNING)
+    opened = load_model(model)
+    speech = open_speech(data, tars)
+    if utterance not in speech.lines:
+        raise ValueError(f"{data} has no utterance {utterance}; it has for example {min(speech.lines)}")
+    found = read_alignments(alignments, {utterance}) if alignments else Alignments({}, {}, 0)
+    phones, words = found.phones.get(utterance, []), found.words.get(utterance, [])
+    view = view_utterance(opened, speech, utterance, phones, words, seed)
+    path = (out or model.parent) / f"{utterance}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw_utterance(view, path)
+    print(path)

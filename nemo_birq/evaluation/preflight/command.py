@@ -1,0 +1,62 @@
+"""``birq check-labels``: the check of the labels before training, with its tables."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nemo_birq.command_line.command import errors_in_one_line
+from nemo_birq.command_line.configurations import birq_keys
+from nemo_birq.command_line.hydra_command import hydra_command
+from nemo_birq.command_line.options import TRAIN_DATA_KEYS
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+KEYS = {
+    **TRAIN_DATA_KEYS,
+    "+minutes": "minutes of audio to measure on (5)",
+    "+picture": "PNG to write (label_check.png)",
+}
+
+
+@hydra_command("check-labels", config_name="birq_conformer_large", keys=KEYS, more_keys=birq_keys)
+def check_labels(cfg: "DictConfig") -> None:
+    """Checks the labels of your data before you train on them.
+
+        birq check-labels --config-name=birq_conformer_large \\
+            model.train_ds.manifest_filepath=/data/sharded_manifests/manifest__OP_0..511_CL_.json \\
+            model.train_ds.tarred_audio_filepaths=/data/audio__OP_0..511_CL_.tar
+
+    Takes all arguments of birq pretrain and some minutes. Prints how the anchor labels use the codebook, with and without
+    normalization of the features, how many frames are masked, and what Gumbel-softmax picks at each logit_scale with the
+    initial model. The exit code is 1 if training should not begin.
+    """
+    import lightning.pytorch as pl
+    import torch
+    from omegaconf import open_dict
+    from rich.console import Console
+
+    from nemo_birq.config_checks import check_run_keys
+    from nemo_birq.evaluation.preflight import measure as preflight
+    from nemo_birq.evaluation.preflight import report
+    from nemo_birq.model import BiRQModel
+
+    with errors_in_one_line():
+        check_run_keys(cfg, "minutes", "picture")
+        pl.seed_everything(cfg.seed, workers=True)
+        with open_dict(cfg):
+            cfg.model.validation_ds = None
+        model = BiRQModel(cfg.model).to("cuda" if torch.cuda.is_available() else "cpu")
+        result = preflight.measure(model, model.train_dataloader(), cfg.get("minutes", 5))
+        console = Console(width=max(100, Console().width))
+        console.print(report.label_table(result), report.selection_table(result))
+        console.print(report.suggestion_line(result))
+        picture = Path(cfg.get("picture", "label_check.png")).resolve()
+        report.draw(result, picture)
+        console.print(f"curve    {picture}", soft_wrap=True)
+        failures = result.failures(model)
+    for failure in failures:
+        console.print(f"[bold red]sick[/]     {failure}", soft_wrap=True)
+    if failures:
+        sys.exit(1)
+    console.print("[bold green]healthy[/]  Training may begin.")

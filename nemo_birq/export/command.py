@@ -1,0 +1,81 @@
+"""``birq export``: a pretrained encoder as a bare .nemo, ONNX or TorchScript."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from nemo_birq.command_line import options
+from nemo_birq.command_line.command import PATH, command
+
+if TYPE_CHECKING:
+    from nemo_birq.export.bare_encoder import BareEncoder
+
+console = Console(highlight=False)
+
+
+def megabytes(size: int) -> str:
+    return f"{size / 1e6:,.2f} MB"
+
+
+def table(bare: "BareEncoder") -> Table:
+    """Returns the sizes of the parts that are kept and removed."""
+    found = Table("part", "kept", "removed", header_style="bold")
+    for part in bare.kept | bare.removed:
+        found.add_row(part, *(megabytes(sizes[part]) if part in sizes else "" for sizes in (bare.kept, bare.removed)))
+    return found
+
+
+@command("export")
+@options.argument("source", ".nemo that a pretraining ended with", type=PATH)
+@options.argument("out", "file to write: .nemo, .onnx, .ts or .pt", type=PATH)
+@options.layer_option("Export only the layers 1 to N; without it all.")
+@options.option("--license", help="For the model card: a name of the hub, such as cc-by-4.0 or apache-2.0.")
+@options.several_option("--language", "For the model card: of the speech, such as en de.")
+@options.several_option("--datasets", "For the model card: names on the hub, such as openslr/librispeech_asr.")
+@options.option("--force", is_flag=True, help="Overwrite existing files.")
+def export(
+    source: Path, out: Path, layer: int | None, license: str | None, language: tuple[str, ...], datasets: tuple[str, ...],
+    force: bool,
+) -> None:  # fmt: skip
+    """Exports a pretrained encoder without the parts that only pretraining needs, or in a format of other runtimes.
+
+        birq export pretrained.nemo hub/encoder.nemo --license cc-by-4.0 --language en
+        birq export pretrained.nemo encoder.onnx
+        birq export pretrained.nemo encoder.ts
+
+    The suffix of the second file chooses the format. A .nemo opens in stock NeMo and gets a model card: inside, and as
+    README.md beside it, as the Hugging Face hub expects it. .onnx and .ts (TorchScript, also .pt) take log-mel features and
+    are compared with PyTorch before they are written. ONNX needs pip install 'nemo_birq[export]'. docs/handoff.md has the
+    rest.
+    """
+    from nemo.utils import logging
+
+    from nemo_birq.export.bare_encoder import check_source, strip, write_nemo
+    from nemo_birq.export.output_files import README, check_output
+    from nemo_birq.export.runtime_files import describe, write_runtime_file
+
+    logging.setLevel(logging.ERROR)
+    check_source(source)
+    check_output(source, out, force)
+    with console.status("opening the model"):
+        bare = strip(source, layer, license=license, language=list(language) or None, datasets=list(datasets) or None)
+    with console.status(f"writing {out}"):
+        if out.suffix == ".nemo":
+            write_nemo(bare.model, out)
+        else:
+            deviation = write_runtime_file(bare.model, out)
+    console.print(table(bare))
+    if bare.removed_keys:
+        console.print(f"removed from the configuration: {', '.join(bare.removed_keys)}", soft_wrap=True)
+    for path in (source, out):
+        console.print(f"{megabytes(path.stat().st_size):>12}  {path}", soft_wrap=True)
+    if out.suffix == ".nemo":
+        console.print(f"model card    {out.with_name(README)}", soft_wrap=True)
+        return
+    if deviation is None:
+        console.print("[yellow]not compared with PyTorch: pip install 'nemo_birq\\[export]'")
+    else:
+        console.print(f"largest difference to PyTorch, over several lengths and batches: {deviation:.1e}")
+    console.print(f"input: log-mel features, up to {describe(bare.model)['longest_input_seconds']:.0f} s of audio")

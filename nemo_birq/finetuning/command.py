@@ -1,0 +1,89 @@
+"""``birq finetune``: from a configuration of conf/finetune and a pretrained .nemo to a recognizer and its scores."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import Progress
+
+from nemo_birq.command_line.command import errors_in_one_line
+from nemo_birq.command_line.hydra_command import hydra_command
+from nemo_birq.command_line.options import TRAIN_DATA_KEYS
+from nemo_birq.utils.files import write_json
+
+if TYPE_CHECKING:
+    from nemo.collections.asr.models import ASRModel
+    from omegaconf import DictConfig
+
+    from nemo_birq.scoring.eval_sets import TestSet
+
+KEYS = {
+    "name": "name of the run",
+    "init_from_nemo_model": "pretrained .nemo of BiRQ, BEST-RQ or another self-supervised NeMo model",
+    "from_scratch": "true: train the architecture of that .nemo without its weights, the baseline",
+    "test_manifests": "[MANIFEST,NAME=MANIFEST,...] of single files; scored at the end",
+    "fresh_layers": "number of top layers of the encoder that begin with random weights",
+    "freeze_encoder": "share of the training, or number of steps, in which only the head learns",
+    "build_tokenizer.vocab_size": "pieces of a tokenizer made from the training texts; *_bpe without model.tokenizer.dir",
+    "exp_manager.exp_dir": "folder that gets a folder for each run (nemo_experiments)",
+    **TRAIN_DATA_KEYS,
+    "model.train_ds.batch_duration": "seconds of audio in a batch of one GPU; as much as fits into its memory",
+    "model.validation_ds.manifest_filepath": "manifest of the validation set",
+    "model.optim.lr": "learning rate of the head",
+    "model.optim_param_groups.encoder.lr": "learning rate of the encoder",
+    "trainer.max_epochs": "epochs; or trainer.max_steps",
+    "trainer.devices": "number of GPUs, or auto",
+    "trainer.precision": "bf16-mixed; on a CPU 32",
+}
+console = Console()
+
+
+def score_all(model: "ASRModel", tests: "list[TestSet]", nemo: Path, folder: Path) -> None:
+    """Transcribes the test sets, writes ``<name>.json`` of each, and prints the table."""
+    from nemo_birq.scoring.normalization import STEPS
+    from nemo_birq.scoring.results import score
+    from nemo_birq.scoring.tables import score_table
+
+    results = {}
+    with Progress(console=console, transient=True) as bar:
+        for test in tests:
+            advance = partial(bar.advance, bar.add_task(test.name, total=len(test.lines)))
+            results[test.name] = {"model": str(nemo), "name": test.name} | score(model, test.manifest, advance=advance)
+            write_json(folder / f"{test.name}.json", results[test.name])
+    console.print(score_table(results, f"{nemo.name}\ngreedy decoding"))
+    console.print(f"References and hypotheses alike: {'; '.join(STEPS['default'])}.", highlight=False)
+    console.print(f"scores      {folder}", soft_wrap=True)
+
+
+@hydra_command("finetune", folder="finetune", config_name="ctc_char", keys=KEYS)
+def finetune(cfg: "DictConfig") -> None:
+    """Fine-tunes a pretrained encoder into a speech recognizer of NeMo's own classes, and scores it on test sets.
+
+        birq finetune --config-name=ctc_char \\
+            init_from_nemo_model=nemo_experiments/BiRQ-Conformer-Large/checkpoints/BiRQ-Conformer-Large.nemo \\
+            model.train_ds.manifest_filepath=/data/train.json model.validation_ds.manifest_filepath=/data/dev.json \\
+            test_manifests=[/data/test-clean.json,/data/test-other.json]
+
+    Ends with a .nemo and a table of WER and CER. docs/finetuning.md has the rest.
+    """
+    import lightning.pytorch as pl
+    from nemo.utils.exp_manager import exp_manager
+
+    from nemo_birq.finetuning.preparation import prepare
+    from nemo_birq.finetuning.training import build_recognizer, build_trainer, save_best
+
+    with errors_in_one_line():
+        pretrained, tests = prepare(cfg)
+        pl.seed_everything(cfg.seed, workers=True)
+        trainer, num_steps = build_trainer(cfg)
+        folder = Path(exp_manager(trainer, cfg.exp_manager))
+        model = build_recognizer(cfg, trainer, num_steps, pretrained)
+    trainer.fit(model)
+    nemo = save_best(model, trainer, folder, cfg.name)
+    if not trainer.is_global_zero:
+        return
+    if tests:
+        model.to(trainer.strategy.root_device)  # Lightning has put it on the CPU
+        score_all(model, tests, nemo, folder / "scores")
+    console.print(f"recognizer  {nemo}", soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Pretraining: from a configuration and unlabelled audio to a .nemo."""

@@ -1,0 +1,86 @@
+"""``birq pretrain`` and ``birq untrained-model``: build the model of a configuration, and train it or save it as it is."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nemo_birq.command_line.command import errors_in_one_line
+from nemo_birq.command_line.configurations import birq_keys
+from nemo_birq.command_line.hydra_command import hydra_command
+from nemo_birq.command_line.options import TRAIN_DATA_KEYS
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+CONFIGURATION = "birq_conformer_large"
+KEYS = {
+    "name": "name of the run",
+    "seed": "initial weights, dropout, order of the data, masks",
+    "exp_manager.exp_dir": "folder that gets a folder for each run (nemo_experiments)",
+    **TRAIN_DATA_KEYS,
+    "model.train_ds.batch_duration": "seconds of audio in a batch of one GPU; as much as fits into its memory",
+    "model.validation_ds.manifest_filepath": "manifest of the validation set",
+    "trainer.max_steps": "optimizer steps of the whole training",
+    "trainer.devices": "number of GPUs, or auto",
+    "trainer.precision": "bf16-mixed; on a CPU 32, with trainer.sync_batchnorm=false",
+}
+
+
+@hydra_command("pretrain", config_name=CONFIGURATION, keys=KEYS, more_keys=birq_keys)
+def pretrain(cfg: "DictConfig") -> None:
+    """Pretrains a speech encoder on audio without transcripts.
+
+        birq pretrain --config-name=birq_conformer_large \\
+            model.train_ds.manifest_filepath=/data/sharded_manifests/manifest__OP_0..511_CL_.json \\
+            model.train_ds.tarred_audio_filepaths=/data/audio__OP_0..511_CL_.tar \\
+            model.validation_ds.manifest_filepath=/data/dev.json \\
+            trainer.devices=8 trainer.precision=bf16-mixed
+
+    Every key of the configuration can be set in this way. The same command again resumes the training. The last line of
+    the log names the .nemo that the training ends with.
+    """
+    import lightning.pytorch as pl
+    from nemo.utils import logging
+    from nemo.utils.exp_manager import exp_manager
+    from nemo.utils.trainer_utils import resolve_trainer_cfg
+    from omegaconf import OmegaConf
+
+    from nemo_birq.config_checks import check_run_keys
+    from nemo_birq.model import BiRQModel
+
+    logging.info(f"Hydra config: {OmegaConf.to_yaml(cfg)}")
+    with errors_in_one_line():
+        check_run_keys(cfg)
+        pl.seed_everything(cfg.seed, workers=True)
+        trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer))
+        exp_manager(trainer, cfg.get("exp_manager", None))
+        model = BiRQModel(cfg=cfg.model, trainer=trainer)
+        model.maybe_init_from_pretrained_checkpoint(cfg)
+    trainer.fit(model)
+
+
+@hydra_command("untrained-model", config_name=CONFIGURATION, keys=KEYS, more_keys=birq_keys)
+def untrained_model(cfg: "DictConfig") -> None:
+    """Writes the model that a pretraining begins with, a baseline with equal initial weights.
+
+        birq untrained-model --config-name=birq_conformer_tiny name=untrained seed=0 \\
+            model.train_ds.manifest_filepath=/data/train.json model.validation_ds.manifest_filepath=/data/dev.json
+
+    Takes all arguments of birq pretrain, also those of the data: everything that is built before the weights decides which
+    random numbers they get. Writes <exp_manager.exp_dir>/<name>/<name>.nemo.
+    """
+    import lightning.pytorch as pl
+    from nemo.utils.trainer_utils import resolve_trainer_cfg
+
+    from nemo_birq.config_checks import check_run_keys
+    from nemo_birq.model import BiRQModel
+
+    with errors_in_one_line():
+        check_run_keys(cfg)
+        path = Path(cfg.exp_manager.exp_dir or "nemo_experiments") / cfg.name / f"{cfg.name}.nemo"
+        if path.exists():
+            raise ValueError(f"{path} exists; give another name=")
+        pl.seed_everything(cfg.seed, workers=True)
+        model = BiRQModel(cfg=cfg.model, trainer=pl.Trainer(**resolve_trainer_cfg(cfg.trainer)))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        model.save_to(str(path))
+    print(path)
