@@ -309,11 +309,11 @@ def test_what_does_not_fit_is_refused(teacher):
 
 
 def test_files_that_are_no_teacher(teacher, first_stage, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none\.pt.*cluster_labels\.py"):
+    with pytest.raises(FileNotFoundError, match=r"none\.pt.*birq cluster-labels"):
         second_stage(tmp_path / "none.pt")
     (tmp_path / "torn.pt").write_bytes(teacher.read_bytes()[:5000])
     for path in (tmp_path / "torn.pt", first_stage):
-        with pytest.raises(ValueError, match=rf"(?s){path.name}.*cluster_labels\.py"):
+        with pytest.raises(ValueError, match=rf"(?s){path.name}.*birq cluster-labels"):
             read_teacher_file(path)
     content = torch.load(teacher, weights_only=True)
     content["weights"]["layers.0.norm_out.weight"][0] += 1e-3
@@ -321,7 +321,7 @@ def test_files_that_are_no_teacher(teacher, first_stage, tmp_path):
     with pytest.raises(ValueError, match=r"damaged\.pt.*checksum"):
         read_teacher_file(tmp_path / "damaged.pt")
     torch.save({"codebook": torch.zeros(1)}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match=r"other\.pt.*cluster_labels\.py"):
+    with pytest.raises(ValueError, match=r"other\.pt.*birq cluster-labels"):
         read_teacher_file(tmp_path / "other.pt")
 
 

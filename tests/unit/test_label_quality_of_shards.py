@@ -11,7 +11,8 @@ from nemo_birq.evaluation.label_quality.evaluation import evaluate
 from nemo_birq.evaluation.label_quality.utterance_view import view_utterance
 from nemo_birq.evaluation.label_quality.utterances import open_speech, read_utterances
 from nemo_birq.utils.progress import ProgressBars
-from tests.conftest import CORPUS, make_model
+from tests.helpers.models import make_model
+from tests.helpers.paths import CORPUS
 
 SHARDS = CORPUS / "train"
 CTM = SHARDS / "phones.ctm"
@@ -66,5 +67,5 @@ def test_an_utterance_that_cannot_be_used_is_refused(manifest, tmp_path):
     lines = [line | {"audio_filepath": str(manifest.parent / line["audio_filepath"])} for line in lines]
     lines[7]["audio_filepath"] = str(tmp_path / "gone.flac")
     (tmp_path / "m.json").write_text("\n".join(map(json.dumps, lines)))
-    with pytest.raises(ValueError, match=r"1 of 480 utterances of .*m\.json cannot be used.*gone\.flac, which does not"):
+    with pytest.raises(ValueError, match=r"\b1 of 480 .*m\.json.*gone\.flac"):
         open_speech(tmp_path / "m.json")

@@ -240,7 +240,7 @@ def test_two_models_on_one_test_set(tmp_path):
         with pytest.raises(ValueError, match=message):
             compare(first, second | spoiled)
     (tmp_path / "other.json").write_text(json.dumps({"wer": 1}))
-    with pytest.raises(ValueError, match=r"other\.json.*score\.py"):
+    with pytest.raises(ValueError, match=r"other\.json.*birq score"):
         read_score(tmp_path / "other.json")
     with pytest.raises(FileNotFoundError, match=r"birq score"):
         read_score(tmp_path / "none.json")
