@@ -282,7 +282,7 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
         return {"val_loss": log["val_loss"], "log": log}
 
     def configure_callbacks(self) -> list[Callback]:
-        return [*super().configure_callbacks(), self.monitor, self.monitor.alarms]
+        return [*super().configure_callbacks(), self.monitor]
 
     def _seed(self, stream: str, *position: int) -> int:
         return step_seed(self.birq.seed, self.global_rank, stream, *position)

@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from nemo_birq.report.events import scalars
+from nemo_birq.report.experiment_folder import read_runs
 from nemo_birq.report.page import write_report
-from nemo_birq.report.runs import read_runs
 
 ROOT = Path(__file__).resolve().parents[1]
 CORPUS = ROOT / "tarred_manifests"

@@ -7,7 +7,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from nemo.core import ModelPT
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_birq.monitoring.label_health import TASKS
+from nemo_birq.monitoring.metrics import LEAST_ENTROPY, METRICS, RECORDED, TASKS
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 TAGS = ["NeMo", "pytorch", "speech", "audio", "self-supervised", "BiRQ"]
@@ -20,6 +20,8 @@ ARCHITECTURE = {
         "untie_biases", "xscaling", "causal_downsampling", "att_context_style", "conv_context_size",
     ),
 }  # fmt: skip
+MEASURES = {name.removeprefix("anchor_"): METRICS[name].unit for name in RECORDED if name.startswith("anchor_")}
+"""Recorded metrics of a task and their units."""
 UNKNOWN = "unknown"  # a licence of the hub's list: nobody has said which
 
 
@@ -60,6 +62,8 @@ def build_card(model: ModelPT, name: str, repo_id: str | None = None) -> ModelCa
         is_best_rq=(settings["birq"].get("loss") or {}).get("enhanced_weight") == 0,
         is_relabelled=bool((settings["birq"].get("relabelling") or {}).get("checksum")),
         tasks=TASKS,
+        measures=MEASURES,
+        least_entropy=LEAST_ENTROPY,
         encoder=encoder,
         overrides=[
             _override(f"model.{node}.{key}", cfg[node][key])

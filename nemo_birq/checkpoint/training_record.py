@@ -17,11 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from nemo_birq.data.dataloader import SpeechLoader
 from nemo_birq.data.sources import read_sources
 from nemo_birq.monitoring.alarms import Alarms
-from nemo_birq.monitoring.label_health import TASKS
+from nemo_birq.monitoring.metrics import RECORDED
 
 PACKAGES = ("nemo_birq", "nemo_toolkit", "torch", "lightning", "lhotse")
-MEASURES = ("loss", "unigram_entropy", "accuracy", "unigram_accuracy", "perplexity", "normalized_entropy")
-HEALTH = (*(f"{task}_{measure}" for task in TASKS for measure in MEASURES), "selection_agreement")
 
 
 def record_training(model: LightningModule, trainer: Trainer, alarms: Alarms) -> dict[str, Any]:
@@ -92,7 +90,7 @@ def _epochs(loader: Any) -> float | None:
 
 def _last(trainer: Trainer, prefix: str) -> dict[str, float]:
     metrics = trainer.callback_metrics
-    found = {name: float(metrics[f"{prefix}_{name}"]) for name in HEALTH if f"{prefix}_{name}" in metrics}
+    found = {name: float(metrics[f"{prefix}_{name}"]) for name in RECORDED if f"{prefix}_{name}" in metrics}
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 

@@ -1,7 +1,7 @@
-"""When a run is sick: thresholds, what a number beyond them means, and what to change.
+"""Rules for an unhealthy run: each compares a logged step with its thresholds and returns a violation or None.
 
-Each rule looks at the numbers of a logged step (names as in the logger, without ``train_``) and gives a finding or None.
-docs/reading_the_curves.md shows each of them in pictures.
+A violation says what the number means and what to change; docs/reading_the_curves.md shows the cases in pictures. Thresholds
+of single metrics are the healthy ranges of metrics.py. This module has those of differences.
 """
 
 from collections.abc import Callable
@@ -11,173 +11,170 @@ from omegaconf import DictConfig, OmegaConf
 
 from nemo_birq.config import BiRQConfig
 from nemo_birq.data.factory import MOST_SKIPPED
+from nemo_birq.monitoring.metrics import METRICS
 
-# Over random unit vectors and 8192 codes the agreement is 0.02 with logit_scale 10, where labels are noise, and 0.2 with 20,
-# where they lived and were learned on real speech (docs/labels.md).
-LEAST_AGREEMENT = 0.1
-# Healthy labels of speech stay above 0.6, collapsed ones lie at 0.1 (docs/labels.md). The same line for both tasks.
-LEAST_ENTROPY = 0.3
-# Nats below the unigram entropy: what a task must reach to count as learned. A predictor that only knows the frequencies
-# stays above 0, and chance in the entropy of few frames is smaller than this.
+# Nats below the unigram entropy from which a task counts as learned. A predictor that only knows the frequencies stays above
+# 0, and the error of an entropy from few frames is smaller than this.
 LEAST_GAIN = 0.05
-# Share of ln V by which the entropy of the enhanced labels may fall from its highest value; living labels move by less.
+# Share of ln V by which the entropy of the enhanced labels may fall from its peak; labels of healthy runs change by less.
 LARGEST_FALL = 0.2
-# BEST-RQ predicts 20 to 33 % of speech, HuBERT and wav2vec 2.0 half of it. Beyond, there is too little to predict, or too
-# little to predict it from.
-MASKED_RANGE = (0.1, 0.6)
-# A corpus has a silent recording now and then; one in ten is a fault of recording or cutting.
-MOST_SILENCE = 0.1
-FEW_SKIPPED = 10  # utterances that may be skipped whatever their share
+FEW_SKIPPED = 10
+"""Fewer skipped utterances than this raise no alarm, unless they are all."""
 
 
-class Finding(NamedTuple):
-    """What a rule found."""
+class Violation(NamedTuple):
+    """A number beyond its threshold."""
 
     value: float
     threshold: float
     message: str
 
 
-class Look(NamedTuple):
-    """What a rule sees."""
+class LoggedStep(NamedTuple):
+    """The input of a rule."""
 
     step: int
+    """Optimizer step, counted from 0."""
     metrics: dict[str, float]
+    """Metrics of this step by their names in the registry."""
     birq: BiRQConfig
-    widest: dict[str, float] | None
-    """Metrics of the logged step at which the enhanced labels had their highest entropy since their weight is above 0."""
+    at_peak_entropy: dict[str, float] | None
+    """Metrics of the step at which the enhanced labels had their highest entropy; None while their weight has been 0."""
 
 
-Rule = Callable[[Look], Finding | None]
+Rule = Callable[[LoggedStep], Violation | None]
 
 
-def noise_labels(look: Look) -> Finding | None:
-    value = look.metrics.get("selection_agreement", 1.0)
-    if value >= LEAST_AGREEMENT:
+def noise_labels(logged: LoggedStep) -> Violation | None:
+    least = METRICS["selection_agreement"].healthy_min
+    value = logged.metrics.get("selection_agreement", 1.0)
+    if value >= least:
         return None
-    return Finding(
+    return Violation(
         value,
-        LEAST_AGREEMENT,
-        f"Gumbel-softmax picks the nearest code in only {value:.1%} of the frames: the enhanced labels are noise and "
-        f"cannot be learned. Raise model.birq.labels.logit_scale (now {look.birq.labels.logit_scale:g}; the default is "
-        "40); scripts/check_labels.py suggests a value for your data.",
+        least,
+        f"Gumbel-softmax picks the nearest code in only {value:.1%} of the frames, so the enhanced labels are noise and "
+        f"cannot be learned. Raise model.birq.labels.logit_scale (now {logged.birq.labels.logit_scale:g}; the default is "
+        "40). scripts/check_labels.py suggests a value for your data.",
     )
 
 
-def collapsed_labels(look: Look) -> Finding | None:
-    value = look.metrics.get("enhanced_normalized_entropy", 1.0)
-    if value >= LEAST_ENTROPY or look.metrics["enhanced_weight"] == 0:
+def collapsed_labels(logged: LoggedStep) -> Violation | None:
+    least = METRICS["enhanced_normalized_entropy"].healthy_min
+    value = logged.metrics.get("enhanced_normalized_entropy", 1.0)
+    if value >= least or logged.metrics["enhanced_weight"] == 0:
         return None
-    return Finding(
+    return Violation(
         value,
-        LEAST_ENTROPY,
-        f"the enhanced labels have collapsed: normalized entropy {value:.2f}, only "
-        f"{look.metrics['enhanced_perplexity']:.1f} of {look.birq.quantizer.num_codes} codes are in use. Their task is "
-        "trivial, its low loss means nothing. Start again with labels=default, that is model.birq.labels.label_gradient=0 "
-        "and normalization=per_feature, or let the enhanced labels count later (model.birq.loss.start_step); "
-        "docs/labels.md says what was measured.",
+        least,
+        f"the enhanced labels have collapsed: their normalized entropy is {value:.2f}, and only "
+        f"{logged.metrics['enhanced_perplexity']:.1f} of {logged.birq.quantizer.num_codes} codes are in use. Their task is "
+        "trivial, and its low loss means nothing. Start again with objective=default, which sets "
+        "model.birq.labels.label_gradient=0 and normalization=per_feature, or give the enhanced loss its weight later "
+        "(model.birq.loss.start_step). docs/labels.md has the measurements.",
     )
 
 
-def degenerate_features(look: Look) -> Finding | None:
-    value = look.metrics.get("anchor_normalized_entropy", 1.0)
-    if value >= LEAST_ENTROPY:
+def degenerate_features(logged: LoggedStep) -> Violation | None:
+    least = METRICS["anchor_normalized_entropy"].healthy_min
+    value = logged.metrics.get("anchor_normalized_entropy", 1.0)
+    if value >= least:
         return None
-    return Finding(
+    return Violation(
         value,
-        LEAST_ENTROPY,
-        f"nearly all frames have the same few anchor labels: normalized entropy {value:.2f}, perplexity "
-        f"{look.metrics['anchor_perplexity']:.1f} of {look.birq.quantizer.num_codes} codes, the most frequent code has "
-        f"{look.metrics['anchor_top1']:.0%} of the frames. The features are degenerate: set model.preprocessor.normalize="
-        "per_feature, and listen to the audio (silence, a constant signal, a wrong channel).",
+        least,
+        f"nearly all frames have the same few anchor labels: their normalized entropy is {value:.2f}, their perplexity "
+        f"{logged.metrics['anchor_perplexity']:.1f} of {logged.birq.quantizer.num_codes} codes, and the most frequent code "
+        f"has {logged.metrics['anchor_top1']:.0%} of the frames. The features are degenerate. Set "
+        "model.preprocessor.normalize=per_feature, and listen to the audio: it may be silent or constant, or come from the "
+        "wrong channel.",
     )
 
 
-def anchor_not_learned(look: Look) -> Finding | None:
-    by = look.birq.watch.learned_by_step
-    if look.step + 1 < by or look.birq.loss.anchor_weight == 0 or "anchor_loss" not in look.metrics:
+def anchor_not_learned(logged: LoggedStep) -> Violation | None:
+    by = logged.birq.watch.learned_by_step
+    if logged.step + 1 < by or logged.birq.loss.anchor_weight == 0 or "anchor_loss" not in logged.metrics:
         return None
-    gain = look.metrics["anchor_unigram_entropy"] - look.metrics["anchor_loss"]
+    gain = logged.metrics["anchor_unigram_entropy"] - logged.metrics["anchor_loss"]
     if gain >= LEAST_GAIN:
         return None
-    return Finding(
+    return Violation(
         gain,
         LEAST_GAIN,
-        f"after {look.step + 1} steps the anchor loss {look.metrics['anchor_loss']:.2f} is not below the unigram entropy "
-        f"{look.metrics['anchor_unigram_entropy']:.2f}: the model knows how frequent each code is and nothing about the "
-        "frame. Look at the learning rate (too low in a long warm-up, or too high), at parameters that are frozen, at "
-        "spans too long for the start (model.birq.masking.span_frames), and with one shared head at "
-        "model.birq.loss.head=separate. If the warm-up is simply longer than this, raise model.birq.watch.learned_by_step.",
+        f"after {logged.step + 1} steps the anchor loss {logged.metrics['anchor_loss']:.2f} is not below the unigram "
+        f"entropy {logged.metrics['anchor_unigram_entropy']:.2f}: the model knows how frequent each code is, and nothing "
+        "about the frame. Check the learning rate (too low in a long warm-up, or too high), frozen parameters, and spans "
+        "that are too long for the start (model.birq.masking.span_frames). With one shared head, try "
+        "model.birq.loss.head=separate. If the warm-up is longer than this, raise model.birq.watch.learned_by_step.",
     )
 
 
-def shrinking_labels(look: Look) -> Finding | None:
-    if look.widest is None or "enhanced_loss" not in look.metrics:
+def shrinking_labels(logged: LoggedStep) -> Violation | None:
+    now, peak = logged.metrics, logged.at_peak_entropy
+    if peak is None or "enhanced_loss" not in now:
         return None
-    name = "enhanced_normalized_entropy"
-    fall = look.widest[name] - look.metrics[name]
-    loss = look.widest["enhanced_loss"] - look.metrics["enhanced_loss"]
-    nats = look.widest["enhanced_unigram_entropy"] - look.metrics["enhanced_unigram_entropy"]
-    if fall <= LARGEST_FALL or loss <= 0 or nats < loss / 2:  # else most of it was learned
+    fall = peak["enhanced_normalized_entropy"] - now["enhanced_normalized_entropy"]
+    loss = peak["enhanced_loss"] - now["enhanced_loss"]
+    nats = peak["enhanced_unigram_entropy"] - now["enhanced_unigram_entropy"]
+    if fall <= LARGEST_FALL or loss <= 0 or nats < loss / 2:  # otherwise most of the loss fell by learning
         return None
-    return Finding(
+    return Violation(
         fall,
         LARGEST_FALL,
-        f"the enhanced loss has fallen by {loss:.2f} nats, the entropy of its labels by {nats:.2f}: it falls because the "
-        f"labels become fewer (perplexity {look.widest['enhanced_perplexity']:.0f} to "
-        f"{look.metrics['enhanced_perplexity']:.0f}), not because they are learned. If it goes on they collapse: lower "
-        "model.birq.labels.label_gradient (0 is the default) or model.birq.loss.enhanced_weight, or raise "
-        "model.birq.loss.start_step.",
+        f"the enhanced loss has fallen by {loss:.2f} nats, and the entropy of its labels by {nats:.2f}. It falls because "
+        f"the labels become fewer (perplexity {peak['enhanced_perplexity']:.0f} to {now['enhanced_perplexity']:.0f}), not "
+        "because they are learned. If this continues, the labels collapse. Lower model.birq.labels.label_gradient (0 is the "
+        "default) or model.birq.loss.enhanced_weight, or raise model.birq.loss.start_step.",
     )
 
 
-def masked_share(look: Look) -> Finding | None:
-    value = look.metrics["masked_fraction"]
-    low, high = MASKED_RANGE
-    if look.step == 0 or low <= value <= high:  # one batch says little
+def masked_share(logged: LoggedStep) -> Violation | None:
+    value = logged.metrics["masked_fraction"]
+    low, high = METRICS["masked_fraction"].healthy_min, METRICS["masked_fraction"].healthy_max
+    if logged.step == 0 or low <= value <= high:  # step 0 is a single batch
         return None
     too_few = value < low
-    direction = "Raise" if too_few else "Lower"
-    return Finding(
+    masking = logged.birq.masking
+    return Violation(
         value,
         low if too_few else high,
-        f"{value:.0%} of the frames are masked and predicted, usual are 20 to 50 %: "
-        f"{'little is learned from each batch' if too_few else 'little is left to predict from'}. {direction} "
-        f"model.birq.masking.start_probability (now {look.birq.masking.start_probability:g}) or span_frames (now "
-        f"{look.birq.masking.span_frames})" + (", or lower masking.threshold." if too_few else "."),
+        f"{value:.0%} of the frames are masked and predicted, while 20 to 50 % are usual: "
+        f"{'the model learns little from each batch' if too_few else 'little is left to predict from'}. "
+        f"{'Raise' if too_few else 'Lower'} model.birq.masking.start_probability (now {masking.start_probability:g}) or "
+        f"span_frames (now {masking.span_frames}){', or lower masking.threshold' if too_few else ''}.",
     )
 
 
-def silence(look: Look) -> Finding | None:
-    value = look.metrics["silent_share"]
-    if value <= MOST_SILENCE:
+def silence(logged: LoggedStep) -> Violation | None:
+    most = METRICS["silent_share"].healthy_max
+    value = logged.metrics["silent_share"]
+    if value <= most:
         return None
-    return Finding(
+    return Violation(
         value,
-        MOST_SILENCE,
-        f"{value:.0%} of the utterances that could be read are silent or constant. Listen to some; look at offsets and "
-        "durations of the manifest, and at the channel that is read.",
+        most,
+        f"{value:.0%} of the readable utterances are silent or constant. Listen to some of them, and check the offsets and "
+        "durations in the manifest and the channel that is read.",
     )
 
 
-def unreadable_data(model: DictConfig, node: str, skipped: float, share: float) -> Finding | None:
-    """Training does not go on with it.
+def unreadable_data(model: DictConfig, node: str, skipped: float, share: float) -> Violation | None:
+    """Compares the skipped utterances with ``max_skipped_share``; training stops at a violation.
 
     Args:
         model: configuration of the model.
         node: ``train_ds`` or ``validation_ds``.
-        skipped: utterances that could not be used.
-        share: they are of those that were wanted.
+        skipped: number of utterances that could not be used.
+        share: their share of all utterances.
     """
     most = OmegaConf.select(model, f"{node}.max_skipped_share", default=MOST_SKIPPED)
     if share < 1.0 and (skipped < FEW_SKIPPED or share <= most):
         return None
-    return Finding(
+    return Violation(
         share,
         most,
         f"{skipped:.0f} utterances, {share:.1%} of those read, could not be used, more than model.{node}."
-        f"max_skipped_share={most}. The log names each of them and what is wrong; scripts/verify_shards.py looks "
-        "through all shards.",
+        f"max_skipped_share={most}. The log names each of them and its error; scripts/verify_shards.py checks all shards.",
     )
 
 

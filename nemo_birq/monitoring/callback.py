@@ -15,7 +15,8 @@ from nemo_birq.monitoring.alarms import Alarms, UnreadableDataError
 from nemo_birq.monitoring.finite_check import FiniteCheck, check_validation, check_weights
 from nemo_birq.monitoring.gradient_health import gradient_products, split_loss
 from nemo_birq.monitoring.label_churn import Churn, LabelProbe
-from nemo_birq.monitoring.label_health import TASKS, LabelHealth
+from nemo_birq.monitoring.label_health import LabelHealth
+from nemo_birq.monitoring.metrics import TASKS
 from nemo_birq.monitoring.training_log import TrainingLog, num_read, one_line
 from nemo_birq.utils.distributed import sum_over_ranks
 from nemo_birq.utils.precision import check_precision
@@ -108,14 +109,26 @@ class HealthMonitor(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.training_log.to(trainer.strategy.root_device)
 
+    @property
+    def state_key(self) -> str:
+        return "Alarms"  # the name that checkpoints of earlier versions have the state under
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.alarms.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.alarms.load_state_dict(state_dict)
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         check_precision(trainer.precision, pl_module.device)
+        self.alarms.choose_file(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loaders = trainer.val_dataloaders
         first = next(iter(loaders), None) if isinstance(loaders, list) else loaders
         if pl_module.schedule.full.enhanced > 0 and first is not None:
             self.probe.fill_from(first)  # nothing is validated before a resumed run goes on
+        self.alarms.start(trainer)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
@@ -156,6 +169,12 @@ class HealthMonitor(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.check_finite(pl_module)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.alarms.finish(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.alarms.interrupt(trainer, exception)
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint[CODES_USED] = {task: self._codes_used(task).cpu() for task in TASKS}
 
@@ -175,9 +194,9 @@ class HealthMonitor(Callback):
         return self.churn[stage].look(labels, model.device)
 
     def _check_skipped(self, model: LightningModule, node: str, skipped: float, share: float) -> None:
-        finding = unreadable_data(model.cfg, node, skipped, share)
-        if finding is not None:
-            raise UnreadableDataError(finding)
+        violation = unreadable_data(model.cfg, node, skipped, share)
+        if violation is not None:
+            raise UnreadableDataError(violation)
 
 
 class ValidationLog:

@@ -1,4 +1,4 @@
-"""Live statistics of both tasks: how good the predictions are, and whether the labels are alive.
+"""Statistics of both tasks during training: how good the predictions are, and how the labels use the codebook.
 
 Shapes: N masked frames, V codes, H codebooks.
 """
@@ -11,27 +11,14 @@ from torchmetrics import Metric
 
 from nemo_birq.labels.statistics import entropy, histogram
 from nemo_birq.losses.fused_cross_entropy import CrossEntropies
-
-TASKS = ("anchor", "enhanced")
+from nemo_birq.monitoring.metrics import TASKS
 
 
 class LabelHealth(Metric):
     """Sums over masked frames since the last reset, joined over all ranks when computed.
 
-    ``compute`` gives, as floats, losses in nats:
-
-    * ``anchor_loss``, ``enhanced_loss``: G and F of the objective.
-    * ``anchor_accuracy``, ``enhanced_accuracy``: share of masked frames whose label is predicted.
-    * ``*_unigram_entropy``: the loss of a predictor that only knows how frequent each code is; learning begins below it.
-      For the soft enhanced labels it is the entropy of the codes that were picked.
-    * ``*_perplexity``, ``*_normalized_entropy`` (entropy / ln V) of the labels: collapsed below about 0.3.
-    * ``*_top1``: share of the most frequent code, which is also ``*_unigram_accuracy``, what that predictor gets right.
-    * ``*_coverage``: share of the codebook that occurred; ``*_cumulative_coverage``: since the start, over all resets.
-    * ``selection_agreement``: how often Gumbel-softmax picks the nearest code; near 0 the labels are noise.
-    * ``anchor_agreement``: how often anchor and enhanced label are the same code.
-    * ``masked_fraction``: masked frames among all frames inside the true lengths.
-
-    The enhanced ones are absent where no enhanced labels were made.
+    ``compute`` returns the metrics of both tasks as floats; ``monitoring.metrics`` describes them. Those of the enhanced
+    labels are absent where no enhanced labels were made.
     """
 
     full_state_update = False

@@ -20,8 +20,8 @@ def report(runs: tuple[str, ...], out: Path) -> None:
 
     Writes index.html, which needs no other file, and its pictures as PNG. docs/report.md explains the page.
     """
+    from nemo_birq.report.experiment_folder import read_runs
     from nemo_birq.report.page import write_report
-    from nemo_birq.report.runs import read_runs
 
     console = Console()
     with Progress(console=console, transient=True) as progress:

@@ -1,4 +1,4 @@
-"""What a run logged for TensorBoard, over all the files of a run that was resumed."""
+"""Reads the scalars that a run logged for TensorBoard, and joins the files of a resumed run."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +16,7 @@ class Point(NamedTuple):
 
 
 def read_events(folder: Path) -> list[dict[str, list[Point]]]:
-    """The scalars of every event file under a folder, by tag; files in the order in which they were begun.
+    """Reads the scalars of every event file under a folder, by tag; files are in the order of their first number.
 
     Raises:
         ValueError: there is no event file with a scalar.
@@ -37,14 +37,16 @@ def read_events(folder: Path) -> list[dict[str, list[Point]]]:
 
 
 def first_step(file: dict[str, list[Point]]) -> int | None:
-    """The first step that training logged in a file; None if it logged none. Timings are logged one step early."""
+    """Returns the first step that training logged in a file, or None. Timings do not count: they are one step early."""
     return min(
         (points[0].step for tag, points in file.items() if tag.startswith("train_") and "timing" not in tag), default=None
     )
 
 
 def join(files: list[dict[str, list[Point]]]) -> dict[str, list[Point]]:
-    """One curve for each tag. Where a later file begins, an earlier one ends: its further steps were trained anew."""
+    """Joins the files to one curve for each tag. Where a later file begins, the earlier one ends: its further steps were
+    trained again.
+    """
     joined: dict[str, list[Point]] = {}
     for file in files:
         begin = first_step(file)
@@ -57,7 +59,7 @@ def join(files: list[dict[str, list[Point]]]) -> dict[str, list[Point]]:
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Every curve that was logged under a folder as (step, value), joined over resumption.
+    """Returns every curve that was logged under a folder as (step, value), joined over resumptions.
 
     Raises:
         ValueError: there is no event file with a scalar.

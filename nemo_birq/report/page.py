@@ -1,4 +1,4 @@
-"""Puts pictures, table and words on one page that needs nothing else, and writes the pictures beside it."""
+"""Writes the report: one self-contained page with pictures, table and text, and each picture as a PNG beside it."""
 
 import base64
 from collections.abc import Callable
@@ -7,31 +7,32 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from nemo_birq.report.catalogue import SECTIONS, Line, Picture, logged_tags
+from nemo_birq.monitoring.metrics import logged_tags
+from nemo_birq.report.catalogue import SECTIONS, Line, Picture
+from nemo_birq.report.experiment_folder import STATUS, TrainingRun, differences
 from nemo_birq.report.pictures import COLOURS, Drawn, colour, draw, draw_layers, draw_quality_over_time
-from nemo_birq.report.runs import STATUS, Run, differences
 from nemo_birq.report.table import table
 from nemo_birq.utils.files import complete_file, write_text
 
 PAGE = "index.html"
 
 
-def write_report(runs: list[Run], out: Path, progress: Callable[[str], None] = lambda name: None) -> Path:
-    """Writes ``index.html`` and a PNG for each picture, and gives the path of the page.
+def write_report(runs: list[TrainingRun], out: Path, progress: Callable[[str], None] = lambda name: None) -> Path:
+    """Writes ``index.html`` and a PNG for each picture, and returns the path of the page.
 
     Args:
-        runs: to show, in this order.
-        out: folder; a report that is there is replaced.
-        progress: is told the title of each picture before it is drawn.
+        runs: runs to show, in this order.
+        out: folder; an older report in it is replaced.
+        progress: function that receives the title of each picture before it is drawn.
 
     Raises:
-        ValueError: more runs than colours, or ``out`` holds an index.html that is no report.
+        ValueError: there are more runs than colours, or ``out`` has an index.html that is no report.
     """
     if len(runs) > len(COLOURS):
         raise ValueError(f"{len(runs)} runs are too many for one picture; compare at most {len(COLOURS)}.")
     page = out / PAGE
     if page.exists() and 'content="nemo_birq report"' not in page.read_text(encoding="utf-8", errors="replace"):
-        raise ValueError(f"{page} is there and is not a report of ours; choose another --out.")
+        raise ValueError(f"{page} exists and is not a report of ours; choose another --out.")
     sections = []
     for section in SECTIONS:
         drawn, missing = [], []
@@ -51,15 +52,15 @@ def write_report(runs: list[Run], out: Path, progress: Callable[[str], None] = l
     return page
 
 
-def other_memory(runs: list[Run]) -> list[Picture]:
-    """Memory under whatever other name it was logged, such as by Lightning's DeviceStatsMonitor."""
+def other_memory(runs: list[TrainingRun]) -> list[Picture]:
+    """Returns pictures of memory that was logged under other names, such as by Lightning's DeviceStatsMonitor."""
     tags = {tag for run in runs for tag in run.curves if "memory" in tag or tag.endswith("allocated_bytes.all.peak")}
     tags -= logged_tags()
     return [Picture(f"memory_{i}", tag, "as logged", (Line(tag, tag),)) for i, tag in enumerate(sorted(tags))]
 
 
-def html(runs: list[Run], sections: list[dict[str, Any]]) -> str:
-    """The page as text."""
+def html(runs: list[TrainingRun], sections: list[dict[str, Any]]) -> str:
+    """Returns the page as text."""
     environment = Environment(loader=PackageLoader("nemo_birq.report", "."), autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
     environment.filters["inline"] = lambda data: base64.b64encode(data).decode("ascii")
@@ -75,25 +76,24 @@ def html(runs: list[Run], sections: list[dict[str, Any]]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``1 h 05 min``, ``2 min 40 s``."""
+    """Formats a duration as ``1 h 05 min`` or ``2 min 40 s``."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"
 
 
-def _quality(runs: list[Run]) -> dict[str, Any]:
+def _quality(runs: list[TrainingRun]) -> dict[str, Any]:
     pictures: dict[str, Drawn | None] = {
         "Label quality by layer (scripts/label_quality.py writes label_quality_<model>.json)": draw_layers(runs),
         "Label quality over time (scripts/label_quality.py for two checkpoints or more)": draw_quality_over_time(runs),
     }
     text = (
-        "PNMI: the share of what there is to know about the phones that the codes tell. Compare only at the same number of "
-        "codes: "
+        "PNMI is the share of the phones' entropy that the codes explain. Compare it only at the same number of codes: "
         + "; ".join(f"{run.name} {run.quality[-1].get('num_codes', 'unknown')}" for run in runs if run.quality)
         + "."
     )
     return {
         "name": "quality",
-        "title": "Do the labels mean anything?",
+        "title": "Do the labels match the phones?",
         "text": text if any(run.quality for run in runs) else "",
         "drawn": [drawn for drawn in pictures.values() if drawn],
         "missing": [title for title, drawn in pictures.items() if not drawn],

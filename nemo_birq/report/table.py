@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from nemo_birq.report.catalogue import TABLE, Row
-from nemo_birq.report.runs import Run
+from nemo_birq.report.experiment_folder import TrainingRun
 
 
 @dataclass(frozen=True)
@@ -11,6 +11,7 @@ class Cell:
     """A number in the table."""
 
     value: float | None
+    """None where the run did not log it."""
     best: bool = False
 
     @property
@@ -20,14 +21,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class TableRow:
-    """A line of the table, a cell for each run."""
+    """A line of the table with a cell for each run."""
 
     label: str
     cells: list[Cell]
 
 
 def number(value: float) -> str:
-    """Four significant digits; small ones as powers of ten, whole ones as they are."""
+    """Formats a number with four significant digits; small numbers as powers of ten, whole numbers in full."""
     if value == int(value):
         return f"{value:,.0f}"
     if abs(value) < 1e-3:
@@ -35,11 +36,11 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.4g}"
 
 
-def table(runs: list[Run]) -> dict[str, list[TableRow]]:
-    """Rows by group; those that no run logged are left out."""
+def table(runs: list[TrainingRun]) -> dict[str, list[TableRow]]:
+    """Returns the rows by group, without those that no run logged."""
     found = {}
     for group, rows in TABLE.items():
-        filled = [TableRow(row.label, _mark([_value(run, row) for run in runs], row.best)) for row in rows]
+        filled = [TableRow(row.label, _cells(runs, row)) for row in rows]
         filled = [row for row in filled if any(cell.value is not None for cell in row.cells)]
         steps = [max((p.step for r in rows if (p := run.last(r.tag))), default=None) for run in runs]
         if filled:
@@ -47,19 +48,18 @@ def table(runs: list[Run]) -> dict[str, list[TableRow]]:
     return found
 
 
-def _value(run: Run, row: Row) -> float | None:
+def _cells(runs: list[TrainingRun], row: Row) -> list[Cell]:
+    values = [_value(run, row) for run in runs]
+    known = {value for value in values if value is not None}
+    has_best = row.minus is not None and len(known) > 1
+    return [Cell(value, has_best and value == max(known)) for value in values]
+
+
+def _value(run: TrainingRun, row: Row) -> float | None:
     point = run.last(row.tag)
-    other = run.last(row.below or row.above or row.tag)
-    if point is None or other is None:
+    if point is None:
         return None
-    if row.below:
-        return other.value - point.value
-    return point.value - other.value if row.above else point.value
-
-
-def _mark(values: list[float | None], best: str | None) -> list[Cell]:
-    known = [value for value in values if value is not None]
-    if best is None or len(known) < 2:
-        return [Cell(value) for value in values]
-    winner = max(known) if best == "high" else min(known)
-    return [Cell(value, value == winner and len(set(known)) > 1) for value in values]
+    if row.minus is None:
+        return point.value
+    other = run.last(row.minus)
+    return None if other is None else point.value - other.value

@@ -16,22 +16,19 @@ from experiments.corpora import CORPUS, OUT
 from experiments.execution import is_done, log_file, read_account
 from experiments.stages import LABELS, PRETRAINED, SCORES, Run, Stage
 from nemo_birq.checkpoint.nemo_archive import read_weights
-from nemo_birq.monitoring.label_health import TASKS
-from nemo_birq.report.runs import read_run
+from nemo_birq.monitoring.metrics import METRICS
+from nemo_birq.report.experiment_folder import read_run
 from nemo_birq.utils.files import write_text
 
 SCHEMA = 1
 POINTS = 40
 PACKAGES = ("nemo_birq", "torch", "nemo_toolkit", "lightning", "lhotse")
-MEASURES = (
-    "loss", "unigram_entropy", "accuracy", "unigram_accuracy", "normalized_entropy", "perplexity", "cumulative_coverage",
-    "previous_agreement", "churn",
-)  # fmt: skip
-KEPT = {f"{task}_{measure}" for task in TASKS for measure in MEASURES} | {
-    "loss", "selection_agreement", "anchor_agreement", "enhanced_weight", "masked_fraction", "grad_norm", "gradient_cosine",
-    "gradient_norm_anchor", "gradient_norm_enhanced", "gradient_norm_enhanced_prediction", "gradient_norm_enhanced_label",
-    "memory_gb", "audio_hours_per_hour", "wer", "training_batch_wer", "learning_rate",
+LEFT_OUT = {
+    "anchor_coverage", "enhanced_coverage", "anchor_top1", "enhanced_top1", "silent_share", "skipped_utterances",
+    "skipped_share", "epoch",
 }  # fmt: skip
+"""Metrics of pretraining that the results do without."""
+KEPT = METRICS.keys() - LEFT_OUT | {"wer", "training_batch_wer"}
 USELESS_IN_CONFIG = ("train_ds", "validation_ds", "test_ds", "card")
 
 

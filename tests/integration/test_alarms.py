@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from nemo_birq.config import parse
 from nemo_birq.monitoring import alarm_rules
-from nemo_birq.monitoring.alarm_rules import RULES, Look
+from nemo_birq.monitoring.alarm_rules import RULES, LoggedStep
 from nemo_birq.report.events import scalars
 from tests.helpers.models import Speech, make_batch, make_model, train
 
@@ -86,7 +86,7 @@ def test_collapse_is_announced_and_then_found(tmp_path):
     found = names(record)
     assert 0 < found["shrinking_labels"] < found["collapsed_labels"] and "noise_labels" not in found
     collapsed = next(alarm for alarm in record["alarms"] if alarm["name"] == "collapsed_labels")
-    assert collapsed["value"] < collapsed["threshold"] == 0.3 and "labels=default" in collapsed["message"]
+    assert collapsed["value"] < collapsed["threshold"] == 0.3 and "objective=default" in collapsed["message"]
 
 
 @pytest.mark.parametrize(
@@ -251,13 +251,13 @@ HEALTHY = {
     ],
 )
 def test_rules_at_their_thresholds(change, expected):
-    look = Look(6000, HEALTHY | change, parse({}), HEALTHY)
-    assert {rule.__name__ for rule in RULES if rule(look) is not None} == expected
+    logged = LoggedStep(6000, HEALTHY | change, parse({}), HEALTHY)
+    assert {rule.__name__ for rule in RULES if rule(logged) is not None} == expected
 
 
 def test_best_rq_has_no_alarm_about_labels_it_does_not_make():
     anchor_only = {name: value for name, value in HEALTHY.items() if "enhanced" not in name and "selection" not in name}
-    look = Look(6000, anchor_only | {"enhanced_weight": 0.0}, parse({"loss": {"enhanced_weight": 0.0}}), None)
-    assert not any(rule(look) for rule in RULES)
+    logged = LoggedStep(6000, anchor_only | {"enhanced_weight": 0.0}, parse({"loss": {"enhanced_weight": 0.0}}), None)
+    assert not any(rule(logged) for rule in RULES)
     nothing_masked = {"masked_fraction": 0.0, "silent_share": 0.0, "skipped_utterances": 0.0, "enhanced_weight": 0.0}
-    assert [rule.__name__ for rule in RULES if rule(Look(9, nothing_masked, parse({}), None))] == ["masked_share"]
+    assert [rule.__name__ for rule in RULES if rule(LoggedStep(9, nothing_masked, parse({}), None))] == ["masked_share"]

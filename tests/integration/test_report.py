@@ -19,13 +19,13 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.losses.fused_cross_entropy import CrossEntropies
 from nemo_birq.monitoring.gradient_health import GradientProducts
+from nemo_birq.monitoring.metrics import logged_tags
 from nemo_birq.monitoring.training_log import TrainingLog
 from nemo_birq.report import pictures
-from nemo_birq.report.catalogue import logged_tags
 from nemo_birq.report.events import scalars
+from nemo_birq.report.experiment_folder import differences, read_run, read_runs
 from nemo_birq.report.page import write_report
 from nemo_birq.report.pictures import draw_layers, draw_quality_over_time, quality_over_time
-from nemo_birq.report.runs import differences, read_run, read_runs
 from nemo_birq.report.table import table
 from tests.helpers.paths import ROOT
 

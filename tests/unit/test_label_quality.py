@@ -155,11 +155,10 @@ def test_encoder_frame_is_in_the_middle_of_what_it_sees(options, offset):
     encoder = ConformerEncoder(
         feat_in=20, n_layers=1, d_model=16, n_heads=2, conv_kernel_size=5, subsampling_conv_channels=4, **options
     )
-    factor = options["subsampling_factor"]
-    assert fr._offset(encoder.pre_encode, factor) == offset
+    assert fr.first_encoder_frame(encoder) == offset
     for frame in (8, 11):
         first, last = receptive_field(encoder, frame)
-        assert (first + last) / 2 == factor * frame + offset
+        assert (first + last) / 2 == encoder.subsampling_factor * frame + offset
 
 
 @pytest.mark.parametrize("exact_pad", [False, True])

@@ -22,7 +22,7 @@ from nemo_birq.model import BiRQModel
 from nemo_birq.modules.layer_pass import encode_to_layer
 from nemo_birq.modules.masking import positions, valid_frames
 from nemo_birq.monitoring.alarm_rules import (
-    Look,
+    LoggedStep,
     Rule,
     collapsed_labels,
     degenerate_features,
@@ -93,9 +93,9 @@ class Preflight:
                 "enhanced_perplexity": enhanced.perplexity,
                 "selection_agreement": self.selection["layer k"].at(self.logit_scale),
             }
-        findings = [unreadable_data(model.cfg, "train_ds", self.skipped, self.skipped_share)]
-        findings += [rule(Look(1, metrics, model.birq, None)) for rule in GATE]
-        return [finding.message for finding in findings if finding is not None]
+        violations = [unreadable_data(model.cfg, "train_ds", self.skipped, self.skipped_share)]
+        violations += [rule(LoggedStep(1, metrics, model.birq, None)) for rule in GATE]
+        return [violation.message for violation in violations if violation is not None]
 
 
 class _Tally:

@@ -5,7 +5,7 @@ from experiments.drawing.label_tables import last_pnmi
 from experiments.drawing.markdown import NOTHING, interval, mean, number, plus_minus, table
 from experiments.drawing.runs import Curve, Group, Run
 from experiments.drawing.statistics import counts_of, difference_of, rate_of
-from nemo_birq.monitoring.alarm_rules import LEAST_ENTROPY
+from nemo_birq.monitoring.metrics import LEAST_ENTROPY
 
 BASE = "birq"
 """The method that every ablation changes in one place."""

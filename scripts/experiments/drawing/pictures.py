@@ -15,7 +15,7 @@ from experiments.drawing.ablation_table import BASE, ENTROPY, entropy_after_ramp
 from experiments.drawing.error_tables import RATES, scored
 from experiments.drawing.runs import Curve, Group, Run
 from experiments.drawing.statistics import counts_of, rate_of
-from nemo_birq.monitoring.alarm_rules import LEAST_ENTROPY
+from nemo_birq.monitoring.metrics import LEAST_ENTROPY
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Reads the folder that exp_manager made for a run: curves, configuration, command, alarms, label quality."""
+"""Reads the folder of NeMo's exp_manager: curves, configuration, command, alarms and label quality of a training run."""
 
 import json
 import math
@@ -17,50 +17,54 @@ from nemo_birq.report.events import Point, first_step, join, read_events
 STATUS = {
     "healthy": "healthy: ended without an alarm",
     "unhealthy": "not healthy: see the alarms",
-    "too short to judge": "too short to judge: no alarm, but the anchor task was not looked at yet",
+    "too short to judge": "too short to judge: no alarm, but the run ended before the anchor task is judged",
     "interrupted": "interrupted",
     "running": "running, or stopped from outside",
-    None: "not watched: no alarms.json",
+    None: "not monitored: there is no alarms.json",
 }
+"""Words for the ``status`` of ``alarms.json``; None where there is no such file."""
 
 
 @dataclass(frozen=True)
-class Run:
-    """One run, over all its resumptions."""
+class TrainingRun:
+    """A run with all its resumptions."""
 
     name: str
     folder: Path
     curves: dict[str, list[Point]]
     steps: int
     config: dict[str, Any]
-    """Flat: ``model.optim.lr``; of other parts than the model, what the command set."""
+    """Flat, as ``model.optim.lr``: the whole configuration of the model, and what the command set of the other parts."""
     command: str | None
     status: str | None
     alarms: list[dict[str, Any]]
     quality: list[dict[str, Any]]
-    """Contents of ``label_quality*.json``, by step; those of a ``.nemo``, which does not say its step, come last."""
+    """Contents of ``label_quality*.json`` by step. Those of a ``.nemo``, which does not name its step, come last."""
     seconds: float
-    """From the first to the last logged number of every part."""
+    """Sum over all parts of the time from the first to the last logged number."""
     audio_hours: float | None
-    """Hours of audio that the weights have seen, an estimate: the mean audio of a step times the steps."""
+    """Estimated hours of audio that the model was trained on: the mean audio of a step times the steps."""
     notes: list[str] = field(default_factory=list)
 
     @property
     def began(self) -> datetime:
+        """Local time of the first logged number."""
         return datetime.fromtimestamp(min(points[0].time for points in self.curves.values()))
 
     def last(self, tag: str) -> Point | None:
+        """Returns the last point of a curve; None where the run did not log it."""
         points = self.curves.get(tag)
         return points[-1] if points else None
 
 
-def read_runs(arguments: list[str]) -> list[Run]:
+def read_runs(arguments: list[str]) -> list[TrainingRun]:
     """Reads runs given as ``FOLDER`` or ``NAME=FOLDER``.
 
     Raises:
-        ValueError: a folder is missing, holds no run or several, holds an unreadable file, or two runs have one name.
+        ValueError: a folder is missing, holds no run or several, or holds an unreadable file; two runs have the same name;
+            one folder is given twice.
     """
-    runs: dict[str, Run] = {}
+    runs: dict[str, TrainingRun] = {}
     for argument in arguments:
         name, equals, folder = argument.partition("=")
         if not equals or Path(argument).exists():
@@ -68,7 +72,7 @@ def read_runs(arguments: list[str]) -> list[Run]:
         run = read_run(Path(folder), name)
         for other in runs.values():
             if other.folder == run.folder:
-                raise ValueError(f"{run.folder} is given twice.")
+                raise ValueError(f"{run.folder} is given twice. Give each folder once.")
         if run.name in runs:
             raise ValueError(
                 f"Two runs are called {run.name}: {runs[run.name].folder} and {run.folder}. Give them names: "
@@ -78,8 +82,8 @@ def read_runs(arguments: list[str]) -> list[Run]:
     return list(runs.values())
 
 
-def read_run(folder: Path, name: str = "") -> Run:
-    """Reads one run, called ``name`` or by its folder.
+def read_run(folder: Path, name: str = "") -> TrainingRun:
+    """Reads one run. Its name is ``name``, or that of its folder.
 
     Raises:
         ValueError: as ``read_runs``.
@@ -100,9 +104,9 @@ def read_run(folder: Path, name: str = "") -> Run:
         key = "alarms" if path == "alarms.json" else "rows"
         if found and not isinstance(found.get(key), list):
             raise ValueError(
-                f"{path} of {root} has no list {key!r}: it was written by something else, or cut off. Remove it."
+                f"{path} of {root} has no list {key!r}: another program wrote it, or it is incomplete. Remove it."
             )
-    return Run(
+    return TrainingRun(
         name=name or (root.name if root is above else f"{above.name}/{root.name}"),
         folder=root,
         curves=curves,
@@ -119,7 +123,7 @@ def read_run(folder: Path, name: str = "") -> Run:
 
 
 def _root(folder: Path) -> Path:
-    """The folder of the run: where exp_manager left cmd-args.log, at or under the folder given."""
+    """Returns the folder, at or under the given one, in which exp_manager wrote cmd-args.log."""
     roots = set()
     for events in folder.rglob("events.out*"):
         between = [events.parent, *events.parent.parents]
@@ -158,13 +162,13 @@ def _yaml(path: Path | None) -> dict[str, Any]:
 
 
 def _command(folder: Path) -> list[str]:
-    """Lightning wrote the arguments joined by blanks: those with a blank inside come apart."""
+    """Returns the arguments of the command. NeMo joins them by blanks, so an argument with a blank inside is split."""
     path = folder / "cmd-args.log"
     return path.read_text(encoding="utf-8").split() if path.is_file() else []
 
 
 def _overrides(arguments: list[str]) -> dict[str, str]:
-    """What the command set outside of the model, whose whole configuration is known. Names are not a difference."""
+    """Returns what the command set outside of the model, whose configuration is known in full, without names of runs."""
     pairs = (argument.lstrip("+~").split("=", 1) for argument in arguments if "=" in argument)
     return {k: v for k, v in pairs if not k.startswith(("model.", "name", "exp_manager.name", "exp_manager.exp_dir"))}
 
@@ -177,9 +181,9 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
-def _quality_step(look: dict[str, Any]) -> float:
-    """A ``.nemo`` is written as training ends, so a look that does not know its step is the last one."""
-    return look["step"] if isinstance(look.get("step"), int) else math.inf
+def _quality_step(evaluation: dict[str, Any]) -> float:
+    """Returns the step of an evaluation; infinity without a step, as a ``.nemo`` is written at the end of training."""
+    return evaluation["step"] if isinstance(evaluation.get("step"), int) else math.inf
 
 
 def _span(file: dict[str, list[Point]]) -> float:
@@ -191,12 +195,15 @@ def _last_step(curves: dict[str, list[Point]]) -> int:
 
 
 def _checkpoints(folder: Path) -> list[int]:
-    """How many steps the checkpoints have behind them, by their names; logging may have ended before."""
+    """Returns the steps in the names of the checkpoints. The last checkpoint may be later than the last logged number."""
     return [int(found[1]) for path in folder.rglob("*.ckpt") if (found := re.search(r"step=(\d+)", path.name))] or [0]
 
 
 def _audio_hours(files: list[dict[str, list[Point]]], steps_trained: int) -> float | None:
-    """Throughput is logged over the time since the log line before; the time of a file's first one is not known."""
+    """Estimates the audio from the throughput, which is a mean since the log line before it.
+
+    The first line of each file is left out, since the time before it is not known.
+    """
     logged = [file.get("train_audio_hours_per_hour", []) for file in files]
     pairs = [pair for points in logged for pair in pairwise(points)]
     steps = sum(now.step - before.step for before, now in pairs)
@@ -211,15 +218,17 @@ def _resumptions(files: list[dict[str, list[Point]]]) -> list[str]:
         if begin is None:
             continue
         again = [p.step for points in earlier.values() for p in points if p.step >= begin]
-        repeated = f"; what was logged before, up to step {max(again)}, was trained anew and is left out" if again else ""
-        notes.append(f"Resumed: the next part logs from step {begin} on{repeated}.")
+        repeated = (
+            f" The steps from there up to step {max(again)} were trained twice; the first time is left out." if again else ""
+        )
+        notes.append(f"Resumed: the next part logs from step {begin} on.{repeated}")
     return notes
 
 
-def differences(runs: list[Run]) -> dict[str, list[Any]]:
-    """Keys of the configurations whose values are not the same in all runs; a key that a run lacks is ``None`` there.
+def differences(runs: list[TrainingRun]) -> dict[str, list[Any]]:
+    """Returns the keys of the configurations whose values differ between runs, with a value for each run.
 
-    ``model.loss_list`` is left out: the model makes it from ``model.birq``.
+    The value is None in a run that lacks the key. ``model.loss_list`` is left out: the model makes it from ``model.birq``.
     """
     keys = {key: None for run in runs for key in run.config if not key.startswith("model.loss_list.")}
     found = {key: [run.config.get(key) for run in runs] for key in keys}
