@@ -176,10 +176,10 @@ def test_labels_of_a_manifest(model, data, tmp_path):
         assert line == entry and all(isinstance(label, int) and 0 <= label < 24 for label in labels)
     again = open_data(str(out), None, SAMPLE_RATE)  # a NeMo manifest
     assert len(again.durations) == COUNT
-    with pytest.raises(ValueError, match="what was enhanced, now anchor"):
+    with pytest.raises(ValueError, match=r"labels\.json.*enhanced.*anchor.*--out"):
         is_complete(out, {"what": "anchor"})
     (tmp_path / "mine.json").write_text("{}")
-    with pytest.raises(ValueError, match="is not of this script"):
+    with pytest.raises(ValueError, match=r"mine\.json.*script.*--out"):
         is_complete(tmp_path / "mine.json", settings)
 
 
@@ -246,11 +246,11 @@ def test_scripts_say_what_is_wrong(nemo_file, tmp_path):
             main(script, nemo_file, *arguments)
 
     out = ["--out", str(tmp_path / "out")]
-    refused("has the layers 1 to 3", "extract_features.py", str(TEST), "--layers", "2,9", *out)
-    refused("give whole numbers", "extract_features.py", str(TEST), "--layers", "all", *out)
-    refused("none.json does not exist", "extract_labels.py", "none.json", "--labels", "anchor", *out)
+    refused(r"layers.*9.*1 to 3", "extract_features.py", str(TEST), "--layers", "2,9", *out)
+    refused("layers.*'all'", "extract_features.py", str(TEST), "--layers", "all", *out)
+    refused(r"none\.json", "extract_labels.py", "none.json", "--labels", "anchor", *out)
     sets = ["--train", str(TEST), "--dev", str(TEST), "--test", str(TEST)]
-    refused("has the layers 1 to 3", "probe.py", *sets, "--layers", "9")
+    refused(r"layers.*9.*1 to 3", "probe.py", *sets, "--layers", "9")
     refused("epochs=0", "probe.py", *sets, "--epochs", "0")
-    refused("60 utterances of the dev set are in the train set", "probe.py", *sets)
+    refused(r"\b60 .*\bdev .*\btrain ", "probe.py", *sets)
     assert not (tmp_path / "out").exists()  # nothing is begun

@@ -117,21 +117,23 @@ def test_bad_sets_are_refused(paths, tmp_path, opened):
         with pytest.raises(ValueError, match=message):
             open_sets(sets, key, alignments, None, SAMPLE_RATE)
 
-    refused("has no 'text' to compare with .*--alignments", change(paths, tmp_path, "dev", lambda x: _without(x, "text")))
-    refused("has no 'words' to compare with", paths, key="words")
-    refused(r"test set .* has the symbols \['7', 'E'\]", change(paths, tmp_path, "test", lambda x: x | {"text": "7E"}))
-    refused("all its utterances are empty", change(paths, tmp_path, "train", lambda x: x | {"text": " "}))
-    refused("30 utterances of the test set are in the train set", paths | {"test": paths["train"]})
-    refused("8 utterances of the test set are in the dev set", paths | {"test": paths["dev"]})
-    refused("480 utterances of the dev set are in the train set", dict.fromkeys(paths, str(CORPUS / "train")))
-    refused("has one utterance", paths | {"dev": single(paths["dev"], tmp_path)})
+    refused(r"dev .*changed\.json.*'text'.*--alignments", change(paths, tmp_path, "dev", lambda x: _without(x, "text")))
+    refused("'words'.*--key.*--alignments", paths, key="words")
+    refused(r"\btest .*\['7', 'E'\]", change(paths, tmp_path, "test", lambda x: x | {"text": "7E"}))
+    refused(r"\btrain .*changed\.json.*\bempty\b", change(paths, tmp_path, "train", lambda x: x | {"text": " "}))
+    refused(r"\b30 .*\btest .*\btrain ", paths | {"test": paths["train"]})
+    refused(r"\b8 .*\btest .*\bdev ", paths | {"test": paths["dev"]})
+    refused(r"\b480 .*\bdev .*\btrain ", dict.fromkeys(paths, str(CORPUS / "train")))
+    refused(r"\bdev .*single\.json.*\bone utterance\b", paths | {"dev": single(paths["dev"], tmp_path)})
     refused(
-        "begins at an offset", change(paths, tmp_path, "test", lambda x: x | {"offset": 0.1}), CTM | {"test": CTM["train"]}
+        r"spk031-test-00050\.opus.*offset",
+        change(paths, tmp_path, "test", lambda x: x | {"offset": 0.1}),
+        CTM | {"test": CTM["train"]},
     )
-    refused("none of which is in the manifest", paths, CTM | {"test": CTM["dev"]})
+    refused(r"phones\.ctm.*\b60 .*spk028-test-", paths, CTM | {"test": CTM["dev"]})
     shutil.copy(paths["train"], tmp_path / "empty.json")
     (tmp_path / "empty.json").write_text("")
-    refused("nothing that can be used", paths | {"dev": str(tmp_path / "empty.json")})
+    refused(r"empty\.json", paths | {"dev": str(tmp_path / "empty.json")})
     with pytest.raises(FileNotFoundError):
         open_sets(paths | {"dev": "/none.json"}, "text", None, None, SAMPLE_RATE)
     assert values_per_frame(opened, [1, 2], baselines=True) == 2 * 2 * 32 + 4 * 20

@@ -235,7 +235,7 @@ def test_stock_nemo_opens_the_file(relabelled, tmp_path):
     path, _ = relabelled
     stock = SpeechEncDecSelfSupervisedModel.restore_from(str(path), strict=True)
     stock.save_to(str(tmp_path / "stock.nemo"))
-    with pytest.raises(FileNotFoundError, match="saved again by a class that does not know teachers"):
+    with pytest.raises(FileNotFoundError, match=r"relabelling\.teacher=nemo:\w+_birq_teacher\.pt"):
         BiRQModel.restore_from(str(tmp_path / "stock.nemo"))
 
 
@@ -258,15 +258,15 @@ def test_checkpoint_of_another_teacher_is_refused(teacher, clustering, tmp_path)
     opened = BiRQModel.load_from_checkpoint(str(tmp_path / "model.ckpt"), weights_only=False)
     assert opened.teacher.file.checksum == clustering.file.checksum
     content = torch.load(tmp_path / "model.ckpt", weights_only=False)
-    with pytest.raises(ValueError, match=r"trained with the teacher .* this run has no teacher"):
+    with pytest.raises(ValueError, match=rf"{clustering.file.checksum}.*no teacher.*relabelling\.teacher"):
         make_model(**ALONE).on_load_checkpoint(content)
     other = copy.copy(clustering.file)
     object.__setattr__(other, "centroids", clustering.file.centroids.flip(0))
     object.__setattr__(other, "checksum", other.found_checksum())
     other.save(tmp_path / "other.pt")
-    with pytest.raises(ValueError, match="would change"):
+    with pytest.raises(ValueError, match=f"{clustering.file.checksum}.*{other.checksum}"):
         second_stage(tmp_path / "other.pt").on_load_checkpoint(content)
-    with pytest.raises(ValueError, match="the model was trained with"):
+    with pytest.raises(ValueError, match=rf"other\.pt.*{other.checksum}.*{clustering.file.checksum}"):
         second_stage(tmp_path / "other.pt", birq__relabelling__checksum=clustering.file.checksum)
 
 
@@ -295,41 +295,41 @@ def test_clusters_are_those_of_the_frames(clustering, opened, data):
 
 
 def test_what_does_not_fit_is_refused(teacher):
-    with pytest.raises(ValueError, match=r"20 clusters, .*num_codes=24: set model\.birq\.quantizer\.num_codes=20"):
+    with pytest.raises(ValueError, match=r"\b20 clusters.*num_codes=24.*model\.birq\.quantizer\.num_codes=20"):
         second_stage(teacher, birq__quantizer__num_codes=24, decoder__num_classes=24)
-    with pytest.raises(ValueError, match=r"enhanced_weight=0\.7 .* must be 0 with model\.birq\.relabelling\.teacher"):
+    with pytest.raises(ValueError, match=r"enhanced_weight=0\.7.*\b0 .*model\.birq\.relabelling\.teacher"):
         second_stage(teacher, birq__loss__enhanced_weight=0.7)
-    with pytest.raises(ValueError, match="must be 1 with"):
+    with pytest.raises(ValueError, match=r"num_books=2.*\b1 .*model\.birq\.relabelling\.teacher"):
         second_stage(teacher, birq__quantizer__num_books=2, decoder__num_decoders=2)
-    with pytest.raises(ValueError, match=r"model\.preprocessor\.features=40 \(teacher: 20\)"):
+    with pytest.raises(ValueError, match=r"model\.preprocessor\.features=40.*\b20\b"):
         second_stage(teacher, preprocessor__features=40, encoder__feat_in=40)
-    with pytest.raises(ValueError, match=r"model\.encoder\.subsampling_factor=8 \(teacher: 4\)"):
+    with pytest.raises(ValueError, match=r"model\.encoder\.subsampling_factor=8.*\b4\b"):
         second_stage(teacher, encoder__subsampling_factor=8)
     second_stage(teacher, preprocessor__dither=1e-5, preprocessor__pad_to=0)  # change no label
 
 
 def test_files_that_are_no_teacher(teacher, first_stage, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none\.pt does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"none\.pt.*birq cluster-labels"):
         second_stage(tmp_path / "none.pt")
     (tmp_path / "torn.pt").write_bytes(teacher.read_bytes()[:5000])
     for path in (tmp_path / "torn.pt", first_stage):
-        with pytest.raises(ValueError, match="is no teacher"):
+        with pytest.raises(ValueError, match=rf"(?s){path.name}.*birq cluster-labels"):
             read_teacher_file(path)
     content = torch.load(teacher, weights_only=True)
     content["weights"]["layers.0.norm_out.weight"][0] += 1e-3
     torch.save(content, tmp_path / "damaged.pt")
-    with pytest.raises(ValueError, match="damaged"):
+    with pytest.raises(ValueError, match=r"damaged\.pt.*checksum"):
         read_teacher_file(tmp_path / "damaged.pt")
     torch.save({"codebook": torch.zeros(1)}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match="is no teacher"):
+    with pytest.raises(ValueError, match=r"other\.pt.*birq cluster-labels"):
         read_teacher_file(tmp_path / "other.pt")
 
 
 def test_audio_that_does_not_fit_is_refused():
     opened = LoadedEncoder(make_model())
-    with pytest.raises(ValueError, match="--clusters 100: from 2 to the number of frames, which is about 50"):
+    with pytest.raises(ValueError, match=r"--clusters 100\b.*\b2 .*\b50\b"):
         check_size(opened, 2.0, 100)
-    with pytest.raises(ValueError, match=r"the frames that are clustered for .* GiB of memory; .*--hours \d"):
+    with pytest.raises(ValueError, match=r"\b10000000\.0 h\b.*GiB.*--hours \d"):
         check_size(opened, 3.6e10, 100)
 
 
@@ -350,11 +350,11 @@ def test_cluster_labels_as_a_user(first_stage, manifest, clustering, tmp_path, m
     assert f"model.birq.relabelling.teacher={out} model.birq.quantizer.num_codes={CLUSTERS}" in printed
     assert read_teacher_file(out).checksum == clustering.file.checksum  # the same seed, the same teacher
     assert TeacherLabeler(read_teacher_file(out)).num_clusters == CLUSTERS
-    with pytest.raises(SystemExit, match="exists already"):
+    with pytest.raises(SystemExit, match=r"cluster_labels\.py: .*teacher\.pt.*--out"):
         script()
-    with pytest.raises(SystemExit, match="has the layers 1 to 3"):
+    with pytest.raises(SystemExit, match=r"layers.*4.*1 to 3"):
         script("--out", tmp_path / "b.pt", "--layer", 4)
-    with pytest.raises(SystemExit, match="--clusters 99999: from 2"):
+    with pytest.raises(SystemExit, match="--clusters 99999"):
         script("--out", tmp_path / "b.pt", "--clusters", 99999)
     assert not (tmp_path / "b.pt").exists()
 

@@ -146,24 +146,24 @@ def test_bad_input_is_named_with_a_remedy(tmp_path):
         with pytest.raises(ValueError, match=message):
             read_runs([str(argument) for argument in arguments])
 
-    refused("nowhere is not a folder", tmp_path / "nowhere")
-    refused(r"empty holds no TensorBoard scalars .* nemo_experiments/<name>", tmp_path / "empty")
-    refused("given twice", good, good / ".")
-    refused(r"Two runs are called run: .*Give them names: first=.*a/run second=.*b/run", good, other)
+    refused("nowhere.*nemo_experiments/<name>", tmp_path / "nowhere")
+    refused(r"empty.*create_tensorboard_logger=true", tmp_path / "empty")
+    refused(r"a/run.*\btwice\b", good, good / ".")
+    refused(r"\brun: .*first=\S*a/run second=\S*b/run", good, other)
     assert [run.name for run in read_runs([f"first={good}", f"second={other}"])] == ["first", "second"]
-    refused(r"holds several runs; name those that you mean: .*a/run, .*b/run", tmp_path)
+    refused(r"a/run, \S*b/run", tmp_path)
     (good / "alarms.json").write_text('{"status": "heal')
-    refused(r"alarms.json is not readable as JSON .* Repair it, or move it away", good)
+    refused(r"alarms\.json.*JSON.*line 1 column 12", good)
     (good / "alarms.json").write_text('{"status": "healthy"}')
-    refused("alarms.json of .* has no list 'alarms'", good)
+    refused(r"alarms\.json.*'alarms'", good)
     (other / "label_quality.json").write_text("[]")
-    refused("label_quality.json holds no JSON object", other)
+    refused(r"label_quality\.json.*JSON object", other)
 
 
 def test_a_page_of_something_else_is_not_overwritten(tmp_path):
     run = read_run(make_run(tmp_path / "run"))
     (tmp_path / "index.html").write_text("mine")
-    with pytest.raises(ValueError, match="is not a report of ours"):
+    with pytest.raises(ValueError, match=r"index\.html.*--out"):
         write_report([run], tmp_path)
     assert (tmp_path / "index.html").read_text() == "mine"
 

@@ -39,10 +39,10 @@ def test_arguments_that_are_refused_before_a_model_is_opened(files, tmp_path, ca
         ("estimate_ngram.py", "--out", tmp_path / "lm"),
     )
     for command, message in (
-        ((*score, "--out", tmp_path / "latin.txt"), r"File exists: .*latin\.txt"),
-        ((*score, "--lm", tmp_path / "none.arpa"), r"none\.arpa does not exist"),
-        ((*estimate, silent), r"silent\.json: 1 of 1 lines have no text"),
-        ((*estimate, tmp_path / "latin.txt"), r"latin\.txt is not text in UTF-8"),
+        ((*score, "--out", tmp_path / "latin.txt"), r"score\.py: .*latin\.txt"),
+        ((*score, "--lm", tmp_path / "none.arpa"), r"score\.py: .*none\.arpa"),
+        ((*estimate, silent), r"silent\.json.*\b1 of 1 .*spk030-test-00000\.opus"),
+        ((*estimate, tmp_path / "latin.txt"), r"latin\.txt.*UTF-8"),
     ):
         with pytest.raises(SystemExit, match=message):
             call(*command, monkeypatch=monkeypatch)
@@ -57,7 +57,7 @@ def test_commands_of_a_user(files, capsys, monkeypatch):
     write_manifest(files / "dev.json", short_lines(30)[24:])
     lm = files / "tokens.arpa"
     call("estimate_ngram.py", test, "--out", lm, "--tokens-of", files / "small.nemo", "--order", 3, monkeypatch=monkeypatch)
-    with pytest.raises(SystemExit, match="exists; name another"):
+    with pytest.raises(SystemExit, match=r"tokens\.arpa.*--out"):
         call("estimate_ngram.py", test, "--out", lm, monkeypatch=monkeypatch)
 
     arguments = ["small.nemo", "test.json", f"second={test}"]
@@ -80,9 +80,9 @@ def test_commands_of_a_user(files, capsys, monkeypatch):
     assert fused["made_from"]["decoding"]["alpha"] in (0, 1)
     call("score.py", files / "small.nemo", test, monkeypatch=monkeypatch)
     assert "already scored" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="would be tuned and tested on"):
+    with pytest.raises(SystemExit, match=r"test\.json.*--tune"):
         call("score.py", files / "small.nemo", test, "--lm", lm, "--tune", test, monkeypatch=monkeypatch)
-    with pytest.raises(SystemExit, match=r"another normalization; .*--redo"):
+    with pytest.raises(SystemExit, match=r"small_test_greedy\.json.*\bnormalization\b.*--redo"):
         call("score.py", files / "small.nemo", test, "--normalization", "none", monkeypatch=monkeypatch)
 
     pair = (out / "small_test_greedy.json", out / "small_test_tokens.json")

@@ -82,7 +82,7 @@ def test_unknown_keys_of_a_run_are_refused_with_the_nearest(key, nearest):
         check_run_keys(compose("birq_conformer_tiny", overrides=["+minutes=3"]), "minutes")
     OmegaConf.set_struct(cfg, False)
     OmegaConf.update(cfg, key, 1)
-    with pytest.raises(ValueError, match=rf"{key.split('.x')[0]} .*did you mean {nearest}\?"):
+    with pytest.raises(ValueError, match=rf"{key.split('.x')[0]} .*\b{nearest}\?"):
         check_run_keys(cfg)
 
 

@@ -27,6 +27,7 @@ from tests.helpers.shards import make_shards, wav
 
 pytestmark = pytest.mark.unit
 TRAIN = CORPUS / "train"
+NO_LINES = r"(?s)^(?!.*\bline \d).*_CL_\.json.*audio_0\.tar"  # the files alone: there is no line to name
 
 
 def node(folder: Path, shards=2, **changes):
@@ -180,7 +181,7 @@ def test_webdataset_ranks_take_equally_many_steps_and_read_everything(tmp_path, 
     ranks = [list(load(config, rank, 2)) for rank in (0, 1)]
     assert len(ranks[0]) == len(ranks[1]) == len(load(config, 0, 2)) == 3
     assert {name for batches in ranks for batch in batches for name in batch.ids} == {f"clip{i}.wav" for i in range(8)}
-    with pytest.raises(ValueError, match="rank 1 has 1 shards for 2 workers"):
+    with pytest.raises(ValueError, match=r"\brank 1\b.*\b1 shards\b.*\b2 workers\b"):
         load(node(folder, shards=3, use_lhotse=False, is_tarred=True, batch_size=2, num_workers=2), 1, 2)
 
 
@@ -208,7 +209,7 @@ def test_input_cfg_of_nemo_names_the_same_datasets(tmp_path):
     assert [s.tars for s in sources] == [one.tarred_audio_filepaths, two.tarred_audio_filepaths, None]
     with pytest.raises(ValueError, match="lhotse_shar"):
         read_sources(OmegaConf.create({"input_cfg": [{"type": "lhotse_shar"}]}))
-    with pytest.raises(ValueError, match="a weight to each"):
+    with pytest.raises(ValueError, match=r"\bweight\b.*\b2 datasets\b.*dev\.json"):
         read_sources(OmegaConf.create({"input_cfg": [files, tarred[0]]}))
 
 
@@ -233,25 +234,25 @@ def refuse(config, error, message):
 
 
 def test_missing_files_are_named(tmp_path):
-    refuse(node(tmp_path / "nowhere"), FileNotFoundError, "nowhere.*manifest_0.json does not exist")
+    refuse(node(tmp_path / "nowhere"), FileNotFoundError, r"nowhere/.*manifest_0\.json")
     folder = make_shards(tmp_path / "shards")
     (folder / "audio_1.tar").unlink()
-    refuse(node(folder), FileNotFoundError, "audio_1.tar does not exist")
+    refuse(node(folder), FileNotFoundError, r"audio_1\.tar")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "nothing that can be used"),
-        ("\n\n", "nothing that can be used"),
-        ("audio.wav 1.0\n", "line 1 is not JSON"),
-        ('{"audio_filepath": "clip0.wav", "duration": 1.0}\n[1, 2]\n', "line 2 is not a JSON object but list"),
-        ('{"path": "clip0.wav", "seconds": 1.0}\n', r"lacks \['audio_filepath', 'duration'\]; it has the keys"),
+        ("", NO_LINES),
+        ("\n\n", NO_LINES),
+        ("audio.wav 1.0\n", r"\bline 1\b.*JSON"),
+        ('{"audio_filepath": "clip0.wav", "duration": 1.0}\n[1, 2]\n', r"\bline 2\b.*\blist\b"),
+        ('{"path": "clip0.wav", "seconds": 1.0}\n', r"\bline 1\b.*\['audio_filepath', 'duration'\].*\['path', 'seconds'\]"),
         ('{"audio_filepath": "clip0.wav", "duration": "long"}\n', "duration='long'"),
-        ('{"audio_filepath": "clip0.wav", "duration": 0}\n', "above 0"),
-        ('{"audio_filepath": null, "duration": 1.0}\n', "line 1 has audio_filepath=None, which must be a path"),
-        ('{"audio_filepath": "clip0.wav", "duration": 1.0, "recording": 3}\n', r"reserved keys \['recording'\]"),
-        ('{"audio_filepath": "clip99.wav", "duration": 1.0}\n', "lacks clip99.wav"),
+        ('{"audio_filepath": "clip0.wav", "duration": 0}\n', r"\bline 1\b.*duration=0\b"),
+        ('{"audio_filepath": null, "duration": 1.0}\n', r"\bline 1\b.*audio_filepath=None"),
+        ('{"audio_filepath": "clip0.wav", "duration": 1.0, "recording": 3}\n', r"\bline 1\b.*\['recording'\]"),
+        ('{"audio_filepath": "clip99.wav", "duration": 1.0}\n', r"audio_0\.tar.*clip99\.wav"),
     ],
 )
 def test_bad_manifests_are_refused(tmp_path, content, message):
@@ -280,7 +281,7 @@ def test_shards_and_manifests_must_agree(tmp_path):
     (folder / "tarred_audio_manifest.json").write_text("\n".join(changed))
     refuse(config, ValueError, "shard_id=7")
     (folder / "audio_0.tar").write_bytes(b"not a tar file" * 100)
-    refuse(node(folder), ValueError, "audio_0.tar cannot be read")
+    refuse(node(folder), ValueError, r"audio_0\.tar.*\b0 members")
 
 
 def test_truncated_shard_is_refused(tmp_path):
@@ -293,24 +294,24 @@ def test_truncated_shard_is_refused(tmp_path):
 def test_loose_files_must_exist(tmp_path):
     (tmp_path / "dev.json").write_text('{"audio_filepath": "a.wav", "duration": 1.0}\n')
     config = OmegaConf.create({"use_lhotse": True, "manifest_filepath": str(tmp_path / "dev.json"), "batch_size": 1})
-    refuse(config, ValueError, r"names .*a\.wav, which does not exist")
+    refuse(config, ValueError, r"dev\.json.*/a\.wav")
 
 
 def test_keys_of_nemo_that_are_not_supported_are_refused(tmp_path):
     folder = make_shards(tmp_path / "shards")
-    refuse(node(folder, perturb_speed=True), ValueError, "perturb_speed=True of NeMo's Lhotse loader is not supported")
-    refuse(node(folder, batch_size=None), ValueError, "size of a batch is not set")
-    refuse(node(folder, bucket_duration_bins=[3.0, 2.0]), ValueError, "rising order")
-    refuse(node(folder, min_duration=100.0), ValueError, "no utterance .* between min_duration and max_duration")
+    refuse(node(folder, perturb_speed=True), ValueError, "perturb_speed=True")
+    refuse(node(folder, batch_size=None), ValueError, "batch_duration, batch_size")
+    refuse(node(folder, bucket_duration_bins=[3.0, 2.0]), ValueError, r"bucket_duration_bins=\[3\.0, 2\.0\]")
+    refuse(node(folder, min_duration=100.0), ValueError, r"_CL_\.json.*min_duration.*max_duration")
     remote = node(folder, tarred_audio_filepaths="s3://bucket/audio__OP_0..1_CL_.tar")
-    refuse(remote, ValueError, "copy or mount the shards, or stream them")
+    refuse(remote, ValueError, r"s3://bucket/audio_0\.tar.*use_lhotse=false is_tarred=true")
 
 
 def test_webdataset_ends_where_nothing_can_be_read(tmp_path):
     """Instead of searching for ever, while other ranks wait."""
     write_shards([Utterance(f"bad{i}.wav", b"RIFF", {"duration": 1.0}) for i in range(6)], tmp_path / "shards", 1)
     config = node(tmp_path / "shards", shards=1, use_lhotse=False, is_tarred=True, batch_size=2)
-    with pytest.raises(UnreadableShardsError, match="none of 6 members in a row could be read"):
+    with pytest.raises(UnreadableShardsError, match=r"\b6 members\b.*'bad5'"):
         list(load(config))
 
 
@@ -345,25 +346,25 @@ def test_share_of_unusable_utterances_decides(tmp_path):
     folder = make_shards(tmp_path / "shards")
     with open(folder / "sharded_manifests" / "manifest_0.json", "a") as file:
         file.write('{"audio_filepath": "ghost.wav", "duration": 1.0}\n')
-    refuse(node(folder), ValueError, "1 of 9 utterances .* cannot be used:\n .*audio_0.tar lacks ghost.wav")
+    refuse(node(folder), ValueError, r"\b1 of 9 .*\n.*audio_0\.tar.*ghost\.wav")
     assert sum(len(batch.ids) for batch in load(node(folder, max_skipped_share=0.2))) == 8
 
 
 def test_way_of_loading_must_be_chosen(tmp_path):
     folder = make_shards(tmp_path / "shards")
-    refuse(node(folder, use_lhotse=False), ValueError, "set use_lhotse=true")
+    refuse(node(folder, use_lhotse=False), ValueError, r"_CL_\.json.*use_lhotse=true.*is_tarred=true")
     config = node(folder, use_lhotse=False, is_tarred=True)
     config.tarred_audio_filepaths = None
-    refuse(config, ValueError, "needs tarred_audio_filepaths")
+    refuse(config, ValueError, r"is_tarred=true.*tarred_audio_filepaths.*_CL_\.json")
     config = node(folder)
     config.manifest_filepath = [[str(folder)], [str(folder)]]
-    with pytest.raises(ValueError, match="one entry"):
+    with pytest.raises(ValueError, match=r"manifest_filepath\D*2\D.*tarred_audio_filepaths\D*1\b"):
         read_sources(config)
 
 
 def test_manifest_must_be_given():
     config = OmegaConf.create({"use_lhotse": True, "manifest_filepath": "???"})
-    with pytest.raises(ValueError, match="manifest_filepath is not set"):
+    with pytest.raises(ValueError, match=r"model\.train_ds\.manifest_filepath="):
         load(config)
 
 

@@ -354,17 +354,21 @@ def test_the_committed_page_has_all_markers(folder: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("<!-- end: labels -->", "", "0 markers <!-- end: labels -->"),
-        ("<!-- begin: labels -->", "<!-- begin: labels --><!-- begin: labels -->", "2 markers <!-- begin: labels -->"),
-        ("Between.", "<!-- begin: typo -->", "a marker for 'typo'"),
-        ("<!-- end: errors -->", "", "0 markers <!-- end: errors -->"),
+        ("<!-- end: labels -->", "", r"results\.md\D*0\D.*<!-- end: labels -->"),
+        (
+            "<!-- begin: labels -->",
+            "<!-- begin: labels --><!-- begin: labels -->",
+            r"results\.md\D*2\D.*begin: labels",
+        ),
+        ("Between.", "<!-- begin: typo -->", r"results\.md.*'typo'"),
+        ("<!-- end: errors -->", "", r"results\.md\D*0\D.*<!-- end: errors -->"),
     ],
 )
 def test_markers_that_are_wrong(folder: Path, tmp_path: Path, old: str, new: str, said: str):
     page = tmp_path / "results.md"
     page.write_text(PAGE.replace(old, new, 1))
     before = page.read_text()
-    with pytest.raises(ValueError, match=re.escape(said)):
+    with pytest.raises(ValueError, match=said):
         draw_page(read_groups(folder), page)
     assert page.read_text() == before and not (tmp_path / "pictures").exists()
 
@@ -372,7 +376,7 @@ def test_markers_that_are_wrong(folder: Path, tmp_path: Path, old: str, new: str
 def test_parts_inside_each_other(folder: Path, tmp_path: Path):
     page = tmp_path / "results.md"
     page.write_text(PAGE.replace("<!-- end: errors -->", "").replace("old labels", "<!-- end: errors -->"))
-    with pytest.raises(ValueError, match="must end before the next begins"):
+    with pytest.raises(ValueError, match=r"results\.md.*\border\b"):
         draw_page([], page)
 
 
@@ -380,21 +384,21 @@ def test_parts_inside_each_other(folder: Path, tmp_path: Path):
 
 
 def test_no_files(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match="no json file below"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere.*experiment\.py"):
         read_groups(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda r: r.update(schema=2), "has schema 2"),
-        (lambda r: r.pop("schema"), "not the record of a run"),
-        (lambda r: r.pop("labels"), "lacks labels"),
-        (lambda r: r["pretraining"].pop("final"), r"lacks pretraining\.final"),
-        (lambda r: r["scores"].pop("errors"), r"lacks scores\.errors"),
-        (lambda r: r["scores"].update(cer=0.1), r"scores\.cer is 0\.1000, but scores\.errors sum to"),
-        (lambda r: r["scores"]["errors"].append(r["scores"]["errors"][0]), "more than once"),
-        (lambda r: r.update(kind="other"), "kind is 'other'"),
+        (lambda r: r.update(schema=2), r"\bschema 2\b"),
+        (lambda r: r.pop("schema"), "'schema'"),
+        (lambda r: r.pop("labels"), r"\blabels\b"),
+        (lambda r: r["pretraining"].pop("final"), r"pretraining\.final"),
+        (lambda r: r["scores"].pop("errors"), r"scores\.errors(?!.*(\d|utterance))"),
+        (lambda r: r["scores"].update(cer=0.1), r"scores\.cer.*0\.1000.*scores\.errors.*0\.\d{4}"),
+        (lambda r: r["scores"]["errors"].append(r["scores"]["errors"][0]), r"scores\.errors.*\butterance\b"),
+        (lambda r: r.update(kind="other"), r"\bkind\b.*'other'"),
     ],
 )
 def test_files_that_are_wrong_are_named(tmp_path: Path, change, said: str):
@@ -406,7 +410,7 @@ def test_files_that_are_wrong_are_named(tmp_path: Path, change, said: str):
 
 def test_not_json(tmp_path: Path):
     (tmp_path / "notes.json").write_text("{")
-    with pytest.raises(ValueError, match=r"notes\.json is not json"):
+    with pytest.raises(ValueError, match=r"notes\.json.*line 1 column 2"):
         read_groups(tmp_path)
 
 
@@ -414,12 +418,12 @@ def test_the_same_run_twice_and_another_test_set(tmp_path: Path):
     record = made_up("birq", 0, 0.5)
     write(tmp_path, record)
     (tmp_path / "copy.json").write_text(json.dumps(record))
-    with pytest.raises(ValueError, match="are the same run"):
+    with pytest.raises(ValueError, match=r"birq_seed0\.json.*copy\.json"):
         read_groups(tmp_path)
     (tmp_path / "copy.json").unlink()
     other = made_up("best_rq", 0, 0.5)
     other["scores"]["errors"][0][0] = "another"
-    with pytest.raises(ValueError, match=r"another test set than .*best_rq_seed0"):
+    with pytest.raises(ValueError, match=r"birq_seed0\.json.*best_rq_seed0\.json.*utterance another"):
         read_groups(write(tmp_path, other))
 
 

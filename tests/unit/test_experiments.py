@@ -79,17 +79,17 @@ def test_a_budget_lies_over_its_base(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("methods: {relabelled: {relabelling: {layer: 0, clusters: 8}}}", "layer at least 1"),
+        ("methods: {relabelled: {relabelling: {layer: 0, clusters: 8}}}", r"relabelling.*\blayer=0\b"),
         ("methods: {birq: {overides: [a=1]}}", "overides"),
-        ("base: methods", "mine.yaml: base: methods: there are .*cpu"),
-        ("base: cpu_real", "mine.yaml: Key 'base'"),
-        ("pretrain: {config: no_such, steps: 8}", "conf/ has no such file"),
+        ("base: methods", r"mine\.yaml.*\bbase\b.*\bmethods\b.*\bcpu\b"),
+        ("base: cpu_real", r"mine\.yaml.*'base'"),
+        ("pretrain: {config: no_such, steps: 8}", "config=no_such"),
         ("pretrain: {config: birq_conformer_tiny, steps: 0}", "pretrain.steps=0"),
-        ("ablations: {birq: {}}", "birq: both a method and an ablation"),
-        ("methods: {relabelled: {relabelling: {layer: 2, clusters: 8, hours: 0}}}", "relabelling.hours=0.0: above 0"),
-        ("labelled_hours: 0", "labelled_hours=0.0: above 0"),
-        ("methods:", "methods: at least one"),
-        ("methods: {birq: [", "mine.yaml: while parsing"),
+        ("ablations: {birq: {}}", r"\bbirq: .*\bmethod\b.*\bablation\b"),
+        ("methods: {relabelled: {relabelling: {layer: 2, clusters: 8, hours: 0}}}", r"relabelling\.hours=0\.0"),
+        ("labelled_hours: 0", r"labelled_hours=0\.0"),
+        ("methods:", r"mine\.yaml.*\bmethods\b(?!.*\bcpu\b)"),
+        ("methods: {birq: [", r"mine\.yaml(.|\n)*line 3\b"),
     ],
 )
 def test_a_budget_with_a_mistake_is_refused(tmp_path, text, said):
@@ -111,17 +111,17 @@ def test_a_second_stage_that_would_fail_is_refused_before_the_first(smoke, corpu
 
 
 def test_unknown_names_are_answered_with_those_that_exist(tmp_path):
-    with pytest.raises(ValueError, match=r"--budget tiny: there are .*cpu.*smoke"):
+    with pytest.raises(ValueError, match=r"--budget tiny\b.*\bcpu\b.*\bsmoke\b"):
         read_budget("tiny")
-    with pytest.raises(ValueError, match=r"--only bird: there are scratch, best_rq, birq"):
+    with pytest.raises(ValueError, match=r"--only bird\b.*scratch, best_rq, birq"):
         expand("smoke", read_budget("smoke"), only=["bird"])
-    with pytest.raises(ValueError, match=r"--corpus librispeach: there are embedded"):
+    with pytest.raises(ValueError, match=r"--corpus librispeach\b.*embedded"):
         open_corpus("librispeach")
     with pytest.raises(ValueError, match=r"synthetic=FOLDER"):
         open_corpus("synthetic")
-    with pytest.raises(FileNotFoundError, match=r"is not a folder"):
+    with pytest.raises(FileNotFoundError, match=r"--corpus synthetic: .*/none\b"):
         open_corpus(f"synthetic={tmp_path}/none")
-    with pytest.raises(FileNotFoundError, match=r"has no dev.jsonl, no test.jsonl, no pretrain.jsonl"):
+    with pytest.raises(FileNotFoundError, match=r"--corpus speechocean762\b.*dev\.jsonl.*test\.jsonl.*pretrain\.jsonl"):
         open_corpus(f"speechocean762={tmp_path}")
 
 
@@ -218,7 +218,7 @@ def test_labelled_part_of_single_files_is_every_mth_line(tmp_path):
     written = [json.loads(line) for line in (tmp_path / "labelled.jsonl").read_text().splitlines()]
     assert [line["audio_filepath"] for line in written] == [str(folder / f"a{n}.wav") for n in range(0, 100, 10)]
     assert "lines 1, 11, 21" in labelled.note
-    with pytest.raises(ValueError, match=r"has 1.00 h for training, less than labelled_hours=2"):
+    with pytest.raises(ValueError, match=r"\b1\.00 h\b.*labelled_hours=2\b"):
         choose_files(folder, layout, None, 2.0)
 
 
@@ -270,7 +270,7 @@ def test_finished_stages_are_not_redone_and_a_failed_one_is(smoke, tmp_path):
     run = with_stages(smoke["birq"], *(python(name, code.replace("{0}", name)) for name, code in codes.items()))
     prepare_folder(run, tmp_path, overwrite=False)
     begun = []
-    with pytest.raises(StageFailed, match=r"ended with exit code 1(.|\n)*no memory"):
+    with pytest.raises(StageFailed, match=r"exit code 1\b(.|\n)*second\.log(.|\n)*no memory"):
         run_stages(run, tmp_path, 1, begun.append, threading.Event())
     assert [stage.name for stage in begun] == ["first", "second"]
     assert results.state(run, tmp_path, tmp_path / "none") == "partial"
@@ -283,7 +283,7 @@ def test_finished_stages_are_not_redone_and_a_failed_one_is(smoke, tmp_path):
 def test_a_command_that_writes_nothing_is_a_failure(smoke, tmp_path):
     run = with_stages(smoke["birq"], python("first", "pass"))
     prepare_folder(run, tmp_path, overwrite=False)
-    with pytest.raises(StageFailed, match=r"wrote no first.txt"):
+    with pytest.raises(StageFailed, match=r"birq_seed0.*first\.txt"):
         run_stages(run, tmp_path, 1, lambda stage: None, threading.Event())
 
 
@@ -292,7 +292,7 @@ def test_two_processes_do_not_work_on_one_run(tmp_path):
         with claim(tmp_path / "smoke" / "birq_seed1"):
             pass
         with (
-            pytest.raises(ValueError, match=r"another process is at work in .*birq_seed0"),
+            pytest.raises(ValueError, match=r"\bprocess\b.*birq_seed0.*--out"),
             claim(tmp_path / "smoke" / "birq_seed0"),
         ):
             pass
@@ -364,18 +364,18 @@ def test_a_folder_or_result_of_another_setting_is_not_used(smoke, tmp_path):
     results.write({"schema": results.SCHEMA, "setting_hash": run.setting_hash}, path)
     assert results.state(run, tmp_path / "run", path) == "done"
     assert results.state(other, tmp_path / "run", path) == "other setting"
-    with pytest.raises(ValueError, match=r"another setting.*--overwrite"):
+    with pytest.raises(ValueError, match=r"setting\.json.*--overwrite"):
         prepare_folder(other, tmp_path / "run", overwrite=False)
     prepare_folder(other, tmp_path / "run", overwrite=True)
     (tmp_path / "run" / "setting.json").write_text("{")
-    with pytest.raises(ValueError, match=r"run/setting.json is damaged .* remove the folder of this run"):
+    with pytest.raises(ValueError, match=r"run/setting\.json.*line 1 column 2"):
         prepare_folder(other, tmp_path / "run", overwrite=True)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
-    with pytest.raises(ValueError, match=r"holds no run of this script"):
+    with pytest.raises(ValueError, match=r"/mine\b.*--out"):
         prepare_folder(run, tmp_path / "mine", overwrite=True)
     path.write_text("{")
-    with pytest.raises(ValueError, match=r"no result of an experiment"):
+    with pytest.raises(ValueError, match=r"birq_seed0\.json.*line 1 column 2"):
         results.state(run, tmp_path / "run", path)
 
 

@@ -85,7 +85,7 @@ def test_a_layer_can_be_the_last(pretrained, tmp_path):
     assert torch.equal(encode(restored), encode(BiRQModel.restore_from(str(pretrained)), layer=2))
     assert "the first 2 of 3 layers x 32" in (tmp_path / "README.md").read_text()
     for layer in (0, 4):
-        with pytest.raises(ValueError, match="the layers 1 to 3"):
+        with pytest.raises(ValueError, match=rf"--layer {layer}\b.*1 to 3"):
             strip(pretrained, layer=layer)
 
 
@@ -221,7 +221,7 @@ def test_bare_file_can_be_handed_on_again_with_another_licence(pretrained, tmp_p
 
 def test_pretraining_does_not_go_on_with_a_bare_encoder(pretrained, tmp_path):
     write_nemo(strip(pretrained).model, tmp_path / "bare.nemo")
-    with pytest.raises(ValueError, match=r"bare encoder.*go on pretraining with the file it was made of"):
+    with pytest.raises(ValueError, match=r"birq export.*restore_from"):
         BiRQModel.restore_from(str(tmp_path / "bare.nemo"))
 
 
@@ -279,14 +279,14 @@ def test_output_is_checked_before_any_work(pretrained, tmp_path):
     (tmp_path / "hub").mkdir()
     (tmp_path / "hub" / "README.md").write_text("mine")
     refused = {
-        "model.nemo": (ValueError, "is the input"),
-        "hub/../model.nemo": (ValueError, "is the input"),
-        "link.nemo": (ValueError, "is the input"),
-        "model.bin": (ValueError, r"must be one of \.nemo"),
-        "there.onnx": (FileExistsError, r"exists already.*--force"),
-        "hub/new.nemo": (FileExistsError, r"README.md exists already"),
-        "folder.ts": (FileExistsError, "is a folder"),
-        "file/new.ts": (OSError, "cannot be written to"),
+        "model.nemo": (ValueError, r"\.nemo\b.*\binput\b"),
+        "hub/../model.nemo": (ValueError, r"\.nemo\b.*\binput\b"),
+        "link.nemo": (ValueError, r"\.nemo\b.*\binput\b"),
+        "model.bin": (ValueError, r"model\.bin.*\.nemo, \.onnx, \.ts"),
+        "there.onnx": (FileExistsError, r"there\.onnx.*--force"),
+        "hub/new.nemo": (FileExistsError, r"README\.md.*--force"),
+        "folder.ts": (FileExistsError, r"folder\.ts(?!.*--force)"),
+        "file/new.ts": (OSError, r"/file\b.*File exists"),
     }
     for name, (error, message) in refused.items():
         with pytest.raises(error, match=message):
@@ -294,7 +294,7 @@ def test_output_is_checked_before_any_work(pretrained, tmp_path):
     check_output(source, tmp_path / "there.onnx", force=True)
     check_output(source, tmp_path / "hub" / "new.nemo", force=True)
     for name in ("model.nemo", "link.nemo"):
-        with pytest.raises(ValueError, match="is the input"):
+        with pytest.raises(ValueError, match=rf"{name}.*\binput\b"):
             check_output(source, tmp_path / name, force=True)
     check_output(source, tmp_path / "new" / "new.nemo", force=False)
     assert (tmp_path / "there.onnx").read_text() == "mine"
@@ -314,7 +314,7 @@ def test_files_of_another_kind_are_refused(pretrained, tmp_path):
     }  # fmt: skip
     config = {"preprocessor": BASE.preprocessor, "encoder": BASE.encoder, "decoder": decoder, "sample_rate": 16000}
     EncDecCTCModel(OmegaConf.create(config)).save_to(str(tmp_path / "ctc.nemo"))
-    with pytest.raises(ValueError, match="holds a EncDecCTCModel that BiRQ did not pretrain"):
+    with pytest.raises(ValueError, match=r"ctc\.nemo.*EncDecCTCModel.*birq pretrain"):
         check_source(tmp_path / "ctc.nemo")
 
     def forget(folder):
@@ -323,7 +323,7 @@ def test_files_of_another_kind_are_refused(pretrained, tmp_path):
         OmegaConf.save(node, folder / "model_config.yaml")
 
     repack(pretrained, tmp_path / "ssl.nemo", forget)
-    with pytest.raises(ValueError, match="SpeechEncDecSelfSupervisedModel that BiRQ did not pretrain"):
+    with pytest.raises(ValueError, match=r"ssl\.nemo.*SpeechEncDecSelfSupervisedModel.*birq pretrain"):
         check_source(tmp_path / "ssl.nemo")
 
 
@@ -332,8 +332,8 @@ def test_damaged_and_unsafe_files_are_refused(pretrained, tmp_path):
     shutil.copy(pretrained, tmp_path / "unsafe.nemo")
     with tarfile.open(tmp_path / "unsafe.nemo", "a") as archive:
         archive.add(__file__, arcname="../../outside.py")
-    for name, message in (("short", "truncated"), ("unsafe", "leave its folder"), ("missing", "does not exist")):
-        with pytest.raises((ValueError, FileNotFoundError), match=message):
+    for name, message in (("short", r"\b20000 bytes"), ("unsafe", r"\.\./\.\./outside\.py"), ("missing", "")):
+        with pytest.raises((ValueError, FileNotFoundError), match=rf"{name}\.nemo.*{message}"):
             strip(tmp_path / f"{name}.nemo")
 
 
@@ -344,8 +344,8 @@ def test_weights_that_do_not_fit_are_refused(pretrained, tmp_path):
         torch.save(tensors, folder / "model_weights.ckpt")
 
     repack(pretrained, tmp_path / "bad.nemo", damage)
-    with pytest.raises(ValueError, match=r"(?s)do not fit its configuration.*layers\.1\.norm_out\.weight"):
+    with pytest.raises(ValueError, match=r"(?s)bad\.nemo.*layers\.1\.norm_out\.weight"):
         strip(tmp_path / "bad.nemo")
     repack(pretrained, tmp_path / "worse.nemo", lambda folder: (folder / "model_weights.ckpt").write_bytes(b"no weights"))
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match=r"worse\.nemo.*model_weights\.ckpt"):
         strip(tmp_path / "worse.nemo")

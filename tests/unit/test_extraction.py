@@ -117,12 +117,12 @@ def test_float16_is_rounding_or_refused(model, batch):
         np.testing.assert_array_equal(other["layer_2"], one["layer_2"].astype(np.float16))
     loud = make_model()
     loud.eval().encoder.layers[1].norm_out.weight.data *= 1e6
-    with pytest.raises(ValueError, match=r"layer 2: .*which float32 would hold"):
+    with pytest.raises(ValueError, match=r"\blayer 2\b.*float16.*float32"):
         compute_features(LoadedEncoder(loud), batch, [2], torch.float16)
     loud.encoder.layers[1].norm_out.weight.data[0] = float("nan")
-    with pytest.raises(ValueError, match=r"hold NaN or infinity, as after a training that diverged$"):
+    with pytest.raises(ValueError, match=r"\blayer 2\b(?!.*float32).*NaN"):
         compute_features(LoadedEncoder(loud), batch, [2], torch.float32)
-    with pytest.raises(ValueError, match="hold NaN"):
+    with pytest.raises(ValueError, match=r"\blayer 2\b.*NaN"):
         compute_labels(loud, batch, "enhanced")
 
 
@@ -168,7 +168,7 @@ def test_audio_that_is_gone_is_no_empty_result(model, tmp_path):
             compute, write = partial(compute_labels, model, kind="anchor"), write_labels("anchor")
             return run_parts(data, parts, compute, write, progress, 2.0, BATCH, 0).utterances
 
-    with pytest.raises(ValueError, match="none of 2 utterances one after the other"):
+    with pytest.raises(ValueError, match=r"\b2 utterances"):
         run_in_parts()
     for path in away:
         path.rename(path.with_suffix(".opus"))
@@ -180,44 +180,44 @@ def test_audio_that_is_gone_is_no_empty_result(model, tmp_path):
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
     same = {"layers": [1], "model": "x"}
-    with PartStore(tmp_path / "a", same, {}), pytest.raises(ValueError, match="another process"):
+    with PartStore(tmp_path / "a", same, {}), pytest.raises(ValueError, match=r"\bprocess\b.*/a\b"):
         PartStore(tmp_path / "a", same, {})
-    with pytest.raises(ValueError, match=r"layers was \[1\], now \[2\]; model was x, now y"):
+    with pytest.raises(ValueError, match=r"\blayers\b.*\[1\].*\[2\].*\bmodel\b.*\bx\b.*\by\b"):
         PartStore(tmp_path / "a", {"layers": [2], "model": "y"}, {})
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "thesis.tex").touch()
-    with pytest.raises(ValueError, match="holds something else"):
+    with pytest.raises(ValueError, match=r"/b\b(?!.*settings)"):
         PartStore(tmp_path / "b", {}, {})
 
 
 def test_layers_and_data_that_are_not_there(model, tmp_path, monkeypatch):
     assert parse_layers("3, 1,3", 3) == [1, 3]
     for wrong in ("0", "1,4", "-1"):
-        with pytest.raises(ValueError, match="has the layers 1 to 3"):
+        with pytest.raises(ValueError, match=r"\blayers\b.*1 to 3"):
             parse_layers(wrong, 3)
     with pytest.raises(FileNotFoundError):
         open_data(str(tmp_path / "none.json"), None, SAMPLE_RATE)
-    with pytest.raises(FileNotFoundError, match=r"name one of the folders below: .*train"):
+    with pytest.raises(FileNotFoundError, match=r"audio_0\.tar.*tarred_manifests/train\b"):
         open_data(str(CORPUS), None, SAMPLE_RATE)
-    with pytest.raises(ValueError, match="give the folder that holds"):
+    with pytest.raises(ValueError, match=r"tarred_audio_manifest\.json.*--tars"):
         open_data(str(SHARDS / "tarred_audio_manifest.json"), None, SAMPLE_RATE)
-    with pytest.raises(ValueError, match="is a tar file: give the folder"):
+    with pytest.raises(ValueError, match=r"train/audio_0\.tar.*--tars"):
         open_data(str(SHARDS / "audio_0.tar"), None, SAMPLE_RATE)
     (tmp_path / "empty.json").touch()
-    with pytest.raises(ValueError, match="nothing that can be used"):
+    with pytest.raises(ValueError, match=r"empty\.json"):
         open_data(str(tmp_path / "empty.json"), None, SAMPLE_RATE)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1000))
-    with pytest.raises(ValueError, match="take fewer layers or --dtype float16"):
+    with pytest.raises(ValueError, match=r"GiB.*/new\b.*--dtype float16"):
         check_space(tmp_path / "new", LoadedEncoder(model), open_data(str(TEST), None, SAMPLE_RATE), [1], "float32")
 
 
 def test_models_that_do_not_fit(tmp_path):
     fresh = make_model().eval()  # never trained
-    with pytest.raises(ValueError, match="never made enhanced labels"):
+    with pytest.raises(ValueError, match="--labels anchor"):
         check_can_label(fresh, "enhanced")
     check_can_label(fresh, "anchor")
     with pytest.raises(FileNotFoundError):
         load_encoder(tmp_path / "none.nemo")
     (tmp_path / "torn.nemo").write_bytes(b"torn")
-    with pytest.raises(ValueError, match="torn"):
+    with pytest.raises(ValueError, match=r"torn\.nemo"):
         load_encoder(tmp_path / "torn.nemo")

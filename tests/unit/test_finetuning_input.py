@@ -119,7 +119,7 @@ def test_weights_that_are_none(nemo, tmp_path):
                 content = io.BytesIO(content.read()[: member.size // 2])
                 member.size = member.size // 2
             target.addfile(member, content)
-    with pytest.raises(ValueError, match=r"odd\.nemo: its model_weights\.ckpt cannot be read"):
+    with pytest.raises(ValueError, match=r"odd\.nemo.*model_weights\.ckpt"):
         build(config("ctc_char", tmp_path / "odd.nemo", tmp_path))
 
 
@@ -210,9 +210,7 @@ def test_audio_that_is_missing(nemo, tmp_path):
     manifest = write(tmp_path / "train.json", *lines("one"), {"audio_filepath": "gone.wav", "duration": 1.0, "text": "two"})
     for where in ("train", "validation"):
         cfg = config("ctc_char", nemo, tmp_path, f"model.{where}_ds.manifest_filepath={manifest}")
-        with pytest.raises(
-            ValueError, match=r"1 of 2 utterances of .*train\.json cannot be used.*gone\.wav, which does not exist"
-        ):
+        with pytest.raises(ValueError, match=r"\b1 of 2 .*train\.json.*gone\.wav"):
             prepare(cfg) if where == "validation" else build(cfg)  # before the model is made
     cfg = config("ctc_char", nemo, tmp_path, f"test_manifests=[{manifest}]")
     assert "gone.wav, which does not exist" in refused(cfg, FileNotFoundError)

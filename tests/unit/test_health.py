@@ -316,12 +316,12 @@ def test_a_loss_that_is_not_finite_is_found_later_with_its_batch():
     batch = make_batch((0.5,))
     for step, loss in enumerate([1.0, math.inf, math.nan]):
         check.remember(step, batch._replace(ids=[f"clip{step}"]), torch.tensor(loss))
-    with pytest.raises(FloatingPointError, match="the loss is inf at step 1; the batch held: clip1"):
+    with pytest.raises(FloatingPointError, match=r"\binf\b.*\bstep 1\b.*\bclip1\b"):
         check.look()
-    with pytest.raises(FloatingPointError, match="at step 1;"):  # whoever looks again, such as before saving, is told again
+    with pytest.raises(FloatingPointError, match=r"\binf\b.*\bstep 1\b"):  # a second look, such as before saving
         check.look()
     check = FiniteCheck()
-    with pytest.raises(FloatingPointError, match="not known by name"):
+    with pytest.raises(FloatingPointError, match=r"\bnan\b.*\bstep 4\b.*\bname\b"):
         check.remember(4, SpeechBatch(batch.signal, batch.signal_length), torch.tensor(math.nan))
         check.look()
 
@@ -330,7 +330,7 @@ def test_losses_do_not_pile_up_where_nobody_looks():
     check = FiniteCheck()
     for step in range(MOST_STEPS):
         check.remember(step, make_batch((0.5,)), torch.tensor(math.nan if step == 7 else 1.0))
-    with pytest.raises(NonFiniteError, match="at step 7;") as found:
+    with pytest.raises(NonFiniteError, match=r"\bstep 7\b") as found:
         check.remember(MOST_STEPS, make_batch((0.5,)), torch.tensor(1.0))
     assert found.value.step == 7
 
@@ -350,7 +350,7 @@ class Overflow(pl.Callback):
 def test_weights_that_a_gradient_broke_are_not_saved(tmp_path, interval):
     """The step is the last one, or its checkpoint is made before another loss is seen."""
     saving = pl.callbacks.ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=interval, save_top_k=-1)
-    with pytest.raises(NonFiniteError, match="weights are not finite after 3 steps") as found:
+    with pytest.raises(NonFiniteError, match=r"\bweights\b.*\b3 steps\b") as found:
         train(make_model(), tmp_path, steps=3, enable_checkpointing=True, callbacks=[Overflow(2), saving])
     assert found.value.step == 2
     assert json.loads((tmp_path / "alarms.json").read_text())["alarms"][0]["step"] == 2
@@ -374,5 +374,5 @@ def test_validation_stops_at_nan_and_not_where_no_frame_is_masked(tmp_path):
     model = make_model()
     norm = next(module for module in model.modules() if isinstance(module, torch.nn.BatchNorm1d))
     norm.running_var.fill_(math.nan)  # training does not use it
-    with pytest.raises(NonFiniteError, match="the validation loss is nan after 2 steps"):
+    with pytest.raises(NonFiniteError, match=r"\bvalidation\b.*\bnan\b.*\b2 steps\b"):
         train(model, tmp_path, steps=4, val_check_interval=2, num_sanity_val_steps=0)

@@ -151,12 +151,12 @@ def test_samples_that_are_no_numbers_are_refused(tmp_path, value):
     soundfile.write(tmp_path / "bad.wav", signal, SAMPLE_RATE, subtype="FLOAT")
     (tmp_path / "dev.json").write_text('{"audio_filepath": "bad.wav", "duration": 1.0}\n')
     index = open_index(Source(str(tmp_path / "dev.json"), None, None))
-    with pytest.raises(UnusableAudio, match="NaN or infinite"):
+    with pytest.raises(UnusableAudio, match="NaN"):
         read_utterance(index.place(0), SAMPLE_RATE)
 
 
 def test_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("NEMO_BIRQ_CACHE", str(tmp_path / "file" / "folder"))
-    with pytest.raises(PermissionError, match="set NEMO_BIRQ_CACHE"):
+    with pytest.raises(PermissionError, match="NEMO_BIRQ_CACHE"):
         open_index(source(CORPUS / "train", 4))

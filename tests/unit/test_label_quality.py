@@ -106,7 +106,7 @@ def test_labels_that_are_the_phones_and_labels_that_are_constant():
     constant = quality(phones, np.zeros_like(phones))
     assert constant.pnmi == pytest.approx(0, abs=1e-12) and constant.pnmi_by_chance == pytest.approx(0, abs=1e-12)
     assert constant.phone_purity == pytest.approx(np.bincount(phones).max() / 500)
-    with pytest.raises(ValueError, match="at least two phones"):
+    with pytest.raises(ValueError, match=r"\b5 frames.*\b1 phones"):
         quality(np.zeros(5, dtype=int), np.arange(5))
 
 
@@ -279,13 +279,13 @@ def test_textgrids_as_an_aligner_writes_them(tmp_path):
     assert found.available == 2 and set(found.words) == {"84-121123-0000"}
 
     (chapter / "84-121123-0001.TextGrid").write_text(TEXTGRID.replace('"phones"', '"segments"'))
-    with pytest.raises(ValueError, match=r"0001.TextGrid must have one tier `phones`; it has .*segments"):
+    with pytest.raises(ValueError, match=r"0001\.TextGrid.*\bphones\b.*\bsegments\b"):
         al.read_alignments(tmp_path, {"84-121123-0001"})
     (chapter / "84-121123-0001.TextGrid").write_text("no TextGrid")
-    with pytest.raises(ValueError, match=r"0001.TextGrid is not a readable TextGrid"):
+    with pytest.raises(ValueError, match=r"0001\.TextGrid.*Error"):
         al.read_alignments(tmp_path, {"84-121123-0001"})
     shutil.copy(chapter / "84-121123-0000.TextGrid", tmp_path)
-    with pytest.raises(ValueError, match="of the same utterance"):
+    with pytest.raises(ValueError, match=r"121123/84-121123-0000\.TextGrid.*84-121123-0000\.TextGrid"):
         al.read_alignments(tmp_path, {"84-121123-0000"})
 
 
@@ -306,10 +306,10 @@ def test_ctm_with_comments_confidence_and_disorder(tmp_path):
     assert set(found.phones) == {"a"} and found.available == 2
     assert al.unknown_phones(found.phones) == ["ʒ"]
     ctm.write_text("a 1 0.0 0.5 AA\na 1 half 0.5 T\n")
-    with pytest.raises(ValueError, match=r"line 2: .* is not `utterance channel start duration phone`"):
+    with pytest.raises(ValueError, match=r"phones\.ctm.*\bline 2\b.*'a 1 half 0\.5 T'"):
         al.read_alignments(ctm, {"a"})
     ctm.write_text("a 1 0.0 -0.5 AA\n")
-    with pytest.raises(ValueError, match=r"phones.ctm: a has an interval from 0.0 s that lasts -0.5 s"):
+    with pytest.raises(ValueError, match=r"phones\.ctm.*\ba\b.*\b0\.0 s\b.*-0\.5 s\b"):
         al.read_alignments(ctm, {"a"})
 
 
@@ -324,34 +324,34 @@ def test_alignments_that_belong_to_something_else(tmp_path):
     def read(change):
         return read_utterances(MANIFEST, written(change))
 
-    with pytest.raises(ValueError, match=r"60 of 60 alignments end after their audio.*in seconds"):
+    with pytest.raises(ValueError, match=r"\b60 of 60\b.*\b3751\.00 s\b.*\b3\.75 s\b"):
         read(lambda name, c, start, duration, p: (name, c, str(1000 * float(start)), str(1000 * float(duration)), p))
-    with pytest.raises(ValueError, match=r"cover 10% of the audio"):
+    with pytest.raises(ValueError, match=r"\b10%.*\b50%"):
         read(lambda name, c, start, duration, p: (name, c, start, str(0.1 * float(duration)), p))
-    with pytest.raises(ValueError, match=r"hold 60 utterances, none of which is in the manifest.*spk024-validation-00001"):
+    with pytest.raises(ValueError, match=r"changed\.ctm.*\b60 .*spk024-validation-00001"):
         read(lambda name, *rest: (f"audio/{name}.opus", *rest))
     some = read(lambda name, *rest: (name.replace("spk025", "other"), *rest))
     assert len(some.unaligned) == sum("spk025" in line for line in MANIFEST.read_text().splitlines()) > 0
     assert some.alignments.available == 60 and len(some.lines) + len(some.unaligned) == 60
-    with pytest.raises(FileNotFoundError, match=r"no .TextGrid file"):
+    with pytest.raises(FileNotFoundError, match=r"\.TextGrid\b"):
         read_utterances(MANIFEST, tmp_path)
-    with pytest.raises(FileNotFoundError, match="do not exist: name a CTM file"):
+    with pytest.raises(FileNotFoundError, match=r"none\.ctm"):
         read_utterances(MANIFEST, tmp_path / "none.ctm")
 
 
 def test_manifests_that_do_not_do(tmp_path):
-    with pytest.raises(ValueError, match="names members of tar shards"):
+    with pytest.raises(ValueError, match=r"tarred_audio_manifest\.json.*spk002-train-00000\.opus"):
         open_speech(CORPUS / "train" / "tarred_audio_manifest.json")
-    with pytest.raises(FileNotFoundError, match="does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"none\.json"):
         open_speech(tmp_path / "none.json")
     line = json.loads(MANIFEST.read_text().splitlines()[0])
     line["audio_filepath"] = str(MANIFEST.parent / line["audio_filepath"])
     manifest = tmp_path / "manifest.json"
     manifest.write_text(json.dumps(line) + "\n" + json.dumps(line))
-    with pytest.raises(ValueError, match="has 2 files named spk025-validation-00000"):
+    with pytest.raises(ValueError, match=r"manifest\.json.*\b2 files\b.*spk025-validation-00000"):
         open_speech(manifest)
     manifest.write_text(json.dumps(line | {"offset": 0.5}))
-    with pytest.raises(ValueError, match="begins at an offset"):
+    with pytest.raises(ValueError, match=r"spk025-validation-00000\.opus.*\boffset\b"):
         open_speech(manifest)
 
 
@@ -456,7 +456,7 @@ def test_over_training_nearest_codes_have_the_statistics_of_the_audio(small, tmp
 
 
 def test_layers_that_do_not_fit_into_memory_are_refused():
-    with pytest.raises(ValueError, match=r"for 1000000.0 h need \d+ GiB of memory; .*--hours \d"):
+    with pytest.raises(ValueError, match=r"\b1000000\.0 h\b.*\d GiB.*--hours \d"):
         check_memory(make_model(), 3.6e9)
 
 
@@ -519,20 +519,20 @@ def test_files_without_enhanced_labels_are_refused(tmp_path):
     stock.save_to(str(tmp_path / "stock.nemo"))
     torch.save({"hyper_parameters": {"cfg": stock.cfg}, "global_step": 7}, tmp_path / "stock.ckpt")
     for name in ("stock.nemo", "stock.ckpt"):
-        with pytest.raises(ValueError, match=rf"{name} is no BiRQ model but nemo.*SpeechEncDecSelfSupervisedModel"):
+        with pytest.raises(ValueError, match=rf"{name}.*SpeechEncDecSelfSupervisedModel.*\bbirq\b"):
             load_model(tmp_path / name)
     torch.save({"weights": 1}, tmp_path / "foreign.ckpt")
-    with pytest.raises(ValueError, match="no BiRQ model but an unknown class"):
+    with pytest.raises(ValueError, match=r"foreign\.ckpt.*\bbirq\b"):
         load_model(tmp_path / "foreign.ckpt")
     (tmp_path / "broken.nemo").write_bytes(b"no archive")
-    with pytest.raises(ValueError, match=r"is no \.nemo, or a truncated one"):
+    with pytest.raises(ValueError, match=r"(?s)broken\.nemo.*\b10 bytes"):
         load_model(tmp_path / "broken.nemo")
     (tmp_path / "broken.ckpt").write_bytes(b"no archive")
-    with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
+    with pytest.raises(ValueError, match=r"broken\.ckpt.*UnpicklingError"):
         load_model(tmp_path / "broken.ckpt")
-    with pytest.raises(ValueError, match=r"must end with .nemo or .ckpt"):
+    with pytest.raises(ValueError, match=r"test_label_quality\.py.*\.nemo.*\.ckpt"):
         load_model(Path(__file__))
-    with pytest.raises(FileNotFoundError, match="does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"none\.nemo"):
         load_model(tmp_path / "none.nemo")
 
 
@@ -541,5 +541,5 @@ def test_results_of_another_model_are_not_overwritten(tmp_path):
     (tmp_path / "label_quality_run-step=10.json").write_text(json.dumps({"model": str(tmp_path / "run-step=10.ckpt")}))
     check_out(tmp_path, "label_quality", tmp_path / "run-step=10.ckpt")
     check_out(tmp_path, "label_quality", tmp_path / "run-step=20.ckpt")
-    with pytest.raises(ValueError, match="holds the results of another model; give another folder with --out"):
+    with pytest.raises(ValueError, match=r"label_quality_run-step=10\.json.*--out"):
         check_out(tmp_path, "label_quality", tmp_path / "elsewhere" / "run-step=10.ckpt")

@@ -67,5 +67,5 @@ def test_an_utterance_that_cannot_be_used_is_refused(manifest, tmp_path):
     lines = [line | {"audio_filepath": str(manifest.parent / line["audio_filepath"])} for line in lines]
     lines[7]["audio_filepath"] = str(tmp_path / "gone.flac")
     (tmp_path / "m.json").write_text("\n".join(map(json.dumps, lines)))
-    with pytest.raises(ValueError, match=r"1 of 480 utterances of .*m\.json cannot be used.*gone\.flac, which does not"):
+    with pytest.raises(ValueError, match=r"\b1 of 480 .*m\.json.*gone\.flac"):
         open_speech(tmp_path / "m.json")

@@ -121,5 +121,5 @@ def test_layer_as_number_or_fraction(layer, depth, number):
 
 @pytest.mark.parametrize("layer", [0, -1, 5, 0.0, 1.5, 0.05])
 def test_layer_outside_the_encoder_is_refused(layer):
-    with pytest.raises(ValueError, match="from 1 to 4"):
+    with pytest.raises(ValueError, match=r"labels\.layer=.*1 to 4"):
         resolve_layer(layer, 4)

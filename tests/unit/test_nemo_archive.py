@@ -1,6 +1,7 @@
 """Files that are no ``.nemo``: each is refused by what is wrong with it."""
 
 import io
+import re
 import tarfile
 
 import pytest
@@ -38,7 +39,7 @@ def test_a_compressed_file_is_one_too(nemo, tmp_path):
 
 
 def test_missing(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no\.nemo does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"no\.nemo"):
         check_nemo(tmp_path / "no.nemo")
 
 
@@ -46,7 +47,7 @@ def test_missing(tmp_path):
 def test_truncated_anywhere(nemo, tmp_path, share):
     data = nemo.read_bytes()
     (tmp_path / "torn.nemo").write_bytes(data[: int(share * len(data))])
-    with pytest.raises(ValueError, match=r"torn\.nemo .*truncated"):
+    with pytest.raises(ValueError, match=rf"(?s)torn\.nemo.*\b{int(share * len(data))} bytes"):
         check_nemo(tmp_path / "torn.nemo")
 
 
@@ -55,39 +56,39 @@ def test_truncated_compressed(nemo, tmp_path):
         packed.add(nemo, "model_weights.ckpt")
     data = (tmp_path / "whole.nemo").read_bytes()
     (tmp_path / "torn.nemo").write_bytes(data[: len(data) // 2])
-    with pytest.raises(ValueError, match=r"torn\.nemo .*truncated"):
+    with pytest.raises(ValueError, match=rf"torn\.nemo.*\b{len(data) // 2} bytes"):
         check_nemo(tmp_path / "torn.nemo")
 
 
 def test_no_archive(tmp_path):
     (tmp_path / "text.nemo").write_text("hello\n" * 1000)
-    with pytest.raises(ValueError, match=r"text\.nemo is no \.nemo"):
+    with pytest.raises(ValueError, match=r"(?s)text\.nemo.*\b6000 bytes"):
         check_nemo(tmp_path / "text.nemo")
 
 
 def test_without_weights(tmp_path):
     path = pack(tmp_path / "a.nemo", model_config__yaml=b"target: x\n", notes__txt=b"")
-    with pytest.raises(ValueError, match=r"no model_weights\.ckpt: .*It holds model_config\.yaml, notes\.txt"):
+    with pytest.raises(ValueError, match=r"a\.nemo.*model_weights\.ckpt.*model_config\.yaml, notes\.txt"):
         check_nemo(path)
 
 
 @pytest.mark.parametrize("member", ["../evil.txt", "/tmp/evil.txt", "a/../../evil.txt"])
 def test_paths_that_leave_the_folder_are_named(tmp_path, member):
     path = pack(tmp_path / "a.nemo", model_config__yaml=b"target: x\n", model_weights__ckpt=b"", **{member: b"x"})
-    with pytest.raises(ValueError, match=f"members that leave its folder.*: {member}. "):
+    with pytest.raises(ValueError, match=rf"a\.nemo.* {re.escape(member)}\b"):
         check_nemo(path)
 
 
 def test_links_are_named(tmp_path):
     path = pack(tmp_path / "a.nemo", model_config__yaml=b"", model_weights__ckpt=b"", links=[("key", "/etc/passwd")])
-    with pytest.raises(ValueError, match="or are links: key"):
+    with pytest.raises(ValueError, match=r"a\.nemo.*\blinks?\b.*\bkey\b"):
         check_nemo(path)
 
 
 @pytest.mark.parametrize("config", [b"{ target: [", b"\xff\xfe\x00", b"- 1\n", b"sample_rate: 16000\n"])
 def test_configurations_that_are_none(tmp_path, config):
     path = pack(tmp_path / "a.nemo", model_config__yaml=config, model_weights__ckpt=b"")
-    with pytest.raises(ValueError, match=r"a\.nemo: its model_config\.yaml"):
+    with pytest.raises(ValueError, match=r"a\.nemo.*model_config\.yaml"):
         read_config(path)
 
 

@@ -78,9 +78,9 @@ def test_silence_fails_and_no_batch_is_an_error():
     alone, together = (preflight.measure(model, data, minutes=1) for data in (BATCHES, [stand_in, *BATCHES]))
     assert alone.skipped == 0 and together == replace(alone, skipped=3, skipped_share=3 / 15)
     assert together.failures(model) == []  # three are few
-    with pytest.raises(ValueError, match="none of 3 utterances could be read"):
+    with pytest.raises(ValueError, match=r"\b3 utterances"):
         preflight.measure(model, [stand_in], minutes=1)
-    with pytest.raises(ValueError, match="no batch"):
+    with pytest.raises(ValueError, match=r"model\.train_ds.*min_duration.*max_duration"):
         preflight.measure(model, [], minutes=1)
 
 

@@ -199,5 +199,5 @@ def test_rows_conclusion_and_files(tmp_path):
         and written["rows"][4] == json.loads(json.dumps(rows[4].as_json()))
     )
     assert picture.stat().st_size > 10_000
-    with pytest.raises(ValueError, match="results of another model"):
+    with pytest.raises(ValueError, match=r"probe_frames_m\.json.*--out"):
         check_out(tmp_path, "probe_frames", tmp_path / "other" / "m.nemo")

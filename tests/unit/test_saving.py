@@ -71,7 +71,7 @@ def test_resuming_with_another_kind_of_codebook_is_refused(tmp_path, trained, ow
     path = str(tmp_path / "model.ckpt")
     checkpoint(make_model(birq__labels__codebook=trained), path)
     content = torch.load(path, weights_only=False)
-    with pytest.raises(ValueError, match=f"labels.codebook={trained}, this model has {own}: its labels would change"):
+    with pytest.raises(ValueError, match=rf"labels\.codebook={trained}\b.*\b{own}\b"):
         make_model(birq__labels__codebook=own).on_load_checkpoint(content)
 
 

@@ -98,9 +98,9 @@ def test_normalization_is_the_same_for_both_sides_and_is_told():
     assert any("lower case" in step for step in found["normalization"]["steps"])
     assert summarize(make_lines(["Yes, Sir!", "no"]), ["yes sir", "NO."], "none")["wer"] == 1
     assert found["utterances"][0]["text"] == "Yes, Sir!"  # what the manifest says is kept
-    with pytest.raises(ValueError, match="no word is left"):
+    with pytest.raises(ValueError, match=r"\breferences\b.*\bnormalization\b"):
         summarize(make_lines(["?!"]), ["yes"])
-    with pytest.raises(ValueError, match="unknown"):
+    with pytest.raises(ValueError, match=r"'other'.*default, none"):
         normalize(["a"], "other")
 
 
@@ -229,15 +229,18 @@ def test_two_models_on_one_test_set(tmp_path):
     same = compare(first, first)
     assert same["wer"]["difference"] == 0 and same["wer"]["utterances"]["permutation_p"] == 1 and not same["utterances"]
     for spoiled, message in (
-        ({"utterances": second["utterances"][1:]}, "not of one test set"),
-        ({"utterances": [u | {"reference_scored": "q"} for u in second["utterances"]]}, "different references"),
-        ({"normalization": {"steps": []}}, "normalized in different ways"),
-        ({"utterances": [*second["utterances"], second["utterances"][0]]}, "more than once"),
+        ({"utterances": second["utterances"][1:]}, r"\b0\.wav\b.*\b1\b"),
+        (
+            {"utterances": [u | {"reference_scored": "q"} for u in second["utterances"]]},
+            r"\breferences\b.*\b0\.wav\b.*\b60\b",
+        ),
+        ({"normalization": {"steps": []}}, "--normalization"),
+        ({"utterances": [*second["utterances"], second["utterances"][0]]}, r"^m\b.*\butterance\b"),
     ):
         with pytest.raises(ValueError, match=message):
             compare(first, second | spoiled)
     (tmp_path / "other.json").write_text(json.dumps({"wer": 1}))
-    with pytest.raises(ValueError, match="not a score"):
+    with pytest.raises(ValueError, match=r"other\.json.*birq score"):
         read_score(tmp_path / "other.json")
     with pytest.raises(FileNotFoundError, match=r"birq score"):
         read_score(tmp_path / "none.json")
@@ -270,8 +273,8 @@ def test_a_score_is_made_once_and_never_overwritten_by_that_of_another_model(tmp
     write_json(path, {"wer": 0.5, "made_from": made})
     assert finished(path, made, redo=False)["wer"] == 0.5 and finished(path, made, redo=True) is None
     model.write_text("other weights")
-    with pytest.raises(ValueError, match=r"another model; .*--redo"):
+    with pytest.raises(ValueError, match=r"score\.json.*\bmodel\b.*--redo"):
         finished(path, made_from(model, manifest, {"search": "greedy"}, "default"), redo=False)
     path.write_text("{}")
-    with pytest.raises(ValueError, match="not a score"):
+    with pytest.raises(ValueError, match=r"score\.json.*--out(?!.*--redo)"):
         finished(path, made, redo=False)

@@ -62,7 +62,7 @@ def test_probabilities_sum_to_one():
     words = [word for (word,) in model[0] if word != "<s>"]
     for history in [(), ("the",), ("<s>", "the"), ("on", "the"), ("the", "sat"), ("dog", "mat"), ("never",)]:
         assert sum(probability(model, word, history) for word in words) == pytest.approx(1), history
-    with pytest.raises(ValueError, match="no sentence"):
+    with pytest.raises(ValueError, match=r"\bsentence\b"):
         estimate([], 2)
     with pytest.raises(ValueError, match="order=1"):
         estimate([["a"]], 1)
@@ -139,7 +139,7 @@ def test_a_file_as_srilm_writes_it(ctc, tmp_path):
     assert search.decode([audio]) == ["cat"]
     write_tokens(tmp_path / "tokens.arpa", [[1, 2]])
     path.write_text("\n" + (tmp_path / "tokens.arpa").read_text())
-    with pytest.raises(ValueError, match="sed"):
+    with pytest.raises(ValueError, match="sed -i 1d"):
         open_beam_search(path, ctc)
 
 
@@ -174,9 +174,9 @@ def test_words_are_spelled_with_what_the_recognizer_has(ctc, tmp_path):
     found = spell(arpa, ctc)
     assert found["THE"] == ["t", "h", "e"] and found["the"] == ["t", "h", "e"]  # LibriSpeech's model is in capitals
     assert found["dog's"] == list("dog's") and "café" not in found
-    with pytest.raises(ValueError, match="none of its 2 words, as 'кот'"):
+    with pytest.raises(ValueError, match=r"other\.arpa.*\b2 words\b.*'кот'"):
         spell(read_arpa(write_words(tmp_path / "other.arpa", ["кот пёс"])), ctc)
-    with pytest.raises(ValueError, match="no space"):
+    with pytest.raises(ValueError, match=r"\bcharacters\b.*\bspace\b"):
         spell(arpa, make_ctc(list("abcdefgh")))
 
 
@@ -198,16 +198,16 @@ def test_word_pieces(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"mmap lm http://kheafield.com/code format version 5\n\x00", "no ARPA file: it begins with 'mmap"),
-        (b"hello\n", r"no ARPA file: it begins with 'hello'"),
-        (b"", "no ARPA file"),
+        (b"mmap lm http://kheafield.com/code format version 5\n\x00", "ARPA.*'mmap lm"),
+        (b"hello\n", "ARPA.*'hello'"),
+        (b"", "counts.*1-grams"),
         (gzip.compress(b"\\data\\\n", mtime=0), "gunzip"),
-        (b"\\data\\\nngram 1=1\n\n\\1-grams:\n-1\t\xff\n", "not text in UTF-8"),
-        (b"\\data\\\n\n\\1-grams:\n", "no counts"),
-        (b"\\data\\\nngram 1=2\n\n\\1-grams:\n-1\t<s>\n-1\t</s>\n", "truncated"),
-        (b"\\data\\\nngram 1=3\n\n\\1-grams:\n-1\t<s>\n-1\t</s>\n\n\\end\\\n", "announces 3 1-grams and has 2"),
-        (b"\\data\\\nngram 1=1\n\n\\1-grams:\n-1\tcat\n\n\\end\\\n", "no 1-gram </s> and no <s>"),
-        (b"\\data\\\nngram 1=1\n\n\\1-grams:\n-1 cat\n\n\\end\\\n", "is not 'log10 probability', tab"),
+        (b"\\data\\\nngram 1=1\n\n\\1-grams:\n-1\t\xff\n", "UTF-8"),
+        (b"\\data\\\n\n\\1-grams:\n", "counts.*1-grams"),
+        (b"\\data\\\nngram 1=2\n\n\\1-grams:\n-1\t<s>\n-1\t</s>\n", r"lm\.arpa.*\\end\\"),
+        (b"\\data\\\nngram 1=3\n\n\\1-grams:\n-1\t<s>\n-1\t</s>\n\n\\end\\\n", r"\b3 1-grams.*\b2\b"),
+        (b"\\data\\\nngram 1=1\n\n\\1-grams:\n-1\tcat\n\n\\end\\\n", "</s>.*<s>"),
+        (b"\\data\\\nngram 1=1\n\n\\1-grams:\n-1 cat\n\n\\end\\\n", "'-1 cat'.*1-grams"),
     ],
 )
 def test_files_that_are_no_language_model(tmp_path, content, message):
@@ -218,11 +218,11 @@ def test_files_that_are_no_language_model(tmp_path, content, message):
 
 
 def test_language_models_that_do_not_fit(ctc, tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match="does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"none\.arpa"):
         read_arpa(tmp_path / "none.arpa")
     for name, symbols in (("plain", ["a", "b"]), ("larger", [chr(100 + BLANK)])):
         write_arpa(estimate([symbols], 2), tmp_path / f"{name}.arpa")
-        with pytest.raises(ValueError, match=r"not among the 28 of the recognizer"):
+        with pytest.raises(ValueError, match=rf"{name}\.arpa.*\b28\b.*--tokens-of"):
             open_beam_search(tmp_path / f"{name}.arpa", ctc)
     monkeypatch.setitem(sys.modules, "flashlight", None)
     monkeypatch.setitem(sys.modules, "flashlight.lib.text.decoder.kenlm", None)

@@ -82,11 +82,11 @@ def test_characters_that_the_model_cannot_write_are_named(ctc, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ([], "is empty"),
-        ([{"text": None}], "has no text to compare with"),
-        ([{"text": " "}], "the text of all 1 lines is empty"),
-        ([{"audio_filepath": "none.wav"}], "which does not exist"),
-        ([{"duration": -1}], "must be a number of seconds"),
+        ([], r"test\.json(?!.*\d).*\bempty\b"),
+        ([{"text": None}], r"test\.json.*spk030-test-00000\.opus.*\btext\b"),
+        ([{"text": " "}], r"test\.json.*\btext\b.*\b1 lines\b"),
+        ([{"audio_filepath": "none.wav"}], r"test\.json.*none\.wav"),
+        ([{"duration": -1}], r"test\.json.*\bline 1\b.*duration=-1\b"),
     ],
 )
 def test_test_sets_that_cannot_be_scored(tmp_path, change, message):
@@ -100,7 +100,7 @@ def test_names_of_test_sets(tmp_path):
         (tmp_path / folder).mkdir()
         write_manifest(tmp_path / folder / "test.json", short_lines(1))
     paths = [str(tmp_path / folder / "test.json") for folder in ("ihm", "sdm")]
-    with pytest.raises(ValueError, match=r"two test sets are called test: .* first="):
+    with pytest.raises(ValueError, match=r"first=\S*ihm/test\.json second=\S*sdm/test\.json"):
         read_test_sets(paths)
     named = read_test_sets([f"ihm={paths[0]}", f"sdm={paths[1]}"])
     assert [test.name for test in named] == ["ihm", "sdm"]
@@ -108,12 +108,12 @@ def test_names_of_test_sets(tmp_path):
 
 def test_files_that_are_no_recognizer(files, tmp_path):
     make_model().save_to(str(tmp_path / "pretrained.nemo"))
-    with pytest.raises(ValueError, match=r"does not recognize speech; .*birq finetune"):
+    with pytest.raises(ValueError, match=r"pretrained\.nemo.*SpeechEncDecSelfSupervisedModel.*birq finetune"):
         check_recognizer(tmp_path / "pretrained.nemo")
     (tmp_path / "cut.nemo").write_bytes((files / "small.nemo").read_bytes()[:20000])
     with pytest.raises(ValueError, match=r"cut\.nemo"):
         open_recognizer(tmp_path / "cut.nemo", "cpu")
-    with pytest.raises(ValueError, match="has no CTC head"):
+    with pytest.raises(ValueError, match=r"EncDecRNNTModel\b.*\bCTC\b.*--lm\b"):
         check_ctc(EncDecRNNTModel)
 
 

@@ -344,7 +344,7 @@ FAULTS = {
 
 
 def test_every_fault_is_named_and_nothing_else_is_lost(tmp_path, pile):
-    with pytest.raises(BuildError, match=r"48\.4% of the utterances were left out .*1 duplicate"):
+    with pytest.raises(BuildError, match=r"48\.4%.*\b1 duplicate\b.*max_skipped_share=0\.05"):
         make(ManifestRecipe([pile]), tmp_path / "out", num_shards=2, max_skipped_share=0.05)
     card = json.loads((tmp_path / "out" / CARD).read_text())
     found = {entry["name"]: entry for entry in card["skipped"]}
@@ -385,7 +385,7 @@ def test_a_name_that_is_not_utf8(tmp_path):
 def test_a_shard_that_would_be_empty_is_an_error(tmp_path):
     for name in ("a", "b"):
         write(tmp_path / "in" / f"{name}.wav", np.full((8000, 1), np.nan if name == "a" else 0.1), subtype="FLOAT")
-    with pytest.raises(BuildError, match=r"1 shards are empty.*fewer shards"):
+    with pytest.raises(BuildError, match=r"\b1 shards.*audio_0\.tar.*dataset_card\.json"):
         make(FolderRecipe(tmp_path / "in"), tmp_path / "out", num_shards=2, max_skipped_share=1.0)
     assert json.loads((tmp_path / "out" / CARD).read_text())["utterances"] == 1
 
@@ -394,12 +394,12 @@ def test_a_shard_that_would_be_empty_is_an_error(tmp_path):
     ("options", "message"),
     [
         ({"codec": "mp3"}, "flac, opus, wav"),
-        ({"codec": "opus", "sample_rate": 22050}, "22050 Hz, only 8000"),
-        ({"min_duration": 5.0, "max_duration": 2.0}, "between 0 and max_duration"),
-        ({"num_shards": 0}, "num_shards is 0"),
-        ({"num_shards": 13}, "12 utterances cannot fill 13 shards"),
-        ({"buckets": 50}, "12 utterances are too few for 50 buckets"),
-        ({"min_duration": 9.0}, "nothing to build from: 0 unusable, 12 too short"),
+        ({"codec": "opus", "sample_rate": 22050}, r"\bopus\b.*22050 Hz.*8000, 12000"),
+        ({"min_duration": 5.0, "max_duration": 2.0}, r"min_duration 5\.0.*max_duration 2\.0"),
+        ({"num_shards": 0}, r"num_shards\D*0\b"),
+        ({"num_shards": 13}, r"\b12 .*\b13 shards"),
+        ({"buckets": 50}, r"\b12 .*\b50 buckets"),
+        ({"min_duration": 9.0}, r"\b0 unusable.*\b12 .*short"),
     ],
 )
 def test_impossible_options_are_refused_before_anything_is_written(tmp_path, folder, options, message):
@@ -456,7 +456,7 @@ def test_a_killed_build_goes_on_where_it_was(tmp_path, much):
         with tarfile.open(path) as tar:
             assert len(tar.getmembers()) == 1 and not any(path.read_bytes()[-1024:])
 
-    with pytest.raises(BuildError, match=r"codec was 'flac' and is 'wav'; num_shards was 24 and is 3"):
+    with pytest.raises(BuildError, match=r"codec.*'flac'.*'wav'.*num_shards.*\b24\b.*\b3\b"):
         make(FolderRecipe(much), out, codec="wav", num_shards=3)
     (out / done[0]).write_bytes((out / done[0]).read_bytes()[:-5000])  # by whatever else happened: it is built again
     before = {name: (out / name).stat().st_mtime_ns for name in done[1:]}
@@ -485,13 +485,13 @@ def test_a_changed_input_is_noticed(tmp_path):
     write(tmp_path / "in" / "a.wav", noise(1.0))
     make(FolderRecipe(tmp_path / "in"), tmp_path / "out")
     write(tmp_path / "in" / "b.wav", noise(1.0))
-    with pytest.raises(BuildError, match=r"files was 1 and is 2; names_and_sizes was"):
+    with pytest.raises(BuildError, match=r"files\D*1\D*2\D.*names_and_sizes"):
         make(FolderRecipe(tmp_path / "in"), tmp_path / "out")
 
 
 def test_shards_of_somebody_else_are_not_touched(tmp_path, folder):
     (tmp_path / "audio_0.tar").write_bytes(b"mine")
-    with pytest.raises(BuildError, match="another folder"):
+    with pytest.raises(BuildError, match=r"build_plan\.json"):
         make(FolderRecipe(folder), tmp_path)
     assert (tmp_path / "audio_0.tar").read_bytes() == b"mine"
 
@@ -521,12 +521,12 @@ def test_a_device_without_space_leaves_no_shard(tmp_path):
 
 
 def test_two_builders_of_one_folder(tmp_path, folder):
-    with FileLock(tmp_path / LOCK), pytest.raises(BuildError, match="another process builds in"):
+    with FileLock(tmp_path / LOCK), pytest.raises(BuildError, match=rf"\bprocess\b.*{tmp_path}\b"):
         make(FolderRecipe(folder), tmp_path)
 
 
 def test_a_process_that_the_system_kills_is_an_error():
-    with pytest.raises(BuildError, match="fewer --workers"):
+    with pytest.raises(BuildError, match="--workers"):
         list(run_jobs(os._exit, [1, 1], 2, lambda done: None))
 
 

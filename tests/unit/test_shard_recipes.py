@@ -70,7 +70,7 @@ def test_librispeech_with_faults(tmp_path, librispeech):
     assert {entry.name: entry.kind for entry in found.skipped} == {
         "84-198-0001": "unreadable", "84-198-0002": "missing", "84-198-0003": "not text", "84-198-0004": "not text"
     }  # fmt: skip
-    with pytest.raises(FileNotFoundError, match="test-clean: lhotse download librispeech"):
+    with pytest.raises(FileNotFoundError, match=r"test-clean.*lhotse download librispeech"):
         LibriSpeechRecipe(tmp_path, ("test-clean",)).describe()
 
 
@@ -169,7 +169,7 @@ def test_ami_with_faults(tmp_path, ami):
 def test_ami_with_damaged_annotations(tmp_path, ami):
     shutil.copytree(ami, tmp_path, dirs_exist_ok=True)
     (tmp_path / "ami_public_manual_1.6.2" / "words" / "ES2002a.A.words.xml").unlink()
-    with pytest.raises(BuildError, match="download them again"):
+    with pytest.raises(BuildError, match=r"ami_public_manual_1\.6\.2.*FEE005"):
         read(AmiRecipe(tmp_path), tmp_path)
 
 
@@ -207,7 +207,7 @@ def test_yodas_with_one_file_for_each_utterance(tmp_path):
     assert (first["text"], first["lang"], first["video"]) == ("Hello there.", "en", "lrPm-jDCo_o") and "text" not in second
     make(YodasRecipe(tmp_path / "yodas", ("fr100",)), tmp_path / "french", max_skipped_share=0.5)
     assert [entry["lang"] for entry in lines(tmp_path / "french").values()] == ["fr"]
-    with pytest.raises(BuildError, match="no subset de000; it has en000, fr100"):
+    with pytest.raises(BuildError, match=r"\bde000\b.*en000, fr100"):
         YodasRecipe(tmp_path / "yodas", ("de000",)).describe()
 
 
@@ -291,7 +291,7 @@ def test_cuts(tmp_path):
 def test_what_is_no_file_of_cuts(tmp_path):
     for name, content in (("a.jsonl.gz", b"no gzip"), ("b.jsonl", b"no json\n"), ("c.jsonl", b'{"audio_filepath": "x"}\n')):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(BuildError, match=f"{name} holds something else than Lhotse cuts"):
+        with pytest.raises(BuildError, match=rf"{name}.*Lhotse cuts"):
             read(CutsRecipe(tmp_path / name), tmp_path)
 
 
@@ -308,7 +308,7 @@ def test_a_manifest_elsewhere_and_absolute_paths(tmp_path):
     found = read(ManifestRecipe([manifest], tmp_path / "audio"), tmp_path)
     assert [segment.path for segment in found.segments] == [str(tmp_path / "audio/a.wav"), str(tmp_path / "other/b.wav")]
     assert [entry.kind for entry in found.skipped] == ["outside"]
-    with pytest.raises(FileNotFoundError, match="no manifest"):
+    with pytest.raises(FileNotFoundError, match=r"no\.json"):
         ManifestRecipe([tmp_path / "no.json"]).describe()
 
 
@@ -319,7 +319,7 @@ def test_a_folder_is_read_at_any_depth_and_in_any_format(tmp_path):
     (tmp_path / "6.raw").write_bytes(bytes(1000))
     found = read(FolderRecipe(tmp_path), tmp_path)
     assert sorted(segment.identity for segment in found.segments) == sorted(formats)
-    with pytest.raises(FileNotFoundError, match="no folder"):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
         FolderRecipe(tmp_path / "nowhere").describe()
 
 
