@@ -5,7 +5,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from nemo.core import ModelPT
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from nemo_birq.monitoring.metrics import LEAST_ENTROPY, METRICS, RECORDED, TASKS
 
@@ -77,13 +77,6 @@ def build_card(model: ModelPT, name: str, repo_id: str | None = None) -> ModelCa
         frame_ms=round(1000 * cfg["preprocessor"]["window_stride"] * encoder["subsampling_factor"]),
         bare="birq" not in cfg,
     )
-
-
-def read_card(config: DictConfig, folder: Path) -> ModelCard | None:
-    """The card packed into a ``.nemo`` that was unpacked to ``folder``; None where there is none."""
-    packed = str((config.get("card") or {}).get("file") or "")
-    path = folder / packed.removeprefix("nemo:")
-    return ModelCard.load(path) if packed and path.is_file() else None
 
 
 def _override(key: str, value: Any) -> str:

@@ -20,7 +20,7 @@ from nemo.core import ModelPT
 from omegaconf import OmegaConf
 
 from nemo_birq import BiRQModel
-from nemo_birq.checkpoint.model_card import build_card, read_card
+from nemo_birq.checkpoint.model_card import build_card
 from nemo_birq.checkpoint.training_record import data_name, describe_data
 from nemo_birq.data.factory import build_dataloader
 from nemo_birq.export.bare_encoder import check_source, strip, write_nemo
@@ -43,7 +43,8 @@ def packed(path: Path, folder: Path) -> ModelCard:
     """The card inside a ``.nemo``."""
     with tarfile.open(path) as archive:
         archive.extractall(folder, filter="data")
-    return read_card(OmegaConf.load(folder / "model_config.yaml"), folder)
+    packed = str((OmegaConf.load(folder / "model_config.yaml").get("card") or {}).get("file") or "")
+    return ModelCard.load(folder / packed.removeprefix("nemo:")) if packed else None
 
 
 def encode(model: ModelPT, layer: int | None = None) -> torch.Tensor:
