@@ -26,6 +26,7 @@ from nemo_birq.data.shards.audio import CODECS
 from nemo_birq.data.shards.build import build
 from nemo_birq.data.shards.plan import BuildOptions
 from nemo_birq.data.shards.recipes.manifest import ManifestRecipe
+from nemo_birq.utils.progress import ProgressBars
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -84,7 +85,7 @@ def main() -> None:
                 out = folder / f"{codec}{workers}"
                 options = BuildOptions(codec=codec, num_shards=2 * args.workers)
                 start, spent = time.perf_counter(), cpu_seconds()
-                card = build(recipe, out, options, workers, 0.0, lambda what, done, total: None)
+                card = build(recipe, out, options, workers, 0.0, ProgressBars(disable=True))
                 wall, cpu = time.perf_counter() - start, cpu_seconds() - spent
                 results.append(
                     {

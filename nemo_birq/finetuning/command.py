@@ -1,16 +1,15 @@
 """``birq finetune``: from a configuration of conf/finetune and a pretrained .nemo to a recognizer and its scores."""
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import Progress
 
 from nemo_birq.command_line.command import errors_in_one_line
 from nemo_birq.command_line.hydra_command import hydra_command
 from nemo_birq.command_line.options import TRAIN_DATA_KEYS
 from nemo_birq.utils.files import write_json
+from nemo_birq.utils.progress import ProgressBars
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import ASRModel
@@ -46,9 +45,9 @@ def score_all(model: "ASRModel", tests: "list[TestSet]", nemo: Path, folder: Pat
     from nemo_birq.scoring.tables import score_table
 
     results = {}
-    with Progress(console=console, transient=True) as bar:
+    with ProgressBars(console=console, transient=True) as progress:
         for test in tests:
-            advance = partial(bar.advance, bar.add_task(test.name, total=len(test.lines)))
+            advance = progress.start(test.name, len(test.lines))
             results[test.name] = {"model": str(nemo), "name": test.name} | score(model, test.manifest, advance=advance)
             write_json(folder / f"{test.name}.json", results[test.name])
     console.print(score_table(results, f"{nemo.name}\ngreedy decoding"))

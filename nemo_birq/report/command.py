@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress
 
 from nemo_birq.command_line import options
 from nemo_birq.command_line.command import command
+from nemo_birq.utils.progress import ProgressBars
 
 
 @command("report")
@@ -24,10 +24,10 @@ def report(runs: tuple[str, ...], out: Path) -> None:
     from nemo_birq.report.page import write_report
 
     console = Console()
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("reading", total=None)
+    with ProgressBars(console=console, transient=True) as progress:
+        advance = progress.start("reading")
         found = read_runs(list(runs))
-        page = write_report(found, out, lambda title: progress.update(task, description=f"drawing: {title}"))
+        page = write_report(found, out, lambda title: advance(0, f"drawing: {title}"))
     for run in found:
         console.print(f"{run.name}: {run.steps} steps, {len(run.alarms)} alarm(s)", highlight=False)
     console.print(f"page      {page}\npictures  {page.parent}/*.png", soft_wrap=True, highlight=False)

@@ -11,6 +11,7 @@ import soundfile
 from nemo_birq.data.shards.build import build
 from nemo_birq.data.shards.plan import BuildOptions
 from nemo_birq.data.shards.writer import Utterance, write_shards
+from nemo_birq.utils.progress import ProgressBars
 from tests.helpers.models import SAMPLE_RATE
 
 RNG = np.random.default_rng(0)
@@ -49,7 +50,7 @@ def write_lines(path: Path, *lines: dict) -> Path:
 
 
 def make(recipe, out: Path, workers: int = 1, max_skipped_share: float = 0.0, **options) -> dict:
-    return build(recipe, out, BuildOptions(**options), workers, max_skipped_share, lambda what, done, total: None)
+    return build(recipe, out, BuildOptions(**options), workers, max_skipped_share, ProgressBars(disable=True))
 
 
 def members(out: Path) -> dict[str, np.ndarray]:

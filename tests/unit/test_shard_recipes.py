@@ -19,6 +19,7 @@ from nemo_birq.data.shards.recipes.librispeech import TRAIN_960, LibriSpeechReci
 from nemo_birq.data.shards.recipes.manifest import ManifestRecipe
 from nemo_birq.data.shards.recipes.yodas import YodasRecipe
 from nemo_birq.data.shards.segments import BuildError
+from nemo_birq.utils.progress import ProgressBars
 from tests.helpers.models import SAMPLE_RATE
 from tests.helpers.shards import lines, make, members, noise, write, write_lines
 
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.unit
 
 
 def read(recipe, tmp_path):
-    return recipe.read(tmp_path / "scratch", 1, lambda what, done, total: None)
+    return recipe.read(tmp_path / "scratch", 1, ProgressBars(disable=True))
 
 
 # --- LibriSpeech ------------------------------------------------------------------------------------------------------

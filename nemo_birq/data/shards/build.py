@@ -25,6 +25,7 @@ from nemo_birq.data.shards.shard_job import ShardJob, build_shard, is_finished, 
 from nemo_birq.data.shards.workers import run_jobs
 from nemo_birq.data.shards.writer import merge_manifests
 from nemo_birq.utils.files import file_sha256, write_json
+from nemo_birq.utils.progress import Progress, track
 
 CARD = "dataset_card.json"
 LOCK = ".build.lock"
@@ -37,17 +38,19 @@ class Recipe(Protocol):
     def describe(self) -> dict:
         """What it reads, to recognize the same input again: no work that takes long."""
 
-    def read(self, scratch: Path, workers: int, show: "Show") -> Listing:
-        """The segments; ``scratch`` is a folder for what has to be unpacked, and is removed after the build."""
+    def read(self, scratch: Path, workers: int, progress: Progress) -> Listing:
+        """Returns the segments.
+
+        Args:
+            scratch: folder to unpack archives to, which is removed after the build.
+            workers: processes.
+            progress: shows long work.
+        """
 
 
-class Show(Protocol):
-    """Shows progress: called with what is done, how much of it, out of how much."""
-
-    def __call__(self, what: str, done: float, total: float) -> None: ...
-
-
-def build(recipe: Recipe, out: Path, options: BuildOptions, workers: int, max_skipped_share: float, show: Show) -> dict:
+def build(
+    recipe: Recipe, out: Path, options: BuildOptions, workers: int, max_skipped_share: float, progress: Progress
+) -> dict:
     """Builds shards, or goes on with a build that was interrupted; gives the dataset card.
 
     Args:
@@ -63,20 +66,20 @@ def build(recipe: Recipe, out: Path, options: BuildOptions, workers: int, max_sk
     lock = FileLock(out / LOCK)
     try:
         with lock.acquire(timeout=0):
-            card = _build(recipe, source, out, options, workers, show)
+            card = _build(recipe, source, out, options, workers, progress)
     except Timeout as error:
         raise BuildError(f"another process builds in {out} right now; wait for it, or give another folder") from error
     _check_card(out, card, max_skipped_share)
     return card
 
 
-def _build(recipe: Recipe, source: dict, out: Path, options: BuildOptions, workers: int, show: Show) -> dict:
+def _build(recipe: Recipe, source: dict, out: Path, options: BuildOptions, workers: int, progress: Progress) -> dict:
     try:
-        plan = _plan(recipe, source, out, options, workers, show)
+        plan = _plan(recipe, source, out, options, workers, progress)
         if (out / CARD).is_file():
             shutil.rmtree(out / SCRATCH, ignore_errors=True)
             return json.loads((out / CARD).read_text(encoding="utf-8"))
-        records = _build_shards(plan, out, options, workers, show)
+        records = _build_shards(plan, out, options, workers, progress)
         return _finish(plan, records, out)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
@@ -87,47 +90,43 @@ def _build(recipe: Recipe, source: dict, out: Path, options: BuildOptions, worke
         ) from error
 
 
-def _plan(recipe: Recipe, source: dict, out: Path, options: BuildOptions, workers: int, show: Show) -> Plan:
+def _plan(recipe: Recipe, source: dict, out: Path, options: BuildOptions, workers: int, progress: Progress) -> Plan:
     plan = read_plan(out)
     if plan is not None:
         check_same_command(out, plan, source, options)
         return plan
     if any(out.glob("audio_*.tar")) or any(out.glob("bucket*")):
         raise BuildError(f"{out} holds shards, but no {PLAN} of this script: give another folder")
-    listing = recipe.read(out / SCRATCH / "unpacked", workers, show)
-    headers = _read_headers(sorted({segment.path for segment in listing.segments}), workers, show)
+    listing = recipe.read(out / SCRATCH / "unpacked", workers, progress)
+    headers = _read_headers(sorted({segment.path for segment in listing.segments}), workers, progress)
     plan, contents = make_plan(source, options, listing.segments, headers, listing.skipped)
     write_plan(out, plan, contents)
     return plan
 
 
-def _read_headers(paths: list[str], workers: int, show: Show) -> dict[str, Header | Skipped]:
+def _read_headers(paths: list[str], workers: int, progress: Progress) -> dict[str, Header | Skipped]:
     jobs = [paths[i : i + _HEADERS_IN_A_JOB] for i in range(0, len(paths), _HEADERS_IN_A_JOB)]
     headers: dict[str, Header | Skipped] = {}
-    for number, found in run_jobs(read_headers, jobs, workers, lambda done: show("headers of files", done, len(paths))):
+    for number, found in run_jobs(read_headers, jobs, workers, progress.start("headers of files", len(paths))):
         headers |= zip(jobs[number], found, strict=True)
     return headers
 
 
-def _build_shards(plan: Plan, out: Path, options: BuildOptions, workers: int, show: Show) -> list[dict]:
+def _build_shards(plan: Plan, out: Path, options: BuildOptions, workers: int, progress: Progress) -> list[dict]:
     """Builds the shards that are not finished; gives the records of all, in the order of the plan."""
     records: dict[int, dict] = {}
-    for number, shard in enumerate(plan.shards):
+    for number, shard in enumerate(track(plan.shards, progress, "finished shards")):
         path = record_path(out, shard)
         if path.is_file():
             record = json.loads(path.read_text(encoding="utf-8"))
             if is_finished(out, record):
                 records[number] = record
-        show("finished shards", number + 1, len(plan.shards))
     missing = [number for number in range(len(plan.shards)) if number not in records]
     jobs = [ShardJob(str(out), plan.shards[number], options.codec, options.sample_rate) for number in missing]
     total = sum(shard.seconds for shard in plan.shards)
-    before = total - sum(job.shard.seconds for job in jobs)
-
-    def tick(done: float) -> None:
-        show("hours of audio", (before + done) / 3600, total / 3600)
-
-    for number, record in run_jobs(build_shard, jobs, workers, tick):
+    advance = progress.start("hours of audio", total / 3600)
+    advance((total - sum(job.shard.seconds for job in jobs)) / 3600)
+    for number, record in run_jobs(build_shard, jobs, workers, lambda seconds: advance(seconds / 3600)):
         records[missing[number]] = record
     return [records[number] for number in range(len(plan.shards))]
 

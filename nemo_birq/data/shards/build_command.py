@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -23,6 +23,7 @@ from nemo_birq.data.shards.recipes.folder import FolderRecipe
 from nemo_birq.data.shards.recipes.librispeech import PARTS, TRAIN_960, LibriSpeechRecipe
 from nemo_birq.data.shards.recipes.manifest import ManifestRecipe
 from nemo_birq.data.shards.recipes.yodas import YodasRecipe
+from nemo_birq.utils.progress import ProgressBars
 
 DEFAULT = BuildOptions()
 OUTPUT_OPTIONS = (
@@ -42,19 +43,6 @@ OUTPUT_OPTIONS = (
         "--max-skipped-share", type=float, default=0.05, help="Share of utterances that may be left out without an error."
     ),
 )
-
-
-class ProgressLines:
-    """One bar for each stage of the build."""
-
-    def __init__(self, progress: Progress):
-        self.progress = progress
-        self.tasks: dict[str, int] = {}
-
-    def __call__(self, what: str, done: float, total: float) -> None:
-        if what not in self.tasks:
-            self.tasks[what] = self.progress.add_task(what)
-        self.progress.update(self.tasks[what], completed=done, total=total)
 
 
 def output_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -93,10 +81,8 @@ def make(recipe: Recipe, out: Path, workers: int, max_skipped_share: float, **de
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.2f} of {task.total:,.2f}")
     times = TimeElapsedColumn(), TimeRemainingColumn()
     try:
-        with Progress(*columns, *times, console=Console(stderr=True)) as progress:
-            card = build(
-                recipe, out, BuildOptions(**determining), max(1, workers), max_skipped_share, ProgressLines(progress)
-            )
+        with ProgressBars(*columns, *times, console=Console(stderr=True)) as progress:
+            card = build(recipe, out, BuildOptions(**determining), max(1, workers), max_skipped_share, progress)
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on where this one stopped")
     Console().print(summary(card, out))

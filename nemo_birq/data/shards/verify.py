@@ -17,6 +17,7 @@ from nemo_birq.data.shards.recipes.inputs import SUFFIXES
 from nemo_birq.data.shards.segments import said_by
 from nemo_birq.data.shards.workers import advance, run_jobs
 from nemo_birq.utils.files import PART, file_sha256
+from nemo_birq.utils.progress import Progress
 
 _SHARD = re.compile(r"^audio_(\d+)\.tar$")
 _END_OF_TAR = 1024  # bytes of zeros, at least
@@ -50,13 +51,14 @@ class CheckedShard(NamedTuple):
     """Of the manifest."""
 
 
-def verify(folder: Path, decode: bool, workers: int, tick) -> tuple[list[Problem], int]:
+def verify(folder: Path, decode: bool, workers: int, progress: Progress) -> tuple[list[Problem], int]:
     """The problems of all shards under a folder, and the number of their members.
 
     Args:
         folder: of one or more shard sets, with or without a dataset card.
-        decode: whether to decode every member.
-        tick: is called with the bytes that are checked so far, and their total.
+        decode: decode every member.
+        workers: processes.
+        progress: shows the bytes that are checked.
 
     Raises:
         FileNotFoundError: there are no shards.
@@ -73,7 +75,7 @@ def verify(folder: Path, decode: bool, workers: int, tick) -> tuple[list[Problem
         sha256 = {name: card["sha256"][name] for name in (tar, _manifest_of(tar)) if name in card["sha256"]}
         jobs.append(ShardCheck(str(folder), tar, _manifest_of(tar), sha256, decode))
     total = sum((folder / tar).stat().st_size for tar in tars)
-    results: dict[int, CheckedShard] = dict(run_jobs(check_shard, jobs, workers, lambda done: tick(done, total)))
+    results: dict[int, CheckedShard] = dict(run_jobs(check_shard, jobs, workers, progress.start("shards", total)))
     checked = [results[number] for number in range(len(jobs))]
     problems += [problem for result in checked for problem in result.problems]
     problems += _same_name_in_two_shards(tars, checked)

@@ -5,13 +5,14 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from nemo_birq.command_line import options
 from nemo_birq.command_line.command import PATH, command
 from nemo_birq.data.shards.verify import verify
+from nemo_birq.utils.progress import ProgressBars
 
 MOST_ROWS = 200
 
@@ -30,12 +31,8 @@ def verify_shards(folder: Path, fast: bool, workers: int) -> None:
     anything is wrong.
     """
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("shards")
-        problems, members = verify(
-            folder, decode=not fast, workers=max(1, workers),
-            tick=lambda done, total: progress.update(task, completed=done, total=total),
-        )  # fmt: skip
+    with ProgressBars(*columns, console=Console(stderr=True)) as progress:
+        problems, members = verify(folder, decode=not fast, workers=max(1, workers), progress=progress)
     if not problems:
         print(f"{folder}: {members:,} members, nothing wrong")
         return

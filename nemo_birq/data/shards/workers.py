@@ -11,11 +11,9 @@ from multiprocessing import get_context
 from typing import Any, TypeVar
 
 from nemo_birq.data.shards.segments import BuildError
+from nemo_birq.utils.progress import Advance
 
 Job = TypeVar("Job")
-Tick = Callable[[float], None]
-"""Called now and then with the work that is done so far."""
-
 _advance: Callable[[float], None] = lambda amount: None  # noqa: E731
 
 
@@ -24,15 +22,23 @@ def advance(amount: float) -> None:
     _advance(amount)
 
 
-def run_jobs(function: Callable[[Job], Any], jobs: Sequence[Job], workers: int, tick: Tick) -> Iterator[tuple[int, Any]]:
-    """Runs ``function`` on all jobs; gives the number of each job with its result, in the order in which they end.
+def run_jobs(
+    function: Callable[[Job], Any], jobs: Sequence[Job], workers: int, report: Advance
+) -> Iterator[tuple[int, Any]]:
+    """Runs ``function`` on all jobs; yields the number of each job with its result, in the order in which they end.
+
+    Args:
+        function: calls ``advance`` when some of its work is done.
+        jobs: its arguments.
+        workers: processes; with 1 the jobs run in this one.
+        report: is called now and then with the work that has been done since the last call.
 
     Raises:
         BuildError: the system killed a process.
         Exception: what a job raised; jobs that have not begun are not run then.
     """
     if workers == 1:
-        yield from _run_here(function, jobs, tick)
+        yield from _run_here(function, jobs, report)
         return
     # Spawned, not forked: a forked process would keep the lock on the output folder, and inherit threads that stand still.
     context = get_context("spawn")
@@ -40,11 +46,14 @@ def run_jobs(function: Callable[[Job], Any], jobs: Sequence[Job], workers: int, 
     pool = ProcessPoolExecutor(workers, context, _start_worker, (done, stop, os.getpid()))
     try:
         waiting = {pool.submit(function, job): number for number, job in enumerate(jobs)}
+        reported = 0.0
         while waiting:
             finished, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
             for future in finished:
                 yield waiting.pop(future), future.result()
-            tick(done.value)
+            now = done.value
+            report(now - reported)
+            reported = now
     except BrokenProcessPool as error:
         raise BuildError(
             "a process was killed by the system, most likely for want of memory: run the same command again with "
@@ -55,16 +64,9 @@ def run_jobs(function: Callable[[Job], Any], jobs: Sequence[Job], workers: int, 
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _run_here(function: Callable[[Job], Any], jobs: Sequence[Job], tick: Tick) -> Iterator[tuple[int, Any]]:
+def _run_here(function: Callable[[Job], Any], jobs: Sequence[Job], report: Advance) -> Iterator[tuple[int, Any]]:
     global _advance
-    total = 0.0
-
-    def count(amount: float) -> None:
-        nonlocal total
-        total += amount
-        tick(total)
-
-    previous, _advance = _advance, count
+    previous, _advance = _advance, report
     try:
         for number, job in enumerate(jobs):
             yield number, function(job)

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from omegaconf import OmegaConf
-from rich.progress import Progress
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -32,6 +31,7 @@ from nemo_birq.monitoring.alarm_rules import (
     unreadable_data,
 )
 from nemo_birq.monitoring.training_log import is_silent, num_read
+from nemo_birq.utils.progress import ProgressBars
 
 SCALES = (1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 40.0, 60.0, 80.0, 120.0, 160.0, 320.0)
 WANTED_AGREEMENT = 0.6  # labels follow the frame, and Gumbel noise still chooses among near codes
@@ -173,11 +173,12 @@ def measure(model: BiRQModel, batches: Collection[SpeechBatch] | DataLoader, min
     """
     model.train()
     tally = _Tally(model)
-    with Progress(transient=True) as progress:
-        task = progress.add_task("labelling", total=60 * minutes)
+    with ProgressBars(transient=True) as progress:
+        advance = progress.start("labelling", 60 * minutes)
         for batch in islice(batches, len(batches)):
+            before = tally.seconds
             tally.add(SpeechBatch(*batch))
-            progress.update(task, completed=tally.seconds)
+            advance(tally.seconds - before)
             if tally.seconds >= 60 * minutes:
                 break
     if tally.utterances == 0 and tally.skipped > 0:

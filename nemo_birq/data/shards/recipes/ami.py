@@ -10,6 +10,7 @@ import soundfile
 
 from nemo_birq.data.shards.recipes.inputs import files_under, fingerprint, require_folder
 from nemo_birq.data.shards.segments import BuildError, Listing, Segment, Skipped
+from nemo_birq.utils.progress import Progress
 
 FILES = {"ihm": "*Headset-?.wav", "sdm": "*Array1-01.wav"}
 ANNOTATIONS = "ami_public_manual_1.6.2"
@@ -38,7 +39,7 @@ class AmiRecipe:
         chosen = {"mic": self.mic, "split": self.split, "partition": self.partition, "text": self.text}
         return {"kind": "ami", "input": [str(self.root.resolve())]} | chosen | fingerprint(self.root, files)
 
-    def read(self, scratch: Path, workers: int, show) -> Listing:
+    def read(self, scratch: Path, workers: int, progress: Progress) -> Listing:
         from lhotse import RecordingSet
         from lhotse.recipes.ami import PARTITIONS, parse_ami_annotations, prepare_supervision_ihm, prepare_supervision_other
 
@@ -55,10 +56,11 @@ class AmiRecipe:
         files = sorted((path for path in self._files() if _meeting(path) in wanted), key=_meeting)
         skipped: list[Skipped] = []
         recordings = []
-        for number, (meeting, paths) in enumerate(groupby(files, key=_meeting), start=1):
+        advance = progress.start("meetings", len(wanted))
+        for meeting, paths in groupby(files, key=_meeting):
             found = self._recording(meeting, sorted(paths))
             (skipped if isinstance(found, Skipped) else recordings).append(found)
-            show("meetings", number, len(wanted))
+            advance(1)
         audio = RecordingSet.from_recordings(recordings)
         supervise = prepare_supervision_ihm if self.mic == "ihm" else prepare_supervision_other
         found = [segment_of_supervision(s, audio[s.recording_id]) for s in supervise(audio, annotations)]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from nemo_birq.data.shards.segments import BuildError, Listing, Segment
 from nemo_birq.utils.files import file_sha256
+from nemo_birq.utils.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class CutsRecipe:
             raise FileNotFoundError(f"there are no cuts {self.path}")
         return {"kind": "cuts", "input": [str(self.path.resolve())], "sha256": file_sha256(self.path)[:16]}
 
-    def read(self, scratch: Path, workers: int, show) -> Listing:
+    def read(self, scratch: Path, workers: int, progress: Progress) -> Listing:
         from lhotse import CutSet
 
         from nemo_birq.data.shards.recipes.supervisions import segment_of_cut

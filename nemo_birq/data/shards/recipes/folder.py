@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nemo_birq.data.shards.recipes.inputs import SUFFIXES, files_under, fingerprint, require_folder, without_suffix
 from nemo_birq.data.shards.segments import BuildError, Listing, Segment
+from nemo_birq.utils.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class FolderRecipe:
         require_folder(self.root, "give the folder with the audio")
         return {"kind": "folder", "input": [str(self.root.resolve())]} | fingerprint(self.root, self._files())
 
-    def read(self, scratch: Path, workers: int, show) -> Listing:
+    def read(self, scratch: Path, workers: int, progress: Progress) -> Listing:
         files = self._files()
         if not files:
             others = Counter(path.suffix.lower() or "no suffix" for path in files_under(self.root))

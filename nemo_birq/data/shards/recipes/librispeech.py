@@ -5,6 +5,7 @@ from pathlib import Path
 
 from nemo_birq.data.shards.recipes.inputs import files_under, fingerprint, require_folder
 from nemo_birq.data.shards.segments import Listing, Segment, Skipped
+from nemo_birq.utils.progress import Progress, track
 
 TRAIN_960 = ("train-clean-100", "train-clean-360", "train-other-500")
 PARTS = (*TRAIN_960, "dev-clean", "dev-other", "test-clean", "test-other")
@@ -30,7 +31,7 @@ class LibriSpeechRecipe:
         found = {"kind": "librispeech", "input": [str(self.root.resolve())], "parts": list(self.parts)}
         return found | {"lower_case": self.lower_case} | fingerprint(self.root, files)
 
-    def read(self, scratch: Path, workers: int, show) -> Listing:
+    def read(self, scratch: Path, workers: int, progress: Progress) -> Listing:
         from lhotse.audio import AudioLoadingError
         from lhotse.recipes.librispeech import parse_utterance
 
@@ -38,7 +39,7 @@ class LibriSpeechRecipe:
         skipped: list[Skipped] = []
         for part in self.parts:
             transcripts = [path for path in files_under(self.root / part) if path.name.endswith(".trans.txt")]
-            for number, transcript in enumerate(transcripts, start=1):
+            for transcript in track(transcripts, progress, f"transcripts of {part}"):
                 for name, line in _read_transcript(transcript, skipped):
                     try:
                         found = parse_utterance(self.root / part, line, {})
@@ -49,7 +50,6 @@ class LibriSpeechRecipe:
                         skipped.append(Skipped(name, "missing", f"{transcript.name} names it, but there is no {name}.flac"))
                     else:
                         segments.append(self._segment(part, *found))
-                show(f"transcripts of {part}", number, len(transcripts))
         return Listing(segments, skipped)
 
     def _segment(self, part: str, recording, supervision) -> Segment:

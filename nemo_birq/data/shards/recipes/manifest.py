@@ -10,6 +10,7 @@ from pathlib import Path
 from nemo_birq.data.shards.recipes.inputs import without_suffix
 from nemo_birq.data.shards.segments import Listing, Segment, Skipped
 from nemo_birq.utils.files import file_sha256
+from nemo_birq.utils.progress import Progress
 
 LOCATION = {"audio_filepath", "duration", "offset"}
 
@@ -33,7 +34,7 @@ class ManifestRecipe:
             "sha256": [file_sha256(manifest)[:16] for manifest in self.manifests],
         }
 
-    def read(self, scratch: Path, workers: int, show) -> Listing:
+    def read(self, scratch: Path, workers: int, progress: Progress) -> Listing:
         segments: list[Segment] = []
         skipped: list[Skipped] = []
         for manifest in self.manifests:

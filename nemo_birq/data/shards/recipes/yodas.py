@@ -17,6 +17,7 @@ from nemo_birq.data.shards.recipes.inputs import SUFFIXES, fingerprint, require_
 from nemo_birq.data.shards.segments import BuildError, Listing, Segment, Skipped, Spoken
 from nemo_birq.data.shards.workers import advance, run_jobs
 from nemo_birq.utils.files import write_json
+from nemo_birq.utils.progress import Progress
 
 _PROBLEMS = "problems.json"
 
@@ -48,11 +49,12 @@ class YodasRecipe:
         found = {"kind": "yodas", "input": [str(self.root.resolve())], "subsets": subsets}
         return found | fingerprint(self.root, files)
 
-    def read(self, scratch: Path, workers: int, show) -> Listing:
+    def read(self, scratch: Path, workers: int, progress: Progress) -> Listing:
         archives = self._archives()
         jobs = [(str(archive.tar), str(scratch / archive.name)) for archive in archives]
         total = sum(archive.tar.stat().st_size for archive in archives) / 1e9
-        for _ in run_jobs(unpack, jobs, workers, lambda done: show("GB of archives", done / 1e9, total)):
+        advance_gb = progress.start("GB of archives", total)
+        for _ in run_jobs(unpack, jobs, workers, lambda done: advance_gb(done / 1e9)):
             pass
         segments: list[Segment] = []
         skipped: list[Skipped] = []
