@@ -35,6 +35,7 @@ from nemo_birq.data.shards.verify import verify
 from nemo_birq.data.shards.workers import run_jobs
 from nemo_birq.data.shards.writer import ShardWriter, Utterance
 from nemo_birq.utils.files import file_sha256
+from nemo_birq.utils.progress import ProgressBars
 from tests.helpers.models import SAMPLE_RATE
 from tests.helpers.paths import CORPUS, ROOT
 from tests.helpers.shards import lines, make, members, noise, write, write_lines
@@ -352,7 +353,7 @@ def test_every_fault_is_named_and_nothing_else_is_lost(tmp_path, pile):
     for name, (kind, reason) in FAULTS.items():
         assert found[name]["kind"] == kind and reason in found[name]["reason"], found[name]
     assert {line["text"] for line in lines(tmp_path / "out").values()} == {f"number {i}" for i in range(16)}
-    assert verify(tmp_path / "out", True, 1, lambda done, total: None) == ([], 16)
+    assert verify(tmp_path / "out", True, 1, ProgressBars(disable=True)) == ([], 16)
     assert str(pile.parent) not in json.dumps(card)
     again = make(ManifestRecipe([pile]), tmp_path / "out", num_shards=2, max_skipped_share=0.5)
     assert again == card  # enough for who asks for it, without building again
@@ -534,7 +535,7 @@ def test_a_process_that_the_system_kills_is_an_error():
 
 
 def problems(folder: Path, decode: bool = True) -> list[tuple[str, str, str]]:
-    return [tuple(problem) for problem in verify(folder, decode, 1, lambda done, total: None)[0]]
+    return [tuple(problem) for problem in verify(folder, decode, 1, ProgressBars(disable=True))[0]]
 
 
 def rewrite(tar: Path, change) -> None:
@@ -657,7 +658,7 @@ def test_a_set_with_one_manifest_for_all_shards(tmp_path, shards):
 
 
 def test_the_embedded_corpus_has_nothing_wrong():
-    found, number = verify(CORPUS / "train", False, 1, lambda done, total: None)
+    found, number = verify(CORPUS / "train", False, 1, ProgressBars(disable=True))
     assert found == [] and number == 480
 
 
