@@ -15,7 +15,7 @@ test: lint
 
 SMOKE_OUT ?= experiments_out
 smoke: $(VENV)/.complete
-	$(VENV)/bin/python scripts/experiment.py --budget smoke --jobs 2 --out $(SMOKE_OUT) --results $(SMOKE_OUT)/results
+	$(VENV)/bin/python scripts/experiment.py --budget smoke --jobs 2 --out $(SMOKE_OUT)
 
 lint: $(VENV)/.complete
 	$(VENV)/bin/ruff check nemo_birq scripts tests benchmarks

@@ -6,6 +6,11 @@ MEMORY_SHARE = 0.7
 """Share of the machine's memory that data held at once may take."""
 
 
+def total_memory_bytes() -> int:
+    """Returns the physical memory of this machine in bytes."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def check_room(seconds: float, bytes_per_second: float, content: str) -> None:
     """Checks that something kept for each second of audio fits into memory.
 
