@@ -4,8 +4,8 @@
     python benchmarks/paper_cost.py --utilization 8 12 20
 
 The script counts operations and memory of a step of each model (step_counts.py) and compares them with measured steps
-(docs/results/step_*.json, on a CPU). Hours are operations / (GPUs x peak x utilization). They are printed for given utilizations
-only, since a count does not tell the utilization. The counts are in docs/results/paper_cost.json, the tables in
+(docs/results/step_*.json, on a CPU). Hours are operations / (GPUs x peak x utilization). They are printed for given
+utilizations only, since a count does not tell the utilization. The counts are in docs/results/paper_cost.json, the tables in
 docs/reproduce_paper.md.
 """
 

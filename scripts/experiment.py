@@ -98,7 +98,7 @@ def main() -> int:
     failed = execute(left, args)
     console.print(f"{len(left) - len(failed)} runs done, {len(failed)} failed, {len(runs) - len(left)} were done before")
     if len(failed) < len(runs):
-        console.print(f"To draw tables and pictures of all results in {shown(default_page(args.results))}:")
+        console.print(f"Draw tables and pictures of all results, to {shown(default_page(args.results))}:")
         console.print(f"    {draw_command(args.results)}")
     return 1 if failed else 0
 
@@ -112,7 +112,7 @@ def lack_of_gpus(name: str, budget: Budget, settings: list[Setting]) -> str:
     available = torch.cuda.device_count()
     return (
         f"--budget {name} ({budget.description}) needs {budget.gpus} GPU(s) with about {needs.memory_gb:.0f} GB of memory "
-        f"each, and {available} are available. Without, its {len(runs)} runs would take about {needs.hours:,.0f} h here. "
+        f"each, and this machine has {available}. Its {len(runs)} runs would take about {needs.hours:,.0f} h here. "
         f"Take --budget {'gpu' if available else 'cpu'}, or --force to run it all the same."
     )
 

@@ -3,13 +3,16 @@
 from collections import Counter
 from collections.abc import Iterable
 
+from experiments.corpora import read_layouts
 from experiments.drawing.markdown import duration, table
 from experiments.drawing.records import Group, Record
 
 
 def rerun_text(group: Group) -> str:
     """Formats command, cost, machine and versions of a group, and the commands of the first run of each method."""
-    command = f"    python scripts/experiment.py --budget {group.budget} --corpus {group.corpus}=<folder of the corpus>"
+    layout = read_layouts().get(group.corpus)
+    folder = "" if layout and layout.folder else "=<folder of the corpus>"
+    command = f"    python scripts/experiment.py --budget {group.budget} --corpus {group.corpus}{folder}"
     return "\n\n".join((command, _facts(group), _commands(group)))
 
 
