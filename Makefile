@@ -19,7 +19,7 @@ test: lint
 
 SMOKE_OUT ?= experiments_out
 smoke: $(INSTALLED)
-	$(VENV)/bin/python scripts/experiment.py --budget smoke --jobs 2 --out $(SMOKE_OUT) --results $(SMOKE_OUT)/results
+	$(VENV)/bin/python scripts/experiment.py --budget smoke --jobs 2 --out $(SMOKE_OUT)
 
 lint: $(TEST_INSTALLED)
 	$(VENV)/bin/ruff check nemo_birq scripts tests benchmarks setup.py

@@ -1,10 +1,12 @@
-"""What the tables of the BiRQ paper cost on 8 GPUs: an estimate, counted from tensor shapes. Nothing here runs on a GPU.
+"""Counts the operations (FLOP) and the memory of the paper's tables, from tensor shapes. Nothing here runs on a GPU.
 
     python benchmarks/paper_cost.py
+    python benchmarks/paper_cost.py --utilization 8 12 20
 
-Operations and memory of a step of each model are counted (step_counts.py) and compared with steps that were taken on a CPU
-(docs/results/step_*.json). Hours are operations / (GPUs x peak x utilization); what share of its peak a GPU reaches is not
-known, so that they are a range. Prints tables and writes docs/results/paper_cost.json; docs/reproduce_paper.md shows them.
+The script counts operations and memory of a step of each model (step_counts.py) and compares them with measured steps
+(docs/results/step_*.json, on a CPU). Hours are operations / (GPUs x peak x utilization). They are printed for given
+utilizations only, since a count does not tell the utilization. The counts are in docs/results/paper_cost.json, the tables in
+docs/reproduce_paper.md.
 """
 
 import argparse
@@ -20,71 +22,83 @@ from rich.table import Table
 from step_counts import count_step
 from step_variants import ROOT, Setting
 
+from nemo_birq.utils.files import write_json
+
 GPUS = 8
 PEAK = {"H100": 989e12, "A100": 312e12}  # FLOP/s, bfloat16 without sparsity, of the SXM modules
-UTILIZATION = (0.2, 0.4)
-NO_HEAD_OF_ITS_OWN = ("model.birq.loss.head=shared",)
+EVIDENCE = (
+    "Published shares of an H100's peak: SpidR 9 to 11 %, compiled (arXiv 2512.20308; from 400,000 steps in 15 hours on 16 "
+    "GPUs); a ViT with 22 M parameters 6.6 % eager and 22 % compiled (NVIDIA BioNeMo, nvSubquadratic). No published "
+    "utilization of Conformer or FastConformer training was found. For eager training 8 to 12 % is the likely range."
+)
+SHARED_HEAD = ("model.birq.loss.head=shared",)
 VARIANTS = {
-    "BEST-RQ": ("model.birq.loss.enhanced_weight=0", *NO_HEAD_OF_ITS_OWN),
-    "BiRQ, labels=default": ("labels=default",),
-    "BiRQ, labels=paper": ("labels=paper",),
-    "relabelled": (
-        "model.birq.labels.label_gradient=0",
-        *NO_HEAD_OF_ITS_OWN,
-    ),  # label pass and one head; the teacher is frozen
+    "BEST-RQ": ("model.birq.loss.enhanced_weight=0", *SHARED_HEAD),
+    "BiRQ, objective=default": ("objective=default",),
+    "BiRQ, objective=paper": ("objective=paper",),
+    "relabelled": ("model.birq.labels.label_gradient=0", *SHARED_HEAD),  # label pass and one head; the teacher is frozen
     "CTC": (),  # the encoder alone
 }
-LAYER_3 = ("model.birq.labels.layer=3",)
+# Seconds of audio in a step, over all GPUs.
+LIBRISPEECH_BATCH = 960 * 3600 / 4395  # 64 of 281,241 utterances
+YODAS_BATCH = 5000 * 3600 * 128 / 900_000  # 128 of some 900,000 utterances
+TUNING_BATCH = GPUS * 147  # batch_duration 240 under quadratic_duration 20
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One training."""
+    """One training of a row."""
 
     model: str
-    """A file of conf/, without its beginning."""
+    """Name of a file in conf/, without ``birq_conformer_``."""
     variant: str
     hours: float
-    """Of audio an epoch."""
+    """Hours of audio in an epoch."""
     epochs: int
     utterance_seconds: float
+    batch_seconds: float
+    """Seconds of audio in a step, over all GPUs."""
     layer: int | None = None
-    """k, where it is not that of the configuration."""
+    """Layer k, if it is not that of the configuration."""
 
     @property
     def counted(self) -> tuple[str, str, float, int | None]:
-        """What the cost of a second of audio depends on."""
+        """Keys that the operations for a second of audio depend on."""
         return self.model, self.variant, self.utterance_seconds, self.layer
 
     @property
     def audio_seconds(self) -> float:
         return 3600 * self.hours * self.epochs
 
+    @property
+    def steps(self) -> int:
+        return round(self.audio_seconds / self.batch_seconds)
+
 
 def table_rows() -> list[tuple[int, str, list[Stage]]]:
-    """The rows of tables 1 to 3, as docs/reproduce_paper.md trains them."""
+    """Lists the rows of tables 1 to 3, as docs/reproduce_paper.md trains them."""
     rows = []
-    for number, model, hours, seconds, labelled in ((1, "155m", 960, 15, 100), (2, "275m", 5000, 30, 150)):
-        tuning = Stage(model, "CTC", labelled, 30, 15)
+    for number, model, hours, seconds, batch, labelled in (
+        (1, "155m", 960, 15, LIBRISPEECH_BATCH, 100), (2, "275m", 5000, 30, YODAS_BATCH, 150),
+    ):  # fmt: skip
+        tuning = Stage(model, "CTC", labelled, 30, 15, TUNING_BATCH)
         rows.append((number, "supervised", [tuning]))
-        for variant in ("BEST-RQ", "BiRQ, labels=paper", "BiRQ, labels=default"):
-            rows.append((number, variant, [Stage(model, variant, hours, 100, seconds), tuning]))
-    tuning = Stage("137m", "CTC", 100, 30, 15)
-    stage_1 = Stage("137m", "BEST-RQ", 960, 100, 15)
-    stage_2 = Stage("137m", "relabelled", 960, 100, 15)
-    rows.append((3, "BEST-RQ, the first stage", [stage_1, tuning]))
-    rows.append((3, "offline relabelling, the second", [stage_2, tuning]))
-    for variant in ("BiRQ, labels=paper", "BiRQ, labels=default"):
+        for variant in ("BEST-RQ", "BiRQ, objective=paper", "BiRQ, objective=default"):
+            rows.append((number, variant, [Stage(model, variant, hours, 100, seconds, batch), tuning]))
+    tuning = Stage("137m", "CTC", 100, 30, 15, TUNING_BATCH)
+    for name, variant in (("BEST-RQ, the first stage", "BEST-RQ"), ("offline relabelling, the second", "relabelled")):
+        rows.append((3, name, [Stage("137m", variant, 960, 100, 15, LIBRISPEECH_BATCH), tuning]))
+    for variant in ("BiRQ, objective=paper", "BiRQ, objective=default"):
         for epochs in (100, 300):
             row = f"{variant}, layer 3, {epochs} epochs"
-            rows.append((3, row, [Stage("137m", variant, 960, epochs, 15, layer=3), tuning]))
+            rows.append((3, row, [Stage("137m", variant, 960, epochs, 15, LIBRISPEECH_BATCH, layer=3), tuning]))
     return rows
 
 
 def count_all(batch_seconds: float, progress: Progress) -> list[dict]:
-    """Operations for a second of audio, and memory of a batch of that many seconds, of everything the rows need."""
+    """Counts operations for a second of audio, and the memory of a batch of that many seconds, for all rows."""
     wanted = dict.fromkeys(stage.counted for _, _, stages in table_rows() for stage in stages)
-    longest = [("155m", "BiRQ, labels=default", 35, None), ("155m", "BiRQ, labels=default", 5, None)]
+    longest = [("155m", "BiRQ, objective=default", 35, None), ("155m", "BiRQ, objective=default", 5, None)]
     found = []
     for model, variant, seconds, layer in progress.track([*wanted, *longest], description="counting"):
         setting = Setting(f"birq_conformer_{model}", precision="bf16-mixed", batch_seconds=batch_seconds,
@@ -100,9 +114,9 @@ def count_all(batch_seconds: float, progress: Progress) -> list[dict]:
 
 
 def check_all(progress: Progress) -> list[dict]:
-    """Counts beside what benchmarks/step.py measured of the same steps, with the masks that these had."""
+    """Counts steps that benchmarks/step.py has measured, with the same masks."""
     found = []
-    names = {"BEST-RQ": "BEST-RQ", "BiRQ": "BiRQ, labels=default", "BiRQ, label gradient": None}
+    names = {"BEST-RQ": "BEST-RQ", "BiRQ": "BiRQ, objective=default", "BiRQ, label gradient": None}
     for file in progress.track(["step_birq_conformer_tiny_cpu_32", "step_middle_cpu_32"], description="checking"):
         measured = json.loads((ROOT / "docs" / "results" / f"{file}.json").read_text())
         keys = ("config", "batch_seconds", "utterance_seconds", "threads")
@@ -119,49 +133,56 @@ def check_all(progress: Progress) -> list[dict]:
     return found
 
 
-def hours_on(flop: float, gpu: str) -> tuple[float, float]:
-    """Least and most hours on all GPUs."""
-    least, most = (flop / (GPUS * PEAK[gpu] * share) / 3600 for share in reversed(UTILIZATION))
-    return least, most
+def hours_on(flop: float, gpu: str, utilization: float) -> float:
+    """Returns the hours on all GPUs at a utilization in percent of their peak."""
+    return flop / (GPUS * PEAK[gpu] * utilization / 100) / 3600
 
 
-def price(counts: list[dict]) -> list[dict]:
-    """Operations and hours of every row."""
+def count_rows(counts: list[dict]) -> list[dict]:
+    """Counts the operations of every row: of a step and of all steps of each stage, and of the row."""
     rate = {(c["model"], c["variant"], c["utterance_seconds"], c["layer"]): c["flop_per_second"] for c in counts}
     rows = []
     for number, name, stages in table_rows():
-        flop = sum(stage.audio_seconds * rate[stage.counted] for stage in stages)
-        rows.append({
-            "table": number, "row": name, "model": stages[0].model, "stages": [asdict(stage) for stage in stages],
-            "flop": flop, "hours": {gpu: hours_on(flop, gpu) for gpu in PEAK},
-        })  # fmt: skip
+        counted = [
+            asdict(stage) | {
+                "steps": stage.steps, "flop_per_step": stage.batch_seconds * rate[stage.counted],
+                "flop": stage.audio_seconds * rate[stage.counted],
+            }
+            for stage in stages
+        ]  # fmt: skip
+        flop = sum(stage["flop"] for stage in counted)
+        rows.append({"table": number, "row": name, "model": stages[0].model, "stages": counted, "flop": flop})
     return rows
 
 
-def span(least: float, most: float) -> str:
-    digits = 0 if most >= 10 else 1 if most >= 1 else 2
-    return f"{least:.{digits}f} - {most:.{digits}f}"
-
-
 def memory_margin(checks: list[dict]) -> float:
-    """The most that a measured step took for each byte counted; of the larger model: in the tiny one libraries weigh."""
+    """Returns the largest ratio of measured to counted memory of the larger model; in the tiny one libraries dominate."""
     return max(check["measured_bytes"] / check["bytes"] for check in checks if check["config"] == "middle")
 
 
-def hours_table(rows: list[dict]) -> list[list[str]]:
-    """Cells of the table of hours, its head first and the sum last."""
-    cells = [["table", "row", "model", "10^18 FLOP", *(f"hours, {GPUS} x {gpu}" for gpu in PEAK), "GPU hours, H100"]]
-    total = sum(row["flop"] for row in rows)
-    for table, name, model, flop in (*((r["table"], r["row"], r["model"], r["flop"]) for r in rows),
-                                     ("", "all", "", total)):  # fmt: skip
-        hours = [hours_on(flop, gpu) for gpu in PEAK]
-        in_all = span(*(GPUS * value for value in hours[0]))
-        cells.append([str(table), name, model, f"{flop / 1e18:.3g}", *(span(*pair) for pair in hours), in_all])
+def flop_table(rows: list[dict]) -> list[list[str]]:
+    """Returns the cells of the table of operations, with its header first and the sum last."""
+    cells = [["table", "row", "model", "steps", "10^12 FLOP a step", "10^18 FLOP in all"]]
+    for row in rows:
+        first = row["stages"][0]
+        numbers = f"{first['steps']:,}", f"{first['flop_per_step'] / 1e12:.3g}", f"{row['flop'] / 1e18:.3g}"
+        cells.append([str(row["table"]), row["row"], row["model"], *numbers])
+    return [*cells, ["", "all", "", "", "", f"{sum(row['flop'] for row in rows) / 1e18:.3g}"]]
+
+
+def hours_table(rows: list[dict], utilizations: list[float]) -> list[list[str]]:
+    """Returns the cells of the table of hours at utilizations in percent, with its header first and the sum last."""
+    columns = [(gpu, utilization) for gpu in PEAK for utilization in utilizations]
+    cells = [["table", "row", *(f"hours, {GPUS} x {gpu}, {utilization:g} %" for gpu, utilization in columns)]]
+    total = {"table": "", "row": "all", "flop": sum(row["flop"] for row in rows)}
+    for row in (*rows, total):
+        hours = (hours_on(row["flop"], *column) for column in columns)
+        cells.append([str(row["table"]), row["row"], *(f"{value:.{0 if value >= 10 else 1}f}" for value in hours)])
     return cells
 
 
 def memory_table(counts: list[dict], margin: float) -> list[list[str]]:
-    """Cells of the table of cost and memory, its head first."""
+    """Returns the cells of the table of parameters, operations and memory, with its header first."""
     cells = [["model", "variant", "utterances (s)", "parameters", "GFLOP a second of audio", "model, gradients, AdamW (GB)",
               "buckets of DDP (GB)", "kept for backward (GB)", "sum (GB)", f"x {margin:.2f} (GB)"]]  # fmt: skip
     for c in counts:
@@ -174,7 +195,7 @@ def memory_table(counts: list[dict], margin: float) -> list[list[str]]:
 
 
 def check_table(checks: list[dict]) -> list[list[str]]:
-    """Cells of the comparison with steps that were taken, its head first."""
+    """Returns the cells of the comparison with measured steps, with its header first."""
     cells = [["model", "step", "GFLOP, counted", "of the step", "to the floor", "memory, counted (MB)", "measured (MB)",
               "measured / counted"]]  # fmt: skip
     for c in checks:
@@ -186,7 +207,7 @@ def check_table(checks: list[dict]) -> list[list[str]]:
 
 
 def markdown(cells: list[list[str]]) -> str:
-    """The table as docs/reproduce_paper.md has it."""
+    """Formats a table as in docs/reproduce_paper.md."""
     head, *rows = (f"| {' | '.join(row)} |" for row in cells)
     return "\n".join([head, f"|{' --- |' * len(cells[0])}", *rows])
 
@@ -200,39 +221,43 @@ def show(cells: list[list[str]], title: str, console: Console) -> None:
     console.print(table)
 
 
-def report(result: dict, console: Console) -> None:
-    margin, share = memory_margin(result["checks"]), " to ".join(f"{100 * u:.0f} %" for u in UTILIZATION)
-    show(check_table(result["checks"]), "Counted beside measured on a CPU (docs/results/step_*.json)", console)
-    title = f"A batch of {result['batch_seconds']:g} s a GPU, bf16-mixed (ESTIMATE, not measured on a GPU)"
-    show(memory_table(result["counts"], margin), title, console)
-    title = f"Hours at {share} of the bfloat16 peak (ESTIMATE, not measured on a GPU)"
-    show(hours_table(result["rows"]), title, console)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch-seconds", type=float, default=600.0, help="of audio a GPU, for memory (default 600)")
+    parser.add_argument("--utilization", nargs="+", type=float, default=[], metavar="PERCENT", help="shares of the GPUs' "
+                        "bfloat16 peak, such as 8 12 20; prints the hours that follow (default: no hours)")  # fmt: skip
+    parser.add_argument("--batch-seconds", type=float, default=600.0, help="audio a GPU, for memory (default 600)")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "paper_cost.json")
-    parser.add_argument("--markdown", action="store_true", help="print the tables of docs/reproduce_paper.md instead")
+    parser.add_argument("--markdown", action="store_true", help="print the tables as in docs/reproduce_paper.md")
     args = parser.parse_args()
     if args.batch_seconds < 35:
         parser.error(f"--batch-seconds {args.batch_seconds:g}: at least 35, the longest utterance")
+    for utilization in args.utilization:
+        if not 0 < utilization <= 100:
+            parser.error(f"--utilization {utilization:g}: above 0 and at most 100 (percent)")
     began = time.process_time()
     Setting("birq_conformer_tiny", threads=1).prepare()
     with Progress(transient=True) as progress:
-        result = {
-            "torch": torch.__version__, "gpus": GPUS, "peak": PEAK, "utilization": UTILIZATION,
-            "batch_seconds": args.batch_seconds, "checks": check_all(progress),
-            "counts": count_all(args.batch_seconds, progress),
-        }  # fmt: skip
-    result["rows"] = price(result["counts"])
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
-    if args.markdown:
-        tables = check_table(result["checks"]), memory_table(result["counts"], memory_margin(result["checks"]))
-        print("\n\n".join(map(markdown, (*tables, hours_table(result["rows"])))))
-    else:
-        report(result, Console(width=180))
+        checks, counts = check_all(progress), count_all(args.batch_seconds, progress)
+    rows = count_rows(counts)
+    write_json(args.out, {
+        "torch": torch.__version__, "gpus": GPUS, "peak": PEAK, "batch_seconds": args.batch_seconds, "checks": checks,
+        "counts": counts, "rows": rows,
+    })  # fmt: skip
+    tables = {
+        "Counted beside measured on a CPU (docs/results/step_*.json)": check_table(checks),
+        f"A batch of {args.batch_seconds:g} s a GPU, bf16-mixed (counted)": memory_table(counts, memory_margin(checks)),
+        "Operations of the rows (counted)": flop_table(rows),
+    }
+    if args.utilization:
+        tables["Hours at the given utilizations (not measured on a GPU)"] = hours_table(rows, args.utilization)
+    console = Console(width=180)
+    for title, cells in tables.items():
+        if args.markdown:
+            print(markdown(cells), end="\n\n")
+        else:
+            show(cells, title, console)
+    if args.utilization:
+        console.print(EVIDENCE)
     print(f"{args.out} ({time.process_time() - began:.0f} s of the processor)")
 
 

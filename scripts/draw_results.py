@@ -1,42 +1,40 @@
-"""Draws docs/results.md: tables and pictures from the json files that scripts/experiment.py wrote.
+"""Draws tables and pictures from the json files that scripts/experiment.py wrote, on a page in Markdown.
 
-    python scripts/draw_results.py
-    python scripts/draw_results.py runs/results --out my_results.md
+    python scripts/draw_results.py                                              docs/results.md, from the committed results
+    python scripts/draw_results.py experiments_out/results                      experiments_out/results.md, from your results
+    python scripts/draw_results.py experiments_out/results --out my_results.md
 
-Only what stands between <!-- begin: NAME --> and <!-- end: NAME --> is rewritten, and the pictures in pictures/ beside the
-page; the text around the markers stays. The same json files give the same page.
+The script creates a page that does not exist, and writes pictures to the folder pictures/ beside it. In an existing page it
+rewrites the text between <!-- begin: NAME --> and <!-- end: NAME --> only. The same json files give the same page.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from experiments.drawing.page import draw_page
-from experiments.drawing.runs import read_groups
+from experiments.drawing.page import COMMITTED_RESULTS, default_page, draw_page
+from experiments.drawing.records import read_groups
 from rich.console import Console
 from rich.markup import escape
-
-DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", nargs="?", type=Path, default=DOCS / "results" / "experiments",
-                        help="with the json file of each run, at any depth (default docs/results/experiments)")  # fmt: skip
-    parser.add_argument("--out", type=Path, default=DOCS / "results.md", help="page with markers (default docs/results.md)")
+    parser.add_argument("folder", nargs="?", type=Path, default=COMMITTED_RESULTS, help="folder with the json file of each "
+                        "run, at any depth (default docs/results/experiments)")  # fmt: skip
+    parser.add_argument("--out", type=Path, metavar="PAGE", help="page to draw (default: FOLDER.md beside the folder, and "
+                        "docs/results.md for the committed results)")  # fmt: skip
     args = parser.parse_args()
-    console = Console()
+    page = args.out or default_page(args.folder)
+    console = Console(highlight=False, soft_wrap=True)
     groups = read_groups(args.folder)
     with console.status("drawing") as status:
-        written = draw_page(groups, args.out, lambda doing: status.update(f"drawing {doing}"))
+        written = draw_page(groups, page, lambda title: status.update(f"drawing {escape(title)}"))
     for group in groups:
-        console.print(
-            f"{group.budget}, {group.corpus}: {len(group.runs)} runs of {len(group.methods)} settings", highlight=False
-        )
+        console.print(f"{group.title}: {len(group.records)} runs of {len(group.methods)} settings")
         for warning in group.warnings:
-            console.print(f"  [yellow]Warning:[/] {escape(warning)}", highlight=False)
-    for path in written:
-        console.print(str(path), soft_wrap=True, highlight=False)
+            console.print(f"  [yellow]Warning:[/] {escape(warning)}")
+    console.print(f"{escape(str(page))}, with {len(written) - 1} pictures in {escape(str(page.parent / 'pictures'))}")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Budget x corpus x method x seed, each run one json file; scripts/experiment.py shows the order."""
+"""Comparison of pretraining methods: budget x corpus x method x seed, one json file for each run."""

@@ -1,40 +1,40 @@
-"""What an experiment consists of: conf/experiments/<budget>.yaml laid over methods.yaml beside it, as a list of settings."""
+"""Budgets of experiments: conf/experiments/<budget>.yaml merged over methods.yaml, expanded to a setting for each run."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "conf" / "experiments"
 NOT_BUDGETS = ("methods", "corpora")
+KINDS = ("method", "ablation")
 
 
 @dataclass
 class Pretraining:
-    """Of every method but ``scratch``."""
+    """Pretraining of every method except ``scratch``."""
 
     config: str = ""
-    """A file of conf/, without ``.yaml``."""
+    """Name of a file in conf/, without ``.yaml``."""
     steps: int = 0
-    """In all stages of a method together."""
+    """Optimizer steps of all stages of a method together."""
     checkpoints: int = 6
-    """Points at which the labels are looked at."""
+    """Number of checkpoints, at each of which label quality is measured."""
     overrides: list[str] = field(default_factory=list)
 
 
 @dataclass
 class Finetuning:
-    """Of every method, the same."""
+    """Fine-tuning, the same for every method."""
 
     config: str = "ctc_char"
-    """A file of conf/finetune/."""
+    """Name of a file in conf/finetune/, without ``.yaml``."""
     steps: int = 0
     validations: int = 4
-    """The recognizer has the weights of the best one."""
+    """Number of validations; the recognizer gets the weights of the best one."""
     overrides: list[str] = field(default_factory=list)
 
 
@@ -45,7 +45,7 @@ class Relabelling:
     layer: int = 0
     clusters: int = 0
     hours: float | None = None
-    """Of audio that the clusters are fitted on; None: all."""
+    """Hours of audio to fit the clusters on; None: all."""
 
 
 @dataclass
@@ -55,12 +55,12 @@ class Method:
     description: str = ""
     overrides: list[str] = field(default_factory=list)
     pretraining: bool = True
-    """False: fine-tuning begins with the weights that pretraining would begin with."""
+    """False: fine-tuning starts from the weights that pretraining would start from."""
     relabelling: Relabelling | None = None
     finetune: bool = True
-    """False: only losses and labels are recorded."""
+    """False: the run records losses and labels only."""
     seeds: list[int] | None = None
-    """Those of the budget, where not given."""
+    """None: the seeds of the budget."""
 
 
 @dataclass
@@ -70,27 +70,27 @@ class Budget:
     description: str = ""
     gpus: int = 0
     max_hours: float = 24.0
-    """On this machine with the jobs given; a budget that takes longer is refused."""
+    """Limit on this machine with the given jobs; a budget that takes longer is refused."""
     corpus: str | None = None
-    """Taken where none is named."""
+    """Corpus to use when the user names none."""
     labelled_hours: float | None = None
-    """For fine-tuning, about; None: as conf/experiments/corpora.yaml says."""
+    """Approximate hours of audio for fine-tuning; None: the value in conf/experiments/corpora.yaml."""
     pretrain: Pretraining = field(default_factory=Pretraining)
     finetune: Finetuning = field(default_factory=Finetuning)
     seeds: list[int] = field(default_factory=lambda: [0])
     methods: dict[str, Method] = field(default_factory=dict)
     ablations: dict[str, Method] = field(default_factory=dict)
-    """One change each of the method ``birq``, whose overrides come first."""
+    """Single changes of the method ``birq``, whose overrides come first."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One run, but for the corpus."""
+    """One run, without its corpus."""
 
     budget: str
     name: str
     kind: str
-    """``method`` or ``ablation``."""
+    """One of ``KINDS``."""
     seed: int
     method: Method
     pretrain: Pretraining
@@ -102,17 +102,17 @@ class Setting:
 
 
 def budget_names() -> list[str]:
-    """Names of the budgets that there are."""
+    """Returns the names of the budgets in conf/experiments/."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem not in NOT_BUDGETS)
 
 
 def read_budget(name: str) -> Budget:
-    """Reads ``conf/experiments/<name>.yaml``, or a yaml file of that path, over ``methods.yaml``.
+    """Reads ``conf/experiments/<name>.yaml``, or a yaml file of that path, merged over ``methods.yaml``.
 
-    A key ``base: OTHER`` in it names a budget that lies between the two; lists are replaced, not added to.
+    A key ``base: OTHER`` names a budget to merge between the two. Lists are replaced, not extended.
 
     Raises:
-        ValueError: no such budget, a key that does not exist, or a value that cannot be.
+        ValueError: no such budget, an unknown key or a value out of range.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     _check_is_budget(path, f"--budget {name}")
@@ -127,7 +127,8 @@ def read_budget(name: str) -> Budget:
         budget = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Budget), given))
     except (OmegaConfBaseException, YAMLError) as error:
         raise ValueError(f"{path}: {error}") from error
-    _check(budget, path)
+    if problems := [*_budget_problems(budget), *_method_problems(budget)]:
+        raise ValueError(f"{path}: " + "; ".join(problems))
     return budget
 
 
@@ -136,73 +137,73 @@ def _check_is_budget(path: Path, given: str) -> None:
         raise ValueError(f"{given}: there are {', '.join(budget_names())}, or give the path of a yaml file")
 
 
-def _check(budget: Budget, path: Path) -> None:
+def _budget_problems(budget: Budget) -> list[str]:
     finetunes = any(method.finetune for method in (budget.methods | budget.ablations).values())
     stages = {"pretrain": budget.pretrain} | ({"finetune": budget.finetune} if finetunes else {})
-    wrong = [f"{name}.steps={stage.steps}: at least 1" for name, stage in stages.items() if stage.steps < 1]
+    problems = [f"{name}.steps={stage.steps}: at least 1" for name, stage in stages.items() if stage.steps < 1]
     if not 1 <= budget.pretrain.checkpoints <= max(1, budget.pretrain.steps):
-        wrong.append(f"pretrain.checkpoints={budget.pretrain.checkpoints}: 1 to pretrain.steps={budget.pretrain.steps}")
+        problems.append(f"pretrain.checkpoints={budget.pretrain.checkpoints}: 1 to pretrain.steps={budget.pretrain.steps}")
     if finetunes and not 1 <= budget.finetune.validations <= max(1, budget.finetune.steps):
-        wrong.append(f"finetune.validations={budget.finetune.validations}: 1 to finetune.steps={budget.finetune.steps}")
+        problems.append(f"finetune.validations={budget.finetune.validations}: 1 to finetune.steps={budget.finetune.steps}")
     for folder, stage in (("conf", budget.pretrain), ("conf/finetune", budget.finetune)):
         if not (ROOT / folder / f"{stage.config}.yaml").is_file():
-            wrong.append(f"config={stage.config}: {folder}/ has no such file")
+            problems.append(f"config={stage.config}: {folder}/ has no such file")
     if budget.labelled_hours is not None and budget.labelled_hours <= 0:
-        wrong.append(f"labelled_hours={budget.labelled_hours}: above 0, or null for what corpora.yaml says")
+        problems.append(f"labelled_hours={budget.labelled_hours}: above 0, or null for the value in corpora.yaml")
     if not budget.methods:
-        wrong.append("methods: at least one")
+        problems.append("methods: at least one")
     if not budget.seeds:
-        wrong.append("seeds: at least one")
+        problems.append("seeds: at least one")
     if budget.ablations and "birq" not in budget.methods:
-        wrong.append("ablations: they change the method birq, which is not there")
-    wrong += [f"{name}: both a method and an ablation" for name in budget.methods.keys() & budget.ablations.keys()]
+        problems.append("ablations: they change the method birq, which is missing in methods")
+    return problems
+
+
+def _method_problems(budget: Budget) -> list[str]:
+    problems = [f"{name}: both a method and an ablation" for name in budget.methods.keys() & budget.ablations.keys()]
     for name, method in (budget.methods | budget.ablations).items():
-        r = method.relabelling
-        if r and (r.layer < 1 or r.clusters < 2):
-            wrong.append(f"{name}.relabelling: layer at least 1, clusters at least 2; it is {r}")
-        if r and r.hours is not None and r.hours <= 0:
-            wrong.append(f"{name}.relabelling.hours={r.hours}: above 0, or null for all")
-        if r and budget.pretrain.steps < 2:
-            wrong.append(f"{name}: two stages need at least 2 steps")
         if not method.pretraining and not method.finetune:
-            wrong.append(f"{name}: neither pretraining nor fine-tuning")
-    if wrong:
-        raise ValueError(f"{path}: " + "; ".join(wrong))
+            problems.append(f"{name}: neither pretraining nor fine-tuning")
+        relabelling = method.relabelling
+        if relabelling is None:
+            continue
+        if relabelling.layer < 1 or relabelling.clusters < 2:
+            problems.append(f"{name}.relabelling: layer at least 1, clusters at least 2; it is {relabelling}")
+        if relabelling.hours is not None and relabelling.hours <= 0:
+            problems.append(f"{name}.relabelling.hours={relabelling.hours}: above 0, or null for all")
+        if budget.pretrain.steps < 2:
+            problems.append(f"{name}: two stages need at least 2 steps")
+    return problems
 
 
 def expand(name: str, budget: Budget, only: list[str] | None = None, seeds: list[int] | None = None) -> list[Setting]:
-    """The runs of a budget: methods seed by seed, so that an unfinished sweep compares something, then ablations.
+    """Lists the runs of a budget: methods seed by seed, so that an unfinished sweep compares something, then ablations.
 
     Args:
-        name: of the budget.
+        name: name or path of the budget.
+        budget: its content.
         only: names of methods and ablations, or ``methods`` or ``ablations`` for all of them; None: everything.
-        seeds: in place of those of the budget.
+        seeds: seeds that replace those of the budget.
 
     Raises:
-        ValueError: a name that is not there.
+        ValueError: ``only`` has an unknown name.
     """
-    every = {**budget.methods, **budget.ablations}
+    every = budget.methods | budget.ablations
+    groups = {"methods": budget.methods, "ablations": budget.ablations}
     chosen = set(every) if only is None else set()
     for word in only or []:
-        if word not in every and word not in ("methods", "ablations"):
+        if word not in every and word not in groups:
             raise ValueError(f"--only {word}: there are {', '.join(every)}, and the words methods and ablations")
-        chosen |= set(getattr(budget, word)) if word in ("methods", "ablations") else {word}
+        chosen |= set(groups.get(word, [word]))
     birq = budget.methods["birq"].overrides if "birq" in budget.methods else []
-    methods = [("method", method, row, row.overrides) for method, row in budget.methods.items()]
-    methods += [("ablation", method, row, [*birq, *row.overrides]) for method, row in budget.ablations.items()]
-    runs = [
-        (kind, seed, Setting(Path(name).stem, method, kind, seed, _with(row, overrides), budget.pretrain, budget.finetune))
-        for kind, method, row, overrides in methods
+    rows = [("method", method, row) for method, row in budget.methods.items()]
+    rows += [
+        ("ablation", method, replace(row, overrides=[*birq, *row.overrides])) for method, row in budget.ablations.items()
+    ]
+    settings = [
+        Setting(Path(name).stem, method, kind, seed, row, budget.pretrain, budget.finetune)
+        for kind, method, row in rows
         if method in chosen
         for seed in dict.fromkeys(seeds or row.seeds or budget.seeds)
     ]
-    return [setting for _, _, setting in sorted(runs, key=lambda run: (run[0] == "ablation", run[1]))]
-
-
-def _with(method: Method, overrides: list[str]) -> Method:
-    return Method(**(vars(method) | {"overrides": list(overrides)}))
-
-
-def plain(config: DictConfig) -> dict[str, Any]:
-    """A resolved configuration as plain values; keys that are missing stay ``???``."""
-    return OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+    return sorted(settings, key=lambda setting: (KINDS.index(setting.kind), setting.seed))

@@ -1,4 +1,4 @@
-"""Where a corpus has its manifests: conf/experiments/corpora.yaml; and its labelled part for fine-tuning."""
+"""Corpora of experiments: where their manifests lie (conf/experiments/corpora.yaml), and their labelled part."""
 
 import json
 import re
@@ -13,43 +13,48 @@ from yaml import YAMLError
 
 from experiments.budgets import FOLDER, ROOT
 from nemo_birq.data.manifests import check_manifest_of_files, read_manifest
+from nemo_birq.utils.files import write_text
 
-CORPUS, OUT = "$CORPUS", "$OUT"  # what stands for folders of the machine in all that is recorded
+CORPUS, OUT = "$CORPUS", "$OUT"
+"""Placeholders for folders of this machine in everything that is recorded."""
+LABELLED = "labelled.jsonl"
+SHARDS = "__OP_0..{last}_CL_"
+TOLERANCE = 1e-9  # hours; sums of durations are rounded
 
 
 @dataclass
 class Layout:
-    """Keys of a block of corpora.yaml; paths are relative to the folder of the corpus."""
+    """Keys of a corpus in corpora.yaml; paths are relative to the folder of the corpus."""
 
     description: str = ""
     folder: str | None = None
-    """Relative to this repository; None: it is given as NAME=FOLDER."""
+    """Folder relative to this repository; None: the user gives NAME=FOLDER."""
     manifest: str = ""
-    """Of the audio for pretraining; ``{last}`` is the number of the last shard."""
+    """Manifest of the audio for pretraining; ``{last}`` stands for the number of the last shard."""
     tars: str | None = None
     """None: the manifest names single files."""
     validation: str = ""
     test: str = ""
     alignments: str | None = None
-    """CTM of the validation set; None: there is none, and no label quality."""
+    """CTM file of the validation set; None: label quality is not measured."""
     labelled_hours: float = 1.0
     labelled_folder: str | None = None
-    """Of shards, all of which are the labelled part, in place of some of those for pretraining."""
+    """Folder of shards that are all labelled and replace the first shards of the audio for pretraining."""
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """The part of the training audio whose texts fine-tuning sees."""
+    """The part of the training audio that fine-tuning gets with its texts."""
 
     hours: float
     overrides: list[str]
-    """Of ``model.train_ds``."""
-    lines: list[dict] | None
-    """Of a manifest that is to be written as ``$OUT/labelled.jsonl``; None: there is one."""
+    """Hydra overrides of ``model.train_ds``."""
     note: str
-    """What was chosen, in words."""
+    """Description of the part in words."""
+    lines: list[dict] | None = None
+    """Lines to write to ``$OUT/labelled.jsonl``; None: the overrides name an existing manifest."""
     tar: Path | None = None
-    """Shard that holds the audio of ``lines``, to be unpacked as ``$OUT/labelled``; None: single files, or whole shards."""
+    """Shard with the audio of ``lines``, to unpack into ``$OUT/labelled``; None: ``lines`` name existing files."""
 
 
 @dataclass(frozen=True)
@@ -60,35 +65,37 @@ class Corpus:
     folder: Path
     layout: Layout
     last_shard: int | None
+    """Number of the last shard; None: single files."""
     labelled: Labelled
     hours: float
-    """Of the audio for pretraining."""
-
-    def path(self, relative: str) -> str:
-        """As it is recorded."""
-        return f"{CORPUS}/{relative}"
+    """Hours of audio for pretraining."""
 
     @property
-    def data(self) -> list[str]:
-        """Pretraining audio, ``train_ds``."""
-        return _dataset(self.layout.manifest, self.layout.tars, self.last_shard)
+    def train_overrides(self) -> list[str]:
+        """Hydra overrides of ``model.train_ds`` for pretraining."""
+        return _train_overrides(self.layout, self.last_shard)
 
     @property
-    def clustering_data(self) -> list[str]:
-        """The same for scripts/cluster_labels.py."""
+    def clustering_arguments(self) -> list[str]:
+        """The same audio as arguments of scripts/cluster_labels.py."""
         manifest, tars = (value and value.format(last=self.last_shard) for value in (self.layout.manifest, self.layout.tars))
-        return [f"--manifest={self.path(manifest)}", *([f"--tarred-audio={self.path(tars)}"] if tars else [])]
+        return [f"--manifest={recorded(manifest)}", *([f"--tarred-audio={recorded(tars)}"] if tars else [])]
 
     @property
-    def validation(self) -> list[str]:
-        return [f"model.validation_ds.manifest_filepath={self.path(self.layout.validation)}"]
+    def validation_override(self) -> str:
+        return f"model.validation_ds.manifest_filepath={recorded(self.layout.validation)}"
+
+
+def recorded(path: str) -> str:
+    """Returns a path of the corpus as commands and results name it."""
+    return f"{CORPUS}/{path}"
 
 
 def read_layouts() -> dict[str, Layout]:
-    """The corpora that are known, by name.
+    """Reads the known corpora by name.
 
     Raises:
-        ValueError: no yaml, or a key that does not exist.
+        ValueError: corpora.yaml is not yaml or has an unknown key.
     """
     path = FOLDER / "corpora.yaml"
     try:
@@ -101,138 +108,146 @@ def read_layouts() -> dict[str, Layout]:
 
 
 def open_corpus(argument: str, labelled_hours: float | None = None) -> Corpus:
-    """Opens ``NAME=FOLDER``, or ``NAME`` where the corpus is in this repository.
+    """Opens ``NAME=FOLDER``, or ``NAME`` for a corpus in this repository.
 
     Args:
-        argument: as the user gives it.
-        labelled_hours: for fine-tuning, about; None: what corpora.yaml says.
+        argument: value of ``--corpus``.
+        labelled_hours: approximate hours of audio for fine-tuning; None: the value in corpora.yaml.
 
     Raises:
-        ValueError: a corpus that is not known, a folder without its shards.
-        FileNotFoundError: a folder, manifest or audio file that is not there.
+        ValueError: an unknown corpus, or a folder without its shards.
+        FileNotFoundError: a missing folder, manifest or audio file.
     """
     layouts = read_layouts()
-    name, equals, folder = argument.partition("=")
+    name, equals, given = argument.partition("=")
     if name not in layouts:
         raise ValueError(f"--corpus {name}: there are {', '.join(layouts)}; conf/experiments/corpora.yaml describes them")
     layout = layouts[name]
     if not equals and layout.folder is None:
         raise ValueError(f"--corpus {name}: give its folder, --corpus {name}=FOLDER ({layout.description})")
-    place = Path(folder).expanduser().resolve() if equals else ROOT / layout.folder
-    if not place.is_dir():
-        raise FileNotFoundError(f"--corpus {name}: {place} is not a folder ({layout.description})")
-    last = _last_shard(place, layout)
+    folder = Path(given).expanduser().resolve() if equals else ROOT / layout.folder
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--corpus {name}: {folder} is not a folder ({layout.description})")
+    last = _last_shard(folder, layout)
     files = [file for file in (layout.validation, layout.test, layout.alignments) if file]
     if last is None:
         files.append(layout.manifest)
-    missing = [file for file in files if not (place / file).is_file()]
+    missing = [file for file in files if not (folder / file).is_file()]
     if missing:
-        raise FileNotFoundError(f"--corpus {name}: {place} has no {', no '.join(missing)} ({layout.description})")
+        raise FileNotFoundError(f"--corpus {name}: {folder} has no {', no '.join(missing)} ({layout.description})")
     for manifest in (layout.validation, layout.test):
-        check_manifest_of_files(str(place / manifest))
-    choose = choose_files if last is None else choose_shards
-    labelled, hours = choose(place, layout, last, labelled_hours or layout.labelled_hours)
-    if layout.labelled_folder:
-        own = replace(layout, **{key: _moved(getattr(layout, key), layout.labelled_folder) for key in ("manifest", "tars")})
-        shards = _last_shard(place, own)
-        total = _hours(place, own, shards)
-        labelled = Labelled(sum(total), _dataset(own.manifest, own.tars, shards), None, f"all of {layout.labelled_folder}")
-    return Corpus(name, place, layout, last, labelled, hours)
+        check_manifest_of_files(str(folder / manifest))
+    wanted = labelled_hours or layout.labelled_hours
+    if last is None:
+        labelled, hours = choose_files(folder, layout, wanted)
+    else:
+        by_shard = _shard_hours(folder, layout, last)
+        hours = sum(by_shard)
+        labelled = _all_of(folder, layout) if layout.labelled_folder else _first_shards(folder, layout, by_shard, wanted)
+    return Corpus(name, folder, layout, last, labelled, hours)
 
 
-def _moved(path: str, folder: str) -> str:
-    """The same path with another first folder."""
-    return f"{folder}/{path.partition('/')[2]}"
+def _shard_hours(folder: Path, layout: Layout, last: int) -> list[float]:
+    manifests = [folder / layout.manifest.replace(SHARDS, f"_{number}") for number in range(last + 1)]
+    return [sum(line["duration"] for line in read_manifest(str(manifest))) / 3600 for manifest in manifests]
 
 
-def _hours(folder: Path, layout: Layout, last: int) -> list[float]:
-    """Of each shard."""
-    pattern = layout.manifest.replace("__OP_0..{last}_CL_", "_{number}")
-    files = [folder / pattern.format(number=number) for number in range(last + 1)]
-    return [sum(line["duration"] for line in read_manifest(str(file))) / 3600 for file in files]
+def _all_of(folder: Path, layout: Layout) -> Labelled:
+    """Takes all shards of ``labelled_folder``, which has the layout of the folder for pretraining."""
+    manifest, tars = (f"{layout.labelled_folder}/{path.partition('/')[2]}" for path in (layout.manifest, layout.tars))
+    own = replace(layout, manifest=manifest, tars=tars)
+    last = _last_shard(folder, own)
+    hours = sum(_shard_hours(folder, own, last))
+    return Labelled(hours, _train_overrides(own, last), f"all of {layout.labelled_folder}")
 
 
-def choose_shards(folder: Path, layout: Layout, last: int, wanted: float) -> tuple[Labelled, float]:
-    """The first shards that have ``wanted`` hours together, or of less than a shard its first utterances; the hours of all.
+def _first_shards(folder: Path, layout: Layout, hours: list[float], wanted: float) -> Labelled:
+    """Takes the first shards that hold ``wanted`` hours together, or the first utterances of shard 0 if it holds more.
 
     Raises:
-        ValueError: all shards together have less.
+        ValueError: all shards together hold less.
     """
-    hours = _hours(folder, layout, last)
     _check_hours(wanted, sum(hours), folder)
     if wanted < hours[0]:
-        return _choose_utterances(folder, layout, wanted), sum(hours)
-    number = next(n for n in range(1, len(hours) + 1) if sum(hours[:n]) >= wanted - 1e-9)
-    chosen = Labelled(
-        sum(hours[:number]), _dataset(layout.manifest, layout.tars, number - 1), None, f"the first {number} shards"
-    )
-    return chosen, sum(hours)
+        return _first_utterances(folder, layout, wanted)
+    number = _how_many(hours, wanted)
+    return Labelled(sum(hours[:number]), _train_overrides(layout, number - 1), f"the first {number} shards")
 
 
-def _choose_utterances(folder: Path, layout: Layout, wanted: float) -> Labelled:
-    """The first utterances of the first shard that have ``wanted`` hours together."""
-    lines = read_manifest(str(folder / layout.manifest.replace("__OP_0..{last}_CL_", "_0")))
-    ends = list(accumulate(line["duration"] / 3600 for line in lines))
-    number = next(n for n, end in enumerate(ends, start=1) if end >= wanted - 1e-9)
+def _first_utterances(folder: Path, layout: Layout, wanted: float) -> Labelled:
+    lines = read_manifest(str(folder / layout.manifest.replace(SHARDS, "_0")))
+    hours = [line["duration"] / 3600 for line in lines]
+    number = _how_many(hours, wanted)
     return Labelled(
-        hours=ends[number - 1],
-        overrides=[f"model.train_ds.manifest_filepath={OUT}/labelled.jsonl"],
-        lines=[{key: value for key, value in line.items() if key != "shard_id"} for line in lines[:number]],
+        hours=sum(hours[:number]),
+        overrides=[f"model.train_ds.manifest_filepath={OUT}/{LABELLED}"],
         note=f"the first {number} utterances of shard 0, unpacked",
-        tar=folder / layout.tars.replace("__OP_0..{last}_CL_", "_0"),
+        lines=[{key: value for key, value in line.items() if key != "shard_id"} for line in lines[:number]],
+        tar=folder / layout.tars.replace(SHARDS, "_0"),
     )
 
 
-def choose_files(folder: Path, layout: Layout, last: None, wanted: float) -> tuple[Labelled, float]:
-    """Every m-th line of the manifest, from the first on, with absolute paths; and the hours of all.
+def _how_many(hours: list[float], wanted: float) -> int:
+    """Returns how many of the first parts hold the wanted hours."""
+    return next(number for number, end in enumerate(accumulate(hours), start=1) if end >= wanted - TOLERANCE)
+
+
+def choose_files(folder: Path, layout: Layout, wanted: float) -> tuple[Labelled, float]:
+    """Takes every m-th line of a manifest of single files, from the first on, with absolute paths.
+
+    Returns:
+        the labelled part, and the hours of the whole manifest.
 
     Raises:
-        ValueError: all lines together have less than ``wanted`` hours.
+        ValueError: all lines together hold less than ``wanted`` hours.
     """
     lines = check_manifest_of_files(str(folder / layout.manifest))
     total = sum(line["duration"] for line in lines) / 3600
     _check_hours(wanted, total, folder)
     every = max(1, int(total / wanted))
-    chosen = [
-        line | {"audio_filepath": str((folder / layout.manifest).parent / line["audio_filepath"])} for line in lines[::every]
-    ]
-    found = Labelled(
+    beside = (folder / layout.manifest).parent
+    chosen = [line | {"audio_filepath": str(beside / line["audio_filepath"])} for line in lines[::every]]
+    labelled = Labelled(
         hours=sum(line["duration"] for line in chosen) / 3600,
-        overrides=[f"model.train_ds.manifest_filepath={OUT}/labelled.jsonl"],
+        overrides=[f"model.train_ds.manifest_filepath={OUT}/{LABELLED}"],
+        note=f"lines 1, {1 + every}, {1 + 2 * every}, ... of {recorded(layout.manifest)}",
         lines=chosen,
-        note=f"lines 1, {1 + every}, {1 + 2 * every}, ... of {CORPUS}/{layout.manifest}",
     )
-    return found, total
+    return labelled, total
 
 
 def write_labelled(labelled: Labelled, folder: Path) -> None:
-    """Writes ``labelled.jsonl`` to the folder of a run, where fine-tuning needs it."""
-    if labelled.lines is None:
-        return
+    """Writes ``labelled.jsonl`` to the folder of a run if fine-tuning needs it."""
     lines = labelled.lines
+    if lines is None:
+        return
     if labelled.tar is not None:
         wanted = {line["audio_filepath"] for line in lines}
         with tarfile.open(labelled.tar) as tar:
             tar.extractall(folder / "labelled", [item for item in tar if item.name in wanted], filter="data")
         lines = [line | {"audio_filepath": str(folder / "labelled" / line["audio_filepath"])} for line in lines]
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    (folder / "labelled.jsonl").write_text(text, encoding="utf-8")
+    write_text(folder / LABELLED, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
 def _check_hours(wanted: float, total: float, folder: Path) -> None:
     if wanted > total:
-        raise ValueError(f"{folder} has {total:.2f} h for training, less than labelled_hours={wanted:g} asks for")
+        raise ValueError(f"{folder} has {total:.2f} h for training, less than labelled_hours={wanted:g}; set fewer")
 
 
-def _dataset(manifest: str, tars: str | None, last: int | None) -> list[str]:
-    found = [f"model.train_ds.manifest_filepath={CORPUS}/{manifest.format(last=last)}"]
-    return found + ([f"model.train_ds.tarred_audio_filepaths={CORPUS}/{tars.format(last=last)}"] if tars else [])
+def _train_overrides(layout: Layout, last: int | None) -> list[str]:
+    paths = {"manifest_filepath": layout.manifest, "tarred_audio_filepaths": layout.tars}
+    return [f"model.train_ds.{key}={recorded(path.format(last=last))}" for key, path in paths.items() if path]
 
 
 def _last_shard(folder: Path, layout: Layout) -> int | None:
+    """Returns the number of the last shard; None for single files.
+
+    Raises:
+        ValueError: no shards, or a gap in their numbers.
+    """
     if not layout.tars:
         return None
-    before, after = layout.tars.split("__OP_0..{last}_CL_")
+    before, after = layout.tars.split(SHARDS)
     pattern = re.compile(rf"{re.escape(before.rpartition('/')[2])}_(\d+){re.escape(after)}")
     numbers = sorted(int(m[1]) for p in (folder / before).parent.glob(f"*{after}") if (m := pattern.fullmatch(p.name)))
     if not numbers or numbers != list(range(len(numbers))):

@@ -1,4 +1,4 @@
-"""Runs the commands of one run that are not done yet, one after the other, and keeps account of time and memory."""
+"""Execution of one run: its unfinished commands in order, with their time and memory."""
 
 import json
 import os
@@ -20,11 +20,12 @@ from filelock import FileLock, Timeout
 
 from experiments.budgets import ROOT
 from experiments.corpora import write_labelled
-from experiments.stages import Run, Stage, fill_in
+from experiments.stages import RunPlan, Stage, fill_in
 from nemo_birq.utils.files import write_json
 
-PATIENCE = 20.0  # seconds that an interrupted command has to end by itself
-TAIL = 25  # lines of a log that are shown when its command failed
+GRACE_SECONDS = 20.0  # an interrupted command has this long to end by itself
+POLL_SECONDS = 0.2
+TAIL_LINES = 25  # of the log of a failed command
 
 
 class StageFailed(Exception):
@@ -36,26 +37,26 @@ class Interrupted(Exception):
 
 
 @dataclass
-class Account:
-    """What a stage has cost so far, over all attempts, with the processes that it started."""
+class StageCost:
+    """Time and memory of a stage over all attempts, including the processes that it started."""
 
     command: str = ""
     done: bool = False
     seconds: float = 0.0
     processor_seconds: float = 0.0
     peak_memory_gb: float = 0.0
-    """10^9 bytes, resident, of the command itself."""
+    """10^9 bytes, resident, of the command's own process."""
 
 
-def account_file(folder: Path, stage: str) -> Path:
-    """Where the account of a stage lies in the folder of a run."""
+def cost_file(folder: Path, stage: str) -> Path:
+    """Returns the file with the cost of a stage, given the folder of its run."""
     return folder / "stages" / f"{stage}.json"
 
 
-def read_account(folder: Path, stage: str) -> Account:
-    """An empty one where the stage was never begun."""
-    path = account_file(folder, stage)
-    return Account(**_read_json(path)) if path.is_file() else Account()
+def read_cost(folder: Path, stage: str) -> StageCost:
+    """Reads the cost of a stage; zeros if the stage has never started."""
+    path = cost_file(folder, stage)
+    return StageCost(**_read_json(path)) if path.is_file() else StageCost()
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -66,21 +67,21 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def is_done(folder: Path, stage: Stage) -> bool:
-    """Whether a stage is finished and its result is still there."""
-    return read_account(folder, stage.name).done and (folder / stage.result).is_file()
+    """Returns True if a stage has finished and its result still exists."""
+    return read_cost(folder, stage.name).done and (folder / stage.result).is_file()
 
 
 def log_file(folder: Path, stage: str) -> Path:
-    """What a command printed."""
+    """Returns the file with the output of a command, given the folder of its run."""
     return folder / "logs" / f"{stage}.log"
 
 
 @contextmanager
-def claim(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Keeps other processes away from the folder of a run.
 
     Raises:
-        ValueError: another one is at work there.
+        ValueError: another process works there.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
@@ -94,18 +95,18 @@ def claim(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def prepare_folder(run: Run, folder: Path, overwrite: bool) -> None:
-    """Makes the folder of a run, with its setting, or sees to it that it is of this setting.
+def prepare_folder(run: RunPlan, folder: Path, overwrite: bool) -> None:
+    """Creates the folder of a run with its setting, or checks that an existing one has the same setting.
 
     Raises:
-        ValueError: what lies there was made with another setting, by something else, or is damaged.
+        ValueError: the folder has another setting, is not that of a run, or is damaged.
     """
     path = folder / "setting.json"
     if path.is_file() and _read_json(path)["hash"] != run.setting_hash:
         if not overwrite:
             raise ValueError(
-                f"{folder} holds a run with another setting (its setting.json says which); give another --out, or "
-                "--overwrite to begin it anew"
+                f"{folder} holds a run with another setting (see its setting.json); give another --out, or --overwrite to "
+                "delete it and start again"
             )
         shutil.rmtree(folder)
     if not path.is_file() and folder.exists() and any(folder.iterdir()):
@@ -118,15 +119,15 @@ def prepare_folder(run: Run, folder: Path, overwrite: bool) -> None:
         write_labelled(run.corpus.labelled, folder)
 
 
-def run_stages(run: Run, folder: Path, threads: int, begun: Callable[[Stage], None], stop: threading.Event) -> None:
-    """Runs what is not done yet.
+def run_stages(run: RunPlan, folder: Path, threads: int, on_begin: Callable[[Stage], None], stop: threading.Event) -> None:
+    """Runs the unfinished stages of a run.
 
     Args:
-        run: whose folder ``prepare_folder`` has made.
+        run: a run whose folder ``prepare_folder`` has made.
         folder: ``$OUT``.
         threads: OMP_NUM_THREADS of each command.
-        begun: told of each stage that begins.
-        stop: set to end the running command and return.
+        on_begin: called with each stage before it starts.
+        stop: event that ends the running command and this call.
 
     Raises:
         StageFailed: a command failed, or did not write its result.
@@ -135,18 +136,18 @@ def run_stages(run: Run, folder: Path, threads: int, begun: Callable[[Stage], No
     for stage in run.stages:
         if is_done(folder, stage):
             continue
-        begun(stage)
+        on_begin(stage)
         if not stage.resumes:
             shutil.rmtree(folder / stage.name, ignore_errors=True)
-            (folder / stage.result).unlink(missing_ok=True)  # of a command that was ended after it had written this
+            (folder / stage.result).unlink(missing_ok=True)  # left by a command that was ended after it had written this
         _run_stage(stage, run, folder, threads, stop)
 
 
-def _run_stage(stage: Stage, run: Run, folder: Path, threads: int, stop: threading.Event) -> None:
-    account, log = read_account(folder, stage.name), log_file(folder, stage.name)
-    if not stage.resumes or account.done:
-        account = Account()
-    account.command, account.done = stage.line, False
+def _run_stage(stage: Stage, run: RunPlan, folder: Path, threads: int, stop: threading.Event) -> None:
+    cost, log = read_cost(folder, stage.name), log_file(folder, stage.name)
+    if not stage.resumes or cost.done:
+        cost = StageCost()
+    cost.command, cost.done = stage.line, False
     environment = os.environ | {
         "OMP_NUM_THREADS": str(threads), "WANDB_MODE": "disabled", "PYTHONUNBUFFERED": "1", "COLUMNS": "120",
     }  # fmt: skip
@@ -155,44 +156,51 @@ def _run_stage(stage: Stage, run: Run, folder: Path, threads: int, stop: threadi
     with log.open("a" if stage.resumes else "w", encoding="utf-8") as output:
         process = subprocess.Popen(
             [sys.executable, *arguments], stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=ROOT,
-            start_new_session=True,  # so that Ctrl-C reaches this program alone, which ends the commands in order
+            start_new_session=True,  # Ctrl-C reaches this program only, which then ends the commands in order
         )  # fmt: skip
     usage, memory = _wait(process, stop)
-    account.seconds += time.monotonic() - began
-    account.processor_seconds += usage.ru_utime + usage.ru_stime
-    account.peak_memory_gb = max(account.peak_memory_gb, memory / 1e9)
-    account.done = process.returncode == 0 and (folder / stage.result).is_file()
-    write_json(account_file(folder, stage.name), asdict(account))
-    if stop.is_set() and not account.done:
+    cost.seconds += time.monotonic() - began
+    cost.processor_seconds += usage.ru_utime + usage.ru_stime
+    cost.peak_memory_gb = max(cost.peak_memory_gb, memory / 1e9)
+    cost.done = process.returncode == 0 and (folder / stage.result).is_file()
+    write_json(cost_file(folder, stage.name), asdict(cost))
+    if stop.is_set() and not cost.done:
         raise Interrupted
-    if not account.done:
+    if not cost.done:
         problem = f"ended with exit code {process.returncode}"
         if process.returncode == 0:
             problem = f"wrote no {stage.result}; remove {folder / stage.name} and start again"
-        raise StageFailed(f"{run.setting.run_name}: {stage.script} {problem}. The end of {log}:\n{log_tail(log)}")
+        raise StageFailed(f"{run.name}: {stage.script} {problem}. The end of {log}:\n{log_tail(log)}")
 
 
 def _wait(process: subprocess.Popen, stop: threading.Event) -> tuple[resource.struct_rusage, float]:
-    """Until a process ends: what it used, and its largest resident memory in bytes. Ends it when ``stop`` is set."""
-    told, memory = None, 0.0
+    """Waits until a process ends, and ends it when ``stop`` is set.
+
+    Returns:
+        resource usage, and the largest resident memory in bytes.
+    """
+    deadline, memory = None, 0.0
     while True:
-        memory = _resident_peak(process.pid) or memory
+        memory = _peak_resident(process.pid) or memory
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         if pid:
             process.returncode = os.waitstatus_to_exitcode(status)
             unit = 1 if sys.platform == "darwin" else 1024
             return usage, memory or usage.ru_maxrss * unit
-        if stop.is_set() and told is None:
+        if stop.is_set() and deadline is None:
             os.killpg(process.pid, signal.SIGTERM)
-            told = time.monotonic()
-        elif told is not None and time.monotonic() - told > PATIENCE:
+            deadline = time.monotonic() + GRACE_SECONDS
+        elif deadline is not None and time.monotonic() > deadline:
             os.killpg(process.pid, signal.SIGKILL)
-            told = float("inf")
-        time.sleep(0.2)
+            deadline = float("inf")
+        time.sleep(POLL_SECONDS)
 
 
-def _resident_peak(pid: int) -> float | None:
-    """So far, in bytes; None where it cannot be known. Linux' ru_maxrss would count what this program had when it forked."""
+def _peak_resident(pid: int) -> float | None:
+    """Returns the largest resident memory of a process so far in bytes; None without /proc.
+
+    ``ru_maxrss`` on Linux would include the memory of this program at the fork.
+    """
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except OSError:
@@ -201,8 +209,8 @@ def _resident_peak(pid: int) -> float | None:
     return 1024.0 * int(found[1]) if found else None
 
 
-def log_tail(log: Path, lines: int = TAIL) -> str:
-    """The last lines of a log; of a progress bar its last state."""
+def log_tail(log: Path, lines: int = TAIL_LINES) -> str:
+    """Returns the last lines of a log, and of a progress bar its last state."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     return "\n".join(line.rpartition("\r")[2] for line in text.splitlines()[-lines:])
 

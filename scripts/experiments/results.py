@@ -1,4 +1,4 @@
-"""One json file a run: from what its commands wrote to what is committed."""
+"""Result of a run: one json file collected from the output of its commands."""
 
 import json
 import os
@@ -13,39 +13,40 @@ import torch
 
 from experiments.budgets import ROOT
 from experiments.corpora import CORPUS, OUT
-from experiments.execution import is_done, log_file, read_account
-from experiments.stages import LABELS, PRETRAINED, SCORES, Run, Stage
+from experiments.execution import is_done, log_file, read_cost
+from experiments.stages import LABELS, PRETRAINED, SCORES, UNTRAINED, RunPlan, Stage
 from nemo_birq.checkpoint.nemo_archive import read_weights
 from nemo_birq.monitoring.metrics import METRICS
 from nemo_birq.report.experiment_folder import read_run
 from nemo_birq.utils.files import write_text
+from nemo_birq.utils.memory import total_memory_bytes
 
 SCHEMA = 1
-POINTS = 40
+MAX_POINTS = 40
 PACKAGES = ("nemo_birq", "torch", "nemo_toolkit", "lightning", "lhotse")
-LEFT_OUT = {
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+UNUSED_METRICS = {
     "anchor_coverage", "enhanced_coverage", "anchor_top1", "enhanced_top1", "silent_share", "skipped_utterances",
     "skipped_share", "epoch",
 }  # fmt: skip
 """Metrics of pretraining that the results do without."""
-KEPT = METRICS.keys() - LEFT_OUT | {"wer", "training_batch_wer"}
-USELESS_IN_CONFIG = ("train_ds", "validation_ds", "test_ds", "card")
+KEPT = METRICS.keys() - UNUSED_METRICS | {"wer", "training_batch_wer"}
+LEFT_OUT = ("train_ds", "validation_ds", "test_ds", "card")  # of the configuration of the model
+BATCH_KEYS = ("batch_duration", "batch_size", "min_duration", "max_duration", "use_bucketing", "num_buckets", "shuffle")
 
 
-def collect(run: Run, folder: Path) -> dict[str, Any]:
-    """The result of a run whose stages are all done.
+def collect(run: RunPlan, folder: Path) -> dict[str, Any]:
+    """Collects the result of a run whose stages are all done.
 
     Args:
-        run: what was run.
+        run: the run.
         folder: ``$OUT``.
 
     Raises:
-        ValueError, FileNotFoundError: what a stage wrote is no longer there or not readable.
+        ValueError, FileNotFoundError: the output of a stage is missing or damaged.
     """
     setting = run.setting
     stages = {stage.name: stage for stage in run.stages}
-    labels = json.loads((folder / LABELS).read_text(encoding="utf-8")) if "labels" in stages else []
-    scores = _scores(folder / SCORES) if "finetune" in stages else None
     found = {
         "schema": SCHEMA,
         "budget": setting.budget,
@@ -61,23 +62,43 @@ def collect(run: Run, folder: Path) -> dict[str, Any]:
         "finetune_config": _compact(run.finetune_config),
         "versions": versions(),
         "machine": machine(),
-        "parameters": count_parameters(folder / (PRETRAINED if "pretrain" in stages else "untrained/untrained.nemo")),
+        "parameters": count_parameters(folder / (PRETRAINED if "pretrain" in stages else UNTRAINED)),
         "pretraining": _pretraining(run, stages, folder),
-        "labels": labels,
+        "labels": json.loads((folder / LABELS).read_text(encoding="utf-8")) if "labels" in stages else [],
         "finetuning": _finetuning(run, folder) if "finetune" in stages else None,
-        "scores": scores,
+        "scores": _scores(folder / SCORES) if "finetune" in stages else None,
     }
     return _without_places(found, {str(run.corpus.folder): CORPUS, str(folder): OUT})
 
 
 def write(result: dict[str, Any], path: Path) -> None:
-    """Writes a result; a file is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, _dumps(result) + "\n")
+    """Writes a result with one line for each key, entry of a dictionary and row of a list."""
+    parts = ",\n".join(f" {json.dumps(key)}: {_lines(value)}" for key, value in result.items())
+    write_text(path, f"{{\n{parts}\n}}\n")
 
 
-def state(run: Run, folder: Path, path: Path) -> str:
-    """``done``, ``other setting`` (the file is of another one), ``partial`` or ``to do``."""
+def _lines(value: Any) -> str:
+    def line(inner: Any) -> str:
+        return json.dumps(inner, ensure_ascii=False)
+
+    if isinstance(value, dict) and value:
+        return "{\n" + ",\n".join(f"  {json.dumps(key)}: {line(inner)}" for key, inner in value.items()) + "\n }"
+    if isinstance(value, list) and value:
+        return "[\n" + ",\n".join(f"  {line(inner)}" for inner in value) + "\n ]"
+    return line(value)
+
+
+def state(run: RunPlan, folder: Path, path: Path) -> str:
+    """Returns ``done``, ``other setting`` (the result is of another one), ``partial`` or ``to do``.
+
+    Args:
+        run: the run.
+        folder: ``$OUT``.
+        path: file of the result.
+
+    Raises:
+        ValueError: the file is not a result.
+    """
     if path.is_file():
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
@@ -88,20 +109,20 @@ def state(run: Run, folder: Path, path: Path) -> str:
     return "partial" if begun else "to do"
 
 
-def stages_done(run: Run, folder: Path) -> int:
-    """How many of a run's stages are finished."""
+def stages_done(run: RunPlan, folder: Path) -> int:
+    """Counts the finished stages of a run."""
     return sum(is_done(folder, stage) for stage in run.stages)
 
 
-def thin(points: list[tuple[int, float]], most: int = POINTS) -> list[list[float]]:
-    """At most so many points of a curve, evenly drawn, always with the first and the last."""
-    if len(points) > most:
-        points = [points[round(i * (len(points) - 1) / (most - 1))] for i in range(most)]
+def thin(points: list[tuple[int, float]], max_points: int = MAX_POINTS) -> list[list[float]]:
+    """Returns at most ``max_points`` evenly spaced points of a curve, always with the first and the last."""
+    if len(points) > max_points:
+        points = [points[round(i * (len(points) - 1) / (max_points - 1))] for i in range(max_points)]
     return [[step, _rounded(value)] for step, value in points]
 
 
 def versions() -> dict[str, str | None]:
-    """Of this package, what it stands on, and the commit; None where this is no git repository."""
+    """Returns the commit (None outside a git repository) and the versions of Python and of the main packages."""
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"]
     done = subprocess.run(git, capture_output=True, text=True)
     found = {"git": done.stdout.strip() or None, "python": platform.python_version()}
@@ -110,38 +131,37 @@ def versions() -> dict[str, str | None]:
 
 @cache
 def machine() -> dict[str, Any]:
-    """Processor, cores that this process may use, GPU, memory in 10^9 bytes."""
+    """Returns processor, cores that this process may use, GPUs, and memory in 10^9 bytes."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    gpu = None
-    if torch.cuda.is_available():
-        gpu = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
-    return {"cpu": names[0] if names else cpu, "cores": cores(), "gpu": gpu, "memory_gb": round(memory, 1)}
+    if info.is_file():
+        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = names[0] if names else cpu
+    gpu = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}" if torch.cuda.is_available() else None
+    return {"cpu": cpu, "cores": cores(), "gpu": gpu, "memory_gb": round(total_memory_bytes() / 1e9, 1)}
 
 
 def cores() -> int:
-    """That this process may use."""
+    """Counts the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def on_gpu(config: dict[str, Any]) -> bool:
-    """Whether a resolved configuration trains on a GPU of this machine."""
+    """Returns True if a resolved configuration trains on a GPU of this machine."""
     return torch.cuda.is_available() and config["trainer"].get("accelerator") != "cpu"
 
 
 def count_parameters(nemo: Path) -> int:
-    """Of the encoder, which is what all methods hand on."""
-    buffers = ("running_mean", "running_var", "num_batches_tracked")
-    weights = read_weights(str(nemo))
+    """Counts the parameters of the encoder, which is the part that fine-tuning takes over."""
     return sum(
-        value.numel() for name, value in weights.items() if name.startswith("encoder.") and not name.endswith(buffers)
+        value.numel()
+        for name, value in read_weights(str(nemo)).items()
+        if name.startswith("encoder.") and not name.endswith(BUFFERS)
     )
 
 
-def _pretraining(run: Run, stages: dict[str, Stage], folder: Path) -> dict[str, Any] | None:
-    """Of several stages the sums, with the curves of the last; ``stages`` has each by itself."""
+def _pretraining(run: RunPlan, stages: dict[str, Stage], folder: Path) -> dict[str, Any] | None:
+    """Returns the record of pretraining; of several stages the sums, the curves of the last one, and each by itself."""
     names = [name for name in ("teacher", "clustering", "pretrain") if name in stages]
     if not names:
         return None
@@ -173,18 +193,18 @@ def _stage(stage: Stage, folder: Path, gpu: bool) -> dict[str, Any]:
     }
 
 
-def _finetuning(run: Run, folder: Path) -> dict[str, Any]:
+def _finetuning(run: RunPlan, folder: Path) -> dict[str, Any]:
     cost = _cost(folder, "finetune")
     if on_gpu(run.finetune_config):
-        cost["peak_memory_gb"] = None  # what lies on the GPU is not logged
+        cost["peak_memory_gb"] = None  # the memory of the GPU is not logged
     curves = _curves(read_run(folder / "finetune").curves)
     hours = _rounded(run.corpus.labelled.hours)
     return {"steps": run.setting.finetune.steps, **cost, "labelled_hours": hours, "curves": curves}
 
 
 def _cost(folder: Path, stage: str) -> dict[str, float]:
-    account = read_account(folder, stage)
-    return {key: _rounded(getattr(account, key)) for key in ("seconds", "processor_seconds", "peak_memory_gb")}
+    cost = read_cost(folder, stage)
+    return {key: _rounded(getattr(cost, key)) for key in ("seconds", "processor_seconds", "peak_memory_gb")}
 
 
 def _curves(curves: dict[str, list]) -> dict[str, list[list[float]]]:
@@ -214,18 +234,17 @@ def _scores(path: Path) -> dict[str, Any]:
 
 
 def _compact(config: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Model and trainer; of the data only how batches are made."""
+    """Returns model and trainer; of the data only how batches are made."""
     if config is None:
         return None
-    model = {key: value for key, value in config["model"].items() if key not in USELESS_IN_CONFIG}
-    batches = ("batch_duration", "batch_size", "min_duration", "max_duration", "use_bucketing", "num_buckets", "shuffle")
-    train = {key: config["model"]["train_ds"].get(key) for key in batches}
+    model = {key: value for key, value in config["model"].items() if key not in LEFT_OUT}
+    train = {key: config["model"]["train_ds"].get(key) for key in BATCH_KEYS}
     rest = {key: config[key] for key in ("seed", "freeze_encoder", "fresh_layers") if key in config}
     return rest | {"model": model | {"train_ds": train}, "optim": model.get("optim"), "trainer": config["trainer"]}
 
 
 def _without_places(value: Any, places: dict[str, str]) -> Any:
-    """Folders of this machine, wherever a text has them, under the names that they have in the commands."""
+    """Replaces folders of this machine, wherever a text has them, by their placeholders in the commands."""
     if isinstance(value, str):
         for place, name in places.items():
             value = value.replace(place, name)
@@ -237,18 +256,3 @@ def _without_places(value: Any, places: dict[str, str]) -> Any:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.5g}")
-
-
-def _dumps(result: dict[str, Any]) -> str:
-    """A line for each point of a curve, row of labels and utterance would make the file unreadable: one for each list."""
-    lines = []
-    for key, value in result.items():
-        if isinstance(value, dict) and value:
-            inner = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in value.items())
-            lines.append(f" {json.dumps(key)}: {{\n{inner}\n }}")
-        elif isinstance(value, list) and value:
-            inner = ",\n".join(f"  {json.dumps(v, ensure_ascii=False)}" for v in value)
-            lines.append(f" {json.dumps(key)}: [\n{inner}\n ]")
-        else:
-            lines.append(f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}")
-    return "{\n" + ",\n".join(lines) + "\n}"

@@ -1,4 +1,4 @@
-"""The commands of one run, as a user would give them; folders of the machine are ``$CORPUS`` and ``$OUT`` in them."""
+"""Commands of a run, as a user would type them; ``$CORPUS`` and ``$OUT`` stand for folders of the machine."""
 
 import copy
 import hashlib
@@ -11,30 +11,32 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.budgets import ROOT, Pretraining, Setting, plain
-from experiments.corpora import CORPUS, OUT, Corpus
+from experiments.budgets import ROOT, Pretraining, Setting
+from experiments.corpora import CORPUS, LABELLED, OUT, Corpus, recorded
 
-POINTS = 40  # of a curve, when the budget does not say how often it is logged
+POINTS = 40  # logged points of a curve, unless the budget sets the interval
 PRETRAINED = "pretrain/checkpoints/pretrain.nemo"
 TEACHER_NEMO = "teacher/checkpoints/teacher.nemo"
+UNTRAINED = "untrained/untrained.nemo"
 SCORES = "finetune/scores/test.json"
 LABELS = "labels.json"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One command."""
+    """One command of a run."""
 
     name: str
     """``untrained``, ``teacher`` (first stage), ``clustering``, ``pretrain``, ``labels`` or ``finetune``."""
     arguments: tuple[str, ...]
     result: str
-    """File that it ends with, relative to ``$OUT``."""
+    """The file that the command writes last, relative to ``$OUT``."""
     steps: int = 0
     resumes: bool = False
-    """It goes on where it was interrupted; else its folder, ``$OUT/<name>``, is removed before it begins again."""
+    """True: an interrupted command continues; False: ``$OUT/<name>`` is removed and the command starts again."""
 
     @property
     def script(self) -> str:
@@ -42,50 +44,54 @@ class Stage:
 
     @property
     def line(self) -> str:
-        """For people, to be run in the repository with CORPUS and OUT set."""
+        """The command line, to run in the repository with CORPUS and OUT set."""
         return " ".join(["python", *map(_quoted, self.arguments)])
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
-    """A setting on a corpus, and its commands."""
+class RunPlan:
+    """A setting on a corpus, with the commands and resolved configurations that it needs."""
 
     setting: Setting
     corpus: Corpus
     stages: tuple[Stage, ...]
     config: dict[str, Any]
-    """Of the pretraining (of its last stage), resolved: ``model``, ``trainer``, ``seed``."""
+    """Resolved configuration of the last pretraining stage: ``model``, ``trainer``, ``seed``."""
     finetune_config: dict[str, Any] | None
 
     @property
-    def place(self) -> Path:
-        """Under the folder of runs."""
-        return Path(self.setting.budget, self.corpus.name, self.setting.run_name)
+    def name(self) -> str:
+        return self.setting.run_name
 
     @property
-    def file(self) -> Path:
-        """Under the folder of results."""
-        return self.place.with_name(f"{self.place.name}.json")
+    def folder(self) -> Path:
+        """Folder of the run, relative to ``--out``."""
+        return Path(self.setting.budget, self.corpus.name, self.name)
+
+    @property
+    def result_file(self) -> Path:
+        """File of the run's result, relative to ``--results``."""
+        return self.folder.with_name(f"{self.name}.json")
 
     @property
     def commands(self) -> list[str]:
         labelled = self.corpus.labelled
-        written = f"# {OUT}/labelled.jsonl: {labelled.note}, with absolute paths"
+        written = f"# {OUT}/{LABELLED}: {labelled.note}, with absolute paths"
         needed = labelled.lines is not None and any(stage.name == "finetune" for stage in self.stages)
         return [*([written] if needed else []), *(stage.line for stage in self.stages)]
 
     @property
     def setting_hash(self) -> str:
-        """Of all that decides what comes out, but the contents of the corpus and the versions of the software."""
+        """Hash of the commands and the resolved configurations; excludes corpus contents and software versions."""
         made = [self.commands, self.config, self.finetune_config]
         return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def make_run(setting: Setting, corpus: Corpus) -> Run:
-    """The commands of a setting on a corpus.
+def plan_run(setting: Setting, corpus: Corpus) -> RunPlan:
+    """Lists the commands of a setting on a corpus.
 
     Raises:
-        ValueError: overrides or a relabelling that do not fit the configuration; naming the run.
+        ValueError: overrides or a relabelling that do not fit the configuration; the message names the run.
     """
     method = setting.method
     stages: list[Stage] = []
@@ -93,22 +99,21 @@ def make_run(setting: Setting, corpus: Corpus) -> Run:
         stages.append(_pretraining(setting, corpus, "untrained", 0, method.overrides))
     elif method.relabelling:
         stages += _relabelling(setting, corpus)
-        _check_relabelling(setting, resolve("conf", stages[0], setting))
+        _check_layer(setting, resolve("conf", stages[0], setting))
     else:
         stages.append(_pretraining(setting, corpus, "pretrain", setting.pretrain.steps, method.overrides))
-    config = resolve("conf", stages[-1], setting)
+    config, nemo = resolve("conf", stages[-1], setting), stages[-1].result
     if corpus.layout.alignments:
-        stages.append(_labels(corpus, stages[-1].result))
+        stages.append(_labels(corpus, nemo))
     finetune_config = None
     if method.finetune:
-        nemo = "untrained/untrained.nemo" if not method.pretraining else PRETRAINED
         stages.append(_finetuning(setting, corpus, nemo))
         finetune_config = resolve("conf/finetune", stages[-1], setting)
-    return Run(setting, corpus, tuple(stages), config, finetune_config)
+    return RunPlan(setting, corpus, tuple(stages), config, finetune_config)
 
 
 def resolve(folder: str, stage: Stage, setting: Setting) -> dict[str, Any]:
-    """The configuration that a command composes, without what only names places.
+    """Composes the configuration of a command, without the keys that only name folders.
 
     Raises:
         ValueError: an override that does not fit.
@@ -116,25 +121,26 @@ def resolve(folder: str, stage: Stage, setting: Setting) -> dict[str, Any]:
     try:
         return copy.deepcopy(_compose(folder, *stage.arguments[1:]))
     except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(f"{setting.run_name}: {stage.script} cannot be configured so: {error}") from error
+        raise ValueError(f"{setting.run_name}: the overrides of {stage.script} do not fit: {error}") from error
 
 
 @cache
 def _compose(folder: str, config: str, *overrides: str) -> dict[str, Any]:
     with initialize_config_dir(str(ROOT / folder), version_base=None):
-        found = plain(compose(config.removeprefix("--config-name="), overrides=list(overrides)))
-    return {key: value for key, value in found.items() if key not in ("name", "exp_manager")}
+        composed = compose(config.removeprefix("--config-name="), overrides=list(overrides))
+    plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=False)  # missing keys stay ???
+    return {key: value for key, value in plain.items() if key not in ("name", "exp_manager")}
 
 
 def _relabelling(setting: Setting, corpus: Corpus) -> list[Stage]:
-    """BEST-RQ for half of the steps, k-means of one of its layers, the rest on these labels."""
+    """Trains BEST-RQ for half of the steps, clusters one of its layers, and trains on these labels for the rest."""
     relabelling, total = setting.method.relabelling, setting.pretrain.steps
     first = total // 2
     clustering = Stage(
         "clustering",
         (
             "scripts/cluster_labels.py", f"{OUT}/{TEACHER_NEMO}", f"--layer={relabelling.layer}",
-            f"--clusters={relabelling.clusters}", *corpus.clustering_data,
+            f"--clusters={relabelling.clusters}", *corpus.clustering_arguments,
             *([f"--hours={relabelling.hours}"] if relabelling.hours else []), f"--out={OUT}/teacher.pt",
         ),
         "teacher.pt",
@@ -150,21 +156,21 @@ def _relabelling(setting: Setting, corpus: Corpus) -> list[Stage]:
     ]
 
 
-def _check_relabelling(setting: Setting, first: dict[str, Any]) -> None:
-    """Looks, before the first stage is trained, at what would fail after it; ``first`` is its configuration."""
-    relabelling, depth = setting.method.relabelling, first["model"]["encoder"]["n_layers"]
-    if relabelling.layer > depth:
-        raise ValueError(f"{setting.run_name}: relabelling.layer={relabelling.layer}: the encoder has {depth} layers")
+def _check_layer(setting: Setting, first: dict[str, Any]) -> None:
+    """Checks, before the first stage is trained, that its configuration ``first`` has the layer to cluster."""
+    layer, depth = setting.method.relabelling.layer, first["model"]["encoder"]["n_layers"]
+    if layer > depth:
+        raise ValueError(f"{setting.run_name}: relabelling.layer={layer}: the encoder has {depth} layers")
 
 
 def _pretraining(setting: Setting, corpus: Corpus, name: str, steps: int, overrides: list[str]) -> Stage:
     common = [
-        f"--config-name={setting.pretrain.config}", *corpus.data, *corpus.validation,
+        f"--config-name={setting.pretrain.config}", *corpus.train_overrides, corpus.validation_override,
         f"seed={setting.seed}", f"name={name}", f"exp_manager.exp_dir={OUT}",
     ]  # fmt: skip
     if steps == 0:
         arguments = ["scripts/untrained_model.py", *common, *setting.pretrain.overrides, *overrides]
-        return Stage(name, tuple(arguments), f"{name}/{name}.nemo")
+        return Stage(name, tuple(arguments), UNTRAINED)
     length = [
         f"trainer.max_steps={steps}", f"trainer.val_check_interval={_interval(setting.pretrain, steps)}",
         f"trainer.log_every_n_steps={max(1, steps // POINTS)}", "trainer.enable_progress_bar=false",
@@ -175,15 +181,14 @@ def _pretraining(setting: Setting, corpus: Corpus, name: str, steps: int, overri
 
 
 def _interval(pretrain: Pretraining, steps: int) -> int:
-    """Between validations of a stage: rounded down, or the last one would come after its end."""
+    """Returns the steps between validations, rounded down, so that the last validation is within the stage."""
     return steps // max(1, round(pretrain.checkpoints * steps / pretrain.steps))
 
 
 def _labels(corpus: Corpus, nemo: str) -> Stage:
     arguments = (
-        "scripts/label_quality_over_training.py", f"{OUT}/{nemo}",
-        f"--manifest={corpus.path(corpus.layout.validation)}", f"--alignments={corpus.path(corpus.layout.alignments)}",
-        f"--out={OUT}/{LABELS}",
+        "scripts/label_quality_over_training.py", f"{OUT}/{nemo}", f"--manifest={recorded(corpus.layout.validation)}",
+        f"--alignments={recorded(corpus.layout.alignments)}", f"--out={OUT}/{LABELS}",
     )  # fmt: skip
     return Stage("labels", arguments, LABELS)
 
@@ -193,7 +198,7 @@ def _finetuning(setting: Setting, corpus: Corpus, nemo: str) -> Stage:
     steps = finetune.steps
     arguments = (
         "scripts/speech_to_text_finetune.py", f"--config-name={finetune.config}", f"init_from_nemo_model={OUT}/{nemo}",
-        *corpus.labelled.overrides, *corpus.validation, f"test_manifests=['test={corpus.path(corpus.layout.test)}']",
+        *corpus.labelled.overrides, corpus.validation_override, f"test_manifests=['test={recorded(corpus.layout.test)}']",
         f"seed={setting.seed}", "name=finetune", f"exp_manager.exp_dir={OUT}", "exp_manager.resume_if_exists=true",
         f"trainer.max_steps={steps}", "trainer.max_epochs=-1",
         f"trainer.val_check_interval={steps // finetune.validations}", "trainer.check_val_every_n_epoch=null",
@@ -203,7 +208,7 @@ def _finetuning(setting: Setting, corpus: Corpus, nemo: str) -> Stage:
 
 
 def fill_in(argument: str, corpus: Path, out: Path) -> str:
-    """An argument for this machine."""
+    """Replaces the placeholders of an argument by folders of this machine."""
     return argument.replace(CORPUS, str(corpus)).replace(OUT, str(out))
 
 

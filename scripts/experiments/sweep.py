@@ -1,4 +1,4 @@
-"""Several runs at a time, with a table of what they are doing."""
+"""Execution of several runs at a time, with a table of their progress."""
 
 import re
 import signal
@@ -16,7 +16,7 @@ from rich.table import Table
 
 from experiments import results
 from experiments.execution import Interrupted, StageFailed, log_file, remove_checkpoints, run_stages
-from experiments.stages import Run, Stage
+from experiments.stages import RunPlan, Stage
 
 STEP = re.compile(r"\bstep (\d+) \||Epoch (\d+):[^\r\n]*?\| *(\d+)/(\d+) \[")
 LOG_END = 4000  # bytes of a log that are searched for the step
@@ -24,9 +24,9 @@ LOG_END = 4000  # bytes of a log that are searched for the step
 
 @dataclass
 class Progress:
-    """What a running job is doing."""
+    """State of a run in progress."""
 
-    run: Run
+    run: RunPlan
     folder: Path
     stage: Stage | None = None
     since: float = 0.0
@@ -35,19 +35,19 @@ class Progress:
         self.stage, self.since = stage, time.monotonic()
 
     def row(self) -> tuple[str, str, str, str]:
-        """Run, stage, step, time."""
+        """Returns run, stage, step and time."""
         if self.stage is None:
-            return self.run.setting.run_name, "", "", ""
+            return self.run.name, "", "", ""
         number = self.run.stages.index(self.stage) + 1
         seconds = int(time.monotonic() - self.since)
-        step = step_of(log_file(self.folder, self.stage.name))
+        step = last_step(log_file(self.folder, self.stage.name))
         steps = "" if not self.stage.steps else "starting" if step is None else f"step {step}/{self.stage.steps}"
         clock = f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
-        return self.run.setting.run_name, f"{self.stage.name} ({number}/{len(self.run.stages)})", steps, clock
+        return self.run.name, f"{self.stage.name} ({number}/{len(self.run.stages)})", steps, clock
 
 
-def step_of(log: Path) -> int | None:
-    """The step that the end of a log tells of: of pretraining its log line, of fine-tuning Lightning's progress bar."""
+def last_step(log: Path) -> int | None:
+    """Reads the last step in a log: of pretraining from its log line, of fine-tuning from Lightning's progress bar."""
     if not log.is_file():
         return None
     with log.open("rb") as file:
@@ -60,30 +60,30 @@ def step_of(log: Path) -> int | None:
 
 
 class Sweep:
-    """Runs of a budget.
+    """Execution of the runs of a budget.
 
     Args:
-        out: ``$OUT`` of each run is under it.
-        results_folder: the json file of each run is under it.
-        jobs: runs at a time.
-        threads: of each.
-        keep: the checkpoints, too.
-        console: to write to.
+        out: parent of the folders of the runs.
+        results_folder: parent of the json files of the runs.
+        jobs: number of runs at a time.
+        threads: threads of each run.
+        keep: True: the checkpoints stay.
+        console: output for the user.
     """
 
     def __init__(self, out: Path, results_folder: Path, jobs: int, threads: int, keep: bool, console: Console):
         self.out, self.results, self.jobs, self.threads, self.keep = out, results_folder, jobs, threads, keep
         self.console = console
         self.stop = threading.Event()
-        self.running: dict[Run, Progress] = {}
+        self.running: dict[RunPlan, Progress] = {}
 
-    def execute(self, runs: list[Run]) -> list[Run]:
-        """Gives the runs that failed; the others have their json file.
+    def execute(self, runs: list[RunPlan]) -> list[RunPlan]:
+        """Executes runs, writes the json file of each that succeeds, and returns those that failed.
 
         Raises:
             KeyboardInterrupt: the user stopped; all commands have ended.
         """
-        failed: list[Run] = []
+        failed: list[RunPlan] = []
         began = time.monotonic()
         with _sigterm_as_interrupt(), ThreadPoolExecutor(self.jobs) as pool, self._display():
             waiting = {pool.submit(self._one, run): run for run in runs}
@@ -92,20 +92,20 @@ class Sweep:
                     if not self._report(future, run, began):
                         failed.append(run)
             except KeyboardInterrupt:
-                self.console.print("Stopping; the same command goes on from here.")
+                self.console.print("Stopping; the same command continues from here.")
                 self.stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
         return failed
 
-    def _one(self, run: Run) -> Path:
+    def _one(self, run: RunPlan) -> Path:
         if self.stop.is_set():
             raise Interrupted
-        folder = self.out / run.place
+        folder = self.out / run.folder
         progress = self.running[run] = Progress(run, folder)
         try:
             run_stages(run, folder, self.threads, self._announce(progress), self.stop)
-            path = self.results / run.file
+            path = self.results / run.result_file
             results.write(results.collect(run, folder), path)
             if not self.keep:
                 remove_checkpoints(folder)
@@ -114,22 +114,22 @@ class Sweep:
             del self.running[run]
 
     def _announce(self, progress: Progress) -> Callable[[Stage], None]:
-        def begun(stage: Stage) -> None:
+        def on_begin(stage: Stage) -> None:
             progress.begin(stage)
             if not self.console.is_terminal:
-                self.console.print(f"{progress.run.setting.run_name}: {stage.name}", highlight=False)
+                self.console.print(f"{progress.run.name}: {stage.name}", highlight=False)
 
-        return begun
+        return on_begin
 
-    def _report(self, future: Future, run: Run, began: float) -> bool:
+    def _report(self, future: Future, run: RunPlan, began: float) -> bool:
         minutes = (time.monotonic() - began) / 60
         try:
             path = future.result()
         except (StageFailed, ValueError, OSError) as error:
-            self.console.print(f"[red]failed[/] {run.setting.run_name}")
+            self.console.print(f"[red]failed[/] {run.name}")
             self.console.print(str(error), markup=False, highlight=False, soft_wrap=True)
             return False
-        self.console.print(f"[green]done[/] {run.setting.run_name} after {minutes:.1f} min: {path}", soft_wrap=True)
+        self.console.print(f"[green]done[/] {run.name} after {minutes:.1f} min: {path}", soft_wrap=True)
         return True
 
     @contextmanager
@@ -149,7 +149,7 @@ class Sweep:
         return table
 
 
-def _as_they_end(waiting: dict[Future, Run]) -> Iterator[tuple[Future, Run]]:
+def _as_they_end(waiting: dict[Future, RunPlan]) -> Iterator[tuple[Future, RunPlan]]:
     left = set(waiting)
     while left:
         ended, left = wait(left, timeout=1, return_when=FIRST_COMPLETED)

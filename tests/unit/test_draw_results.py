@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from experiments.drawing import statistics
-from experiments.drawing.ablation_table import ablation_table, alive
-from experiments.drawing.error_tables import difference_table, how_sure, rate_table
+from experiments.drawing.ablation_table import ablation_table, collapse
+from experiments.drawing.error_tables import column_notes, difference_table, rate_table
 from experiments.drawing.label_tables import cost_table, label_table
 from experiments.drawing.page import PARTS, draw_page, replace_part
-from experiments.drawing.runs import read_groups
+from experiments.drawing.records import read_groups
 from experiments.drawing.statistics import Counts, crossed_interval, difference_of, rate_of, t_interval
 from experiments.drawing.style import mean_curve
 from scipy import stats
@@ -182,7 +182,7 @@ def test_a_difference_by_hand():
     half = stats.t.ppf(0.975, 1) * (math.sqrt(2) / 40) / math.sqrt(2)
     assert found.seed_interval == pytest.approx((-3 / 40 - half, -3 / 40 + half))
     assert found.p == pytest.approx(0.5)  # speakers: 4 - 6 and 8 - 12; 2 of the 4 exchanges are as far from 0
-    assert not found.is_shown
+    assert not found.is_significant
     assert difference_of(method, Counts((7,), baseline.errors[:1], units, "speakers")) is None
 
 
@@ -191,7 +191,7 @@ def test_seeds_of_equal_differences_are_no_proof_on_few_speakers():
     baseline = Counts((0, 1, 2), np.full((3, 4), 50.0), units, "speakers")
     better = Counts((0, 1, 2), np.full((3, 4), 40.0) + np.arange(3)[:, None], units, "speakers")
     found = difference_of(better, baseline)
-    assert found.seed_interval[1] < 0 and found.p == 2 / 2**4 and not found.is_shown
+    assert found.seed_interval[1] < 0 and found.p == 2 / 2**4 and not found.is_significant
 
 
 def test_the_rate_of_seeds():
@@ -231,8 +231,8 @@ def test_small_tables_word_for_word(tmp_path: Path):
 
 def test_so_few_rows_that_nothing_can_be_shown_are_told(tmp_path: Path, folder: Path):
     (group,) = read_groups(write(tmp_path / "two", tiny("best_rq", 0, (4, 6)), tiny("birq", 0, (3, 5))))
-    assert how_sure(group).endswith("With so few utterances p cannot be below 0.500, and nothing is bold.")
-    assert "so few" not in how_sure(*read_groups(folder))
+    assert column_notes(group).endswith("With so few utterances p cannot be below 0.500, and nothing is bold.")
+    assert "so few" not in column_notes(*read_groups(folder))
 
 
 def test_rows_stand_in_order_and_baselines_are_compared(folder: Path):
@@ -272,13 +272,13 @@ def test_ablations(folder: Path):
     (group,) = read_groups(folder)
     rows = {row.split("`")[1]: [cell.strip() for cell in row.split("|")] for row in ablation_table(group).splitlines()[2:]}
     assert list(rows) == ["best_rq", "birq", "one_head", "paper"]
-    assert [rows[name][4] for name in rows] == ["–", "yes", "yes", "**no**, from step 736"]  # 0.8 falls to 0.1
+    assert [rows[name][4] for name in rows] == ["–", "no", "no", "**yes**, from step 736"]  # 0.8 falls to 0.1
     assert rows["paper"][5:7] == ["–", "–"] and rows["birq"][6] == "–"
     loss, unigram = map(float, rows["birq"][7].split(" / "))
     assert (loss, unigram) == pytest.approx((3.6, 4.5), abs=0.03)
 
 
-def test_alive_begins_where_the_weight_is_full(tmp_path: Path):
+def test_collapse_counts_from_where_the_weight_is_full(tmp_path: Path):
     record = made_up("birq", 0, 0.5)
     record["pretraining"]["curves"]["train_enhanced_normalized_entropy"] = [[0, 0.1], [199, 0.29], [200, 0.3], [999, 0.31]]
     record["pretraining"]["curves"]["val_enhanced_normalized_entropy"] = [[99, 0.1], [999, 0.5]]
@@ -288,10 +288,10 @@ def test_alive_begins_where_the_weight_is_full(tmp_path: Path):
     other["pretraining"]["curves"]["train_enhanced_normalized_entropy"][2][1] = 0.29
     (group,) = read_groups(write(tmp_path, record, other, third))
     first, second, third = group.methods["birq"]
-    assert alive([first]) == "yes"
-    assert alive([second]) == "**no**, from step 200"
-    assert alive([third]) == "**no**, from step 999"
-    assert alive([first, second]) == "**1 of 2 not**, from step 200"
+    assert collapse([first]) == "no"
+    assert collapse([second]) == "**yes**, from step 200"
+    assert collapse([third]) == "**yes**, from step 999"
+    assert collapse([first, second]) == "**1 of 2 seeds**, from step 200"
 
 
 def test_relabelling_goes_on_where_its_teacher_ended(folder: Path):

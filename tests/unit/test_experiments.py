@@ -14,14 +14,13 @@ import lightning.pytorch as pl
 import pytest
 import soundfile as sf
 import torch
-from experiments import execution, results
-from experiments import resources as fit
+from experiments import execution, resources, results
 from experiments.budgets import Budget, budget_names, expand, read_budget
 from experiments.corpora import choose_files, open_corpus, read_layouts, write_labelled
-from experiments.execution import Interrupted, StageFailed, claim, prepare_folder, read_account, run_stages
-from experiments.resources import Estimate, memory_bytes, misfits
-from experiments.stages import Run, Stage, make_run
-from experiments.sweep import Sweep, step_of
+from experiments.execution import Interrupted, StageFailed, lock_folder, prepare_folder, read_cost, run_stages
+from experiments.resources import Estimate, find_problems, memory_bytes
+from experiments.stages import RunPlan, Stage, plan_run
+from experiments.sweep import Sweep, last_step
 from hydra import compose, initialize_config_dir
 from nemo.utils.trainer_utils import resolve_trainer_cfg
 from omegaconf import DictConfig, OmegaConf
@@ -40,9 +39,9 @@ def corpus():
 
 
 @pytest.fixture(scope="module")
-def smoke(corpus) -> dict[str, Run]:
+def smoke(corpus) -> dict[str, RunPlan]:
     """Runs of the smoke budget by method."""
-    return {setting.name: make_run(setting, corpus) for setting in expand("smoke", read_budget("smoke"))}
+    return {setting.name: plan_run(setting, corpus) for setting in expand("smoke", read_budget("smoke"))}
 
 
 # --- what there is to run -----------------------------------------------------------------------------------------------
@@ -104,7 +103,7 @@ def test_a_second_stage_that_would_fail_is_refused_before_the_first(smoke, corpu
         method = smoke["relabelled"].setting.method
         method = replace(method, relabelling=replace(method.relabelling, **changes))
         with pytest.raises(ValueError, match="relabelled_seed0: ") as caught:
-            make_run(replace(smoke["relabelled"].setting, method=method), corpus)
+            plan_run(replace(smoke["relabelled"].setting, method=method), corpus)
         return str(caught.value)
 
     assert "relabelling.layer=5: the encoder has 4 layers" in refused(layer=5)
@@ -129,7 +128,7 @@ def test_unknown_names_are_answered_with_those_that_exist(tmp_path):
 def test_every_run_of_every_budget_can_be_configured(budget, corpus):
     """Hydra knows all of its overrides, and no command holds a path of this machine."""
     for setting in expand(budget, read_budget(budget), seeds=[0]):
-        run = make_run(setting, corpus)
+        run = plan_run(setting, corpus)
         pretraining = [stage for stage in run.stages if stage.script == "scripts/speech_pre_training.py"]
         steps = 0 if not setting.method.pretraining else setting.pretrain.steps
         assert sum(stage.steps for stage in pretraining) == steps
@@ -151,7 +150,7 @@ def test_every_stage_is_validated_at_its_end(smoke, corpus, steps, looks):
             run.setting, pretrain=replace(run.setting.pretrain, steps=steps, checkpoints=looks),
             finetune=replace(run.setting.finetune, steps=steps, validations=looks),
         )  # fmt: skip
-        for stage in make_run(setting, corpus).stages:
+        for stage in plan_run(setting, corpus).stages:
             (interval,) = {
                 int(a.partition("=")[2]) for a in stage.arguments if a.startswith("trainer.val_check_interval=")
             } or {1}
@@ -212,14 +211,14 @@ def test_labelled_part_of_single_files_is_every_mth_line(tmp_path):
         (folder / line["audio_filepath"]).touch()
     (folder / "pretrain.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     layout = read_layouts()["speechocean762"]
-    labelled, hours = choose_files(folder, layout, None, 0.1)
+    labelled, hours = choose_files(folder, layout, 0.1)
     assert hours == pytest.approx(1.0) and labelled.hours == pytest.approx(0.1)
     write_labelled(labelled, tmp_path)
     written = [json.loads(line) for line in (tmp_path / "labelled.jsonl").read_text().splitlines()]
     assert [line["audio_filepath"] for line in written] == [str(folder / f"a{n}.wav") for n in range(0, 100, 10)]
     assert "lines 1, 11, 21" in labelled.note
     with pytest.raises(ValueError, match=r"\b1\.00 h\b.*labelled_hours=2\b"):
-        choose_files(folder, layout, None, 2.0)
+        choose_files(folder, layout, 2.0)
 
 
 def test_labelled_part_of_shards_is_the_first_ones():
@@ -253,7 +252,7 @@ def test_labelled_part_of_less_than_a_shard_is_unpacked(tmp_path):
 # --- resuming -----------------------------------------------------------------------------------------------------------
 
 
-def with_stages(run: Run, *stages: Stage) -> Run:
+def with_stages(run: RunPlan, *stages: Stage) -> RunPlan:
     return replace(run, stages=stages)
 
 
@@ -277,7 +276,7 @@ def test_finished_stages_are_not_redone_and_a_failed_one_is(smoke, tmp_path):
     (tmp_path / "mended").touch()
     run_stages(run, tmp_path, 1, begun.append, threading.Event())
     assert [stage.name for stage in begun] == ["first", "second", "second", "third"]
-    assert results.stages_done(run, tmp_path) == 3 and read_account(tmp_path, "third").seconds > 0
+    assert results.stages_done(run, tmp_path) == 3 and read_cost(tmp_path, "third").seconds > 0
 
 
 def test_a_command_that_writes_nothing_is_a_failure(smoke, tmp_path):
@@ -288,15 +287,15 @@ def test_a_command_that_writes_nothing_is_a_failure(smoke, tmp_path):
 
 
 def test_two_processes_do_not_work_on_one_run(tmp_path):
-    with claim(tmp_path / "smoke" / "birq_seed0"):
-        with claim(tmp_path / "smoke" / "birq_seed1"):
+    with lock_folder(tmp_path / "smoke" / "birq_seed0"):
+        with lock_folder(tmp_path / "smoke" / "birq_seed1"):
             pass
         with (
             pytest.raises(ValueError, match=r"\bprocess\b.*birq_seed0.*--out"),
-            claim(tmp_path / "smoke" / "birq_seed0"),
+            lock_folder(tmp_path / "smoke" / "birq_seed0"),
         ):
             pass
-    with claim(tmp_path / "smoke" / "birq_seed0"):
+    with lock_folder(tmp_path / "smoke" / "birq_seed0"):
         pass
 
 
@@ -315,10 +314,10 @@ def test_interruption_ends_the_command_and_its_time_is_kept(smoke, tmp_path):
     threading.Thread(target=stop_when_begun).start()
     with pytest.raises(Interrupted):
         run_stages(run, tmp_path, 1, lambda stage: None, stop)
-    before = read_account(tmp_path, "first")
+    before = read_cost(tmp_path, "first")
     assert not before.done and 0 < before.seconds < 60
     run_stages(run, tmp_path, 1, lambda stage: None, threading.Event())
-    after = read_account(tmp_path, "first")
+    after = read_cost(tmp_path, "first")
     assert after.done and after.seconds > before.seconds and after.processor_seconds > before.processor_seconds
 
 
@@ -333,7 +332,7 @@ def test_a_sweep_goes_on_when_a_run_fails(smoke, tmp_path):
     runs = [with_stages(replace(smoke["scratch"], setting=setting), stage) for setting in settings]
     runs[0] = with_stages(runs[0], python("first", "raise SystemExit(1)"))
     for run in runs:
-        prepare_folder(run, tmp_path / "out" / run.place, overwrite=False)
+        prepare_folder(run, tmp_path / "out" / run.folder, overwrite=False)
     printed = io.StringIO()
     sweep = Sweep(tmp_path / "out", tmp_path / "results", 2, 1, False, Console(file=printed, width=200))
     assert sweep.execute(runs) == [runs[0]] and "failed scratch_seed0" in printed.getvalue()
@@ -351,13 +350,13 @@ def test_account_knows_processor_time_and_memory(smoke, tmp_path):
     run = with_stages(smoke["birq"], python("first", code))
     prepare_folder(run, tmp_path, overwrite=False)
     run_stages(run, tmp_path, 1, lambda stage: None, threading.Event())
-    account = read_account(tmp_path, "first")
+    account = read_cost(tmp_path, "first")
     assert 0.5 <= account.processor_seconds <= account.seconds * 2 and 0.1 < account.peak_memory_gb < 0.2
 
 
 def test_a_folder_or_result_of_another_setting_is_not_used(smoke, tmp_path):
     run, other = smoke["birq"], smoke["best_rq"]
-    path = tmp_path / "results" / run.file
+    path = tmp_path / "results" / run.result_file
     prepare_folder(run, tmp_path / "run", overwrite=False)
     prepare_folder(run, tmp_path / "run", overwrite=False)
     assert results.state(run, tmp_path / "run", path) == "to do"
@@ -381,10 +380,10 @@ def test_a_folder_or_result_of_another_setting_is_not_used(smoke, tmp_path):
 
 def test_the_setting_is_all_that_decides_the_result(smoke, corpus):
     run = smoke["birq"]
-    assert make_run(run.setting, corpus).setting_hash == run.setting_hash
-    seed = make_run(replace(run.setting, seed=1), corpus)
-    steps = make_run(replace(run.setting, finetune=replace(run.setting.finetune, steps=17)), corpus)
-    labelled = make_run(run.setting, open_corpus("embedded", 0.3))
+    assert plan_run(run.setting, corpus).setting_hash == run.setting_hash
+    seed = plan_run(replace(run.setting, seed=1), corpus)
+    steps = plan_run(replace(run.setting, finetune=replace(run.setting.finetune, steps=17)), corpus)
+    labelled = plan_run(run.setting, open_corpus("embedded", 0.3))
     assert len({one.setting_hash for one in (run, seed, steps, labelled)}) == 4
 
 
@@ -398,7 +397,7 @@ def test_memory_formula_is_near_what_was_measured():
         measured = json.loads((ROOT / f"docs/results/step_{name}_cpu_32.json").read_text())
         birq = measured["variants"]["BiRQ"]
         config = {"model": {"encoder": {"n_layers": layers, "d_model": width}}, "trainer": {"precision": 32}}
-        found = memory_bytes(birq["trained_parameters"], config, measured["batch"]["seconds"]) - fit.PROCESS_BYTES
+        found = memory_bytes(birq["trained_parameters"], config, measured["batch"]["seconds"]) - resources.PROCESS_BYTES
         assert found == pytest.approx(birq["peak"] - birq["libraries"], rel=0.05)
 
 
@@ -422,8 +421,8 @@ def needs(**changes) -> Estimate:
     ],
 )
 def test_what_does_not_fit_is_said_with_what_would(smoke, tmp_path, monkeypatch, budget, estimate, said):
-    monkeypatch.setattr(fit, "room_bytes", lambda device: 10e9)
-    found = misfits(budget, needs(**estimate), list(smoke.values()), 2, tmp_path)
+    monkeypatch.setattr(resources, "free_memory_bytes", lambda device: 10e9)
+    found = find_problems(budget, needs(**estimate), list(smoke.values()), 2, tmp_path)
     assert len(found) == len(said)
     for problem, pattern in zip(found, said, strict=True):
         assert re.search(pattern, problem), problem
@@ -432,18 +431,18 @@ def test_what_does_not_fit_is_said_with_what_would(smoke, tmp_path, monkeypatch,
 def test_estimate_counts_the_configured_model(smoke, tmp_path):
     """Parameters of the model, hours of all stages; the second look takes the timing from the file."""
     runs = [smoke["birq"], smoke["scratch"]]
-    first = fit.estimate(runs, 1, tmp_path / "estimate.json")
+    first = resources.estimate(runs, 1, tmp_path / "estimate.json")
     model = BiRQModel(compose_model(smoke["birq"]))
     assert first.parameters == sum(parameter.numel() for parameter in model.parameters())
-    assert 0 < first.step_seconds < 60 and first.hours * 3600 > 6 * fit.START_SECONDS
-    assert fit.estimate(runs, 1, tmp_path / "estimate.json") == first
+    assert 0 < first.step_seconds < 60 and first.hours * 3600 > 6 * resources.START_SECONDS
+    assert resources.estimate(runs, 1, tmp_path / "estimate.json") == first
     before = (tmp_path / "estimate.json").read_text()
     half = copy.deepcopy(runs[0].config) | {"trainer": runs[0].config["trainer"] | {"precision": "bf16-mixed"}}
-    fit.estimate([replace(runs[0], config=half)], 1, tmp_path / "estimate.json")
+    resources.estimate([replace(runs[0], config=half)], 1, tmp_path / "estimate.json")
     assert (tmp_path / "estimate.json").read_text() != before
 
 
-def compose_model(run: Run) -> DictConfig:
+def compose_model(run: RunPlan) -> DictConfig:
     return OmegaConf.create(run.config["model"] | {"train_ds": None, "validation_ds": None})
 
 
@@ -479,8 +478,8 @@ def test_no_folder_of_the_machine_is_left_in_a_result(smoke, tmp_path):
 
 def test_step_is_read_from_both_kinds_of_log(tmp_path):
     log = tmp_path / "log"
-    assert step_of(log) is None
+    assert last_step(log) is None
     log.write_text("[NeMo I 2026-01-01] step 0 | anchor 5.5\n[NeMo I] step 19 | anchor 5.4 (unigram 4.6)\n")
-    assert step_of(log) == 20
+    assert last_step(log) == 20
     log.write_text("Epoch 0: 100%|###| 4/4 [00:01<00:00]\rEpoch 2:  50%|##  | 2/4 [00:01<00:01, 1.9it/s]\r")
-    assert step_of(log) == 10
+    assert last_step(log) == 10

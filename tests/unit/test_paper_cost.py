@@ -98,21 +98,27 @@ def test_float32_where_a_gpu_takes_it():
 
 def test_hours_of_a_known_number_of_operations():
     flop = 8 * 989e12 * 3600  # an hour of eight H100 at their peak
-    assert paper_cost.hours_on(flop, "H100") == pytest.approx((2.5, 5.0))
-    assert paper_cost.hours_on(flop, "A100") == pytest.approx((2.5 * 989 / 312, 5.0 * 989 / 312))
+    assert [paper_cost.hours_on(flop, "H100", u) for u in (20, 40)] == pytest.approx([5.0, 2.5])
+    assert paper_cost.hours_on(flop, "A100", 20) == pytest.approx(5.0 * 989 / 312)
 
 
 def test_rows_are_priced_by_their_audio():
     keys = dict.fromkeys(stage.counted for _, _, stages in paper_cost.table_rows() for stage in stages)
     names = ("model", "variant", "utterance_seconds", "layer")
-    rows = paper_cost.price([dict(zip(names, key, strict=True)) | {"flop_per_second": 1.0} for key in keys])
+    rows = paper_cost.count_rows([dict(zip(names, key, strict=True)) | {"flop_per_second": 1.0} for key in keys])
     flop = {(row["table"], row["row"]): row["flop"] for row in rows}
     assert flop[1, "supervised"] == 100 * 30 * 3600
     assert flop[1, "BEST-RQ"] == (960 * 100 + 100 * 30) * 3600
-    assert flop[2, "BiRQ, labels=paper"] == (5000 * 100 + 150 * 30) * 3600
+    assert flop[2, "BiRQ, objective=paper"] == (5000 * 100 + 150 * 30) * 3600
     assert flop[3, "offline relabelling, the second"] == (960 * 100 + 100 * 30) * 3600
-    assert flop[3, "BiRQ, labels=paper, layer 3, 300 epochs"] == (960 * 300 + 100 * 30) * 3600
-    assert paper_cost.hours_table(rows)[-1][3] == f"{sum(flop.values()) / 1e18:.3g}"
+    assert flop[3, "BiRQ, objective=paper, layer 3, 300 epochs"] == (960 * 300 + 100 * 30) * 3600
+    assert paper_cost.flop_table(rows)[-1][-1] == f"{sum(flop.values()) / 1e18:.3g}"
+    for row in rows:
+        assert all(
+            stage["steps"] * stage["flop_per_step"] == pytest.approx(stage["flop"], rel=1e-3) for stage in row["stages"]
+        )
+    steps = {(row["table"], row["row"]): row["stages"][0]["steps"] for row in rows}
+    assert steps[1, "BEST-RQ"] == 439_500 and steps[3, "BiRQ, objective=paper, layer 3, 300 epochs"] == 3 * 439_500
 
 
 def test_committed_counts_agree_with_what_was_measured():
@@ -125,10 +131,10 @@ def test_committed_counts_agree_with_what_was_measured():
 
 
 def test_the_page_shows_the_committed_numbers():
-    assert RESULT["rows"] == json.loads(json.dumps(paper_cost.price(RESULT["counts"])))
+    assert RESULT["rows"] == json.loads(json.dumps(paper_cost.count_rows(RESULT["counts"])))
     margin = paper_cost.memory_margin(RESULT["checks"])
     tables = [paper_cost.check_table(RESULT["checks"]), paper_cost.memory_table(RESULT["counts"], margin),
-              paper_cost.hours_table(RESULT["rows"])]  # fmt: skip
+              paper_cost.flop_table(RESULT["rows"]), paper_cost.hours_table(RESULT["rows"], [8, 12, 20])]  # fmt: skip
     for cells in tables:
         assert paper_cost.markdown(cells) in DOC
 

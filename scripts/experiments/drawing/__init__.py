@@ -1,1 +1,1 @@
-"""From the json of every run to the tables and pictures of docs/results.md."""
+"""Tables and pictures of a page of results, from the json file of every run."""

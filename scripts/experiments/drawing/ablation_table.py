@@ -1,9 +1,9 @@
-"""What each setting of the enhanced labels does: one row an ablation."""
+"""Table of the ablations: the effect of each setting of the enhanced labels."""
 
 from experiments.drawing.error_tables import rate_cells, scored
 from experiments.drawing.label_tables import last_pnmi
 from experiments.drawing.markdown import NOTHING, interval, mean, number, plus_minus, table
-from experiments.drawing.runs import Curve, Group, Run
+from experiments.drawing.records import Curve, Group, Record
 from experiments.drawing.statistics import counts_of, difference_of, rate_of
 from nemo_birq.monitoring.metrics import LEAST_ENTROPY
 
@@ -13,39 +13,40 @@ ENTROPY = "enhanced_normalized_entropy"
 
 
 def ablation_table(group: Group) -> str:
-    """BEST-RQ and BiRQ for comparison, then the ablations; empty where there are none."""
-    if not group.of("ablation"):
+    """Formats BEST-RQ and BiRQ for comparison, then the ablations; empty if there are none."""
+    ablations = group.of("ablation")
+    if not ablations:
         return ""
-    named = {name: group.methods[name] for name in ("best_rq", BASE) if name in group.methods}
-    rows = [_row(name, runs, group) for name, runs in (named | group.of("ablation")).items()]
+    named = {name: group.methods[name] for name in ("best_rq", BASE) if name in group.methods} | ablations
     header = (
-        "setting", "what it is", "seeds", "alive?", "CER %", f"CER − {BASE} (95 %)", "anchor loss / unigram",
+        "setting", "what it is", "seeds", "collapsed?", "CER %", f"CER − {BASE} (95 %)", "anchor loss / unigram",
         "enhanced loss / unigram", "normalized entropy", "perplexity", "pick = nearest", "PNMI enhanced (by chance)",
     )  # fmt: skip
-    return table(header, rows, left=2)
+    return table(header, [_row(name, records, group) for name, records in named.items()], left=2)
 
 
-def _row(name: str, runs: list[Run], group: Group) -> list[str]:
-    found = scored({name: runs}).get(name)
+def _row(name: str, records: list[Record], group: Group) -> list[str]:
+    found = scored({name: records}).get(name)
     rate = rate_cells(rate_of(counts_of(found, "cer")))[0] if found else NOTHING
-    anchor, enhanced = (_against_unigram(runs, task) for task in ("anchor", "enhanced"))
+    anchor, enhanced = (_against_unigram(records, task) for task in ("anchor", "enhanced"))
     numbers = [
-        plus_minus([run.final.get(f"val_{tag}") for run in runs], digits)
+        plus_minus([record.final.get(f"val_{tag}") for record in records], digits)
         for tag, digits in ((ENTROPY, 2), ("enhanced_perplexity", 0), ("selection_agreement", 2))
     ]
-    pnmi, chance = last_pnmi(runs, "own")
+    pnmi, chance = last_pnmi(records, "own")
     return [
-        f"`{name}`", runs[0].content["description"], str(len(runs)), alive(runs), rate, _against_base(name, found, group),
+        f"`{name}`", records[0].description, str(len(records)), collapse(records), rate, _against_base(name, found, group),
         anchor, enhanced, *numbers, f"{pnmi} ({chance})" if pnmi != NOTHING else pnmi,
     ]  # fmt: skip
 
 
-def _against_unigram(runs: list[Run], task: str) -> str:
-    loss, unigram = (mean([run.final.get(f"val_{task}_{tag}") for run in runs]) for tag in ("loss", "unigram_entropy"))
+def _against_unigram(records: list[Record], task: str) -> str:
+    tags = ("loss", "unigram_entropy")
+    loss, unigram = (mean([record.final.get(f"val_{task}_{tag}") for record in records]) for tag in tags)
     return NOTHING if loss is None else f"{number(loss)} / {number(unigram)}"
 
 
-def _against_base(name: str, found: list[Run] | None, group: Group) -> str:
+def _against_base(name: str, found: list[Record] | None, group: Group) -> str:
     base = scored(group.methods).get(BASE)
     if name == BASE or not found or not base:
         return NOTHING
@@ -53,37 +54,37 @@ def _against_base(name: str, found: list[Run] | None, group: Group) -> str:
     return NOTHING if difference is None else f"{100 * difference.mean:+.1f} ({interval(difference.interval, '+')})"
 
 
-def alive(runs: list[Run]) -> str:
-    """``yes``, or from which step on the labels had collapsed, or of how many seeds; over the whole time after the ramp."""
-    looked = [(run, curve) for run in runs if (curve := entropy_after_ramp(run))]
-    if not looked:
+def collapse(records: list[Record]) -> str:
+    """Formats whether the enhanced labels collapsed after the ramp: ``no``, or from which step on and in how many seeds."""
+    curves = [curve for record in records if (curve := entropy_after_ramp(record))]
+    if not curves:
         return NOTHING
-    collapsed = [step for run, curve in looked if (step := first_collapse(curve)) is not None]
+    collapsed = [step for curve in curves if (step := first_collapse(curve)) is not None]
     if not collapsed:
-        return "yes"
+        return "no"
     since = f"from step {min(collapsed):,}"
-    return f"**no**, {since}" if len(collapsed) == len(looked) else f"**{len(collapsed)} of {len(looked)} not**, {since}"
+    return f"**yes**, {since}" if len(collapsed) == len(curves) else f"**{len(collapsed)} of {len(curves)} seeds**, {since}"
 
 
-def entropy_after_ramp(run: Run) -> Curve:
-    """Normalized entropy of the enhanced labels in training and in validation, from where their weight is full.
+def entropy_after_ramp(record: Record) -> Curve:
+    """Returns the normalized entropy of the enhanced labels in training and in validation after the ramp of their weight.
 
-    In validation running statistics normalize layer k, so that its labels can be worse than those trained on.
+    In validation running statistics normalize layer k, so that its labels can be worse than those in training.
 
     Raises:
-        ValueError: the record does not say when that is.
+        ValueError: the record does not say when the ramp ends.
     """
-    curve = sorted(run.curve(f"train_{ENTROPY}") + run.curve(f"val_{ENTROPY}"))
+    curve = sorted(record.curve(f"train_{ENTROPY}") + record.curve(f"val_{ENTROPY}"))
     if not curve:
         return []
     try:
-        loss = run.content["config"]["model"]["birq"]["loss"]
+        loss = record.content["config"]["model"]["birq"]["loss"]
         full = loss["start_step"] + loss["ramp_steps"]
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{run.path}: config lacks model.birq.loss.start_step or ramp_steps ({error})") from error
+        raise ValueError(f"{record.path}: config lacks model.birq.loss.start_step or ramp_steps ({error})") from error
     return [(step, value) for step, value in curve if step >= full]
 
 
 def first_collapse(curve: Curve) -> float | None:
-    """The first step below the limit of the alarm for a collapse."""
+    """Returns the first step with an entropy below the limit of the alarm for a collapse; None if there is none."""
     return next((step for step, value in curve if value < LEAST_ENTROPY), None)

@@ -1,79 +1,110 @@
-"""docs/results.md: what stands between its markers is drawn from the runs, the text around them is left alone."""
+"""Page of results: the parts between its markers are drawn from the records of runs, the text around them stays."""
 
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+from experiments.budgets import ROOT
 from experiments.drawing.ablation_table import ablation_table
-from experiments.drawing.error_tables import RATES, difference_table, how_sure, rate_table
+from experiments.drawing.error_tables import RATES, column_notes, difference_table, rate_table
 from experiments.drawing.label_tables import cost_table, label_table
 from experiments.drawing.pictures import draw_pictures
+from experiments.drawing.records import Group
 from experiments.drawing.rerun import rerun_text
-from experiments.drawing.runs import Group
 from nemo_birq.utils.files import write_text
 
-ERRORS, LABELS, TRAINING, ABLATIONS, RERUN = PARTS = ("errors", "labels", "training", "ablations", "rerun")
+COMMITTED_RESULTS, COMMITTED_PAGE = ROOT / "docs" / "results" / "experiments", ROOT / "docs" / "results.md"
 MARKER = re.compile(r"<!-- (begin|end): (.*?) -->")
+INTRODUCTION = """# Results of experiments
+
+`scripts/draw_results.py` draws everything between the markers from one json file for each run. It keeps the text outside."""
+PARTS = {
+    "errors": """## Errors of the recognizers
+
+Word and character error rate (WER, CER) on the test set; lower is better. With few seeds the bootstrap interval is too
+narrow; read the t interval over seeds too.""",
+    "labels": """## Labels
+
+PNMI is the share of the information about the phone that the label carries (docs/label_quality.md), beside that of the same
+codes in random order, at the end of pretraining. It needs a corpus with phone alignments.""",
+    "training": """## Training
+
+A task is learned if its loss is clearly below its unigram entropy, the loss of a predictor that knows the frequencies of the
+codes only (docs/reading_the_curves.md).""",
+    "ablations": """## Ablations
+
+Each row changes one thing of `birq`. *Collapsed*: the normalized entropy of the enhanced labels, in training or in
+validation, is below 0.3 at a recorded step after the ramp of their weight.""",
+    "rerun": "## Run it again",
+}
+"""Headings and explanations of the parts on a new page, by the name of their markers."""
 
 
-def draw_page(groups: list[Group], page: Path, advance: Callable[[str], None] = lambda doing: None) -> list[Path]:
-    """Rewrites the parts of a page, and the pictures in ``pictures/`` beside it.
+def default_page(results: Path) -> Path:
+    """Returns the page of a folder of results: docs/results.md for the committed ones, else ``FOLDER.md`` beside it."""
+    results = results.resolve()
+    return COMMITTED_PAGE if results == COMMITTED_RESULTS else results.with_name(f"{results.name}.md")
+
+
+def draw_page(groups: list[Group], page: Path, on_begin: Callable[[str], None] = lambda name: None) -> list[Path]:
+    """Draws the parts of a page, and pictures in ``pictures/`` beside it. A page that does not exist is created.
 
     Args:
-        groups: of ``read_groups``.
-        page: with a marker for the begin and the end of each of ``PARTS``.
-        advance: is told what comes next.
+        groups: groups from ``read_groups``.
+        page: Markdown file, with markers for the begin and the end of each of ``PARTS`` if it exists.
+        on_begin: called with the name of each group before it is drawn.
 
     Returns:
-        what was written.
+        the written files.
 
     Raises:
-        FileNotFoundError: there is no such page.
-        ValueError: its markers are not right; nothing is written then.
+        ValueError: the markers of an existing page are wrong; nothing is written then.
     """
-    if not page.is_file():
-        raise FileNotFoundError(f"{page} does not exist; make one with markers <!-- begin: NAME --> and <!-- end: NAME --> "
-                                f"for {', '.join(PARTS)}")  # fmt: skip
-    text = page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8") if page.is_file() else new_page()
     check_markers(text, page)
     parts: dict[str, list[str]] = {name: [] for name in PARTS}
-    written = []
+    pictures = []
     for group in groups:
-        advance(f"{group.budget}, {group.corpus}: tables")
+        on_begin(group.title)
         blocks = tables_of(group)
-        advance(f"{group.budget}, {group.corpus}: pictures")
-        for picture, path in draw_pictures(group, page.parent / "pictures"):
-            blocks[picture.part].append(f"![{picture.title} {group.budget}, {group.corpus}](pictures/{path.name})")
-            written.append(path)
+        for picture, path in draw_pictures(group, page.parent / "pictures", page.stem):
+            blocks[picture.part].append(f"![{picture.title} {group.title}](pictures/{path.name})")
+            pictures.append(path)
         for name, found in blocks.items():
             if any(found):
-                parts[name] += [f"### {group.budget}, {group.corpus}", *(block for block in found if block)]
-    for name, blocks in parts.items():
-        text = replace_part(text, name, "\n\n".join(blocks) or "No run tells anything about this.")
+                parts[name] += [f"### {group.title}", *filter(None, found)]
+    for name, found in parts.items():
+        text = replace_part(text, name, "\n\n".join(found) or "No run has data for this part.")
     write_text(page, text)
-    return [page, *written]
+    return [page, *pictures]
+
+
+def new_page() -> str:
+    """Returns the text of a page with a heading and empty markers for each part."""
+    parts = (f"{heading}\n\n<!-- begin: {name} -->\n<!-- end: {name} -->" for name, heading in PARTS.items())
+    return "\n\n".join([INTRODUCTION, *parts]) + "\n"
 
 
 def tables_of(group: Group) -> dict[str, list[str]]:
-    """Blocks of Markdown for each part; empty ones where the runs know nothing of it."""
+    """Returns blocks of Markdown for each part; blocks without data are empty."""
     rates = rate_table(group)
     warnings = [f"> **Warning:** {warning}" for warning in group.warnings]
     differences = [difference_table(group, rate) for rate in RATES]
     return {
-        ERRORS: [*warnings, rates, *differences, *([how_sure(group), _methods(group)] if rates else [])],
-        LABELS: [label_table(group)],
-        TRAINING: [cost_table(group)],
-        ABLATIONS: [ablation_table(group)],
-        RERUN: [rerun_text(group)],
+        "errors": [*warnings, rates, *differences, *([column_notes(group), _descriptions(group)] if rates else [])],
+        "labels": [label_table(group)],
+        "training": [cost_table(group)],
+        "ablations": [ablation_table(group)],
+        "rerun": [rerun_text(group)],
     }
 
 
-def _methods(group: Group) -> str:
-    return "\n".join(f"* `{name}`: {runs[0].content['description']}" for name, runs in group.of("method").items())
+def _descriptions(group: Group) -> str:
+    return "\n".join(f"* `{name}`: {records[0].description}" for name, records in group.of("method").items())
 
 
 def check_markers(text: str, page: Path) -> None:
-    """Every part has a begin and then an end, once, and there are no others.
+    """Checks that every part has one begin and then one end, and that there are no other markers.
 
     Raises:
         ValueError: names the page and the marker.
@@ -85,13 +116,13 @@ def check_markers(text: str, page: Path) -> None:
                 raise ValueError(f"{page} has {found.count((which, name))} markers <!-- {which}: {name} -->, it needs one")
     order = [marker for name in dict.fromkeys(name for _, name in found) for marker in (("begin", name), ("end", name))]
     if unknown := [name for _, name in found if name not in PARTS]:
-        raise ValueError(f"{page} has a marker for {unknown[0]!r}; what can be drawn is {', '.join(PARTS)}")
+        raise ValueError(f"{page} has a marker for {unknown[0]!r}; the parts are {', '.join(PARTS)}")
     if found != order:
         raise ValueError(f"{page}: each part must end before the next begins; the markers stand in another order")
 
 
 def replace_part(text: str, name: str, content: str) -> str:
-    """The text with other content between the markers of a part."""
+    """Replaces the text between the markers of a part."""
     begin, end = (f"<!-- {which}: {name} -->" for which in ("begin", "end"))
     before, rest = text.split(begin)
     after = rest.split(end)[1]

@@ -1,57 +1,61 @@
-"""What it takes to make the runs of a group again."""
+"""Instructions to run the experiments of a group again."""
 
 from collections import Counter
 from collections.abc import Iterable
 
+from experiments.corpora import read_layouts
 from experiments.drawing.markdown import duration, table
-from experiments.drawing.runs import Group, Run
+from experiments.drawing.records import Group, Record
 
 
 def rerun_text(group: Group) -> str:
-    """Command, versions, machine, number of runs and hours, and the commands of the first run of each method."""
-    command = f"    python scripts/experiment.py --budget {group.budget} --corpus {group.corpus}=<folder of the corpus>"
+    """Formats command, cost, machine and versions of a group, and the commands of the first run of each method."""
+    layout = read_layouts().get(group.corpus)
+    folder = "" if layout and layout.folder else "=<folder of the corpus>"
+    command = f"    python scripts/experiment.py --budget {group.budget} --corpus {group.corpus}{folder}"
     return "\n\n".join((command, _facts(group), _commands(group)))
 
 
 def _facts(group: Group) -> str:
-    wall, processor = (duration(_spent(group, key)) for key in ("seconds", "processor_seconds"))
+    records = group.records
+    wall, processor = (duration(_spent(records, key)) for key in ("seconds", "processor_seconds"))
     rows = [
-        ["runs", f"{len(group.runs)} ({sum(run.scores is not None for run in group.runs)} scored)"],
+        ["runs", f"{len(records)} ({sum(record.scores is not None for record in records)} scored)"],
         ["time", f"{wall} if one runs after another, {processor} of a processor; pretraining and fine-tuning"],
-        ["machine", _counted(_machine(run) for run in group.runs)],
-        ["commit", _counted(f"`{run.content['versions'].get('git')}`" for run in group.runs)],
-        ["versions", _counted(_versions(run) for run in group.runs)],
-        ["parameters", _counted(f"{run.content['parameters']:,}" for run in group.runs)],
+        ["machine", _counted(_machine(record) for record in records)],
+        ["commit", _counted(f"`{record.content['versions'].get('git')}`" for record in records)],
+        ["versions", _counted(_versions(record) for record in records)],
+        ["parameters", _counted(f"{record.content['parameters']:,}" for record in records)],
     ]
     return table(("", ""), rows, left=2)
 
 
-def _spent(group: Group, key: str) -> float:
-    finetuning = (run.content["finetuning"][key] for run in group.runs if run.content["finetuning"] is not None)
-    return sum(run.spent(key) or 0.0 for run in group.runs) + sum(finetuning)
+def _spent(records: list[Record], key: str) -> float:
+    finetuning = (record.finetuning[key] for record in records if record.finetuning is not None)
+    return sum(record.spent(key) or 0.0 for record in records) + sum(finetuning)
 
 
 def _counted(values: Iterable[str]) -> str:
-    """The values, with how many runs have each where they differ."""
+    """Lists the values, with the number of runs for each if they differ."""
     found = Counter(values).most_common()
     return found[0][0] if len(found) == 1 else "; ".join(f"{value} ({count} of the runs)" for value, count in found)
 
 
-def _machine(run: Run) -> str:
-    machine = run.content["machine"]
+def _machine(record: Record) -> str:
+    machine = record.content["machine"]
     parts = [machine.get("cpu"), f"{machine.get('cores')} cores", machine.get("gpu"), f"{machine.get('memory_gb')} GB"]
     return ", ".join(str(part) for part in parts if part)
 
 
-def _versions(run: Run) -> str:
-    return ", ".join(f"{name} {version}" for name, version in run.content["versions"].items() if name != "git")
+def _versions(record: Record) -> str:
+    return ", ".join(f"{name} {version}" for name, version in record.content["versions"].items() if name != "git")
 
 
 def _commands(group: Group) -> str:
-    """Folded away: they are long."""
+    """Formats the commands in a folded block, since they are long."""
     lines = []
-    for name, runs in group.of("method").items():
-        lines += [f"# {name}, seed {runs[0].seed}: {runs[0].content['description']}", *runs[0].content["commands"], ""]
-    told = "\n".join(lines).rstrip()
+    for name, records in (group.of("method") or group.methods).items():
+        lines += [f"# {name}, seed {records[0].seed}: {records[0].description}", *records[0].content["commands"], ""]
+    listed = "\n".join(lines).rstrip()
     summary = "The commands of the first seed of each method; the json of each run has its own"
-    return f"<details><summary>{summary}</summary>\n\n```\n{told}\n```\n\n</details>"
+    return f"<details><summary>{summary}</summary>\n\n```\n{listed}\n```\n\n</details>"

@@ -1,10 +1,10 @@
-"""How sure error rates of several seeds are, and the differences between methods.
+"""Uncertainty of error rates over seeds, and of differences between methods.
 
-A number varies with the seed of training and with who speaks in the test set. The same utterances are scored for every seed,
-so seeds and speakers are crossed: the bootstrap draws both again, each for itself, and takes every pair (Owen 2007, "The
+An error rate varies with the seed of training and with the speakers of the test set. The same utterances are scored for each
+seed, so seeds and speakers are crossed: the bootstrap resamples both, independently, and takes every pair (Owen 2007, "The
 pigeonhole bootstrap", Annals of Applied Statistics).
 
-Shapes: S seeds, P rows of the test set: speakers, or utterances where speakers are not known.
+Shapes: S seeds, P rows of the test set: speakers, or utterances if speakers are not known.
 """
 
 from dataclasses import dataclass
@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from experiments.drawing.runs import Run
+from experiments.drawing.records import Record
 from nemo_birq.scoring.confidence import permutation_p, sum_by
 
 RESAMPLES = 10_000
+SIGNIFICANCE = 0.05
 COLUMNS = {"cer": (2, 3), "wer": (4, 5)}
-"""Of errors and units in a row of ``scores.errors``."""
+"""Columns of errors and units in a row of ``scores.errors``."""
 
 Interval = tuple[float, float]
 
@@ -48,7 +49,7 @@ class Rate:
     deviation: float | None
     """Standard deviation (n - 1) over seeds; None for one seed."""
     interval: Interval | None
-    seeds: int
+    """95 %, seeds and rows resampled."""
 
 
 @dataclass(frozen=True)
@@ -57,30 +58,31 @@ class Difference:
 
     mean: float
     relative: float
-    """Of the baseline's rate."""
+    """Relative to the rate of the baseline."""
     interval: Interval | None
-    """95 %, seeds and rows of the test set drawn again."""
+    """95 %, seeds and rows of the test set resampled."""
     seed_interval: Interval | None
     """95 %, t distribution of the differences of each seed; None for one seed."""
     p: float
-    """Two-sided: the methods are exchanged at random for each row, all seeds of it together."""
+    """Two-sided p value of a permutation test that exchanges the methods row by row, all seeds of a row together."""
     seeds: int
 
     @property
-    def is_shown(self) -> bool:
-        """Neither other seeds (t interval) nor other speakers (permutation) explain it, at 5 % each."""
-        return self.seed_interval is not None and self.seed_interval[0] * self.seed_interval[1] > 0 and self.p < 0.05
+    def is_significant(self) -> bool:
+        """True if both tests reject chance at 5 %: over seeds (t interval) and over rows (permutation)."""
+        interval = self.seed_interval
+        return interval is not None and interval[0] * interval[1] > 0 and self.p < SIGNIFICANCE
 
 
-def counts_of(runs: list[Run], rate: str) -> Counts:
-    """Of the runs of one method, all scored on the same utterances.
+def counts_of(records: list[Record], rate: str) -> Counts:
+    """Counts the errors of one method, scored on the same utterances for every seed.
 
     Args:
-        runs: with scores, one a seed.
+        records: one for each seed, with scores.
         rate: ``cer`` or ``wer``.
     """
     errors_at, units_at = COLUMNS[rate]
-    tables = [sorted(run.scores["errors"], key=lambda row: str(row[0])) for run in runs]
+    tables = [sorted(record.scores["errors"], key=lambda row: str(row[0])) for record in records]
     speakers = [row[1] for row in tables[0]]
     known = None not in speakers and len(set(speakers)) > 1
     names = [str(name) for name in speakers] if known else [str(row[0]) for row in tables[0]]
@@ -88,18 +90,19 @@ def counts_of(runs: list[Run], rate: str) -> Counts:
         names, np.array([row[units_at] for row in tables[0]], float),
         *(np.array([row[errors_at] for row in table], float) for table in tables),
     )  # fmt: skip
-    return Counts(tuple(run.seed for run in runs), np.array(errors), units, "speakers" if known else "utterances")
+    seeds = tuple(record.seed for record in records)
+    return Counts(seeds, np.array(errors), units, "speakers" if known else "utterances")
 
 
 def rate_of(counts: Counts) -> Rate:
-    """Mean over seeds, with the interval over seeds and rows."""
+    """Returns the mean over seeds, with the interval over seeds and rows."""
     rates = counts.rates
     deviation = float(rates.std(ddof=1)) if len(rates) > 1 else None
-    return Rate(float(rates.mean()), deviation, crossed_interval(counts.errors, counts.units), len(rates))
+    return Rate(float(rates.mean()), deviation, crossed_interval(counts.errors, counts.units))
 
 
 def difference_of(method: Counts, baseline: Counts) -> Difference | None:
-    """Paired by seed and by row; None where they share no seed."""
+    """Compares two methods, paired by seed and by row; None if they share no seed."""
     shared = [seed for seed in method.seeds if seed in baseline.seeds]
     if not shared:
         return None
@@ -113,16 +116,16 @@ def difference_of(method: Counts, baseline: Counts) -> Difference | None:
 
 
 def crossed_interval(errors: np.ndarray, units: np.ndarray, seed: int = 0) -> Interval | None:
-    """95 % percentile interval of the mean over seeds of sum(errors) / sum(units), seeds and rows drawn again.
+    """Computes the 95 % percentile interval of the mean over seeds of sum(errors) / sum(units), seeds and rows resampled.
 
-    With one seed only rows are drawn. With few seeds it is too narrow: simulated with 12 and 30 rows, it
-    holds the truth in 77 to 93 % of the cases with three seeds, in 87 to 94 % with five and in 93 to 95 % with twenty; the
-    less, the more of the spread is between seeds. Hence ``t_interval`` beside it.
+    With one seed only rows are resampled. With few seeds the interval is too narrow: in simulations with 12 and 30 rows, it
+    covers the truth in 77 to 93 % of the cases with three seeds, in 87 to 94 % with five and in 93 to 95 % with twenty; it
+    covers less if more of the variance is between seeds. ``t_interval`` complements it.
 
     Args:
         errors: (S, P) errors, or differences of errors.
         units: (P,).
-        seed: of the resamples.
+        seed: seed of the resampling.
 
     Returns:
         None for a single row.
@@ -138,7 +141,7 @@ def crossed_interval(errors: np.ndarray, units: np.ndarray, seed: int = 0) -> In
 
 
 def t_interval(values: np.ndarray) -> Interval | None:
-    """95 % interval of the mean of values, (S,), that are normal; None for fewer than two."""
+    """Computes the 95 % interval of the mean of normal values, (S,); None for fewer than two."""
     if len(values) < 2:
         return None
     half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))

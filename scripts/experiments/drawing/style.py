@@ -1,17 +1,14 @@
-"""What all pictures share: colours of the methods, thin lines for seeds and a thick one for their mean."""
+"""Common style of all pictures: colours of the methods, thin lines for seeds and a thick one for their mean."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from experiments.drawing.runs import Curve, Group, Run
+from experiments.drawing.records import Curve, Group, Record
 from nemo_birq.report.pictures import COLOURS
 
 DPI = 110
@@ -27,24 +24,21 @@ STYLE = {
     "font.size": 9.5, "legend.frameon": False, "figure.titlesize": 12, "figure.titleweight": "bold",
 }  # fmt: skip
 
-CurveOf = Callable[[Run], Curve]
+CurveOf = Callable[[Record], Curve]
 
 
 def colours_of(group: Group) -> dict[str, str]:
-    """The same colour for a method in all pictures of a group, for some in those of all groups; one for all ablations."""
+    """Returns a colour for each method, the same in all pictures of a group, and one colour for all ablations.
+
+    The methods of ``OF_METHOD`` have the same colour in all groups.
+    """
     others = [name for name in group.of("method") if name not in OF_METHOD]
     found = {name: OTHERS[i % len(OTHERS)] for i, name in enumerate(others)}
     return dict.fromkeys(group.methods, ABLATION) | OF_METHOD | found
 
 
-@contextmanager
-def styled() -> Iterator[None]:
-    with rc_context(STYLE):
-        yield
-
-
 def mean_curve(curves: list[Curve]) -> Curve:
-    """Mean over seeds where all of them have values; between logged steps a curve is a straight line."""
+    """Returns the mean over seeds where all of them have values; curves are linear between logged steps."""
     steps = sorted({step for curve in curves for step, _ in curve})
     first, last = max(curve[0][0] for curve in curves), min(curve[-1][0] for curve in curves)
     steps = [step for step in steps if first <= step <= last]
@@ -52,7 +46,7 @@ def mean_curve(curves: list[Curve]) -> Curve:
 
 
 def draw_seeds(axes: Axes, curves: list[Curve], colour: str, style: str = "-") -> None:
-    """A thin line for each seed, a thick one for the mean; markers where there are few points."""
+    """Draws a thin line for each seed and a thick one for the mean; with markers if there are few points."""
     for curve in curves if len(curves) > 1 else []:
         axes.plot(*zip(*curve, strict=True), color=colour, ls=style, lw=0.7, alpha=0.45)
     mean = mean_curve(curves)
@@ -65,22 +59,22 @@ def curves_picture(
     group: Group, kinds: dict[str, tuple[str, CurveOf]], title: str, unit: str, x: str = "step",
     level: tuple[float, str] | None = None,
 ) -> Figure | None:  # fmt: skip
-    """Curves of all methods, without ablations, in one picture; None if there are none.
+    """Draws curves of all methods, without ablations, in one picture; None if there are none.
 
     Args:
-        group: of runs.
-        kinds: by the word for the legend, a style of line and where the curve comes from.
-        title: the question.
-        unit: of the vertical axis.
-        x: name of the horizontal axis.
-        level: a value to mark, and what it means.
+        group: a group of records.
+        kinds: for each entry of the legend, a style of line and a function that returns the curve of a record.
+        title: title of the picture.
+        unit: label of the vertical axis.
+        x: label of the horizontal axis.
+        level: a value to mark, and its label.
     """
     colours = colours_of(group)
     found = {
         (name, kind): curves
-        for name, runs in group.of("method").items()
+        for name, records in group.of("method").items()
         for kind, (_, curve_of) in kinds.items()
-        if (curves := [curve for run in runs if (curve := curve_of(run))])
+        if (curves := [curve for record in records if (curve := curve_of(record))])
     }
     if not found:
         return None
@@ -90,7 +84,7 @@ def curves_picture(
         draw_seeds(axes, curves, colours[name], kinds[kind][0])
     handles = [Line2D([], [], color=colours[name], lw=3, label=name) for name in dict.fromkeys(name for name, _ in found)]
     if len(kinds) > 1:
-        handles += [Line2D([], [], color="#57606a", ls=style, label=kind) for kind, (style, _) in kinds.items()]
+        handles += [Line2D([], [], color=ABLATION, ls=style, label=kind) for kind, (style, _) in kinds.items()]
     if level is not None:
         handles.append(axes.axhline(level[0], color=LIMIT, ls=(0, (6, 3)), lw=1, label=level[1]))
     axes.set(xlabel=x, ylabel=unit)
@@ -98,8 +92,3 @@ def curves_picture(
     figure.legend(handles=handles, loc="outside right upper")
     figure.suptitle(title, x=0.01, ha="left")
     return figure
-
-
-def save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Software": None})  # the same bytes from the same runs
