@@ -5,7 +5,7 @@
 
 The script counts operations and memory of a step of each model (step_counts.py) and compares them with measured steps
 (docs/results/step_*.json, on a CPU). Hours are operations / (GPUs x peak x utilization). They are printed for given
-utilizations only, since a count does not tell the utilization. The counts are in docs/results/paper_cost.json, the tables in
+utilizations only, since it has to be measured. The counts are in docs/results/paper_cost.json, the tables in
 docs/reproduce_paper.md.
 """
 

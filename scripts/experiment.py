@@ -104,7 +104,7 @@ def main() -> int:
 
 
 def lack_of_gpus(name: str, budget: Budget, settings: list[Setting]) -> str:
-    """Says what a budget needs that this machine has no GPUs for; its corpus need not exist."""
+    """Describes the needs of a budget that this machine has too few GPUs for; its corpus need not exist."""
     corpus = open_corpus("embedded")  # any corpus: the model and the steps are the budget's
     runs = [plan_run(setting, corpus) for setting in settings]
     with console.status("timing a few steps of the model on noise"):

@@ -201,7 +201,7 @@ def free_memory_bytes(device: torch.device) -> float:
 
 
 def find_problems(budget: Budget, needs: Estimate, runs: list[RunPlan], jobs: int, folder: Path) -> list[str]:
-    """Lists what does not fit this machine, each with a change that would fit.
+    """Lists the needs that exceed this machine, each with a change that would fit.
 
     Args:
         budget: its ``max_hours`` is the limit of time.

@@ -234,7 +234,7 @@ def _scores(path: Path) -> dict[str, Any]:
 
 
 def _compact(config: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Returns model and trainer; of the data only how batches are made."""
+    """Returns model and trainer, without data except the settings of batches."""
     if config is None:
         return None
     model = {key: value for key, value in config["model"].items() if key not in LEFT_OUT}
@@ -245,13 +245,10 @@ def _compact(config: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def _without_places(value: Any, places: dict[str, str]) -> Any:
     """Replaces folders of this machine, wherever a text has them, by their placeholders in the commands."""
-    if isinstance(value, str):
-        for place, name in places.items():
-            value = value.replace(place, name)
-        return value
-    if isinstance(value, dict):
-        return {key: _without_places(inner, places) for key, inner in value.items()}
-    return [_without_places(inner, places) for inner in value] if isinstance(value, list) else value
+    text = json.dumps(value)
+    for place, name in places.items():
+        text = text.replace(json.dumps(place)[1:-1], name)  # as it is escaped in the text
+    return json.loads(text)
 
 
 def _rounded(value: float | None) -> float | None:

@@ -4,7 +4,6 @@ import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -60,7 +59,8 @@ def draw_errors(group: Group, title: str) -> Figure | None:
 
 
 def draw_finetuning(group: Group, title: str) -> Figure | None:
-    uses_cer = any(_find(record.content["finetune_config"], "use_cer") for record in group.records)
+    configs = (record.content["finetune_config"] for record in group.records)
+    uses_cer = any(config["model"].get("use_cer") for config in configs if config is not None)
     unit = f"validation {'CER' if uses_cer else 'WER'} in %"  # both are logged as val_wer
 
     def curve_of(record: Record) -> Curve:
@@ -138,15 +138,6 @@ def _draw_panel(axes: Axes, name: str, records: list[Record], base: list[Curve])
     axes.axhline(LEAST_ENTROPY, color=style.LIMIT, ls=(0, (6, 3)), lw=1)
     axes.set_title(textwrap.fill(name, 30), color=style.LIMIT if collapsed else "black")
     axes.set_ylim(0, 1)
-
-
-def _find(config: Any, key: str) -> Any:
-    """Returns the first value of a key, at any depth; None if there is none."""
-    if not isinstance(config, dict):
-        return None
-    if key in config:
-        return config[key]
-    return next((found for inner in config.values() if (found := _find(inner, key)) is not None), None)
 
 
 PICTURES = (

@@ -64,10 +64,7 @@ class Record:
 
     def spent(self, key: str) -> float | None:
         """Returns ``seconds`` or ``processor_seconds`` of the whole pretraining; None from scratch."""
-        if not self.stages:
-            return None
-        whole = self.content["pretraining"].get(key)
-        return whole if whole is not None else sum(stage[key] or 0 for stage in self.stages)
+        return sum(stage[key] for stage in self.stages) if self.stages else None
 
     @property
     def peak_memory_gb(self) -> float | None:
