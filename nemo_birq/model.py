@@ -1,17 +1,6 @@
 """The BiRQ model: wires NeMo's preprocessor, Conformer encoder and prediction heads to the labelers and the bilevel loss.
 
-One batch, from the shard to the optimizer step (docs/architecture.md follows it file by file):
-
-    data/factory.py              tar shard -> SpeechBatch
-    preprocessor (NeMo)          signal -> normalized log-mel features                          B, F, T
-    modules/masking.py           features -> masked features
-    modules/layer_pass.py        the label pass: unmasked features, layers 1..k                 B, T', D
-    labels/enhanced.py           h^(k) -> EnhancedTargets, which enhanced labels follow from    N, H, d
-    encoder (NeMo)               the masked pass, all L layers                                  B, T', D
-    labels/anchor.py             features -> anchor labels at masked frames                     N, H
-    losses/bilevel.py            w1 F + w2 G
-    losses/fused_cross_entropy.py    heads, enhanced labels, F and G, a chunk of frames at a time
-    monitoring/callback.py       statistics, log, alarms
+docs/architecture.md follows one batch through it, from the shard to the optimizer step.
 
 Shapes: B utterances, F mel bins, T feature frames, T' encoder frames, D width, N masked frames, H codebooks, V codes.
 """
@@ -351,13 +340,8 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
     @property
     def oomptimizer_schema(self) -> dict:
         """Inputs by which NeMo's OOMptimizer finds the largest batch for each length."""
-        return {
-            "cls": tuple,
-            "inputs": [
-                {"type": NeuralType(("B", "T"), AudioSignal()), "seq_length": "input"},
-                {"type": NeuralType(("B",), LengthsType()), "seq_length": "input"},
-            ],
-        }
+        signal, lengths = NeuralType(("B", "T"), AudioSignal()), NeuralType(("B",), LengthsType())
+        return {"cls": tuple, "inputs": [{"type": kind, "seq_length": "input"} for kind in (signal, lengths)]}
 
     @classmethod
     def list_available_models(cls) -> list[PretrainedModelInfo]:

@@ -24,7 +24,7 @@ def entropy(counts: Tensor) -> Tensor:
 
 @dataclass
 class CodeUse:
-    """How labels are spread over the codebook."""
+    """Distribution of labels over the codebook."""
 
     perplexity: float
     normalized_entropy: float

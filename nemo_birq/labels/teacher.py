@@ -34,7 +34,7 @@ NOT_COMPARED = ("dither", "pad_to")  # of two preprocessors: noise in training a
 
 @dataclass(frozen=True)
 class TeacherFile:
-    """What a teacher's file holds; plain values and tensors on the CPU, opened without running code."""
+    """Content of a teacher's file: plain values, and tensors on the CPU. Opening it runs no code."""
 
     layer: int
     """K."""
@@ -46,11 +46,11 @@ class TeacherFile:
     weights: dict[str, Tensor]
     """Its state dict."""
     seed: int
-    """Of k-means."""
+    """Seed of k-means."""
     made_from: str
     """Name of the model's file."""
     checksum: str = ""
-    """Of everything that labels follow from; computed where it is not given."""
+    """Checksum of everything that labels follow from; computed where it is not given."""
 
     def __post_init__(self) -> None:
         if not self.checksum:

@@ -40,7 +40,7 @@ class CrossEntropies(NamedTuple):
     enhanced_predicted: Tensor | None
     """(N, H) int64, likewise; None without enhanced labels, as the next two."""
     picked: Tensor | None
-    """(N, H) int64, see ``enhanced_labeler.Selection``."""
+    """(N, H) int64, see ``labels.enhanced.Selection``."""
     nearest: Tensor | None
     """(N, H) int64, likewise."""
 

@@ -158,7 +158,7 @@ class HealthMonitor(Callback):
         named = {f"train_{name}": value for name, value in metrics.items()}
         named["learning_rate"] = named.pop("train_learning_rate")
         pl_module.log_dict(named, on_step=True, logger=False)
-        # Lightning would begin later than step 0, and repeat what is not measured at every logged step.
+        # Lightning would begin after step 0, and repeat metrics that are not measured at every logged step.
         for logger in trainer.loggers:
             logger.log_metrics(named | {"epoch": trainer.current_epoch}, step=self._step)
         self._check_skipped(pl_module, "train_ds", metrics["skipped_utterances"], metrics["skipped_share"])
