@@ -2,15 +2,20 @@
 
 import pytest
 import torch
+from nemo.collections.asr.models import SpeechEncDecSelfSupervisedModel
+from nemo.collections.asr.modules.conformer_encoder import ConformerMultiLayerFeatureExtractor
 
 from nemo_birq import BiRQModel
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.losses.bilevel import Weights
+from nemo_birq.modules.masking import valid_frames
+from nemo_birq.utils.rng import draw_seed
 from tests.helpers.models import SAMPLE_RATE, generator, make_batch, make_config, make_model
 from tests.helpers.paths import CORPUS
 
 pytestmark = pytest.mark.unit
 
+NO_DROPOUT = {f"encoder__{name}": 0.0 for name in ("dropout", "dropout_pre_encoder", "dropout_emb", "dropout_att")}
 ENCODERS = {
     "conformer": {},
     "fastconformer": {
@@ -210,3 +215,47 @@ def test_configuration_defaults_are_complete():
     del config["birq"]
     config.decoder.num_classes = 8192
     assert BiRQModel(config).layer == 2
+
+
+def test_the_model_derives_from_the_stock_class_alone():
+    assert BiRQModel.__bases__ == (SpeechEncDecSelfSupervisedModel,)
+
+
+def test_forward_masks_in_training_mode_only(batch):
+    model = make_model(**NO_DROPOUT).eval()
+    inputs = {"input_signal": batch.signal, "input_signal_length": batch.signal_length}
+    features, mask, encoded, lengths = model(**inputs, generator=generator(1))
+    feature_lengths = model.preprocessor.featurizer.get_seq_len(batch.signal_length)
+    expected, expected_lengths = model.encoder(audio_signal=features, length=feature_lengths)
+    assert not mask.any() and torch.equal(encoded, expected) and torch.equal(lengths, expected_lengths)
+
+    model.train()
+    masked_features, mask, encoded, _ = model(**inputs, generator=generator(1))
+    assert torch.equal(masked_features, features) and 0.05 < float(mask.mean()) < 0.8  # the features themselves stay
+    draw = generator(1)
+    drawn = model.masking.draw(feature_lengths, features.shape[2], draw)
+    again, _ = model.masked_pass(features, feature_lengths, drawn, draw_seed(draw))
+    assert torch.equal(mask[:, 0] > 0, drawn) and torch.equal(encoded, again) and not torch.equal(encoded, expected)
+
+
+def test_extracted_features_are_those_of_nemos_extractor(batch):
+    model = make_model().eval()
+    features, lengths = model.preprocessor(input_signal=batch.signal, length=batch.signal_length)
+    extractor = ConformerMultiLayerFeatureExtractor(model.encoder, include_final_output=False)
+    with torch.no_grad():
+        outputs, (encoded_len, *_) = extractor(audio_signal=features, length=lengths)
+    for layer in (1, 2, 3, None):
+        values, found = model.extract_features(batch.signal, batch.signal_length, layer)
+        assert torch.equal(values, outputs[(layer or 3) - 1].transpose(1, 2)) and torch.equal(found, encoded_len)
+    with pytest.raises(ValueError, match=r"layer=4\b.*1 to 3"):
+        model.extract_features(batch.signal, batch.signal_length, 4)
+
+
+def test_anchor_labels_do_not_depend_on_what_lies_in_the_padding(batch):
+    model = make_model()
+    features, lengths = model.preprocessor(input_signal=batch.signal, length=batch.signal_length)
+    frames = torch.arange(len(lengths) * (features.shape[2] // 4))
+    plain = model.anchor_labeler(features, lengths, frames, features.shape[2] // 4)
+    outside = ~valid_frames(lengths, features.shape[2]).unsqueeze(1)
+    spoiled = features.masked_fill(outside, 100.0)
+    assert outside.any() and torch.equal(model.anchor_labeler(spoiled, lengths, frames, features.shape[2] // 4), plain)
