@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from nemo_birq.monitoring.metrics import LEAST_ENTROPY  # noqa: E402
+from nemo_birq.monitoring.metrics import MIN_ENTROPY  # noqa: E402
 from scripts.demo import scalars, start, wait  # noqa: E402
 
 STEPS = 450
@@ -74,7 +74,7 @@ def draw(name: str, curves: Curves, alarms: list[dict], path: Path) -> None:
         gradients, curves, "gradient_norm_enhanced_label", "enhanced, through the labels", color="tab:red", marker="o", ms=3
     )
     line(labels, curves, "selection_agreement", "selection agreement (pick=nearest)", color="tab:green")
-    labels.axhline(LEAST_ENTROPY, color="grey", ls="--", lw=1, label="collapsed below")
+    labels.axhline(MIN_ENTROPY, color="grey", ls="--", lw=1, label="collapsed below")
     line(moves, curves, "enhanced_churn", "churn since the last look", color="tab:purple")
     line(moves, curves, "gradient_cosine", "cosine of the gradients", color="tab:brown", marker="o", ms=3)
     moves.axhline(0, color="grey", lw=0.8)

@@ -7,7 +7,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from nemo.core import ModelPT
 from omegaconf import OmegaConf
 
-from nemo_birq.monitoring.metrics import LEAST_ENTROPY, METRICS, RECORDED, TASKS
+from nemo_birq.monitoring.metrics import METRICS, MIN_ENTROPY, RECORDED, TASKS
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 TAGS = ["NeMo", "pytorch", "speech", "audio", "self-supervised", "BiRQ"]
@@ -63,7 +63,7 @@ def build_card(model: ModelPT, name: str, repo_id: str | None = None) -> ModelCa
         is_relabelled=bool((settings["birq"].get("relabelling") or {}).get("checksum")),
         tasks=TASKS,
         measures=MEASURES,
-        least_entropy=LEAST_ENTROPY,
+        least_entropy=MIN_ENTROPY,
         encoder=encoder,
         overrides=[
             _override(f"model.{node}.{key}", cfg[node][key])

@@ -19,7 +19,7 @@ from rich.progress import track
 from nemo_birq.data.manifests import SEGMENT, iterate_manifest
 from nemo_birq.data.sources import Source
 
-MOST_PROBLEMS = 1000  # kept in words; all are counted
+MAX_PROBLEMS = 1000  # kept in words; all are counted
 
 
 class _Part(NamedTuple):
@@ -41,7 +41,7 @@ class Problems:
 
     def add(self, problem: str, lost: int = 1) -> None:
         self.num_lost += lost
-        if len(self.words) < MOST_PROBLEMS:
+        if len(self.words) < MAX_PROBLEMS:
             self.words.append(problem)
 
 

@@ -20,8 +20,8 @@ from nemo_birq.data.manifests import is_remote
 from nemo_birq.data.sources import Source, read_sources
 from nemo_birq.data.webdataset import build_webdataset_loader
 
-MOST_SKIPPED = 0.05  # default of max_skipped_share
-MOST_SHOWN = 5  # problems of a dataset
+MAX_SKIPPED_SHARE = 0.05  # default of max_skipped_share
+MAX_SHOWN = 5  # problems of a dataset
 SETTINGS = {field.name for field in fields(BatchSettings)}
 OTHER_KEYS = {
     "use_lhotse", "is_tarred", "manifest_filepath", "tarred_audio_filepaths", "input_cfg", "sample_rate", "num_workers",
@@ -59,7 +59,7 @@ def build_dataloader(
         if not config.get("use_lhotse", False):
             return build_webdataset_loader(config, sources, rank, world_size)
         settings = _batch_settings(config)
-        most = float(config.get("max_skipped_share", MOST_SKIPPED))
+        most = float(config.get("max_skipped_share", MAX_SKIPPED_SHARE))
         indexes = [_open_checked(source, most) for source in sources]
         weights = None if sources[0].weight is None else [source.weight for source in sources]
         order = BatchOrder(indexes, weights, settings, rank, world_size, endless=training)
@@ -121,7 +121,7 @@ def _open_checked(source: Source, max_skipped_share: float) -> SpeechIndex:
     if not index.problems:
         return index
     total = len(index) + index.num_lost
-    shown = "\n  ".join([*index.problems[:MOST_SHOWN], *(["..."] if len(index.problems) > MOST_SHOWN else [])])
+    shown = "\n  ".join([*index.problems[:MAX_SHOWN], *(["..."] if len(index.problems) > MAX_SHOWN else [])])
     message = f"{index.num_lost} of {total} utterances of {source.manifest} cannot be used:\n  {shown}"
     if index.num_lost > max_skipped_share * total:
         raise ValueError(

@@ -21,7 +21,7 @@ from nemo_birq.modules.frame_times import encoder_times
 from nemo_birq.utils.memory import check_room
 from nemo_birq.utils.progress import Progress
 
-FEW_FRAMES = 39  # a cluster, below which faiss warns as well
+MIN_FRAMES = 39  # a cluster, below which faiss warns as well
 
 
 class Clustering(NamedTuple):
@@ -40,7 +40,7 @@ class Clustering(NamedTuple):
         clusters, found = len(self.file.centroids), []
         if self.unreadable:
             found.append(f"{self.unreadable} utterances could not be read and are left out; the warnings say why.")
-        if self.frames < FEW_FRAMES * clusters:
+        if self.frames < MIN_FRAMES * clusters:
             found.append(f"Only {self.frames / clusters:.0f} frames a cluster: take more audio or fewer clusters.")
         if self.use.coverage < 1:
             empty = round((1 - self.use.coverage) * clusters)

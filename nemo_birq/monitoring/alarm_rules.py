@@ -10,15 +10,15 @@ from typing import NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_birq.config import BiRQConfig
-from nemo_birq.data.factory import MOST_SKIPPED
+from nemo_birq.data.factory import MAX_SKIPPED_SHARE
 from nemo_birq.monitoring.metrics import METRICS
 
 # Nats below the unigram entropy from which a task counts as learned. A predictor that only knows the frequencies stays above
 # 0, and the error of an entropy from few frames is smaller than this.
-LEAST_GAIN = 0.05
+MIN_GAIN = 0.05
 # Share of ln V by which the entropy of the enhanced labels may fall from its peak; labels of healthy runs change by less.
-LARGEST_FALL = 0.2
-FEW_SKIPPED = 10
+MAX_FALL = 0.2
+MAX_SKIPPED = 10
 """Fewer skipped utterances than this raise no alarm, unless they are all."""
 
 
@@ -96,11 +96,11 @@ def anchor_not_learned(logged: LoggedStep) -> Violation | None:
     if logged.step + 1 < by or logged.birq.loss.anchor_weight == 0 or "anchor_loss" not in logged.metrics:
         return None
     gain = logged.metrics["anchor_unigram_entropy"] - logged.metrics["anchor_loss"]
-    if gain >= LEAST_GAIN:
+    if gain >= MIN_GAIN:
         return None
     return Violation(
         gain,
-        LEAST_GAIN,
+        MIN_GAIN,
         f"after {logged.step + 1} steps the anchor loss {logged.metrics['anchor_loss']:.2f} is not below the unigram "
         f"entropy {logged.metrics['anchor_unigram_entropy']:.2f}: the model knows how frequent each code is, and nothing "
         "about the frame. Check the learning rate (too low in a long warm-up, or too high), frozen parameters, and spans "
@@ -116,11 +116,11 @@ def shrinking_labels(logged: LoggedStep) -> Violation | None:
     fall = peak["enhanced_normalized_entropy"] - now["enhanced_normalized_entropy"]
     loss = peak["enhanced_loss"] - now["enhanced_loss"]
     nats = peak["enhanced_unigram_entropy"] - now["enhanced_unigram_entropy"]
-    if fall <= LARGEST_FALL or loss <= 0 or nats < loss / 2:  # otherwise most of the loss fell by learning
+    if fall <= MAX_FALL or loss <= 0 or nats < loss / 2:  # otherwise most of the loss fell by learning
         return None
     return Violation(
         fall,
-        LARGEST_FALL,
+        MAX_FALL,
         f"the enhanced loss has fallen by {loss:.2f} nats, and the entropy of its labels by {nats:.2f}. It falls because "
         f"the labels become fewer (perplexity {peak['enhanced_perplexity']:.0f} to {now['enhanced_perplexity']:.0f}), not "
         "because they are learned. If this continues, the labels collapse. Lower model.birq.labels.label_gradient (0 is the "
@@ -167,8 +167,8 @@ def unreadable_data(model: DictConfig, node: str, skipped: float, share: float) 
         skipped: number of utterances that could not be used.
         share: their share of all utterances.
     """
-    most = OmegaConf.select(model, f"{node}.max_skipped_share", default=MOST_SKIPPED)
-    if share < 1.0 and (skipped < FEW_SKIPPED or share <= most):
+    most = OmegaConf.select(model, f"{node}.max_skipped_share", default=MAX_SKIPPED_SHARE)
+    if share < 1.0 and (skipped < MAX_SKIPPED or share <= most):
         return None
     return Violation(
         share,

@@ -16,7 +16,7 @@ from torch import Tensor
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.utils.distributed import sum_over_ranks, world_size
 
-MOST_STEPS = 1000  # losses that wait for a look, and keep their batch's names in memory
+MAX_PENDING_STEPS = 1000  # losses that wait for a look, and keep their batch's names in memory
 REMEDY = (
     "resume with a lower model.optim.lr, with trainer.gradient_clip_val=1.0, or with trainer.precision=bf16-mixed instead "
     "of 16-mixed."
@@ -50,7 +50,7 @@ class FiniteCheck:
 
     def remember(self, step: int, batch: SpeechBatch, loss: Tensor) -> None:
         """Adds the loss (scalar) of a batch; looks when there are many. Every rank must call it."""
-        if len(self.steps) >= MOST_STEPS:
+        if len(self.steps) >= MAX_PENDING_STEPS:
             self.look()
         self.steps.append(_Step(step, batch.ids, loss.detach()))
 

@@ -16,7 +16,7 @@ VAL: tuple[Stage, ...] = ("val",)
 TASKS = ("anchor", "enhanced")
 
 # Healthy labels of speech stay above 0.6, collapsed labels are at 0.1 (docs/labels.md). The threshold holds for both tasks.
-LEAST_ENTROPY = 0.3
+MIN_ENTROPY = 0.3
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _metrics_of_labels(task: str) -> tuple[Metric, ...]:
         ),
         Metric(
             f"{task}_normalized_entropy", "Unigram entropy divided by ln V, the entropy of V equally frequent codes.",
-            "entropy / ln V", typical="above 0.5", healthy_min=LEAST_ENTROPY,
+            "entropy / ln V", typical="above 0.5", healthy_min=MIN_ENTROPY,
             row=f"{task} normalized entropy", curves=(Curve("normalized_entropy", **usual),), recorded=True,
         ),
         Metric(

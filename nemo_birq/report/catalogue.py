@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from nemo_birq.monitoring.metrics import GAINS, LEAST_ENTROPY, METRICS, Stage
+from nemo_birq.monitoring.metrics import GAINS, METRICS, MIN_ENTROPY, Stage
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ SECTIONS = (
     Section(
         "labels", "Are the labels diverse?",
         "Enhanced labels are solid, anchor labels dotted. Anchor labels cannot collapse. Enhanced labels have collapsed "
-        f"where their normalized entropy is below about {LEAST_ENTROPY:g}.",
+        f"where their normalized entropy is below about {MIN_ENTROPY:g}.",
         (
-            _picture("normalized_entropy", "Normalized entropy of the labels", {"collapsed below": LEAST_ENTROPY}),
+            _picture("normalized_entropy", "Normalized entropy of the labels", {"collapsed below": MIN_ENTROPY}),
             _picture("perplexity", "Perplexity of the labels"),
             _picture("coverage", "Coverage"),
             _picture("cumulative_coverage", "Coverage since the start"),

@@ -16,7 +16,7 @@ from nemo_birq.scoring.transcription import transcribe
 from nemo_birq.utils.progress import Advance
 
 LENGTHS = 5  # groups by duration, of equally many utterances
-SMALLEST_GROUP = 10  # utterances; with fewer, there are fewer groups
+MIN_GROUP = 10  # utterances; with fewer, there are fewer groups
 Key = TypeVar("Key", str, tuple[float, float])
 
 
@@ -120,7 +120,7 @@ def _groups(utterances: list[dict], keys: list[Key | None], name: Callable[[Key]
 
 def _length_ranges(durations: list[float]) -> list[tuple[float, float] | None]:
     """Returns the shortest and longest duration of each utterance's group, in seconds."""
-    number = min(LENGTHS, len(durations) // SMALLEST_GROUP)
+    number = min(LENGTHS, len(durations) // MIN_GROUP)
     edges = np.unique(np.quantile(durations, np.linspace(0, 1, number + 1)).round(1)) if number > 1 else np.array([])
     if len(edges) < 3:
         return [None] * len(durations)

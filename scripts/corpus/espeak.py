@@ -37,7 +37,7 @@ PHONES: tuple[str, ...] = tuple(sorted(set(ARPABET.values())))
 STOPS = frozenset({"P", "B", "T", "D", "K", "G", "CH", "JH"})
 
 #: A shorter pause between two words, seconds, is left to the phone before it: it is a joint, not a silence.
-SHORTEST_PAUSE = 0.030
+MIN_PAUSE = 0.030
 #: Largest magnitude of a sample, on the 16-bit scale, that counts as no sound.
 ZERO = 2
 
@@ -189,7 +189,7 @@ def phone_segments(audio: np.ndarray, sample_rate: int, onsets: list[Onset]) -> 
         quiet_from = min(max(start, quiet_from), end)
         if phone != SILENCE and following in STOPS:
             end = quiet_from
-        elif phone != SILENCE and (following == SILENCE or end - quiet_from >= SHORTEST_PAUSE):
+        elif phone != SILENCE and (following == SILENCE or end - quiet_from >= MIN_PAUSE):
             moved.append((quiet_from, SILENCE))
         if not moved[-1][1] == following == SILENCE:
             moved.append((end, following))

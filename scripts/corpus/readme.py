@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from corpus.espeak import PHONES, SHORTEST_PAUSE, SILENCE
+from corpus.espeak import MIN_PAUSE, PHONES, SILENCE
 
 
 class Speaker(NamedTuple):
@@ -166,6 +166,6 @@ def readme(
         phone_count=len(PHONES),
         silence=SILENCE,
         phone_table=table([[""] * columns, ["---"] * columns, *phone_rows]),
-        pause_ms=SHORTEST_PAUSE * 1000,
+        pause_ms=MIN_PAUSE * 1000,
         speaker_table=table(speaker_rows),
     )

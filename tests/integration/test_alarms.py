@@ -78,7 +78,7 @@ def test_a_dead_front_end(tmp_path):
     _, record = run(tmp_path, spoil=kill)
     alarm = next(alarm for alarm in record["alarms"] if alarm["name"] == "anchor_not_learned")
     assert record["status"] == "unhealthy" and alarm["step"] == STEPS - 1
-    assert alarm["value"] < alarm["threshold"] == alarm_rules.LEAST_GAIN and "learning rate" in alarm["message"]
+    assert alarm["value"] < alarm["threshold"] == alarm_rules.MIN_GAIN and "learning rate" in alarm["message"]
 
 
 def test_collapse_is_announced_and_then_found(tmp_path):

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.losses.bilevel import Weights
 from nemo_birq.losses.fused_cross_entropy import CrossEntropies
-from nemo_birq.monitoring.finite_check import MOST_STEPS, FiniteCheck, NonFiniteError, check_weights
+from nemo_birq.monitoring.finite_check import MAX_PENDING_STEPS, FiniteCheck, NonFiniteError, check_weights
 from nemo_birq.monitoring.gradient_health import gradient_products, split_loss
 from nemo_birq.monitoring.label_churn import Churn, LabelProbe, evaluating
 from nemo_birq.monitoring.label_health import LabelHealth
@@ -328,10 +328,10 @@ def test_a_loss_that_is_not_finite_is_found_later_with_its_batch():
 
 def test_losses_do_not_pile_up_where_nobody_looks():
     check = FiniteCheck()
-    for step in range(MOST_STEPS):
+    for step in range(MAX_PENDING_STEPS):
         check.remember(step, make_batch((0.5,)), torch.tensor(math.nan if step == 7 else 1.0))
     with pytest.raises(NonFiniteError, match=r"\bstep 7\b") as found:
-        check.remember(MOST_STEPS, make_batch((0.5,)), torch.tensor(1.0))
+        check.remember(MAX_PENDING_STEPS, make_batch((0.5,)), torch.tensor(1.0))
     assert found.value.step == 7
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from nemo_birq.monitoring.alarm_rules import LARGEST_FALL, LEAST_GAIN
+from nemo_birq.monitoring.alarm_rules import MAX_FALL, MIN_GAIN
 from nemo_birq.monitoring.metrics import BOTH, GAINS, METRICS, TASKS, logged_tags, markdown_table
 from nemo_birq.report.catalogue import SECTIONS, TABLE
 from tests.helpers.paths import ROOT
@@ -29,7 +29,7 @@ def test_thresholds_of_the_alarms_are_documented():
     assert f"`selection_agreement` < {METRICS['selection_agreement'].healthy_min}" in alarms
     for task in TASKS:
         assert f"`{task}_normalized_entropy` < {METRICS[f'{task}_normalized_entropy'].healthy_min}" in alarms
-    assert f"more than {LARGEST_FALL} below its peak" in alarms and f"less than {LEAST_GAIN} nats below" in alarms
+    assert f"more than {MAX_FALL} below its peak" in alarms and f"less than {MIN_GAIN} nats below" in alarms
     masked, silent = METRICS["masked_fraction"], METRICS["silent_share"]
     assert f"less than {masked.healthy_min:.0%} or more than {masked.healthy_max:.0%} of the frames" in alarms
     assert f"more than {silent.healthy_max:.0%} of the readable utterances" in alarms

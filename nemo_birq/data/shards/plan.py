@@ -25,7 +25,7 @@ from nemo_birq.utils.files import write_json
 
 SCRATCH = ".build"
 PLAN = "build_plan.json"
-LONGEST = 150  # characters of a member's name; with a suffix what file systems take, even of four bytes each in part
+MAX_NAME_LENGTH = 150  # characters of a member's name; with a suffix what file systems take, even of four bytes each in part
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ def member_names(names: Iterable[tuple[str, str]], suffix: str) -> list[str]:
     taken = Counter(flat for flat, _ in pairs)
     members = []
     for flat, identity in pairs:
-        if taken[flat] > 1 or len(flat) > LONGEST:
-            flat = f"{flat[:LONGEST]}-{hashlib.sha256(identity.encode(errors='surrogateescape')).hexdigest()[:10]}"
+        if taken[flat] > 1 or len(flat) > MAX_NAME_LENGTH:
+            flat = f"{flat[:MAX_NAME_LENGTH]}-{hashlib.sha256(identity.encode(errors='surrogateescape')).hexdigest()[:10]}"
         members.append(flat + suffix)
     return members

@@ -14,7 +14,7 @@ from nemo_birq.command_line.command import PATH, command
 from nemo_birq.data.shards.verify import verify
 from nemo_birq.utils.progress import ProgressBars
 
-MOST_ROWS = 200
+MAX_ROWS = 200
 
 
 @command("verify-shards")
@@ -37,9 +37,9 @@ def verify_shards(folder: Path, fast: bool, workers: int) -> None:
         print(f"{folder}: {members:,} members, nothing wrong")
         return
     table = Table("shard", "member", "problem", title=f"{len(problems):,} problems, {members:,} members")
-    for problem in problems[:MOST_ROWS]:
+    for problem in problems[:MAX_ROWS]:
         table.add_row(*map(Text, problem))
-    if len(problems) > MOST_ROWS:
-        table.add_row("...", "", f"{len(problems) - MOST_ROWS:,} more")
+    if len(problems) > MAX_ROWS:
+        table.add_row("...", "", f"{len(problems) - MAX_ROWS:,} more")
     Console(width=None if sys.stdout.isatty() else 160).print(table)
     sys.exit(1)

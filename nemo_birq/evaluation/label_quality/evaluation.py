@@ -14,7 +14,7 @@ from nemo_birq.modules.frame_times import FrameTimes, anchor_times, encoder_time
 from nemo_birq.utils.memory import check_room
 from nemo_birq.utils.progress import Progress
 
-MUCH_CHANCE = 0.1  # PNMI by chance above which a note warns the reader
+MAX_PNMI_BY_CHANCE = 0.1  # PNMI by chance above which a note warns the reader
 MAX_NAMED = 8  # names in a note
 
 
@@ -114,7 +114,7 @@ def evaluate(
         if labels in ("anchor", "enhanced"):
             joint[labels] = counts
     chance = max(row.quality.pnmi_by_chance for row in rows)
-    if chance > MUCH_CHANCE:
+    if chance > MAX_PNMI_BY_CHANCE:
         notes.append(
             f"With {rows[0].quality.frames:,} frames, {num_codes} codes dealt at random have a PNMI of up to {chance:.2f}: "
             "look at how far a PNMI is above its own chance, or take more audio."

@@ -5,7 +5,7 @@ from experiments.drawing.label_tables import last_pnmi
 from experiments.drawing.markdown import NOTHING, interval, mean, number, plus_minus, table
 from experiments.drawing.records import Curve, Group, Record
 from experiments.drawing.statistics import counts_of, difference_of, rate_of
-from nemo_birq.monitoring.metrics import LEAST_ENTROPY
+from nemo_birq.monitoring.metrics import MIN_ENTROPY
 
 BASE = "birq"
 """The method that every ablation changes in one place."""
@@ -87,4 +87,4 @@ def entropy_after_ramp(record: Record) -> Curve:
 
 def first_collapse(curve: Curve) -> float | None:
     """Returns the first step with an entropy below the limit of the alarm for a collapse; None if there is none."""
-    return next((step for step, value in curve if value < LEAST_ENTROPY), None)
+    return next((step for step, value in curve if value < MIN_ENTROPY), None)

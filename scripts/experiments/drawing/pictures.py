@@ -15,7 +15,7 @@ from experiments.drawing.ablation_table import BASE, ENTROPY, entropy_after_ramp
 from experiments.drawing.error_tables import RATES, scored
 from experiments.drawing.records import Curve, Group, Record
 from experiments.drawing.statistics import counts_of, rate_of
-from nemo_birq.monitoring.metrics import LEAST_ENTROPY
+from nemo_birq.monitoring.metrics import MIN_ENTROPY
 
 MAX_COLUMNS = 4  # of panels
 
@@ -118,7 +118,7 @@ def draw_collapse(group: Group, title: str) -> Figure | None:
         _draw_panel(axes, name, records, [] if name == BASE else base)
     figure.supylabel("entropy / ln V", fontsize=9.5)
     grey = f"grey: {BASE};  " if base and len(named) > 1 else ""
-    figure.supxlabel(f"step;  dotted: validation;  {grey}red: below {LEAST_ENTROPY}", fontsize=9.5)
+    figure.supxlabel(f"step;  dotted: validation;  {grey}red: below {MIN_ENTROPY}", fontsize=9.5)
     figure.suptitle(title, x=0.01, ha="left")
     return figure
 
@@ -135,7 +135,7 @@ def _draw_panel(axes: Axes, name: str, records: list[Record], base: list[Curve])
     style.draw_seeds(axes, _entropy(records, "train"), colour)
     if validation := _entropy(records, "val"):
         axes.plot(*zip(*style.mean_curve(validation), strict=True), color=colour, ls=":", lw=1.5)
-    axes.axhline(LEAST_ENTROPY, color=style.LIMIT, ls=(0, (6, 3)), lw=1)
+    axes.axhline(MIN_ENTROPY, color=style.LIMIT, ls=(0, (6, 3)), lw=1)
     axes.set_title(textwrap.fill(name, 30), color=style.LIMIT if collapsed else "black")
     axes.set_ylim(0, 1)
 
