@@ -214,6 +214,7 @@ def start_probability(coverage: float, span: int, frames: int) -> float:
 def ours(setting: Setting, parts: Parts, *overrides: str) -> Variant:
     """This project's model, all of what ``training_step`` does at a step that is not logged."""
     model = BiRQModel(setting.model_config(*overrides)).to(setting.device).train()
+    model.monitor.training_log.to(setting.device)  # which a trainer does otherwise
     watched = {PREPROCESSOR: [model.preprocessor], MASKED_PASS: [model.encoder],
                LABELS: [model.anchor_labeler, model.enhanced_labeler]}  # fmt: skip
     for name, modules in watched.items():

@@ -279,10 +279,10 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
     # --- files ----------------------------------------------------------------------------------------------------
 
     def save_to(self, save_path: str) -> None:
-        """Writes a ``.nemo`` that any NeMo opens, with label tensors, teacher and model card inside."""
-        with artifacts.packed_model(self, Path(save_path).stem):
-            super().save_to(save_path)
+        """Writes a ``.nemo`` that any NeMo opens, complete or not at all, with label tensors, teacher and card inside."""
         self._saved = Path(save_path)
+        with artifacts.packed_model(self, self._saved.stem), artifacts.complete_nemo(self._saved) as part:
+            super().save_to(str(part))
 
     def on_train_start(self) -> None:
         super().on_train_start()

@@ -6,7 +6,7 @@ Label tensors, the teacher of offline relabelling, and the model card. NeMo pack
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import torch
 from huggingface_hub import ModelCard
 from nemo.core import ModelPT
 from nemo.utils import logging
+from nemo.utils.get_rank import is_global_rank_zero
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from nemo_birq.checkpoint.training_record import record_training
 from nemo_birq.config import BiRQConfig
 from nemo_birq.labels import tensors as label_tensors
 from nemo_birq.labels.teacher import KEY as TEACHER
+from nemo_birq.utils.files import complete_file
 
 CARD = "card.file"
 TENSORS = "birq.quantizer.tensors"
@@ -80,6 +82,11 @@ def packed_model(model: ModelPT, name: str) -> Iterator[None]:
         set_key(model, TEACHER, named)
     with packed(model, *artifacts, card_artifact(card)):
         yield
+
+
+def complete_nemo(path: Path) -> AbstractContextManager[Path]:
+    """Gives rank 0, which writes the file, a temporary name beside ``path``; see ``utils.files.complete_file``."""
+    return complete_file(path) if is_global_rank_zero() else nullcontext(path)
 
 
 def card_artifact(card: ModelCard) -> Artifact:

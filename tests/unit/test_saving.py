@@ -1,9 +1,12 @@
 """Saving and restoring, with this package and without it."""
 
+from pathlib import Path
+
 import lightning.pytorch as pl
 import pytest
 import torch
 from nemo.collections.asr.models import SpeechEncDecSelfSupervisedModel
+from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
 from omegaconf import OmegaConf
 
 from nemo_birq import BiRQModel
@@ -147,3 +150,19 @@ def test_checkpoint_with_other_projections_is_refused(tmp_path):
     content["birq_label_tensors"]["codebook"][0, 0] *= -1
     with pytest.raises(ValueError, match="checksum"):
         make_model().on_load_checkpoint(content)
+
+
+def test_a_file_that_cannot_be_completed_leaves_the_old_one(tmp_path, monkeypatch):
+    """As when the disk is full, or the process is killed, in the middle of the archive."""
+    path = tmp_path / "model.nemo"
+    make_model().save_to(str(path))
+    before = path.read_bytes()
+
+    def fail(filename, source_dir):
+        Path(filename).write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(SaveRestoreConnector, "_make_nemo_file_from_folder", staticmethod(fail))
+    with pytest.raises(OSError, match="No space left"):
+        make_model(seed=1).save_to(str(path))
+    assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ["model.nemo"]
