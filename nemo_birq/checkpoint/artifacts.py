@@ -47,12 +47,12 @@ def packed(model: ModelPT, *artifacts: Artifact) -> Iterator[None]:
     """
     before = {artifact.key: OmegaConf.select(model.cfg, artifact.key) for artifact in artifacts}
     with tempfile.TemporaryDirectory() as folder:
+        for artifact in artifacts:  # before NeMo's table of artifacts exists, so that a full disk is the error that shows
+            artifact.write(Path(folder, artifact.name))
         try:
             for artifact in artifacts:
-                path = Path(folder, artifact.name)
-                artifact.write(path)
                 set_key(model, artifact.key, None)
-                model.register_artifact(artifact.key, str(path))
+                model.register_artifact(artifact.key, str(Path(folder, artifact.name)))
             yield
         finally:
             for key, value in before.items():

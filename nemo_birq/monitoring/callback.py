@@ -9,7 +9,6 @@ from torch import Tensor
 
 from nemo_birq.config import BiRQConfig
 from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.losses.bilevel import BilevelLoss
 from nemo_birq.monitoring.alarm_rules import unreadable_data
 from nemo_birq.monitoring.alarms import Alarms, UnreadableDataError
 from nemo_birq.monitoring.finite_check import FiniteCheck, check_validation, check_weights
@@ -61,10 +60,8 @@ class HealthMonitor(Callback):
         self.training_log.health.update(**losses.health)
         self.training_log.count(batch)
         if first and _is_due(step, self.birq.watch.gradient_interval):
-            self._compare_gradients(model.bilevel_loss, losses.terms, model.encoder)
-
-    def _compare_gradients(self, bilevel_loss: BilevelLoss, terms: dict[str, Any], encoder: torch.nn.Module) -> None:
-        self.training_log.gradients = gradient_products(split_loss(bilevel_loss, terms), encoder.parameters())
+            parts = split_loss(model.bilevel_loss, losses.terms)
+            self.training_log.gradients = gradient_products(parts, model.encoder.parameters())
 
     def observe_validation(self, batch: SpeechBatch, health: dict[str, Any], number: int, device: torch.device) -> None:
         """Adds a batch of a validation set. The first batches of the first set become the probe."""
