@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from nemo.collections.asr.models import ASRModel
@@ -11,7 +12,7 @@ from nemo.utils import logging
 from omegaconf import DictConfig
 from torch import nn
 
-from nemo_birq.checkpoint.lightning_checkpoint import SAFE_GLOBALS, read_checkpoint
+from nemo_birq.checkpoint.lightning_checkpoint import read_checkpoint
 from nemo_birq.checkpoint.nemo_archive import read_config
 from nemo_birq.model import BiRQModel
 
@@ -68,9 +69,10 @@ def load_model(path: str | Path) -> BiRQModel:
         with logging.temp_verbosity(logging.ERROR):  # it would print how the model was trained
             model = BiRQModel.restore_from(str(path), map_location=device)
     elif path.suffix == ".ckpt":
-        _check_is_birq(path, read_checkpoint(path).get(ModelPT.CHECKPOINT_HYPER_PARAMS_KEY, {}).get("cfg"))
-        with logging.temp_verbosity(logging.ERROR), torch.serialization.safe_globals(SAFE_GLOBALS):
-            model = BiRQModel.load_from_checkpoint(str(path), map_location=device)
+        content = read_checkpoint(path)
+        _check_is_birq(path, content.get(ModelPT.CHECKPOINT_HYPER_PARAMS_KEY, {}).get("cfg"))
+        with logging.temp_verbosity(logging.ERROR):
+            model = _build(content)
     else:
         raise ValueError(f"model {path}: its name must end with .nemo or .ckpt")
     return model.eval().to(device)
@@ -98,6 +100,18 @@ def load_encoder(path: str | Path) -> LoadedEncoder:
     with logging.temp_verbosity(logging.ERROR):  # it would print how the model was trained
         model = ASRModel.restore_from(str(path), map_location=_device())
     return LoadedEncoder(model.eval().to(_device()))
+
+
+def _build(content: dict[str, Any]) -> BiRQModel:
+    """Does what ``load_from_checkpoint`` does, without reading the file a third time."""
+    BiRQModel._set_model_restore_state(is_being_restored=True)  # no data are set up
+    try:
+        model = BiRQModel(content[ModelPT.CHECKPOINT_HYPER_PARAMS_KEY]["cfg"])
+        model.on_load_checkpoint(content)
+        model.load_state_dict(content["state_dict"])
+    finally:
+        BiRQModel._set_model_restore_state(is_being_restored=False)
+    return model
 
 
 def _device() -> torch.device:

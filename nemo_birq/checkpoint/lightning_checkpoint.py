@@ -1,34 +1,135 @@
-"""Reads Lightning checkpoints without running code that a hostile file could hold."""
+"""Lightning checkpoints: written complete or not at all, and read without running code that a hostile file could hold."""
 
 import typing
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from fsspec.utils import get_protocol
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.utilities.cloud_io import get_filesystem
+from nemo.collections.asr.parts.context_biasing.boosting_graph_batched import BoostingTreeModelConfig, PhraseItem
+from nemo.collections.asr.parts.submodules.ctc_beam_decoding import (
+    BeamCTCInferConfig,
+    FlashlightConfig,
+    PyCTCDecodeConfig,
+    WfstCTCInferConfig,
+)
+from nemo.collections.asr.parts.submodules.ctc_decoding import CTCDecodingConfig
+from nemo.collections.asr.parts.submodules.ctc_greedy_decoding import GreedyCTCInferConfig
+from nemo.collections.asr.parts.utils.asr_confidence_utils import ConfidenceConfig, ConfidenceMethodConfig
 from omegaconf import DictConfig, ListConfig
 from omegaconf.base import ContainerMetadata, Metadata
-from omegaconf.nodes import AnyNode
+from omegaconf.nodes import AnyNode, BooleanNode, FloatNode, IntegerNode, StringNode
+
+from nemo_birq.utils.files import complete_file
+from nemo_birq.utils.torch_files import check_torch_file, check_zip, load_torch_file
+
+__all__ = ["SAFE_GLOBALS", "CompleteCheckpointIO", "check_checkpoint", "check_zip", "read_checkpoint", "writing"]
 
 SAFE_GLOBALS = [
-    typing.Any, defaultdict, dict, list, int, ContainerMetadata, Metadata, AnyNode, DictConfig, ListConfig,
+    typing.Any, typing.List, defaultdict, dict, list, int, float, bool, str, ContainerMetadata, Metadata, DictConfig,  # noqa: UP006
+    ListConfig, AnyNode, BooleanNode, FloatNode, IntegerNode, StringNode,
+    # Decoding of a CTC recognizer:
+    CTCDecodingConfig, GreedyCTCInferConfig, BeamCTCInferConfig, PyCTCDecodeConfig, FlashlightConfig, WfstCTCInferConfig,
+    BoostingTreeModelConfig, PhraseItem, ConfidenceConfig, ConfidenceMethodConfig,
 ]  # fmt: skip
-"""Classes besides tensors that NeMo writes to a checkpoint: those of its configuration."""
+"""Classes besides tensors that NeMo writes to a checkpoint: those of its configuration, which hold plain values."""
+torch.serialization.add_safe_globals(SAFE_GLOBALS)  # NeMo's EMA and init_from_ptl_ckpt call torch.load themselves
+
+AVERAGE = "-EMA.ckpt"
+"""End of the name of the checkpoint with moving averages, beside the one with the weights (``exp_manager.ema.enable``)."""
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Returns the content of a ``.ckpt`` with its tensors on the CPU.
+def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Returns the content of a ``.ckpt``, after its checksums are compared; reads it twice, the second time from memory.
+
+    Args:
+        path: of a file, or a URL of fsspec.
+        map_location: as for ``torch.load``.
 
     Raises:
-        ValueError: the file is no checkpoint, is truncated, or holds objects other than tensors and configurations.
+        OSError: the file cannot be opened.
+        ValueError: the file is no checkpoint, is damaged, or holds objects other than tensors and configurations.
+    """
+    with _readable(path), get_filesystem(path).open(str(path), "rb") as file:
+        content = load_torch_file(file, map_location)
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}")
+    return content
+
+
+def check_checkpoint(path: str | Path) -> None:
+    """Checks a ``.ckpt`` that a library will open; reads it once.
+
+    Raises:
+        OSError, ValueError: as ``read_checkpoint``.
+    """
+    with _readable(path), get_filesystem(path).open(str(path), "rb") as file:
+        check_torch_file(file)
+
+
+class CompleteCheckpointIO(TorchCheckpointIO):
+    """The plugin of a trainer that writes a local checkpoint beside its name and renames it, and reads with checks.
+
+    Lightning writes to ``TMPDIR``, from where a move to another file system can be cut off, and its reading runs any code
+    that a file holds.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Writes a checkpoint, complete or not at all; under a URL, as Lightning does.
+
+        Raises:
+            OSError: naming the file, such as for a full disk. An older file of that name is unchanged.
+        """
+        if get_protocol(str(path)) != "file" or storage_options is not None:
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        with writing(Path(path)), complete_file(Path(path)) as part, open(part, "wb") as file:
+            torch.save(checkpoint, file)
+
+    def load_checkpoint(self, path: str | Path, map_location: Any = lambda storage, location: storage) -> dict[str, Any]:
+        """Returns the content of a checkpoint; the one beside it with moving averages, which NeMo reads, is checked too.
+
+        Raises:
+            OSError, ValueError: as ``read_checkpoint``.
+        """
+        if not get_filesystem(path).exists(str(path)):
+            raise FileNotFoundError(f"checkpoint {path} does not exist")
+        average = str(path).replace(".ckpt", AVERAGE)  # as NeMo names it
+        if average != str(path) and not str(path).endswith(AVERAGE) and get_filesystem(average).exists(average):
+            check_checkpoint(average)
+        return read_checkpoint(path, map_location)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Gives an error of writing in the block, such as a full disk, the name of the file and a remedy.
+
+    Raises:
+        OSError: in place of an OSError, or of the RuntimeError that ``torch.save`` makes of one.
     """
     try:
-        with torch.serialization.safe_globals(SAFE_GLOBALS):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "it is truncated"
-        raise ValueError(f"model {path} cannot be read as a checkpoint ({type(error).__name__}: {reason})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"model {path} cannot be read as a checkpoint: it holds a {type(content).__name__}")
-    return content
+        yield
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # where PyTorch's writer is
+            raise
+        cause = error if isinstance(error, OSError) else error.__context__
+        reason = cause if isinstance(cause, OSError) else "PyTorch could not write all of it: the disk may be full"
+        raise OSError(
+            f"{path} cannot be written ({reason}). Files that were complete before are unchanged. Make room on the file "
+            f"system of {path.parent}, or choose another folder, and run the same command again"
+        ) from error
+
+
+@contextmanager
+def _readable(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(
+            f"model {path} cannot be read as a checkpoint ({error}). Use another checkpoint of the run, or a copy"
+        ) from error

@@ -1,25 +1,14 @@
 """The public way to open a model: from the package, without running code of the file."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
 import nemo_birq
 from nemo_birq import BiRQModel, load_encoder, load_model
+from tests.helpers.hostile_files import Bomb
 from tests.helpers.models import make_batch, make_model, train
 
 pytestmark = pytest.mark.unit
-
-
-class Bomb:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
 
 
 def test_a_checkpoint_runs_no_code(tmp_path):

@@ -1,0 +1,92 @@
+"""Checkpoints of Lightning: complete beside their name, and refused in one line where they are damaged or hostile."""
+
+import resource
+import signal
+import tempfile
+from contextlib import contextmanager
+
+import lightning.pytorch as pl
+import pytest
+import torch
+
+from nemo_birq.checkpoint.lightning_checkpoint import CompleteCheckpointIO, check_checkpoint, read_checkpoint
+from tests.helpers.hostile_files import Bomb, flip
+from tests.helpers.models import make_model
+
+pytestmark = pytest.mark.unit
+
+
+def names(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@contextmanager
+def largest_file(size: int):
+    """As on a full disk: no file of this process becomes larger."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.fixture
+def no_temporary_folder(tmp_path_factory, monkeypatch):
+    """A TMPDIR that takes no file."""
+    folder = tmp_path_factory.mktemp("absent") / "absent"
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+
+
+def test_a_trainer_saves_and_loads_without_a_temporary_folder(tmp_path, no_temporary_folder):
+    model = make_model()
+    options = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "max_steps": 0}
+    trainer = pl.Trainer(plugins=[CompleteCheckpointIO()], **options)
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(tmp_path / "new" / "model.ckpt")
+    assert names(tmp_path / "new") == ["model.ckpt"]
+    found = trainer.strategy.load_checkpoint(tmp_path / "new" / "model.ckpt")
+    assert all(torch.equal(found["state_dict"][key], value) for key, value in model.state_dict().items())
+    assert found["hyper_parameters"]["cfg"] == model.cfg
+    with pytest.raises(FileNotFoundError, match=r"absent\.ckpt does not exist"):
+        trainer.strategy.load_checkpoint(tmp_path / "absent.ckpt")
+
+
+def test_a_url_is_written_and_read_by_fsspec():
+    CompleteCheckpointIO().save_checkpoint({"a": torch.ones(2)}, "memory://folder/model.ckpt")
+    assert torch.equal(CompleteCheckpointIO().load_checkpoint("memory://folder/model.ckpt")["a"], torch.ones(2))
+
+
+def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path):
+    path, io = tmp_path / "last.ckpt", CompleteCheckpointIO()
+    io.save_checkpoint({"step": 1}, path)
+    with largest_file(100_000), pytest.raises(OSError, match=r"last\.ckpt cannot be written \(.*File too large.*Make room"):
+        io.save_checkpoint({"step": 2, "weight": torch.zeros(100_000)}, path)
+    assert names(tmp_path) == ["last.ckpt"] and io.load_checkpoint(path) == {"step": 1}
+
+
+def test_an_error_of_the_model_stays_what_it_is(tmp_path):
+    with pytest.raises(AttributeError, match="pickle"):
+        CompleteCheckpointIO().save_checkpoint({"function": lambda: None}, tmp_path / "a.ckpt")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["a.ckpt", "a-EMA.ckpt"])
+def test_damaged_and_hostile_checkpoints_are_refused(tmp_path, name):
+    """Also the moving averages, which NeMo reads after the checkpoint that is named."""
+    io, content = CompleteCheckpointIO(), {"weight": torch.arange(1000.0)}
+    for file in ("a.ckpt", "a-EMA.ckpt"):
+        io.save_checkpoint(content, tmp_path / file)
+    data = (tmp_path / name).read_bytes()
+    position = data.index(torch.arange(1000.0).numpy().tobytes()) + 40
+    flip(tmp_path / name, position)
+    with pytest.raises(ValueError, match=rf"{name} cannot be read as a checkpoint \(it is damaged.* archive/data/0 "):
+        io.load_checkpoint(tmp_path / "a.ckpt")
+    torch.save(content | {"bomb": Bomb(tmp_path / "ran")}, tmp_path / name)
+    for refuse in (lambda path: io.load_checkpoint(tmp_path / "a.ckpt"), read_checkpoint, check_checkpoint):
+        with pytest.raises(ValueError, match=rf"{name} cannot .* could run code") as error:
+            refuse(tmp_path / name)
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "ran").exists()
