@@ -11,6 +11,7 @@ from nemo.utils import logging
 from omegaconf import DictConfig
 from torch import nn
 
+from nemo_birq.checkpoint.foreign_config import refuse_resolvers
 from nemo_birq.checkpoint.lightning_checkpoint import SAFE_GLOBALS, read_checkpoint
 from nemo_birq.checkpoint.nemo_archive import read_config
 from nemo_birq.model import BiRQModel
@@ -68,7 +69,9 @@ def load_model(path: str | Path) -> BiRQModel:
         with logging.temp_verbosity(logging.ERROR):  # it would print how the model was trained
             model = BiRQModel.restore_from(str(path), map_location=device)
     elif path.suffix == ".ckpt":
-        _check_is_birq(path, read_checkpoint(path).get(ModelPT.CHECKPOINT_HYPER_PARAMS_KEY, {}).get("cfg"))
+        config = read_checkpoint(path).get(ModelPT.CHECKPOINT_HYPER_PARAMS_KEY, {}).get("cfg")
+        refuse_resolvers(config, str(path))
+        _check_is_birq(path, config)
         with logging.temp_verbosity(logging.ERROR), torch.serialization.safe_globals(SAFE_GLOBALS):
             model = BiRQModel.load_from_checkpoint(str(path), map_location=device)
     else:
