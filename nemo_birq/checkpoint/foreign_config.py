@@ -1,8 +1,8 @@
 """Checks configurations that come out of files: reading one must not put anything of this machine into a model or its card.
 
-OmegaConf computes ``${oc.env:HOME}`` wherever the value is read, by attribute, by ``resolve`` and while NeMo builds the model.
-A file of another author could collect environment variables in this way, which an export would then publish. NeMo resolves a
-configuration before it writes it, so that its files and ours need no resolver.
+OmegaConf computes ``${oc.env:HOME}`` wherever the value is read: by attribute, by ``resolve``, and while NeMo builds the
+model. A file of another author could collect environment variables in this way, which an export would then publish. NeMo
+resolves a configuration before it writes it, so that its files and ours need no resolver.
 """
 
 import re
