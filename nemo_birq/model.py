@@ -20,8 +20,7 @@ from nemo.utils import model_utils
 from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
-from nemo_birq.checkpoint import artifacts
-from nemo_birq.checkpoint.model_card import build_card
+from nemo_birq.checkpoint import artifacts, hub
 from nemo_birq.checkpoint.stock_config import refuse_bare_encoder, with_stock_nodes
 from nemo_birq.config import parse
 from nemo_birq.config_checks import check_modules, check_optimizer
@@ -293,12 +292,8 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
         if self._saved is not None and self.trainer.is_global_zero:  # NeMo's checkpoint callback has just written it
             artifacts.write_card_beside(self, self._saved)
 
-    def generate_model_card(self, type: str = "hf", template: str | None = None, template_kwargs: dict | None = None):
-        """Returns the README.md of ``push_to_hf_hub``; a ``template`` of one's own goes through NeMo's method."""
-        if template is not None or type != "hf":
-            return super().generate_model_card(type, template, template_kwargs)
-        repo_id = (template_kwargs or {}).get("repo_id")
-        return build_card(self, repo_id.split("/")[-1] if repo_id else "model", repo_id)
+    push_to_hf_hub = hub.push_to_hf_hub
+    generate_model_card = hub.generate_model_card
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.monitor.check_finite(self)  # not in a callback, which a weights-only checkpoint would skip

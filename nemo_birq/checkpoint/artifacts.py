@@ -6,7 +6,7 @@ Label tensors, the teacher of offline relabelling, and the model card. NeMo pack
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 
 from nemo_birq.checkpoint.model_card import build_card
+from nemo_birq.checkpoint.tar_owner import forget_owner
 from nemo_birq.checkpoint.training_record import record_training
 from nemo_birq.config import BiRQConfig
 from nemo_birq.labels import tensors as label_tensors
@@ -84,9 +85,18 @@ def packed_model(model: ModelPT, name: str) -> Iterator[None]:
         yield
 
 
-def complete_nemo(path: Path) -> AbstractContextManager[Path]:
-    """Gives rank 0, which writes the file, a temporary name beside ``path``; see ``utils.files.complete_file``."""
-    return complete_file(path) if is_global_rank_zero() else nullcontext(path)
+@contextmanager
+def complete_nemo(path: Path) -> Iterator[Path]:
+    """Gives rank 0, which writes the file, a temporary name beside ``path``; see ``utils.files.complete_file``.
+
+    The file does not name the account that wrote it.
+    """
+    if not is_global_rank_zero():
+        yield path
+        return
+    with complete_file(path) as part:
+        yield part
+        forget_owner(part)
 
 
 def card_artifact(card: ModelCard) -> Artifact:

@@ -18,6 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 from yaml import YAMLError
 
+from nemo_birq.checkpoint.foreign_config import refuse_resolvers
+
 CONFIG, WEIGHTS = "model_config.yaml", "model_weights.ckpt"  # NeMo's names
 
 
@@ -60,13 +62,14 @@ def read_config(path: str | Path) -> DictConfig:
     """The model's configuration in a ``.nemo``, with its ``target``; checked by ``check_nemo`` before.
 
     Raises:
-        FileNotFoundError, ValueError: as ``check_nemo``, and a configuration that is none.
+        FileNotFoundError, ValueError: as ``check_nemo`` and ``refuse_resolvers``, and a configuration that is none.
     """
     check_nemo(path)
     try:
         config = ModelPT.restore_from(str(path), return_config=True)
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, tarfile.TarError, zlib.error) as error:
         raise ValueError(f"{path}: its {CONFIG} cannot be read ({error}); get the file again") from error
+    refuse_resolvers(config, str(path))
     if not isinstance(config, DictConfig) or "target" not in config:
         raise ValueError(f"{path}: its {CONFIG} names no class (`target`): NeMo did not write it")
     return config

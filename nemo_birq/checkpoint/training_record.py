@@ -8,7 +8,7 @@ import math
 import platform
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -75,10 +75,14 @@ def describe_data(node: DictConfig | None, loader: Any) -> list[dict[str, Any]]:
 def data_name(manifest: str) -> str:
     """A manifest's file with the folder that it, or its ``sharded_manifests``, lies in: ``train/manifest_0.json``.
 
-    Of a URL without its query, which may hold a key.
+    Without what names an account: the home folder, and user, password and query of a URL.
     """
-    parts = [part for part in PurePosixPath(manifest.partition("?")[0]).parts if part != "sharded_manifests"]
-    return "/".join(part for part in parts[-2:] if part != "/")
+    parts = [part for part in PurePosixPath(manifest.partition("?")[0]).parts if part not in ("/", "sharded_manifests")]
+    if parts[:-1] == list(Path.home().parts[1:]):
+        parts = parts[-1:]
+    if "://" in manifest:
+        parts = [part.rpartition("@")[2] for part in parts]
+    return "/".join(parts[-2:])
 
 
 def _epochs(loader: Any) -> float | None:

@@ -17,6 +17,7 @@ from nemo_birq.checkpoint.artifacts import card_artifact, packed
 from nemo_birq.checkpoint.model_card import build_card
 from nemo_birq.checkpoint.nemo_archive import CONFIG, WEIGHTS, read_config, read_weights
 from nemo_birq.checkpoint.stock_config import STOCK_TARGET
+from nemo_birq.checkpoint.tar_owner import forget_owner
 from nemo_birq.export.output_files import README
 from nemo_birq.utils.files import complete_files
 
@@ -83,11 +84,15 @@ def strip(source: Path, layer: int | None = None, **card: str | list[str] | None
 
 
 def write_nemo(model: SpeechEncDecSelfSupervisedModel, out: Path) -> None:
-    """Writes a bare model as ``.nemo`` with its card inside, and the card as README.md beside it."""
+    """Writes a bare model as ``.nemo`` with its card inside, and the card as README.md beside it.
+
+    Neither names the account that wrote it.
+    """
     card = build_card(model, out.stem)
     with complete_files(out.parent) as folder:
         with packed(model, card_artifact(card)):
             model.save_to(str(folder / out.name))
+        forget_owner(folder / out.name)
         card.save(folder / README)
 
 
