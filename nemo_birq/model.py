@@ -56,7 +56,8 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
     """Optimizer steps that a checkpoint was saved after, where the model was opened from one."""
     _step = -1  # the last one
     _micro_batch = 0  # of those that make a step under accumulate_grad_batches
-    _saved: Path | None = None  # the last .nemo that was written in this training
+    saved: Path | None = None
+    """The last ``.nemo`` that was written in this training."""
 
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
         cfg = model_utils.convert_model_config_to_dict_config(cfg)
@@ -279,18 +280,18 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
 
     def save_to(self, save_path: str) -> None:
         """Writes a ``.nemo`` that any NeMo opens, complete or not at all, with label tensors, teacher and card inside."""
-        self._saved = Path(save_path)
-        with artifacts.packed_model(self, self._saved.stem), artifacts.complete_nemo(self._saved) as part:
+        self.saved = Path(save_path)
+        with artifacts.packed_model(self, self.saved.stem), artifacts.complete_nemo(self.saved) as part:
             super().save_to(str(part))
 
     def on_train_start(self) -> None:
         super().on_train_start()
-        self._saved = None  # a README.md beside a file that was written before is none of this training's business
+        self.saved = None  # a README.md beside a file that was written before is none of this training's business
 
     def on_train_end(self) -> None:
         super().on_train_end()
-        if self._saved is not None and self.trainer.is_global_zero:  # NeMo's checkpoint callback has just written it
-            artifacts.write_card_beside(self, self._saved)
+        if self.saved is not None and self.trainer.is_global_zero:  # NeMo's checkpoint callback has just written it
+            artifacts.write_card_beside(self, self.saved)
 
     push_to_hf_hub = hub.push_to_hf_hub
     generate_model_card = hub.generate_model_card

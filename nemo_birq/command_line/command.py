@@ -17,17 +17,17 @@ SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_co
 
 
 @contextmanager
-def errors_in_one_line() -> Iterator[None]:
+def errors_in_one_line(*others: type[Exception]) -> Iterator[None]:
     """Turns errors that the user can mend into ``birq score: message`` and exit code 1, without a traceback.
 
     Raises:
-        SystemExit: in place of a ValueError, OSError or ImportError.
+        SystemExit: in place of a ValueError, OSError, ImportError, or one of ``others``.
     """
     try:
         yield
     except BrokenPipeError:
         raise  # the reader of the output has gone; click ends the command without a message
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, *others) as error:
         sys.exit(f"{click.get_current_context().command_path}: {error}")
 
 

@@ -67,22 +67,23 @@ def finetune(cfg: "DictConfig") -> None:
     Ends with a .nemo and a table of WER and CER. docs/finetuning.md has the rest.
     """
     import lightning.pytorch as pl
-    from nemo.utils.exp_manager import exp_manager
 
     from nemo_birq.finetuning.preparation import prepare
     from nemo_birq.finetuning.training import build_recognizer, build_trainer, save_best
+    from nemo_birq.runs.experiment import experiment
 
     with errors_in_one_line():
         pretrained, tests = prepare(cfg)
         pl.seed_everything(cfg.seed, workers=True)
         trainer, num_steps = build_trainer(cfg)
-        folder = Path(exp_manager(trainer, cfg.exp_manager))
-        model = build_recognizer(cfg, trainer, num_steps, pretrained)
-    trainer.fit(model)
-    nemo = save_best(model, trainer, folder, cfg.name)
+        with experiment(trainer, cfg.exp_manager) as run:
+            model = build_recognizer(cfg, trainer, num_steps, pretrained)
+            trainer.fit(model)
+            run.signals.end_if_received()
+            nemo = save_best(model, trainer, run.folder, cfg.name)
+            if tests and trainer.is_global_zero:
+                model.to(trainer.strategy.root_device)  # Lightning has put it on the CPU
+                score_all(model, tests, nemo, run.folder / "scores")
     if not trainer.is_global_zero:
         return
-    if tests:
-        model.to(trainer.strategy.root_device)  # Lightning has put it on the CPU
-        score_all(model, tests, nemo, folder / "scores")
     console.print(f"recognizer  {nemo}", soft_wrap=True)

@@ -40,22 +40,26 @@ def pretrain(cfg: "DictConfig") -> None:
     """
     import lightning.pytorch as pl
     from nemo.utils import logging
-    from nemo.utils.exp_manager import exp_manager
     from nemo.utils.trainer_utils import resolve_trainer_cfg
     from omegaconf import OmegaConf
 
     from nemo_birq.config_checks import check_run_keys
     from nemo_birq.model import BiRQModel
+    from nemo_birq.monitoring.alarms import UnreadableDataError
+    from nemo_birq.monitoring.finite_check import NonFiniteError
+    from nemo_birq.pretraining.result import complete_result
+    from nemo_birq.runs.experiment import experiment
 
-    logging.info(f"Hydra config: {OmegaConf.to_yaml(cfg)}")
-    with errors_in_one_line():
+    with errors_in_one_line(UnreadableDataError, NonFiniteError):
         check_run_keys(cfg)
+        logging.info(f"Hydra config: {OmegaConf.to_yaml(cfg)}")
         pl.seed_everything(cfg.seed, workers=True)
         trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer))
-        exp_manager(trainer, cfg.get("exp_manager", None))
-        model = BiRQModel(cfg=cfg.model, trainer=trainer)
-        model.maybe_init_from_pretrained_checkpoint(cfg)
-    trainer.fit(model)
+        with experiment(trainer, cfg.get("exp_manager", None)):
+            model = BiRQModel(cfg=cfg.model, trainer=trainer)
+            model.maybe_init_from_pretrained_checkpoint(cfg)
+            trainer.fit(model)
+            complete_result(model, trainer)
 
 
 @hydra_command("untrained-model", config_name=CONFIGURATION, keys=KEYS, more_keys=birq_keys)
