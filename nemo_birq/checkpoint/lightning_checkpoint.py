@@ -88,6 +88,9 @@ class CompleteCheckpointIO(TorchCheckpointIO):
         if get_protocol(str(path)) != "file" or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)
             return
+        for state in checkpoint.get("optimizer_states", ()):
+            if "ema" in state:  # NeMo cannot exchange restored averages that are parameters
+                state["ema"] = [average.detach() for average in state["ema"]]
         with writing(Path(path)), complete_file(Path(path)) as part, open(part, "wb") as file:
             torch.save(checkpoint, file)
 

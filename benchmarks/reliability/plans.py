@@ -1,0 +1,184 @@
+"""The storms of a run, derived from the file operations of an uninterrupted and of a resumed run."""
+
+import os
+import random
+import signal
+import subprocess
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.reliability import disturbances as do
+from benchmarks.reliability.disturbances import DAMAGES
+from benchmarks.reliability.file_operations import Operation, recorded
+from benchmarks.reliability.runs import NAME, SAVE_EVERY, STEPS, Run
+from benchmarks.reliability.storms import Stage, Storm
+
+MARKER = "-unfinished"
+"""End of the name of NeMo's marker of a checkpoint that is being written or removed."""
+MOST_ALIKE = 12
+"""Operations of one group that are all aimed at; of more, such as writes to a log, the first, middle and last."""
+SHARES = (0.1, 0.5, 0.99)
+"""Shares of a file that are written when the process is killed."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """An uninterrupted run, and what a resumed one does."""
+
+    run: Run
+    outcome: dict[str, Any]
+    seconds: float
+    operations: list[Operation]
+    resumed: list[Operation]
+    """File operations of a start that goes on after the second checkpoint."""
+    nemo: Path
+    """File that the run ended with."""
+    sizes: dict[str, int]
+    """Bytes of the files ``.ckpt`` and ``.nemo``."""
+
+    @property
+    def saves(self) -> list[int]:
+        """Numbers of the operations at which NeMo marks a checkpoint as unfinished before it writes it."""
+        first: dict[str, int] = {}
+        for number, operation in enumerate(self.operations):
+            if operation.kind == "open" and operation.paths[0].endswith(MARKER):
+                first.setdefault(operation.paths[0], number)  # the second time it is removed
+        return list(first.values())
+
+    @property
+    def end(self) -> int:
+        """Number of the first operation on the .nemo."""
+        return next(n for n, op in enumerate(self.operations) if any(".nemo" in path for path in op.paths))
+
+
+def middle(operations: list[Operation]) -> int:
+    """Returns the number of an operation between the second and the third checkpoint."""
+    third = f"step={3 * SAVE_EVERY}" if STEPS > 2 * SAVE_EVERY else "step="
+    return next(n for n, op in enumerate(operations) if third in op.paths[0]) - 2
+
+
+def observe(stage: Stage, run: Run) -> Observed:
+    """Runs once without disturbance, and once resumed.
+
+    Raises:
+        RuntimeError: the uninterrupted run failed.
+    """
+    name = run.name.replace(" ", "_")
+    records = [stage.folder / f"{name}_{kind}.operations" for kind in ("whole", "resumed")]
+    whole = stage.folder / f"{name}_whole"
+    outcome, seconds = stage.uninterrupted(run, whole.name, do.record(records[0]))
+    operations = recorded(records[0])
+    files = list((whole / NAME / "checkpoints").iterdir())
+    stop = do.kill_at(middle(operations))
+    stage.weather(Storm("resumed", run, [stop, do.record(records[1])]), outcome, f"{name}_resumed")
+    return Observed(
+        run=run,
+        outcome=outcome,
+        seconds=seconds,
+        operations=operations,
+        resumed=recorded(records[1]),
+        nemo=next(path for path in files if path.suffix == ".nemo"),
+        sizes={path.suffix: path.stat().st_size for path in files},
+    )
+
+
+def plan(seen: Observed, seed: int, count: int) -> list[Storm]:
+    """Returns the storms of a run: ``count`` random ones in a plain pretraining, fewer elsewhere, and all other kinds."""
+    draw = random.Random(f"{seed} {seen.run.name}")
+    is_plain = seen.run.ranks == 1 and seen.run.is_exact and not seen.run.has_workers
+    some = count if is_plain else -(-count // 5)
+    storms = [*at_random(seen, draw, some), *signals(seen, draw, -(-some // 10)), *again(seen)]
+    if not seen.run.has_workers:
+        storms += [*aimed(seen, MOST_ALIKE if is_plain else 1), *inside(seen), *full_disk(seen)]
+    return [*storms, *damage(seen)] if is_plain else storms
+
+
+def aimed(seen: Observed, most_alike: int = MOST_ALIKE) -> Iterator[Storm]:
+    """Yields kills at each file operation of an uninterrupted run, and of one that is resumed."""
+    for number in chosen(seen.operations, most_alike):
+        yield Storm("aimed", seen.run, [do.kill_at(number, seen.operations[number])])
+    stop = do.kill_at(middle(seen.operations), "after the second checkpoint")
+    for number in chosen(seen.resumed, most_alike):
+        yield Storm("aimed, resumed", seen.run, [stop, do.kill_at(number, seen.resumed[number])])
+
+
+def inside(seen: Observed) -> Iterator[Storm]:
+    """Yields kills in the middle of a checkpoint and of the .nemo."""
+    for number, suffix in places(seen):
+        for share in SHARES:
+            kill = do.kill_inside(number, int(share * seen.sizes[suffix]), seen.operations[number])
+            yield Storm("inside a file", seen.run, [kill])
+
+
+def full_disk(seen: Observed) -> Iterator[Storm]:
+    """Yields errors of every write to a large file, and where mounting is allowed, disks that are really full."""
+    for number, suffix in places(seen):
+        yield Storm("full disk", seen.run, [do.fill_disk(number, seen.sizes[suffix] // 2, seen.operations[number])])
+    if can_mount():
+        ckpt = seen.sizes[".ckpt"]
+        for size in (8192, ckpt // 2, ckpt * 3 // 2, ckpt * 5 // 2, ckpt * 7 // 2):
+            size = -(-size // 4096) * 4096
+            yield Storm("full disk", seen.run, [do.Disturbance(f"disk of {size} bytes")], disk=size)
+
+
+def damage(seen: Observed) -> Iterator[Storm]:
+    """Yields damage to the newest checkpoint of a run that was killed."""
+    for kind in DAMAGES:
+        stop = do.kill_at(middle(seen.operations), "after the second checkpoint")
+        yield Storm("damage", seen.run, [do.damaged(stop, kind)])
+
+
+def again(seen: Observed) -> Iterator[Storm]:
+    """Yields the same command after the end."""
+    yield Storm("again after the end", seen.run, [do.Disturbance()])
+
+
+def signals(seen: Observed, draw: random.Random, rounds: int) -> Iterator[Storm]:
+    """Yields signals at random moments, once and twice in a row."""
+    for _ in range(rounds):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            for again_after in (None, draw.uniform(0.0, 0.3)):
+                yield Storm("signal", seen.run, [do.send_after(draw.uniform(0.0, seen.seconds), number, again_after)])
+
+
+def at_random(seen: Observed, draw: random.Random, count: int) -> Iterator[Storm]:
+    """Yields one to five kills at random moments; of several ranks all, or one of them."""
+    for _ in range(count):
+        kills = []
+        for _ in range(draw.randint(1, 5)):
+            rank = draw.choice([None, *range(seen.run.ranks)]) if seen.run.ranks > 1 else None
+            kills.append(do.kill_after(draw.uniform(0.0, seen.seconds), rank))
+        yield Storm("random", seen.run, kills)
+
+
+def chosen(operations: list[Operation], most_alike: int = MOST_ALIKE) -> list[int]:
+    """Returns the operations to aim at. Of more than ``most_alike`` that are alike: first, middle and last, or the last."""
+    groups = defaultdict(list)
+    for number, operation in enumerate(operations):
+        groups[operation.group].append(number)
+    numbers = set()
+    for group in groups.values():
+        few = [group[-1]] if most_alike == 1 else [group[0], group[len(group) // 2], group[-1]]
+        numbers |= set(group if len(group) <= most_alike else few)
+    return sorted(numbers)
+
+
+def places(seen: Observed) -> list[tuple[int, str]]:
+    """Returns the operations after which a large file is written, with the suffix of that file."""
+    return [*((number, ".ckpt") for number in seen.saves), (max(0, seen.end - 1), ".nemo")]
+
+
+def can_mount() -> bool:
+    """Tells whether this process may mount a small disk."""
+    if os.geteuid() != 0:
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["mount", "-t", "tmpfs", "-o", "size=4096", "tmpfs", folder]
+        if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+            return False
+        subprocess.run(["umount", folder], check=True)
+        return True
