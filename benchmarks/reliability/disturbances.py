@@ -1,4 +1,4 @@
-"""What happens to one start of a run: kills, signals, a full disk, and damage to a checkpoint afterwards."""
+"""Disturbances of one start of a run: kills, signals, a full disk, and damage to a checkpoint afterwards."""
 
 import random
 import signal
@@ -15,7 +15,7 @@ DAMAGES = ("truncated", "empty", "zeros", "garbage")
 
 @dataclass(frozen=True)
 class Disturbance:
-    """What happens to a start. Without any field it is left alone."""
+    """A disturbance of one start. Without any field the start is left alone."""
 
     name: str = "undisturbed"
     in_child: Callable[[Path], None] | None = None

@@ -1,4 +1,4 @@
-"""The file operations of a run, counted where they happen, and what a storm does at one of them.
+"""The file operations of a run, counted where they happen, and kills and limits at one of them.
 
 Python reports an operation before it does it (``sys.addaudithook``), so that a kill at operation n is a kill after n - 1.
 ``os.fsync`` is reported by nobody and is therefore wrapped. Writes to an open file are not operations: a limit of the file
@@ -75,8 +75,8 @@ class KillAt:
 class LimitAt:
     """Limits the size of files from operation ``number`` on.
 
-    Beyond the limit the kernel ends the process, which leaves a partly written file. With ``full_disk``, every write beyond it
-    is an error.
+    Beyond the limit the kernel ends the process, which leaves a partly written file. With ``full_disk``, every write beyond
+    it is an error.
     """
 
     number: int

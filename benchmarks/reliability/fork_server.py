@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 import traceback
+import types
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -196,6 +197,7 @@ def _run(start: Start) -> None:
         os.chdir(start.folder)
         os.environ.update(start.env)
         sys.argv = list(start.arguments)
+        sys.modules["__main__"] = types.ModuleType("__main__")  # not the owner's: programs take their name from it
         if start.before is not None:
             start.before()
         module, _, function = start.entry.partition(":")

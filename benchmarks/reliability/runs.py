@@ -77,7 +77,7 @@ def pretraining_with_workers() -> Run:
 
 def pretraining_on_two_ranks() -> Run:
     """Returns a pretraining on two gloo processes."""
-    few = ("trainer.strategy=ddp", "model.train_ds.batch_duration=3", "exp_manager.seconds_to_sleep=0.5")
+    few = ("trainer.strategy=ddp", "model.train_ds.batch_duration=3", "+exp_manager.seconds_to_sleep=1")
     return Run("2 ranks", (*PRETRAIN, *few), ranks=2)
 
 

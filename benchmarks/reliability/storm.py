@@ -1,4 +1,4 @@
-"""Kills tiny training runs at random moments and at each of their file operations, and starts them again until they end.
+"""The command behind ``make storm``: the storms of all runs, with a table and a file of results.
 
 make storm                          # STORMS=50 SEED=0 JOBS=2
 python -m benchmarks.reliability.storm --storms 10 --kind aimed --run pretraining
@@ -44,11 +44,12 @@ console = Console()
 def main(
     storms: int, seed: int, jobs: int, runs: Sequence[str], kinds: Sequence[str], folder: Path | None, out: Path
 ) -> None:
-    """Kills tiny training runs at random moments and at each of their file operations, and starts them again until they end.
+    """Kills tiny training runs at random moments and at each of their file operations, and restarts them until they end.
 
-    Each start is the command of a user, and each kill a real one. A storm is well if the run ends without a person and leaves
-    what an uninterrupted run leaves, bit for bit: weights, labels, optimizer, alarms, metrics, model card and .nemo. After
-    fine-tuning, whose data begin a new order at each start, only the files are compared. The exit code is 1 if a storm failed.
+    Each start is the command of a user, and each kill a real one. A storm is well if the run ends without a person and
+    leaves the results of an uninterrupted run, bit for bit: weights, labels, optimizer, alarms, metrics, model card and
+    .nemo. After fine-tuning, whose data begin a new order at each start, only the files are compared. The exit code is 1
+    if a storm failed.
     """
     began = time.monotonic()
     with (

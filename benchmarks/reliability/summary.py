@@ -35,11 +35,14 @@ def totals(results: list[Result]) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def summary_table(results: list[Result]) -> Table:
-    """Returns one line for each run and kind of storm."""
+    """Returns one line for each run and kind of storm.
+
+    ``person``: storms that did not end without one; ``waited``: longest time for which ranks ran on after one was killed.
+    """
     table = Table(title="Storms: runs that are killed and started again until they end", header_style="bold")
     for name in ("run", "kind"):
         table.add_column(name)
-    columns = ("storms", "starts", "kills", "well", "needed a person", "other ranks waited", "seconds")
+    columns = ("storms", "starts", "kills", "well", "person", "waited", "seconds")
     for name in columns:
         table.add_column(name, justify="right")
     before = None
