@@ -62,13 +62,14 @@ def recorded(file: Path) -> list[Operation]:
 
 
 @dataclass(frozen=True)
-class KillAt:
-    """Kills the process before operation ``number``, counted from 0."""
+class SignalAt:
+    """Sends the process a signal before operation ``number``, counted from 0."""
 
     number: int
+    signal: signal.Signals = signal.SIGKILL
 
     def __call__(self, folder: Path) -> None:
-        watch(folder, lambda number, _: number == self.number and os.kill(os.getpid(), signal.SIGKILL))
+        watch(folder, lambda number, _: number == self.number and os.kill(os.getpid(), self.signal))
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,7 @@ def main(
         from benchmarks.reliability.summary import failure, summary_table, write_results
 
         with console.status("importing NeMo"):
-            server.wait_until_ready()
-        stage = Stage(server, (folder or Path(own)).resolve(), Path(temporary))
+            stage = Stage(server, (folder or Path(own)).resolve(), Path(temporary))
         results = _all_storms(stage, storms, seed, jobs, runs or RUNS, kinds)
     failed = [result for result in results if not result.is_well]
     for result in failed:
@@ -79,13 +78,14 @@ def _all_storms(
     stage: "Stage", count: int, seed: int, jobs: int, runs: Sequence[str], kinds: Sequence[str]
 ) -> "list[Result]":
     """Observes the runs, then goes through their storms, several at a time."""
-    from benchmarks.reliability.plans import plan
+    from benchmarks.reliability.plans import observe_resumed, plan
 
     with Progress(*COLUMNS, console=console) as bars, ThreadPoolExecutor(jobs) as pool:
         task = bars.add_task("uninterrupted runs", total=len(runs))
         planned = []
         for seen in _observe_all(stage, runs):
-            planned += [(storm, seen) for storm in plan(seen, seed, count) if not kinds or storm.kind in kinds]
+            storms = plan(seen, observe_resumed(stage, seen), seed, count)
+            planned += [(storm, seen) for storm in storms if not kinds or storm.kind in kinds]
             bars.advance(task)
         task, results = bars.add_task("storms", total=len(planned)), []
         waiting = [
