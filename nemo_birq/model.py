@@ -26,7 +26,7 @@ from nemo_birq.config import parse
 from nemo_birq.config_checks import check_modules, check_optimizer
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.factory import build_dataloader
-from nemo_birq.data.trainer_hooks import check_trainer, load_position, save_position, with_schedule_length
+from nemo_birq.data.trainer_hooks import TrainingPosition, check_trainer, with_schedule_length
 from nemo_birq.labels.enhanced import EnhancedTargets
 from nemo_birq.labels.factory import build_labelers
 from nemo_birq.labels.teacher import find_teacher
@@ -271,7 +271,7 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
         return {"val_loss": log["val_loss"], "log": log}
 
     def configure_callbacks(self) -> list[Callback]:
-        return [*super().configure_callbacks(), self.monitor]
+        return [*super().configure_callbacks(), self.monitor, TrainingPosition()]
 
     def _seed(self, stream: str, *position: int) -> int:
         return step_seed(self.birq.seed, self.global_rank, stream, *position)
@@ -300,8 +300,6 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
         self.monitor.check_finite(self)  # not in a callback, which a weights-only checkpoint would skip
         super().on_save_checkpoint(checkpoint)
         checkpoint["birq_label_tensors"] = artifacts.labels_of(self)
-        if self._trainer is not None:
-            save_position(checkpoint, self._trainer, self._train_dl, between_batches=self._trainer.global_step == self._step)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
@@ -309,7 +307,6 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
         # The checkpoint's tensors count, should this version of PyTorch draw others from the seed.
         artifacts.restore_labels(self, checkpoint["birq_label_tensors"])
         self.trained_steps = checkpoint["global_step"]
-        load_position(checkpoint, self._train_dl)
 
     # --- data and optimizer ---------------------------------------------------------------------------------------
 
