@@ -21,6 +21,8 @@ from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
 from nemo_birq.checkpoint import artifacts, hub
+from nemo_birq.checkpoint.lightning_checkpoint import check_checkpoint
+from nemo_birq.checkpoint.nemo_archive import complete_nemo, opening
 from nemo_birq.checkpoint.stock_config import refuse_bare_encoder, with_stock_nodes
 from nemo_birq.config import parse
 from nemo_birq.config_checks import check_modules, check_optimizer
@@ -88,13 +90,9 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
 
     @typecheck()
     def forward(
-        self,
-        input_signal=None,
-        input_signal_length=None,
-        processed_signal=None,
-        processed_signal_length=None,
+        self, input_signal=None, input_signal_length=None, processed_signal=None, processed_signal_length=None,
         generator: torch.Generator | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
         """Encodes a batch: in training mode with random spans masked, in evaluation mode without masking.
 
         Arguments and results are those of the parent class; give either raw or processed signals.
@@ -154,16 +152,9 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
         )
 
     def losses_of_features(
-        self,
-        features: Tensor,
-        lengths: Tensor,
-        mask: Tensor,
-        weights: Weights,
-        generator: torch.Generator,
-        observe_labels: bool = False,
-        over_ranks: bool = True,
-        usable: bool = True,
-    ) -> Losses:
+        self, features: Tensor, lengths: Tensor, mask: Tensor, weights: Weights, generator: torch.Generator,
+        observe_labels: bool = False, over_ranks: bool = True, usable: bool = True,
+    ) -> Losses:  # fmt: skip
         """Computes both losses of normalized features (B, F, T) with lengths (B,) and a mask (B, T) bool on the host.
 
         The normalization of layer k passes over features that are not ``usable``.
@@ -281,8 +272,18 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
     def save_to(self, save_path: str) -> None:
         """Writes a ``.nemo`` that any NeMo opens, complete or not at all, with label tensors, teacher and card inside."""
         self.saved = Path(save_path)
-        with artifacts.packed_model(self, self.saved.stem), artifacts.complete_nemo(self.saved) as part:
+        with complete_nemo(self.saved) as part, artifacts.packed_model(self, self.saved.stem):
             super().save_to(str(part))
+
+    @classmethod
+    def restore_from(cls, restore_path: str, *args: Any, **options: Any) -> "BiRQModel | DictConfig":
+        with opening(restore_path):
+            return super().restore_from(restore_path, *args, **options)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str, *args: Any, **options: Any) -> "BiRQModel":
+        check_checkpoint(checkpoint_path)  # Lightning would run code that a file holds
+        return super().load_from_checkpoint(checkpoint_path, *args, **options)
 
     def on_train_start(self) -> None:
         super().on_train_start()
