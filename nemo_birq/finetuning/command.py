@@ -71,6 +71,7 @@ def finetune(cfg: "DictConfig") -> None:
 
     from nemo_birq.finetuning.preparation import prepare
     from nemo_birq.finetuning.training import build_recognizer, build_trainer, save_best
+    from nemo_birq.runs.resuming import prepare_resuming
 
     with errors_in_one_line():
         pretrained, tests = prepare(cfg)
@@ -78,6 +79,7 @@ def finetune(cfg: "DictConfig") -> None:
         trainer, num_steps = build_trainer(cfg)
         folder = Path(exp_manager(trainer, cfg.exp_manager))
         model = build_recognizer(cfg, trainer, num_steps, pretrained)
+        prepare_resuming(model, trainer, cfg.get("resume_with_changed"))
     trainer.fit(model)
     nemo = save_best(model, trainer, folder, cfg.name)
     if not trainer.is_global_zero:
