@@ -82,7 +82,7 @@ def pretraining_on_two_ranks() -> Run:
 
 def finetuning(nemo: Path) -> Run:
     """Returns a fine-tuning of a pretrained file."""
-    own = (f"init_from_nemo_model={nemo}", f"test_manifests=[test={CORPUS}/test/test.json]")
+    own = (f"init_from_nemo_model={nemo}", f"test_manifests=[{VALIDATION}]")
     return Run("fine-tuning", (*FINETUNE, *own), is_exact=False)
 
 

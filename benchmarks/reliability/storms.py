@@ -191,6 +191,7 @@ def message(log: Path) -> str:
     """Returns the line of a log that says most about why the run failed."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"(birq \w+: |[\w.]*(Error|Exception|Interrupt)\b)", line)]
+    lines = [line for line in lines if "HYDRA_FULL_ERROR" not in line]
     return (errors or lines or ["no output"])[-1][:300]
 
 
