@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from nemo_birq.utils.files import complete_file, flush, write_json, write_text
+from nemo_birq.utils.files import complete_file, flush, read_json, write_json, write_text
 
 SETTINGS = "settings.json"
 _WRITING = ".writing"
@@ -106,7 +106,9 @@ def check_same(path: Path, settings: dict[str, Any], message: str, remedy: str) 
     Raises:
         ValueError: saying what differs.
     """
-    found = json.loads(path.read_text(encoding="utf-8"))["settings"]
+    found = read_json(path).get("settings")
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} has no 'settings', it is damaged. {remedy}")
     different = [
         f"{key} was {found.get(key)}, now {settings.get(key)}"
         for key in settings | found
