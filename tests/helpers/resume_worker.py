@@ -2,17 +2,14 @@
 
 Trains the tiny configuration, keeps the names of the utterances of each step, and may be killed.
 
-python tests/helpers/resume_worker.py FOLDER [--kill-after STEPS] [--workers N]
+tests.helpers.resume_worker FOLDER [--kill-after STEPS] [--workers N]
 """
 
 import argparse
 import json
 import os
 import signal
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import lightning.pytorch as pl
 import torch
@@ -72,7 +69,7 @@ def train(folder: Path, kill_after: int | None = None, workers: int = 0, **optio
     return model.state_dict()
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kill-after", type=int)
