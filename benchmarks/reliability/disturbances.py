@@ -1,4 +1,4 @@
-"""What happens to one start of a run: kills, signals, a full disk, and damage to a checkpoint afterwards."""
+"""Disturbances of one start of a run: kills, signals, a full disk, and damage to a checkpoint afterwards."""
 
 import random
 import signal
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.reliability.file_operations import KillAt, LimitAt, Recording
+from benchmarks.reliability.file_operations import LimitAt, Recording, SignalAt
 from benchmarks.reliability.fork_server import POLL_SECONDS, Child
 
 DAMAGES = ("truncated", "empty", "zeros", "garbage")
@@ -15,7 +15,7 @@ DAMAGES = ("truncated", "empty", "zeros", "garbage")
 
 @dataclass(frozen=True)
 class Disturbance:
-    """What happens to a start. Without any field it is left alone."""
+    """A disturbance of one start. Without any field the start is left alone."""
 
     name: str = "undisturbed"
     in_child: Callable[[Path], None] | None = None
@@ -30,7 +30,7 @@ class Disturbance:
 
 def kill_at(number: int, what: object = "") -> Disturbance:
     """Kills rank 0 before its file operation ``number``."""
-    return Disturbance(f"SIGKILL before operation {number}: {what}".rstrip(": "), in_child=KillAt(number))
+    return Disturbance(f"SIGKILL before operation {number}: {what}".rstrip(": "), in_child=SignalAt(number))
 
 
 def kill_inside(number: int, size: int, what: object = "") -> Disturbance:
@@ -73,6 +73,11 @@ def send_after(seconds: float, number: signal.Signals, again_after: float | None
 
     twice = "" if again_after is None else f", again after {again_after:.2f} s"
     return Disturbance(f"{number.name} after {seconds:.2f} s{twice}", from_outside=send, signal=number)
+
+
+def send_at(number: int, what: signal.Signals) -> Disturbance:
+    """Sends a signal to rank 0 before its file operation ``number``."""
+    return Disturbance(f"{what.name} before operation {number}", in_child=SignalAt(number, what), signal=what)
 
 
 def damaged(disturbance: Disturbance, kind: str) -> Disturbance:

@@ -1,4 +1,4 @@
-"""The file operations of a run, counted where they happen, and what a storm does at one of them.
+"""The file operations of a run, counted where they happen, and kills and limits at one of them.
 
 Python reports an operation before it does it (``sys.addaudithook``), so that a kill at operation n is a kill after n - 1.
 ``os.fsync`` is reported by nobody and is therefore wrapped. Writes to an open file are not operations: a limit of the file
@@ -62,21 +62,22 @@ def recorded(file: Path) -> list[Operation]:
 
 
 @dataclass(frozen=True)
-class KillAt:
-    """Kills the process before operation ``number``, counted from 0."""
+class SignalAt:
+    """Sends the process a signal before operation ``number``, counted from 0."""
 
     number: int
+    signal: signal.Signals = signal.SIGKILL
 
     def __call__(self, folder: Path) -> None:
-        watch(folder, lambda number, _: number == self.number and os.kill(os.getpid(), signal.SIGKILL))
+        watch(folder, lambda number, _: number == self.number and os.kill(os.getpid(), self.signal))
 
 
 @dataclass(frozen=True)
 class LimitAt:
     """Limits the size of files from operation ``number`` on.
 
-    Beyond the limit the kernel ends the process, which leaves a partly written file. With ``full_disk``, every write beyond it
-    is an error.
+    Beyond the limit the kernel ends the process, which leaves a partly written file. With ``full_disk``, every write beyond
+    it is an error.
     """
 
     number: int

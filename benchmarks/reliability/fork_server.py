@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 import traceback
+import types
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,11 +63,13 @@ class Child:
         self._server, self.pid = server, pid
         self.returncode: int | None = None
         """As in ``subprocess``: a negative number is a signal."""
+        self.processor_seconds = 0.0
+        """Of the process and of its children that it has waited for, when it has ended."""
 
     def poll(self) -> int | None:
         """Returns the exit status, or None while the process runs."""
         if self.returncode is None:
-            self.returncode = self._server.ask("poll", self.pid)
+            self.returncode, self.processor_seconds = self._server.ask("poll", self.pid)
         return self.returncode
 
     def wait(self, timeout: float) -> int:
@@ -97,7 +100,7 @@ class ForkServer:
     """Owner's side. Closing it, or the end of the owner, ends the server and kills all children.
 
     Args:
-        preload: modules to import before the first child.
+        preload: modules to import before the first child, when it is asked for.
     """
 
     def __init__(self, preload: Sequence[str] = PRELOADED):
@@ -150,14 +153,12 @@ def _serve(owner: socket.socket, preload: Sequence[str]) -> None:
     children: set[int] = set()
     try:
         _redirect(Path(os.devnull), Path(os.devnull))
-        for module in preload:
-            import_module(module)
-        import torch
-
-        torch.set_num_threads(1)
-        gc.collect()
-        gc.freeze()  # the memory of what is imported stays shared with the children
+        _close_files_but(owner.fileno())
+        is_loaded = False
         while (request := _receive(owner)) is not None:
+            if not is_loaded:
+                _load(preload)
+                is_loaded = True
             _send(owner, _answer(owner, children, *request))
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -167,6 +168,24 @@ def _serve(owner: socket.socket, preload: Sequence[str]) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
         os._exit(0)
+
+
+def _load(modules: Sequence[str]) -> None:
+    for module in modules:
+        import_module(module)
+    import torch
+
+    torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()  # the memory of what is imported stays shared with the children
+
+
+def _close_files_but(kept: int) -> None:
+    """Closes the files of the owner: some have readers who wait until all writers are gone."""
+    for number in map(int, os.listdir("/proc/self/fd")):
+        if number > 2 and number != kept:
+            with contextlib.suppress(OSError):
+                os.close(number)
 
 
 def _answer(owner: socket.socket, children: set[int], question: str, content: Any) -> Any:
@@ -179,11 +198,11 @@ def _answer(owner: socket.socket, children: set[int], question: str, content: An
             _run(content)
         children.add(pid)
         return pid
-    pid, status = os.waitpid(content, os.WNOHANG)
+    pid, status, used = os.wait4(content, os.WNOHANG)
     if pid == 0:
-        return None
+        return None, 0.0
     children.discard(content)
-    return os.waitstatus_to_exitcode(status)
+    return os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime
 
 
 def _run(start: Start) -> None:
@@ -196,6 +215,7 @@ def _run(start: Start) -> None:
         os.chdir(start.folder)
         os.environ.update(start.env)
         sys.argv = list(start.arguments)
+        sys.modules["__main__"] = types.ModuleType("__main__")  # not the owner's: programs take their name from it
         if start.before is not None:
             start.before()
         module, _, function = start.entry.partition(":")

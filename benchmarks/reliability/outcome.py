@@ -1,8 +1,8 @@
 """The results of a run, as a flat table of values by which two runs are compared.
 
-It leaves out values that differ between two uninterrupted runs: times, dates, speeds, and names that NeMo draws at random. It
-replaces the folder of the experiment by a word, and joins the metrics of resumed runs: of a step that was trained twice, the
-last value counts.
+It leaves out values that differ between two uninterrupted runs: times, dates, speeds, and names that NeMo draws at random.
+It replaces the folder of the experiment by a word, and joins the metrics of resumed runs: of a step that was trained twice,
+the last value counts.
 """
 
 import contextlib

@@ -14,13 +14,14 @@ from typing import Any
 from benchmarks.reliability import disturbances as do
 from benchmarks.reliability.disturbances import DAMAGES
 from benchmarks.reliability.file_operations import Operation, recorded
-from benchmarks.reliability.runs import NAME, SAVE_EVERY, STEPS, Run
+from benchmarks.reliability.runs import NAME, Run
 from benchmarks.reliability.storms import Stage, Storm
 
 MARKER = "-unfinished"
 """End of the name of NeMo's marker of a checkpoint that is being written or removed."""
 MOST_ALIKE = 12
 """Operations of one group that are all aimed at; of more, such as writes to a log, the first, middle and last."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SHARES = (0.1, 0.5, 0.99)
 """Shares of a file that are written when the process is killed."""
 
@@ -33,8 +34,6 @@ class Observed:
     outcome: dict[str, Any]
     seconds: float
     operations: list[Operation]
-    resumed: list[Operation]
-    """File operations of a start that goes on after the second checkpoint."""
     nemo: Path
     """File that the run ended with."""
     sizes: dict[str, int]
@@ -54,56 +53,68 @@ class Observed:
         """Number of the first operation on the .nemo."""
         return next(n for n, op in enumerate(self.operations) if any(".nemo" in path for path in op.paths))
 
-
-def middle(operations: list[Operation]) -> int:
-    """Returns the number of an operation between the second and the third checkpoint."""
-    third = f"step={3 * SAVE_EVERY}" if STEPS > 2 * SAVE_EVERY else "step="
-    return next(n for n, op in enumerate(operations) if third in op.paths[0]) - 2
+    @property
+    def middle(self) -> int:
+        """Number of an operation between the second and the third checkpoint."""
+        return self.saves[4] - 2  # each has two files, that of the best and that of the last
 
 
 def observe(stage: Stage, run: Run) -> Observed:
-    """Runs once without disturbance, and once resumed.
+    """Trains once without disturbance.
 
     Raises:
-        RuntimeError: the uninterrupted run failed.
+        RuntimeError: the run failed.
     """
-    name = run.name.replace(" ", "_")
-    records = [stage.folder / f"{name}_{kind}.operations" for kind in ("whole", "resumed")]
-    whole = stage.folder / f"{name}_whole"
-    outcome, seconds = stage.uninterrupted(run, whole.name, do.record(records[0]))
-    operations = recorded(records[0])
-    files = list((whole / NAME / "checkpoints").iterdir())
-    stop = do.kill_at(middle(operations))
-    stage.weather(Storm("resumed", run, [stop, do.record(records[1])]), outcome, f"{name}_resumed")
+    folder = stage.folder / f"{run.name}_whole".replace(" ", "_")
+    record = folder.with_suffix(".operations")
+    outcome, seconds = stage.uninterrupted(run, folder.name, do.record(record))
+    files = list((folder / NAME / "checkpoints").iterdir())
     return Observed(
         run=run,
         outcome=outcome,
         seconds=seconds,
-        operations=operations,
-        resumed=recorded(records[1]),
+        operations=recorded(record),
         nemo=next(path for path in files if path.suffix == ".nemo"),
         sizes={path.suffix: path.stat().st_size for path in files},
     )
 
 
-def plan(seen: Observed, seed: int, count: int) -> list[Storm]:
-    """Returns the storms of a run: ``count`` random ones in a plain pretraining, fewer elsewhere, and all other kinds."""
+def observe_resumed(stage: Stage, seen: Observed) -> list[Operation]:
+    """Returns the file operations of a start that goes on after the second checkpoint."""
+    record = stage.folder / f"{seen.run.name}_resumed.operations".replace(" ", "_")
+    stage.weather(Storm("resumed", seen.run, [do.kill_at(seen.middle), do.record(record)]), seen.outcome, record.stem)
+    return recorded(record)
+
+
+def plan(seen: Observed, resumed: list[Operation], seed: int, count: int) -> list[Storm]:
+    """Returns the storms of a run: ``count`` random ones of a plain pretraining, fewer of others, and all other kinds.
+
+    Args:
+        seen: uninterrupted run.
+        resumed: file operations of a start that goes on after the second checkpoint.
+        seed: decides the random moments.
+        count: number of random storms.
+    """
     draw = random.Random(f"{seed} {seen.run.name}")
     is_plain = seen.run.ranks == 1 and seen.run.is_exact and not seen.run.has_workers
     some = count if is_plain else -(-count // 5)
     storms = [*at_random(seen, draw, some), *signals(seen, draw, -(-some // 10)), *again(seen)]
     if not seen.run.has_workers:
-        storms += [*aimed(seen, MOST_ALIKE if is_plain else 1), *inside(seen), *full_disk(seen)]
+        most_alike = MOST_ALIKE if is_plain else 1
+        storms += [*aimed(seen, most_alike), *aimed_at_resumed(seen, resumed, most_alike), *inside(seen), *full_disk(seen)]
     return [*storms, *damage(seen)] if is_plain else storms
 
 
-def aimed(seen: Observed, most_alike: int = MOST_ALIKE) -> Iterator[Storm]:
-    """Yields kills at each file operation of an uninterrupted run, and of one that is resumed."""
+def aimed(seen: Observed, most_alike: int) -> Iterator[Storm]:
+    """Yields a kill at each file operation of an uninterrupted run."""
     for number in chosen(seen.operations, most_alike):
         yield Storm("aimed", seen.run, [do.kill_at(number, seen.operations[number])])
-    stop = do.kill_at(middle(seen.operations), "after the second checkpoint")
-    for number in chosen(seen.resumed, most_alike):
-        yield Storm("aimed, resumed", seen.run, [stop, do.kill_at(number, seen.resumed[number])])
+
+
+def aimed_at_resumed(seen: Observed, resumed: list[Operation], most_alike: int) -> Iterator[Storm]:
+    """Yields a kill at each file operation of a start that goes on after a kill."""
+    for number in chosen(resumed, most_alike):
+        yield Storm("aimed, resumed", seen.run, [_stop(seen), do.kill_at(number, resumed[number])])
 
 
 def inside(seen: Observed) -> Iterator[Storm]:
@@ -128,8 +139,7 @@ def full_disk(seen: Observed) -> Iterator[Storm]:
 def damage(seen: Observed) -> Iterator[Storm]:
     """Yields damage to the newest checkpoint of a run that was killed."""
     for kind in DAMAGES:
-        stop = do.kill_at(middle(seen.operations), "after the second checkpoint")
-        yield Storm("damage", seen.run, [do.damaged(stop, kind)])
+        yield Storm("damage", seen.run, [do.damaged(_stop(seen), kind)])
 
 
 def again(seen: Observed) -> Iterator[Storm]:
@@ -138,9 +148,12 @@ def again(seen: Observed) -> Iterator[Storm]:
 
 
 def signals(seen: Observed, draw: random.Random, rounds: int) -> Iterator[Storm]:
-    """Yields signals at random moments, once and twice in a row."""
+    """Yields signals at random moments, once and twice in a row, and in the middle of saving a checkpoint."""
+    for number in SIGNALS:
+        for place in (seen.middle, seen.saves[-1] + 1, seen.end):
+            yield Storm("signal", seen.run, [do.send_at(place, number)])
     for _ in range(rounds):
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in SIGNALS:
             for again_after in (None, draw.uniform(0.0, 0.3)):
                 yield Storm("signal", seen.run, [do.send_after(draw.uniform(0.0, seen.seconds), number, again_after)])
 
@@ -155,7 +168,11 @@ def at_random(seen: Observed, draw: random.Random, count: int) -> Iterator[Storm
         yield Storm("random", seen.run, kills)
 
 
-def chosen(operations: list[Operation], most_alike: int = MOST_ALIKE) -> list[int]:
+def _stop(seen: Observed) -> do.Disturbance:
+    return do.kill_at(seen.middle, "after the second checkpoint")
+
+
+def chosen(operations: list[Operation], most_alike: int) -> list[int]:
     """Returns the operations to aim at. Of more than ``most_alike`` that are alike: first, middle and last, or the last."""
     groups = defaultdict(list)
     for number, operation in enumerate(operations):

@@ -8,16 +8,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 CORPUS = ROOT / "tarred_manifests"
 NAME = "storm"
-STEPS, SAVE_EVERY = 12, 4
 SMALL_ENCODER = ("model.encoder.n_layers=2", "model.encoder.d_model=32", "model.encoder.subsampling_conv_channels=8")
 QUIET = ("trainer.enable_progress_bar=false", "+trainer.enable_model_summary=false", "trainer.accelerator=cpu")
-SHORT = ("trainer.log_every_n_steps=1", f"trainer.max_steps={STEPS}", "+trainer.limit_val_batches=1")
+SHORT = ("trainer.log_every_n_steps=1", "+trainer.limit_val_batches=1")
 VALIDATION = f"{CORPUS}/validation/validation.json"
 
 PRETRAIN = (
     "birq", "pretrain", "--config-name=birq_conformer_tiny", f"name={NAME}", *SMALL_ENCODER, *QUIET, *SHORT,
     f"model.train_ds.manifest_filepath={VALIDATION}", f"model.validation_ds.manifest_filepath={VALIDATION}",
-    f"trainer.val_check_interval={SAVE_EVERY}", "model.train_ds.batch_duration=4", "model.validation_ds.batch_duration=8",
+    "model.train_ds.batch_duration=4", "model.validation_ds.batch_duration=8",
     "model.train_ds.max_duration=2.5",  # epochs shorter than the run
     "model.birq.quantizer.num_codes=64", "model.birq.watch.probe_seconds=2", "model.birq.watch.gradient_interval=5",
     "model.birq.watch.learned_by_step=6",  # an alarm, to be kept
@@ -25,7 +24,7 @@ PRETRAIN = (
 )  # fmt: skip
 FINETUNE = (
     "birq", "finetune", "--config-name=ctc_char", f"name={NAME}", *QUIET, *SHORT,
-    f"trainer.limit_train_batches={SAVE_EVERY}",
+    "trainer.max_steps=12", "trainer.limit_train_batches=4",
     f"model.train_ds.manifest_filepath={VALIDATION}", f"model.validation_ds.manifest_filepath={VALIDATION}",
     "model.train_ds.batch_duration=6", "model.validation_ds.batch_duration=8", "model.train_ds.max_duration=3",
     "model.train_ds.num_buckets=2", "model.train_ds.num_workers=0", "model.validation_ds.num_workers=0",
@@ -65,23 +64,27 @@ class Run:
         return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(self.ranks)]
 
 
-def pretraining() -> Run:
-    """Returns a pretraining in one process."""
-    return Run("pretraining", PRETRAIN)
+def pretraining(steps: int = 12) -> Run:
+    """Returns a pretraining in one process that writes three checkpoints."""
+    return Run("pretraining", (*PRETRAIN, *_length(steps)))
 
 
 def pretraining_with_workers() -> Run:
     """Returns a pretraining with two worker processes that load data."""
-    return Run("2 workers", (*PRETRAIN, "model.train_ds.num_workers=2"), has_workers=True)
+    return Run("2 workers", (*PRETRAIN, *_length(12), "model.train_ds.num_workers=2"), has_workers=True)
 
 
 def pretraining_on_two_ranks() -> Run:
     """Returns a pretraining on two gloo processes."""
-    few = ("trainer.strategy=ddp", "model.train_ds.batch_duration=3", "exp_manager.seconds_to_sleep=0.5")
-    return Run("2 ranks", (*PRETRAIN, *few), ranks=2)
+    few = ("trainer.strategy=ddp", "model.train_ds.batch_duration=3", "+exp_manager.seconds_to_sleep=1")
+    return Run("2 ranks", (*PRETRAIN, *_length(12), *few), ranks=2)
 
 
 def finetuning(nemo: Path) -> Run:
     """Returns a fine-tuning of a pretrained file."""
     own = (f"init_from_nemo_model={nemo}", f"test_manifests=[test={CORPUS}/test/test.json]")
     return Run("fine-tuning", (*FINETUNE, *own), is_exact=False)
+
+
+def _length(steps: int) -> tuple[str, str]:
+    return f"trainer.max_steps={steps}", f"trainer.val_check_interval={steps // 3}"

@@ -1,4 +1,4 @@
-"""Kills tiny training runs at random moments and at each of their file operations, and starts them again until they end.
+"""The command behind ``make storm``: the storms of all runs, with a table and a file of results.
 
 make storm                          # STORMS=50 SEED=0 JOBS=2
 python -m benchmarks.reliability.storm --storms 10 --kind aimed --run pretraining
@@ -44,11 +44,12 @@ console = Console()
 def main(
     storms: int, seed: int, jobs: int, runs: Sequence[str], kinds: Sequence[str], folder: Path | None, out: Path
 ) -> None:
-    """Kills tiny training runs at random moments and at each of their file operations, and starts them again until they end.
+    """Kills tiny training runs at random moments and at each of their file operations, and restarts them until they end.
 
-    Each start is the command of a user, and each kill a real one. A storm is well if the run ends without a person and leaves
-    what an uninterrupted run leaves, bit for bit: weights, labels, optimizer, alarms, metrics, model card and .nemo. After
-    fine-tuning, whose data begin a new order at each start, only the files are compared. The exit code is 1 if a storm failed.
+    Each start is the command of a user, and each kill a real one. A storm is well if the run ends without a person and
+    leaves the results of an uninterrupted run, bit for bit: weights, labels, optimizer, alarms, metrics, model card and
+    .nemo. After fine-tuning, whose data begin a new order at each start, only the files are compared. The exit code is 1
+    if a storm failed.
     """
     began = time.monotonic()
     with (
@@ -60,8 +61,7 @@ def main(
         from benchmarks.reliability.summary import failure, summary_table, write_results
 
         with console.status("importing NeMo"):
-            server.wait_until_ready()
-        stage = Stage(server, (folder or Path(own)).resolve(), Path(temporary))
+            stage = Stage(server, (folder or Path(own)).resolve(), Path(temporary))
         results = _all_storms(stage, storms, seed, jobs, runs or RUNS, kinds)
     failed = [result for result in results if not result.is_well]
     for result in failed:
@@ -78,13 +78,14 @@ def _all_storms(
     stage: "Stage", count: int, seed: int, jobs: int, runs: Sequence[str], kinds: Sequence[str]
 ) -> "list[Result]":
     """Observes the runs, then goes through their storms, several at a time."""
-    from benchmarks.reliability.plans import plan
+    from benchmarks.reliability.plans import observe_resumed, plan
 
     with Progress(*COLUMNS, console=console) as bars, ThreadPoolExecutor(jobs) as pool:
         task = bars.add_task("uninterrupted runs", total=len(runs))
         planned = []
         for seen in _observe_all(stage, runs):
-            planned += [(storm, seen) for storm in plan(seen, seed, count) if not kinds or storm.kind in kinds]
+            storms = plan(seen, observe_resumed(stage, seen), seed, count)
+            planned += [(storm, seen) for storm in storms if not kinds or storm.kind in kinds]
             bars.advance(task)
         task, results = bars.add_task("storms", total=len(planned)), []
         waiting = [

@@ -56,6 +56,8 @@ class Result:
     longest_wait: float = 0.0
     """Seconds that other ranks ran on after one had ended."""
     seconds: float = 0.0
+    processor_seconds: float = 0.0
+    """Of all starts."""
 
     @property
     def is_well(self) -> bool:
@@ -74,6 +76,7 @@ class Stage:
     def __init__(self, server: ForkServer, folder: Path, temporary: Path):
         self.server, self.folder = server, folder
         temporary.mkdir(parents=True, exist_ok=True)
+        server.wait_until_ready()
         self.env = {
             "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "TMPDIR": str(temporary),
             "NEMO_BIRQ_CACHE": str(folder / "cache"), "MPLCONFIGDIR": str(folder / "cache"),
@@ -87,7 +90,7 @@ class Stage:
         """
         folder, began = self.folder / name, time.monotonic()
         folder.mkdir(parents=True)
-        codes, _ = self._start(run, folder, disturbance)
+        codes, _, _ = self._start(run, folder, disturbance)
         if any(codes):
             raise RuntimeError(f"the uninterrupted run failed, {folder}/log0: {message(folder / 'log0')}")
         seconds = time.monotonic() - began
@@ -112,8 +115,9 @@ class Stage:
         log, experiment, left_alone = folder / "log0", folder / NAME, Disturbance()
         for disturbance in chain(storm.disturbances, repeat(left_alone, MOST_STARTS)):
             size, saved = log.stat().st_size if log.exists() else 0, last_checkpoint_step(experiment)
-            codes, waited = self._start(storm.run, folder, disturbance)
+            codes, waited, used = self._start(storm.run, folder, disturbance)
             result.starts += 1
+            result.processor_seconds += used
             result.longest_wait = max(result.longest_wait, waited)
             if storm.disk is not None and result.starts == 1:
                 subprocess.run(["mount", "-o", "remount,size=256m", str(experiment)], check=True)
@@ -136,8 +140,12 @@ class Stage:
                 return
         result.needed_a_person = f"not at its end after {result.starts} starts"
 
-    def _start(self, run: Run, folder: Path, disturbance: Disturbance) -> tuple[list[int], float]:
-        """Starts all ranks once; returns their exit codes, and how long the last ran on after the first had ended."""
+    def _start(self, run: Run, folder: Path, disturbance: Disturbance) -> tuple[list[int], float, float]:
+        """Starts all ranks once.
+
+        Returns:
+            Their exit codes, the seconds between the first and the last end, and the seconds of the processor.
+        """
         children = []
         for rank, env in enumerate(run.environments()):
             before = partial(disturbance.in_child, folder) if disturbance.in_child and rank == 0 else None
@@ -150,7 +158,8 @@ class Stage:
         finally:
             for child in children:
                 child.kill_group()  # also worker processes of one that was killed
-        return [child.wait(10.0) for child in children], waited
+        codes = [child.wait(10.0) for child in children]
+        return codes, waited, sum(child.processor_seconds for child in children)
 
 
 def _wait_for_all(children: list[Child]) -> float:

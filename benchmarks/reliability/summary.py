@@ -29,17 +29,21 @@ def totals(results: list[Result]) -> dict[tuple[str, str], dict[str, Any]]:
             "needed_a_person": sum(result.needed_a_person is not None for result in group),
             "other_ranks_waited": round(max(result.longest_wait for result in group), 1),
             "seconds": round(sum(result.seconds for result in group), 1),
+            "processor_seconds": round(sum(result.processor_seconds for result in group), 1),
         }
         for key, group in sorted(groups.items())
     }
 
 
 def summary_table(results: list[Result]) -> Table:
-    """Returns one line for each run and kind of storm."""
+    """Returns one line for each run and kind of storm.
+
+    ``person``: storms that did not end without one; ``waited``: longest time for which ranks ran on after one was killed.
+    """
     table = Table(title="Storms: runs that are killed and started again until they end", header_style="bold")
     for name in ("run", "kind"):
         table.add_column(name)
-    columns = ("storms", "starts", "kills", "well", "needed a person", "other ranks waited", "seconds")
+    columns = ("storms", "starts", "kills", "well", "person", "waited", "seconds", "processor")
     for name in columns:
         table.add_column(name, justify="right")
     before = None

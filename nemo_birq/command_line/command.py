@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from nemo_birq.utils.terminal import printable
+
 PATH = click.Path(path_type=Path)
 """Type of a parameter that becomes a ``Path``, of a file or folder that may be missing."""
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 120}
@@ -28,7 +30,7 @@ def errors_in_one_line(*others: type[Exception]) -> Iterator[None]:
     except BrokenPipeError:
         raise  # the reader of the output has gone; click ends the command without a message
     except (ValueError, OSError, ImportError, *others) as error:
-        sys.exit(f"{click.get_current_context().command_path}: {error}")
+        sys.exit(f"{click.get_current_context().command_path}: {printable(error)}")
 
 
 class Option(click.Option):

@@ -15,6 +15,7 @@ from torch.multiprocessing.reductions import shared_cache
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.index import Place, SpeechIndex
 from nemo_birq.data.manifests import TOLERANCE
+from nemo_birq.utils.terminal import printable
 
 OPEN_FILES = 128  # shards that a process keeps open
 
@@ -43,7 +44,7 @@ class SpeechDataset(torch.utils.data.Dataset):
                 names.append(place.name)
             except UnusableAudio as problem:
                 skipped += 1
-                logging.warning(f"Skipped {place.name} of {place.file}: {problem}")
+                logging.warning(printable(f"Skipped {place.name} of {place.file}: {problem}"))
         if not signals:  # a rank without an utterance takes the step all the same, see SpeechBatch.is_silent_stand_in
             signals = [np.zeros(self.sample_rate, np.float32)]
         lengths = torch.tensor([len(signal) for signal in signals])

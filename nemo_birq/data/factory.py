@@ -19,6 +19,7 @@ from nemo_birq.data.index import SpeechIndex, open_index
 from nemo_birq.data.manifests import is_remote
 from nemo_birq.data.sources import Source, read_sources
 from nemo_birq.data.webdataset import build_webdataset_loader
+from nemo_birq.utils.terminal import printable
 
 MAX_SKIPPED_SHARE = 0.05  # default of max_skipped_share
 MAX_SHOWN = 5  # problems of a dataset
@@ -127,7 +128,7 @@ def _open_checked(source: Source, max_skipped_share: float) -> SpeechIndex:
         raise ValueError(
             f"{message}\nMore than max_skipped_share={max_skipped_share} of them: mend the data, or set it higher"
         )
-    logging.warning(message)
+    logging.warning(printable(message))
     return index
 
 

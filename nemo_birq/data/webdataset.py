@@ -22,6 +22,7 @@ from torch import Tensor
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.build_index import Problems, entries_by_shard
 from nemo_birq.data.sources import Source
+from nemo_birq.utils.terminal import printable
 
 
 class ShuffledTarredDataset(TarredAudioToCharDataset):
@@ -58,12 +59,12 @@ class ShuffledTarredDataset(TarredAudioToCharDataset):
         return self.samples * max(1, self.num_workers)
 
     def _skip_rest(self, error: Exception) -> bool:
-        logging.warning(f"Skipped the rest of a shard that cannot be read to its end: {error}")
+        logging.warning(f"Skipped the rest of a shard that cannot be read to its end: {printable(error)}")
         self.skipped += 1
         return True
 
     def _skip_member(self, error: Exception) -> bool:
-        logging.warning(f"Skipped a member that is not audio: {error}")
+        logging.warning(f"Skipped a member that is not audio: {printable(error)}")
         return True
 
     def _build_sample(self, tup: tuple[bytes, str, int]) -> tuple | None:
@@ -78,7 +79,7 @@ class ShuffledTarredDataset(TarredAudioToCharDataset):
             if not bool(torch.isfinite(sample[0]).all()):
                 raise ValueError("it holds NaN or infinite samples")
         except (soundfile.SoundFileError, ValueError, RuntimeError) as error:
-            logging.warning(f"Skipped '{name}': {error}")
+            logging.warning(printable(f"Skipped '{name}': {error}"))
             self.skipped += 1
             self.skipped_in_a_row += 1
             if self.skipped_in_a_row >= self.samples:

@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from nemo_birq.command_line.command import errors_in_one_line
 from nemo_birq.command_line.hydra_command import hydra_command
 from nemo_birq.command_line.options import TRAIN_DATA_KEYS
 from nemo_birq.utils.files import write_json
 from nemo_birq.utils.progress import ProgressBars
+from nemo_birq.utils.terminal import Terminal
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import ASRModel
@@ -35,7 +34,7 @@ KEYS = {
     "trainer.devices": "number of GPUs, or auto",
     "trainer.precision": "bf16-mixed; on a CPU 32",
 }
-console = Console()
+console = Terminal()
 
 
 def score_all(model: "ASRModel", tests: "list[TestSet]", nemo: Path, folder: Path) -> None:
@@ -51,7 +50,7 @@ def score_all(model: "ASRModel", tests: "list[TestSet]", nemo: Path, folder: Pat
             results[test.name] = {"model": str(nemo), "name": test.name} | score(model, test.manifest, advance=advance)
             write_json(folder / f"{test.name}.json", results[test.name])
     console.print(score_table(results, f"{nemo.name}\ngreedy decoding"))
-    console.print(f"References and hypotheses alike: {'; '.join(STEPS['default'])}.", highlight=False)
+    console.print(f"References and hypotheses alike: {'; '.join(STEPS['default'])}.")
     console.print(f"scores      {folder}", soft_wrap=True)
 
 

@@ -7,6 +7,7 @@ from nemo_birq.command_line.command import errors_in_one_line
 from nemo_birq.command_line.configurations import birq_keys
 from nemo_birq.command_line.hydra_command import hydra_command
 from nemo_birq.command_line.options import TRAIN_DATA_KEYS
+from nemo_birq.utils.terminal import printable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -87,4 +88,4 @@ def untrained_model(cfg: "DictConfig") -> None:
         model = BiRQModel(cfg=cfg.model, trainer=pl.Trainer(**resolve_trainer_cfg(cfg.trainer)))
         path.parent.mkdir(parents=True, exist_ok=True)
         model.save_to(str(path))
-    print(path)
+    print(printable(path))

@@ -1,6 +1,8 @@
 """What leaves the machine names neither its folders nor its account: exports, uploads, shards."""
 
 import io
+import json
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -14,10 +16,13 @@ from omegaconf import OmegaConf
 import nemo_birq
 from nemo_birq import BiRQModel
 from nemo_birq.checkpoint.tar_owner import forget_owner
+from nemo_birq.data.shards.recipes.manifest import ManifestRecipe
+from nemo_birq.data.shards.segments import BuildError
 from nemo_birq.export.bare_encoder import strip, write_nemo
 from nemo_birq.export.runtime_files import write_runtime_file
 from tests.helpers.models import make_model
 from tests.helpers.nemo_files import SECRET
+from tests.helpers.shards import make, noise, write, write_lines
 
 pytestmark = pytest.mark.unit
 
@@ -103,3 +108,30 @@ def test_an_upload_leaves_the_paths_of_the_data_behind(saved, tmp_path, monkeypa
     assert owners(tmp_path / "encoder.nemo") == {(0, 0, "", "")}
     restored = nemo_birq.load_model(tmp_path / "encoder.nemo").state_dict()
     assert all(torch.equal(restored[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_shards_name_neither_folders_nor_the_account(tmp_path, monkeypatch):
+    """Neither do the plan and the card beside them; the plan still tells another input."""
+    home, lists = tmp_path / "home" / "somebody", tmp_path / "lists"
+    monkeypatch.setenv("HOME", str(home))
+    write(home / "audio" / "a.wav", noise(0.5))
+    (home / "audio" / "b.wav").write_bytes(b"no audio")
+    lists.mkdir()
+    manifest = write_lines(lists / "x.json", *({"audio_filepath": str(home / "audio" / f"{name}.wav")} for name in "abc"))
+    recipe, options = ManifestRecipe([manifest], lists), {"max_skipped_share": 1.0}
+    card = make(recipe, tmp_path / "out", **options)
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(files) >= 6
+    for path in files:
+        assert not any(word in path.read_bytes() for word in (str(tmp_path).encode(), b"somebody")), path
+    assert owners(tmp_path / "out" / "audio_0.tar") == {(0, 0, "", "")}
+    assert card["source"]["input"] == ["x.json"] and card["skipped"][0]["name"] == "~/audio/b.wav"
+    assert make(recipe, tmp_path / "out", **options) == card
+    plan = json.loads((tmp_path / "out" / "build_plan.json").read_text())
+    plan["source"] |= {"input": [str(manifest.resolve())], "root": str(lists.resolve())}  # as earlier versions wrote it
+    (tmp_path / "out" / "build_plan.json").write_text(json.dumps(plan))
+    assert make(recipe, tmp_path / "out", **options) == card
+    (tmp_path / "other").mkdir()
+    other = ManifestRecipe([Path(shutil.copy(manifest, tmp_path / "other"))], lists)
+    with pytest.raises(BuildError, match=r"input was \['x\.json \(path \w+\)'\] and is \['x\.json \(path \w+\)'\]"):
+        make(other, tmp_path / "out", **options)

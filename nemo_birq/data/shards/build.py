@@ -22,6 +22,7 @@ from nemo_birq.data.shards.plan import (
 )
 from nemo_birq.data.shards.segments import BuildError, Listing, Skipped
 from nemo_birq.data.shards.shard_job import ShardJob, build_shard, is_finished, record_path
+from nemo_birq.data.shards.source import shareable
 from nemo_birq.data.shards.workers import run_jobs
 from nemo_birq.data.shards.writer import merge_manifests
 from nemo_birq.utils.files import file_sha256, write_json
@@ -61,7 +62,7 @@ def build(
     Raises:
         BuildError: with what to do about it. What is finished stays.
     """
-    source = json.loads(json.dumps(recipe.describe()))
+    source = shareable(json.loads(json.dumps(recipe.describe())))
     out.mkdir(parents=True, exist_ok=True)
     lock = FileLock(out / LOCK)
     try:

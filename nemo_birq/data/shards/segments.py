@@ -57,5 +57,5 @@ class Listing(NamedTuple):
 
 
 def said_by(error: Exception) -> str:
-    """The message of libsndfile without the path, which differs from machine to machine."""
-    return getattr(error, "error_string", str(error))
+    """The message of libsndfile or of the system without the path, which differs from machine to machine."""
+    return getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)

@@ -11,6 +11,8 @@ from praatio import textgrid
 from praatio.utilities.errors import PraatioException
 from rich.progress import track
 
+from nemo_birq.utils.terminal import printable
+
 SILENCE = "SIL"
 SILENCES = {"", "SIL", "SP", "SPN", "<EPS>"}  # as aligners name silence, in upper case
 VOWELS = {"AA", "AE", "AH", "AO", "AW", "AX", "AY", "EH", "ER", "EY", "IH", "IY", "OW", "OY", "UH", "UW"}
@@ -163,7 +165,7 @@ def check_alignments(phones: dict[str, list[AlignmentItem]], durations: dict[str
         message = f"{len(late)} of {len(phones)} alignments end after their audio, {example}"
         if len(late) > len(phones) / 2:
             raise ValueError(f"{message}. Are their times in seconds, and are they of this audio?")
-        logging.warning(message)
+        logging.warning(printable(message))
     total = sum(durations[name] for name in phones)
     share = sum(covered[name] * durations[name] for name in phones) / total
     if share < MIN_COVERAGE:

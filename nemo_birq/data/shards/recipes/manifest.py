@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nemo_birq.data.shards.recipes.inputs import without_suffix
+from nemo_birq.data.shards.recipes.inputs import is_inside, without_suffix
 from nemo_birq.data.shards.segments import Listing, Segment, Skipped
 from nemo_birq.utils.files import file_sha256
 from nemo_birq.utils.progress import Progress
@@ -85,6 +85,11 @@ def _segment(line: dict, root: Path) -> Segment | tuple[str, str]:
             "outside",
             f"{given} leaves the folder of the manifest; if that is meant, give the folder with the audio as --root",
         )
+    if not os.path.isabs(given) and not is_inside(path, str(root)):
+        return "outside", f"{given} leaves the folder of the manifest by a link; if that is meant, give its absolute path"
+    home = os.path.expanduser("~")
+    if relative.startswith("..") and path.startswith(f"{home}/") and not f"{root}/".startswith(f"{home}/"):
+        relative = f"~{path.removeprefix(home)}"  # the name of a member does not hold that of an account
     times = ""
     if "offset" in line:
         end = "end" if duration is None else f"{round(1000 * (offset + duration)):08d}"

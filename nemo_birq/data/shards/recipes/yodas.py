@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from nemo_birq.data.shards.recipes.inputs import SUFFIXES, fingerprint, require_folder
-from nemo_birq.data.shards.segments import BuildError, Listing, Segment, Skipped, Spoken
+from nemo_birq.data.shards.segments import BuildError, Listing, Segment, Skipped, Spoken, said_by
 from nemo_birq.data.shards.workers import advance, run_jobs
 from nemo_birq.utils.files import write_json
 from nemo_birq.utils.progress import Progress
@@ -116,7 +116,7 @@ def _segments(archive: Archive, unpacked: Path, skipped: list[Skipped]) -> Itera
     try:
         texts = _long_form_texts(archive.text) if long_form else _utterance_texts(archive.text, archive.name, skipped)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        skipped.append(Skipped(f"{archive.name}{archive.text.suffix}", "not text", f"no texts: {error}"))
+        skipped.append(Skipped(f"{archive.name}{archive.text.suffix}", "not text", f"no texts: {said_by(error)}"))
         texts = {}
     for path in sorted(unpacked.iterdir()):
         if path.name == _PROBLEMS:
