@@ -26,12 +26,13 @@ PRETRAIN = (
     "enhanced_ramp_steps=1", "exp_manager.exp_dir=runs", "model.validation_ds.manifest_filepath=dev.json",
 )  # fmt: skip
 FINETUNE = (
-    "name=recognizer", "init_from_nemo_model=pretrained.nemo", *QUIET, "trainer.devices=1", "trainer.log_every_n_steps=1",
-    "exp_manager.resume_if_exists=true", "trainer.max_steps=2", "trainer.limit_train_batches=2", "+trainer.limit_val_batches=1", "trainer.precision=32",
+    "name=recognizer", "init_from_nemo_model=pretrained.nemo", *QUIET, "trainer.devices=1", "trainer.precision=32",
+    "trainer.log_every_n_steps=1", "trainer.max_steps=2", "trainer.limit_train_batches=2", "+trainer.limit_val_batches=1",
     "model.train_ds.batch_duration=8", "model.validation_ds.batch_duration=8", "model.train_ds.num_buckets=2",
     "model.train_ds.num_workers=0", "model.validation_ds.num_workers=0", "model.train_ds.pin_memory=false",
     "model.validation_ds.pin_memory=false", "trainer.num_sanity_val_steps=0", "exp_manager.exp_dir=runs",
-    "model.train_ds.manifest_filepath=speech.json", "model.validation_ds.manifest_filepath=dev.json",
+    "exp_manager.resume_if_exists=true", "model.train_ds.manifest_filepath=speech.json",
+    "model.validation_ds.manifest_filepath=dev.json",
 )  # fmt: skip
 
 
@@ -180,6 +181,24 @@ def _scores(good: GoodFiles, folder: Path) -> None:
     good.birq("birq", "score", "recognizer.nemo", "speech.json", "--out", folder.name, "--lm", "words.arpa")
 
 
+def _reported(good: GoodFiles, folder: Path) -> None:
+    """Writes the folder of a run with few curves, since drawing takes longest, and with its label quality."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    from nemo_birq.report.events import scalars
+
+    shutil.copytree(good.folder / "runs" / "run", folder, ignore=shutil.ignore_patterns("*.ckpt", "*.nemo", "events.out*"))
+    with SummaryWriter(str(folder / "version_0")) as writer:
+        for tag, points in scalars(good.folder / "runs" / "run").items():
+            if tag in ("train_anchor_loss", "val_anchor_loss"):
+                for step, value in points:
+                    writer.add_scalar(tag, value, step)
+    good.birq(
+        "birq", "label-quality", "pretrained.nemo", "speech.json", "--alignments", "speech.ctm", "--out", folder.name,
+        "--no-kmeans",
+    )  # fmt: skip
+
+
 def _copied(source: str, pattern: str) -> Callable[[GoodFiles, Path], None]:
     """Returns a maker that copies files of the checkout."""
 
@@ -201,6 +220,7 @@ MAKERS: dict[str, tuple] = {
     "shards_wav": (_shards, "speech.json"),
     "runs": (_pretrained, "speech.json", "dev.json"),
     "pretrained.nemo": (_found("runs/run/checkpoints/*.nemo"), "runs"),
+    "reported": (_reported, "pretrained.nemo"),
     "last.ckpt": (_found("runs/run/checkpoints/*-last.ckpt"), "runs"),
     "recognizer.nemo": (_recognizer, "pretrained.nemo"),
     "tokenizer": (_tokenizer, "speech.json"),

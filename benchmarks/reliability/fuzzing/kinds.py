@@ -8,7 +8,8 @@ from benchmarks.reliability.fuzzing.archive_corruptions import ARROW, EVENTS, NP
 from benchmarks.reliability.fuzzing.corruptions import ANY, Corruption
 from benchmarks.reliability.fuzzing.good_files import FINETUNE, PRETRAIN
 from benchmarks.reliability.fuzzing.results import Reader
-from benchmarks.reliability.fuzzing.text_corruptions import JSON_FILE, JSON_LINES, TEXT, YAML_FILE
+from benchmarks.reliability.fuzzing.text_corruptions import COMPRESSED_JSON_LINES, JSON_FILE, JSON_LINES, TEXT, YAML_FILE
+from benchmarks.reliability.fuzzing.torch_validity import nemo_values, torch_values
 from benchmarks.reliability.fuzzing.validity import Rule
 
 CLI = "nemo_birq.cli:main"
@@ -56,6 +57,7 @@ PROBED = {"train.json": "train.json", "dev.json": "dev.json", "test.json": "test
 PRETRAINED = {"pretrained.nemo": "pretrained.nemo"}
 RECOGNIZER = {"recognizer.nemo": "recognizer.nemo"}
 RUN = {"runs": "runs"}
+REPORTED = {"run": "reported"}
 
 FEATURES = ("birq", "extract-features", "pretrained.nemo", "speech.json", "--layers", "1,2", "--out", "out", "--workers",
             "0")  # fmt: skip
@@ -77,7 +79,7 @@ TUNE = ("birq", "finetune", "--config-name=ctc_char", *FINETUNE)
 VERIFY = ("birq", "verify-shards", "shards", "--workers", "1")
 BUILD = ("birq", "make-shards", "manifest", "speech.json", "--out", "out", "--num-shards", "2", "--workers", "1", "--codec",
          "flac", "--max-skipped-share", "0.5")  # fmt: skip
-REPORT = ("birq", "report", "runs/run", "--out", "out")
+REPORT = ("birq", "report", "run", "--out", "out")
 PAGE = results.text_files("out/index.html")
 MEMBERS = (r"spk\d+-\w+-\d+",)
 
@@ -121,13 +123,14 @@ KINDS = (
          validity.never, names=MEMBERS),
     Kind("sharded manifest", {"shards": "shards_flac"} | PRETRAINED, ("shards/sharded_manifests/*.json",),
          ("birq", "extract-features", "pretrained.nemo", "shards", *FEATURES[4:]), results.features, JSON_LINES + ANY,
-         validity.json_values, names=MEMBERS),
+         validity.sharded_manifest, names=MEMBERS),
     Kind("shard card", {"shards": "shards_flac"}, ("shards/dataset_card.json",), VERIFY, results.nothing, JSON_FILE + ANY,
          validity.json_values, is_optional=True),
     Kind("index", SPEECH | PRETRAINED, ("cache/*.arrow",), FEATURES, results.features, ARROW + ANY, validity.never,
          before=(("birq", "extract-features", "pretrained.nemo", "speech.json", "--layers", "1", "--out", "first"),)),
     Kind("Lhotse cuts", {"cuts.jsonl.gz": "cuts.jsonl.gz", "audio": "audio"}, ("cuts.jsonl.gz",),
-         ("birq", "make-shards", "cuts", "cuts.jsonl.gz", *BUILD[4:]), results.shards, ANY, validity.never),
+         ("birq", "make-shards", "cuts", "cuts.jsonl.gz", *BUILD[4:]), results.shards, COMPRESSED_JSON_LINES + ANY,
+         validity.json_lines),
     # Alignments, language models, scores
     Kind("CTM", SPEECH | PRETRAINED | {"speech.ctm": "speech.ctm"}, ("speech.ctm",), QUALITY,
          results.json_files("out/*.json"), TEXT + ANY, validity.ctm),
@@ -142,33 +145,35 @@ KINDS = (
          validity.json_values, before=(SCORE,)),
     # Models
     Kind(".nemo, pretrained", SPEECH | PRETRAINED, ("pretrained.nemo",), LABELS, results.json_files("out.json"), TAR + ANY,
-         validity.never, share=4),
+         nemo_values, share=4),
     Kind(".nemo, pretrained", PRETRAINED, ("pretrained.nemo",), ("birq", "export", "pretrained.nemo", "out.nemo"),
-         results.nemo_files("out.nemo"), TAR + ANY, validity.never),
+         results.nemo_files("out.nemo"), TAR + ANY, nemo_values),
     Kind(".nemo, pretrained", SETS | PRETRAINED, ("pretrained.nemo",), TUNE, results.experiment("recognizer"), TAR + ANY,
-         validity.never, share=1),
+         nemo_values, share=1),
     Kind(".nemo, recognizer", SPEECH | RECOGNIZER, ("recognizer.nemo",), SCORE, results.json_files("out/*.json"), TAR + ANY,
-         validity.never),
+         nemo_values),
     Kind(".ckpt", SPEECH | {"last.ckpt": "last.ckpt"}, ("last.ckpt",), ("birq", "extract-labels", "last.ckpt", *LABELS[3:]),
-         results.json_files("out.json"), TORCH + ANY, validity.never, share=3),
+         results.json_files("out.json"), TORCH + ANY, torch_values, share=3),
     Kind(".ckpt", SETS | RUN, ("runs/run/checkpoints/*-last.ckpt",), RESUME, results.experiment("run"), TORCH + ANY,
-         validity.never, share=1),
-    Kind("-EMA.ckpt", SETS | RUN, ("runs/run/checkpoints/*-EMA.ckpt",), (*RESUME, "+exp_manager.ema.enable=true"),
+         torch_values, share=1),
+    Kind("-EMA.ckpt", SETS | RUN, ("runs/run/checkpoints/*-last-EMA.ckpt",), (*RESUME, "+exp_manager.ema.enable=true"),
          results.experiment("run"), TORCH + ANY, validity.never, share=1),
     Kind("teacher", SPEECH | {"dev.json": "dev.json", "teacher.pt": "teacher.pt"}, ("teacher.pt",),
          (*UNTRAINED, "model.birq.relabelling.teacher=teacher.pt", "model.birq.loss.enhanced_weight=0"),
-         results.nemo_files("runs/run/*.nemo"), TORCH + ANY, validity.never),
+         results.nemo_files("runs/run/*.nemo"), TORCH + ANY, torch_values),
     # Stores, reports, configurations
     Kind("features store", SPEECH | PRETRAINED, ("out/part-*", "out/settings.json"), FEATURES, results.features, NPZ + ANY,
          validity.never, before=(FEATURES,)),
     Kind("labels store", SPEECH | PRETRAINED, ("out.json", "out.json.settings.json"), LABELS, results.json_files("out.json"),
          TEXT + ANY, validity.never, before=(LABELS,)),
-    Kind("alarms.json", RUN, ("runs/run/alarms.json",), REPORT, PAGE, JSON_FILE + ANY, validity.json_values,
+    Kind("alarms.json", REPORTED, ("run/alarms.json",), REPORT, PAGE, JSON_FILE + ANY, validity.json_values,
          is_optional=True),
-    Kind("event file", RUN, ("runs/run/events.out*",), REPORT, PAGE, EVENTS + ANY, validity.never, share=3),
-    Kind("hparams.yaml", RUN, ("runs/run/hparams.yaml",), REPORT, PAGE, YAML_FILE + ANY, validity.yaml_values,
+    Kind("label quality", REPORTED, ("run/label_quality*.json",), REPORT, PAGE, JSON_FILE + ANY, validity.json_values,
+         is_optional=True),
+    Kind("event file", REPORTED, ("run/version_0/events.out*",), REPORT, PAGE, EVENTS + ANY, validity.never, share=3),
+    Kind("hparams.yaml", REPORTED, ("run/version_0/hparams.yaml",), REPORT, PAGE, YAML_FILE + ANY, validity.yaml_values,
          is_optional=True, share=1),
-    Kind("cmd-args.log", RUN, ("runs/run/cmd-args.log",), REPORT, PAGE, TEXT + ANY, validity.any_text, is_optional=True,
+    Kind("cmd-args.log", REPORTED, ("run/cmd-args.log",), REPORT, PAGE, TEXT + ANY, validity.any_text, is_optional=True,
          share=1),
     Kind("record of an experiment", {"records": "records"}, ("records/*.json",),
          ("draw_results.py", "records", "--out", "out/page.md"), results.text_files("out/page.md"), JSON_FILE + ANY,

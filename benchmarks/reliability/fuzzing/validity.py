@@ -62,12 +62,29 @@ def json_values(good: Path, bad: Path) -> str | None:
     return "JSON with the same keys and types has no redundancy" if is_same else None
 
 
+def json_lines(good: Path, bad: Path) -> str | None:
+    """Accepts JSON lines each of which has the keys and types of one of the good lines; their number is kept nowhere."""
+    known, found = _json_objects(good), _json_objects(bad)
+    is_same = bool(found) and all(any(same_form(mine, its) for mine in known) for its in found)
+    return "all lines have the keys and types of good ones, and the file has no checksum" if is_same else None
+
+
+def sharded_manifest(good: Path, bad: Path) -> str | None:
+    """Accepts a manifest that names the same members and durations, up to NeMo's tolerance of 0.2 s."""
+    known, found = ({line.get("audio_filepath"): line for line in _json_objects(path) or []} for path in (good, bad))
+    if known.keys() != found.keys() or not json_lines(good, bad):
+        return None
+    if any(abs(found[name]["duration"] - known[name]["duration"]) > 0.2 for name in known):
+        return None
+    return "the lines of the manifest name the members of the shard, and it has no checksum"
+
+
 def manifest(good: Path, bad: Path) -> str | None:
     """Accepts a manifest whose lines are all usable: a line more or less, another text or key.
 
     The duration must be that of the audio up to NeMo's tolerance of 0.2 s, because the audio shows it.
     """
-    lines = _manifest_lines(bad)
+    lines = _json_objects(bad)
     if lines is None:
         return None
     for line in lines:
@@ -82,7 +99,7 @@ def manifest(good: Path, bad: Path) -> str | None:
     return "all lines of the manifest are usable, and it has no checksum"
 
 
-def _manifest_lines(path: Path) -> list[dict] | None:
+def _json_objects(path: Path) -> list[dict] | None:
     text = _text(path)
     if text is None or "\x00" in text:
         return None
