@@ -63,29 +63,30 @@ class Subject:
         shutil.copytree(self.template, self.folder, symlinks=True)
         corruption = _corruption(self.kind.corruptions, number, f"{seed} {self.kind.name}")
         target = rng.choice(sorted(path for pattern in self.kind.damaged for path in self.folder.glob(pattern)))
-        good = self.template / target.relative_to(self.folder)
+        relative = str(target.relative_to(self.folder))
+        good = self.template / relative
         corruption.apply(target, rng)
-        rule = self.kind.rule(good, target) if target.exists() or not self.kind.is_optional else ABSENT
+        rule = self._rule(good, target)
         ended = self.stage.run(self.kind.arguments, self.folder, self.timeout, self.kind.entry)
         is_same = self._is_same() if ended.code == 0 else None
-        verdict = judge(ended, is_same, rule, Expected(self.output, self._names(target)))
-        relative = str(target.relative_to(self.folder))
+        names = [target.name, relative, *self.kind.names(good, target)]
+        verdict = judge(ended, is_same, rule, Expected(self.output, names))
         return Case(self.kind.name, number, corruption.name, relative, verdict, ended.seconds)
+
+    def _rule(self, good: Path, bad: Path) -> str | None:
+        """Returns why nothing can show the damage; None where something can."""
+        if self.kind.is_optional and not bad.exists():
+            return ABSENT
+        try:
+            return self.kind.rule(good, bad)
+        except (OSError, ValueError, TypeError):  # a path or a number that no system takes
+            return None
 
     def _is_same(self) -> bool:
         try:
             return same(self.kind.read(self.folder), self.expected)
         except Exception:  # what the command wrote is no result
             return False
-
-    def _names(self, target: Path) -> list[str]:
-        found = {target.name, str(target.relative_to(self.folder))}
-        for pattern in self.kind.names:
-            if "{" in pattern:
-                found.add(pattern.format(stem=target.stem))
-            else:
-                found.update(re.findall(pattern, self.output))
-        return sorted(found)
 
 
 def _corruption(corruptions: Sequence[Corruption], number: int, seed: str) -> Corruption:

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.reliability.fuzzing import results, validity
+from benchmarks.reliability.fuzzing import naming, results, validity
 from benchmarks.reliability.fuzzing.archive_corruptions import ARROW, EVENTS, NPZ, TAR, TORCH
 from benchmarks.reliability.fuzzing.corruptions import ANY, Corruption
 from benchmarks.reliability.fuzzing.good_files import FINETUNE, PRETRAIN
+from benchmarks.reliability.fuzzing.naming import Names
 from benchmarks.reliability.fuzzing.results import Reader
 from benchmarks.reliability.fuzzing.text_corruptions import COMPRESSED_JSON_LINES, JSON_FILE, JSON_LINES, TEXT, YAML_FILE
 from benchmarks.reliability.fuzzing.torch_validity import nemo_values, torch_values
@@ -36,8 +37,8 @@ class Kind:
     """Commands that are run in the folder once, before a file is damaged."""
     is_optional: bool = False
     """The command also works without the file."""
-    names: tuple[str, ...] = ()
-    """Regular expressions for further names of the damaged file in messages; ``{stem}`` is its name without suffix."""
+    names: Names = naming.path_only
+    """Further names of the damaged file in messages."""
     share: int = 2
     """Its number of cases, relative to those of other kinds: slow commands get fewer."""
     entry: str = CLI
@@ -81,7 +82,6 @@ BUILD = ("birq", "make-shards", "manifest", "speech.json", "--out", "out", "--nu
          "flac", "--max-skipped-share", "0.5")  # fmt: skip
 REPORT = ("birq", "report", "run", "--out", "out")
 PAGE = results.text_files("out/index.html")
-MEMBERS = (r"spk\d+-\w+-\d+",)
 
 
 def _audio(
@@ -89,7 +89,7 @@ def _audio(
 ) -> Kind:
     """Makes a kind of audio files; each case damages one of those that the manifest names."""
     return Kind(
-        f"audio, {suffix}", {".": suffix, **(inputs or {})}, (f"*.{suffix}",), arguments, read, ANY, rule, names=("{stem}",)
+        f"audio, {suffix}", {".": suffix, **(inputs or {})}, (f"*.{suffix}",), arguments, read, ANY, rule, names=naming.stem
     )
 
 
@@ -116,14 +116,14 @@ KINDS = (
     _audio("opus", BUILD, results.shards),
     Kind("tar shard, wav", {"shards": "shards_wav"} | PRETRAINED, ("shards/audio_*.tar",),
          ("birq", "extract-features", "pretrained.nemo", "shards", *FEATURES[4:]), results.features, TAR + ANY,
-         validity.wav_shard, names=MEMBERS),
+         validity.wav_shard, names=naming.members),
     Kind("tar shard, flac", SETS | {"shards": "shards_flac"}, ("shards/audio_*.tar",), ON_SHARDS, results.experiment("run"),
-         TAR + ANY, validity.never, names=MEMBERS, share=1),
+         TAR + ANY, validity.never, names=naming.members, share=1),
     Kind("tar shard, flac", {"shards": "shards_flac"}, ("shards/audio_*.tar",), VERIFY, results.nothing, TAR + ANY,
-         validity.never, names=MEMBERS),
+         validity.never, names=naming.members),
     Kind("sharded manifest", {"shards": "shards_flac"} | PRETRAINED, ("shards/sharded_manifests/*.json",),
          ("birq", "extract-features", "pretrained.nemo", "shards", *FEATURES[4:]), results.features, JSON_LINES + ANY,
-         validity.sharded_manifest, names=MEMBERS),
+         validity.sharded_manifest, names=naming.members),
     Kind("shard card", {"shards": "shards_flac"}, ("shards/dataset_card.json",), VERIFY, results.nothing, JSON_FILE + ANY,
          validity.json_values, is_optional=True),
     Kind("index", SPEECH | PRETRAINED, ("cache/*.arrow",), FEATURES, results.features, ARROW + ANY, validity.never,
@@ -184,8 +184,8 @@ KINDS = (
     Kind("configuration", SPEECH | {"dev.json": "dev.json", "conf": "conf"},
          ("conf/birq_conformer_tiny.yaml", "conf/base.yaml", "conf/objective/default.yaml"),
          ("birq", "untrained-model", "--config-path=conf", *UNTRAINED[2:]), results.nemo_files("runs/run/*.nemo"),
-         YAML_FILE + ANY, validity.yaml_values),
+         YAML_FILE + ANY, validity.yaml_values, names=naming.changed_keys),
     Kind("configuration", SETS | PRETRAINED | {"conf": "conf"}, ("conf/finetune/ctc_char.yaml", "conf/finetune/base.yaml"),
          ("birq", "finetune", "--config-path=conf/finetune", *TUNE[2:]), results.experiment("recognizer"), YAML_FILE + ANY,
-         validity.yaml_values, share=1),
+         validity.yaml_values, names=naming.changed_keys, share=1),
 )  # fmt: skip
