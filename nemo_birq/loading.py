@@ -14,7 +14,7 @@ from torch import nn
 
 from nemo_birq.checkpoint.foreign_config import refuse_resolvers
 from nemo_birq.checkpoint.lightning_checkpoint import read_checkpoint
-from nemo_birq.checkpoint.nemo_archive import read_config
+from nemo_birq.checkpoint.nemo_archive import opening, read_config
 from nemo_birq.model import BiRQModel
 
 
@@ -100,7 +100,7 @@ def load_encoder(path: str | Path) -> LoadedEncoder:
             f"model {path} is a {config.target} with the encoder {encoder.get('_target_')}: features are taken from the "
             "layers of a ConformerEncoder (also FastConformer) without `reduction`"
         )
-    with logging.temp_verbosity(logging.ERROR):  # it would print how the model was trained
+    with opening(path), logging.temp_verbosity(logging.ERROR):  # it would print how the model was trained
         model = ASRModel.restore_from(str(path), map_location=_device())
     return LoadedEncoder(model.eval().to(_device()))
 

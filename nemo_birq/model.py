@@ -21,12 +21,14 @@ from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
 from nemo_birq.checkpoint import artifacts, hub
+from nemo_birq.checkpoint.lightning_checkpoint import check_checkpoint
+from nemo_birq.checkpoint.nemo_archive import complete_nemo, opening
 from nemo_birq.checkpoint.stock_config import refuse_bare_encoder, with_stock_nodes
 from nemo_birq.config import parse
 from nemo_birq.config_checks import check_modules, check_optimizer
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.factory import build_dataloader
-from nemo_birq.data.trainer_hooks import check_trainer, load_position, save_position, with_schedule_length
+from nemo_birq.data.trainer_hooks import TrainingPosition, check_trainer, with_schedule_length
 from nemo_birq.labels.enhanced import EnhancedTargets
 from nemo_birq.labels.factory import build_labelers
 from nemo_birq.labels.teacher import find_teacher
@@ -88,13 +90,9 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
 
     @typecheck()
     def forward(
-        self,
-        input_signal=None,
-        input_signal_length=None,
-        processed_signal=None,
-        processed_signal_length=None,
+        self, input_signal=None, input_signal_length=None, processed_signal=None, processed_signal_length=None,
         generator: torch.Generator | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
         """Encodes a batch: in training mode with random spans masked, in evaluation mode without masking.
 
         Arguments and results are those of the parent class; give either raw or processed signals.
@@ -154,16 +152,9 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
         )
 
     def losses_of_features(
-        self,
-        features: Tensor,
-        lengths: Tensor,
-        mask: Tensor,
-        weights: Weights,
-        generator: torch.Generator,
-        observe_labels: bool = False,
-        over_ranks: bool = True,
-        usable: bool = True,
-    ) -> Losses:
+        self, features: Tensor, lengths: Tensor, mask: Tensor, weights: Weights, generator: torch.Generator,
+        observe_labels: bool = False, over_ranks: bool = True, usable: bool = True,
+    ) -> Losses:  # fmt: skip
         """Computes both losses of normalized features (B, F, T) with lengths (B,) and a mask (B, T) bool on the host.
 
         The normalization of layer k passes over features that are not ``usable``.
@@ -271,7 +262,7 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
         return {"val_loss": log["val_loss"], "log": log}
 
     def configure_callbacks(self) -> list[Callback]:
-        return [*super().configure_callbacks(), self.monitor]
+        return [*super().configure_callbacks(), self.monitor, TrainingPosition()]
 
     def _seed(self, stream: str, *position: int) -> int:
         return step_seed(self.birq.seed, self.global_rank, stream, *position)
@@ -281,8 +272,18 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
     def save_to(self, save_path: str) -> None:
         """Writes a ``.nemo`` that any NeMo opens, complete or not at all, with label tensors, teacher and card inside."""
         self.saved = Path(save_path)
-        with artifacts.packed_model(self, self.saved.stem), artifacts.complete_nemo(self.saved) as part:
+        with complete_nemo(self.saved) as part, artifacts.packed_model(self, self.saved.stem):
             super().save_to(str(part))
+
+    @classmethod
+    def restore_from(cls, restore_path: str, *args: Any, **options: Any) -> "BiRQModel | DictConfig":
+        with opening(restore_path):
+            return super().restore_from(restore_path, *args, **options)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str, *args: Any, **options: Any) -> "BiRQModel":
+        check_checkpoint(checkpoint_path)  # Lightning would run code that a file holds
+        return super().load_from_checkpoint(checkpoint_path, *args, **options)
 
     def on_train_start(self) -> None:
         super().on_train_start()
@@ -300,8 +301,6 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
         self.monitor.check_finite(self)  # not in a callback, which a weights-only checkpoint would skip
         super().on_save_checkpoint(checkpoint)
         checkpoint["birq_label_tensors"] = artifacts.labels_of(self)
-        if self._trainer is not None:
-            save_position(checkpoint, self._trainer, self._train_dl, between_batches=self._trainer.global_step == self._step)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
@@ -309,7 +308,6 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
         # The checkpoint's tensors count, should this version of PyTorch draw others from the seed.
         artifacts.restore_labels(self, checkpoint["birq_label_tensors"])
         self.trained_steps = checkpoint["global_step"]
-        load_position(checkpoint, self._train_dl)
 
     # --- data and optimizer ---------------------------------------------------------------------------------------
 

@@ -66,10 +66,10 @@ class SignalAt:
     """Sends the process a signal before operation ``number``, counted from 0."""
 
     number: int
-    signal: signal.Signals = signal.SIGKILL
+    what: signal.Signals = signal.SIGKILL
 
     def __call__(self, folder: Path) -> None:
-        watch(folder, lambda number, _: number == self.number and os.kill(os.getpid(), self.signal))
+        watch(folder, lambda number, _: number == self.number and os.kill(os.getpid(), self.what))
 
 
 @dataclass(frozen=True)

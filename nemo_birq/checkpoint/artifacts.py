@@ -19,12 +19,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 
 from nemo_birq.checkpoint.model_card import build_card
-from nemo_birq.checkpoint.tar_owner import forget_owner
 from nemo_birq.checkpoint.training_record import record_training
 from nemo_birq.config import BiRQConfig
 from nemo_birq.labels import tensors as label_tensors
 from nemo_birq.labels.teacher import KEY as TEACHER
-from nemo_birq.utils.files import complete_file
+from nemo_birq.utils.torch_files import load_torch_file
 
 CARD = "card.file"
 TENSORS = "birq.quantizer.tensors"
@@ -42,10 +41,13 @@ class Artifact(NamedTuple):
 
 @contextmanager
 def packed(model: ModelPT, *artifacts: Artifact) -> Iterator[None]:
-    """Lets NeMo pack files into every ``.nemo`` that the model is saved to within the block.
+    """Lets NeMo pack files into every ``.nemo`` that rank 0 saves the model to within the block.
 
     The configuration of the model is afterwards what it was.
     """
+    if not is_global_rank_zero():
+        yield
+        return
     before = {artifact.key: OmegaConf.select(model.cfg, artifact.key) for artifact in artifacts}
     with tempfile.TemporaryDirectory() as folder:
         for artifact in artifacts:  # before NeMo's table of artifacts exists, so that a full disk is the error that shows
@@ -77,26 +79,12 @@ def packed_model(model: ModelPT, name: str) -> Iterator[None]:
     try:
         if model._trainer is not None and model._trainer.global_step > 0:
             with open_dict(model._cfg):
-                model._cfg.pretraining = record_training(model, model._trainer, model.monitor.alarms)
+                model._cfg.pretraining = record_training(model, model._trainer, model.monitor)
         card = build_card(model, name)
     finally:
         set_key(model, TEACHER, named)
     with packed(model, *artifacts, card_artifact(card)):
         yield
-
-
-@contextmanager
-def complete_nemo(path: Path) -> Iterator[Path]:
-    """Gives rank 0, which writes the file, a temporary name beside ``path``; see ``utils.files.complete_file``.
-
-    The file does not name the account that wrote it.
-    """
-    if not is_global_rank_zero():
-        yield path
-        return
-    with complete_file(path) as part:
-        yield part
-        forget_owner(part)
 
 
 def card_artifact(card: ModelCard) -> Artifact:
@@ -119,7 +107,7 @@ def load_or_draw_tensors(model: ModelPT, cfg: DictConfig, birq: BiRQConfig) -> d
     if birq.quantizer.tensors:
         try:
             source = model.register_artifact(TENSORS, birq.quantizer.tensors)
-            tensors = torch.load(source, weights_only=True)
+            tensors = _read_tensors(source)
         except FileNotFoundError:
             logging.warning(
                 "This .nemo was saved again by a class that does not know BiRQ's label tensors. Projections and codebook "
@@ -134,6 +122,13 @@ def load_or_draw_tensors(model: ModelPT, cfg: DictConfig, birq: BiRQConfig) -> d
         tensors = label_tensors.draw(birq.quantizer, birq.labels, width, encoder.d_model)
     label_tensors.verify(tensors, birq.quantizer.checksum, source)
     return tensors
+
+
+def _read_tensors(path: str) -> dict[str, Tensor]:
+    try:
+        return load_torch_file(path)
+    except ValueError as error:
+        raise ValueError(f"the label tensors {path} of the .nemo cannot be read ({error}); get the file again") from error
 
 
 def check_same_labels(model: ModelPT, checkpoint: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from fsspec.utils import get_protocol
@@ -62,14 +62,19 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     return content
 
 
-def check_checkpoint(path: str | Path) -> None:
-    """Checks a ``.ckpt`` that a library will open; reads it once.
+def check_checkpoint(path: str | Path | IO[bytes]) -> None:
+    """Checks a ``.ckpt``, or an open one, that a library will read; reads it once.
 
     Raises:
         OSError, ValueError: as ``read_checkpoint``.
     """
-    with _readable(path), get_filesystem(path).open(str(path), "rb") as file:
-        check_torch_file(file)
+    with _readable(path):
+        if isinstance(path, str | Path):
+            with get_filesystem(path).open(str(path), "rb") as file:
+                check_torch_file(file)
+        else:
+            check_torch_file(path)
+            path.seek(0)
 
 
 class CompleteCheckpointIO(TorchCheckpointIO):
@@ -129,7 +134,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _readable(path: str | Path) -> Iterator[None]:
+def _readable(path: str | Path | IO[bytes]) -> Iterator[None]:
     try:
         yield
     except ValueError as error:

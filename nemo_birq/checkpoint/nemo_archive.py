@@ -1,17 +1,27 @@
-"""What a ``.nemo`` must be before anything is taken from it.
+"""What a ``.nemo`` must be before anything is taken from it, and how it is written.
 
 NeMo opens a file first and finds out later: a truncated archive ends in an error of tarfile, a member that would be written
-outside its folder is left out with a warning and is missed afterwards. Here the file is looked at, nothing is unpacked.
+outside its folder is left out with a warning and is missed afterwards, and a changed bit is another weight. Here nothing is
+unpacked before it is checked: the headers of the archive, which have checksums of their own; the tensors, by the checksums
+of PyTorch; the other members, by a list in the files that this package writes.
 """
 
+import hashlib
+import io
+import json
+import shutil
 import tarfile
 import tempfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path, PurePosixPath
-from pickle import UnpicklingError
+from typing import IO
 
-import torch
 from nemo.core import ModelPT
+from nemo.core.classes.common import ALLOWED_TARGET_PREFIXES, UnsafeTargetError
+from nemo.utils.get_rank import is_global_rank_zero
 from nemo.utils.tar_utils import is_safe_tar_member
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -19,50 +29,71 @@ from torch import Tensor
 from yaml import YAMLError
 
 from nemo_birq.checkpoint.foreign_config import refuse_resolvers
+from nemo_birq.checkpoint.lightning_checkpoint import writing
+from nemo_birq.checkpoint.tar_owner import forget_owner
+from nemo_birq.utils.files import PART, complete_file
+from nemo_birq.utils.torch_files import check_torch_file, load_torch_file
 
 CONFIG, WEIGHTS = "model_config.yaml", "model_weights.ckpt"  # NeMo's names
+CHECKSUMS = "birq_checksums.json"
+"""Member with the SHA-256 of each member that is no file of ``torch.save``."""
+TORCH_SUFFIXES = (".ckpt", ".pt", ".pth")
+BLOCK = tarfile.BLOCKSIZE
 
 
 def check_nemo(path: str | Path) -> None:
-    """Reads the headers of the archive, not its weights.
+    """Checks the archive and its members except tensors; reads the weights of a plain archive not at all.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: no archive, a truncated one, one without configuration or weights, or with a member whose path leaves
-            the folder that NeMo unpacks it to.
+        ValueError: no archive, a truncated or damaged one, one without configuration or weights, or with a member whose
+            path leaves the folder that NeMo unpacks it to.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: name the .nemo that a training run ended with")
+    _check_members(Path(path))
+
+
+def verify_nemo(path: str | Path) -> None:
+    """Checks all of a file: as ``check_nemo``, and the tensors, whose bytes it reads once (1 GB/s).
+
+    Raises:
+        FileNotFoundError, ValueError: as ``check_nemo``; damaged tensors, or objects that could run code.
+    """
+    members = _check_members(Path(path))
+    with tarfile.open(path) as archive:
+        for name in sorted(name for name in members if name.endswith(TORCH_SUFFIXES)):
+            with _readable(path, name):
+                check_torch_file(archive.extractfile(members[name]))
+
+
+@contextmanager
+def opening(path: str | Path) -> Iterator[None]:
+    """Checks a ``.nemo`` with ``verify_nemo`` before NeMo opens it in the block, and names the file in NeMo's errors.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``verify_nemo``; a configuration with a class that NeMo does not allow.
+        OSError: no room to unpack the file.
+    """
+    if "://" not in str(path) and not Path(path).is_dir():  # NeMo's own ways: an object store, and an unpacked file
+        verify_nemo(path)
     try:
-        with tarfile.open(path) as archive:
-            members = archive.getmembers()
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise ValueError(
-            f"{path} is no .nemo, or a truncated one ({error}; {path.stat().st_size} bytes): compare its size with the "
-            "original and copy it again"
+        yield
+    except UnsafeTargetError as error:
+        raise ValueError(f"{path}: {error}") from error
+    except OSError as error:
+        if error.errno not in (ENOSPC, EDQUOT, EFBIG):
+            raise
+        raise OSError(
+            f"{path} cannot be unpacked to {tempfile.gettempdir()} ({error}): set TMPDIR to a folder with "
+            f"{Path(path).stat().st_size / 1e9:.1f} GB of room"
         ) from error
-    folder = str(Path(tempfile.gettempdir()).resolve() / "nemo")  # only for the comparison of paths
-    unsafe = [member.name for member in members if not is_safe_tar_member(member, folder)]
-    if unsafe:
-        raise ValueError(
-            f"{path} has members that leave its folder, or are links: {', '.join(unsafe)}. NeMo writes no such file; do not "
-            "use this one, get it again from where it was made"
-        )
-    names = {str(PurePosixPath(member.name)) for member in members}
-    missing = [name for name in (CONFIG, WEIGHTS) if name not in names]
-    if missing:
-        raise ValueError(
-            f"{path} has no {' and no '.join(missing)}: it is no .nemo of a NeMo model, or a truncated one. It holds "
-            f"{', '.join(sorted(names - {'.'})) or 'nothing'}"
-        )
 
 
 def read_config(path: str | Path) -> DictConfig:
-    """The model's configuration in a ``.nemo``, with its ``target``; checked by ``check_nemo`` before.
+    """Returns the model's configuration in a ``.nemo``, with its ``target``; checked by ``check_nemo`` before.
 
     Raises:
-        FileNotFoundError, ValueError: as ``check_nemo`` and ``refuse_resolvers``, and a configuration that is none.
+        FileNotFoundError, ValueError: as ``check_nemo`` and ``refuse_resolvers``, a configuration that is none, or one of a
+            class that is not NeMo's.
     """
     check_nemo(path)
     try:
@@ -72,19 +103,154 @@ def read_config(path: str | Path) -> DictConfig:
     refuse_resolvers(config, str(path))
     if not isinstance(config, DictConfig) or "target" not in config:
         raise ValueError(f"{path}: its {CONFIG} names no class (`target`): NeMo did not write it")
+    if not str(config.target).startswith(tuple(ALLOWED_TARGET_PREFIXES)):
+        raise ValueError(
+            f"{path}: its {CONFIG} names the class {config.target}, which NeMo does not open: it is not NeMo's own"
+        )
     return config
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The model's state dict in a ``.nemo``, on the CPU, without building the model.
+    """Returns the model's state dict in a ``.nemo``, on the CPU, without building the model.
 
     Raises:
-        FileNotFoundError, ValueError: as ``check_nemo``, and weights that cannot be read.
+        FileNotFoundError, ValueError: as ``check_nemo``, and weights that are damaged or cannot be read.
     """
-    check_nemo(path)
+    members = _check_members(Path(path))
+    with tarfile.open(path) as archive, _readable(path, WEIGHTS):
+        return load_torch_file(archive.extractfile(members[WEIGHTS]))
+
+
+@contextmanager
+def complete_nemo(path: Path) -> Iterator[Path]:
+    """Gives rank 0, which writes the file, a temporary name beside ``path``; see ``utils.files.complete_file``.
+
+    The temporary files of NeMo lie beside ``path``, too, in a folder whose name ends with ``.part``: ``TMPDIR`` may be too
+    small for them. The complete file gets its list of checksums, and does not name the account that wrote it.
+
+    Raises:
+        OSError: naming the file, such as for a full disk.
+    """
+    if not is_global_rank_zero():
+        yield path
+        return
+    with writing(path), complete_file(path) as part:
+        with _temporary_folder(path.with_name(f"{path.name}.files{PART}")):
+            yield part
+        _add_checksums(part)
+        forget_owner(part)
+
+
+@contextmanager
+def _temporary_folder(folder: Path) -> Iterator[None]:
+    """Lets ``tempfile`` make its files in ``folder`` within the block, and removes the folder."""
+    before = tempfile.tempdir
+    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+    folder.mkdir()
+    tempfile.tempdir = str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _add_checksums(path: Path) -> None:
     with tarfile.open(path) as archive:
-        member = next(m for m in archive.getmembers() if str(PurePosixPath(m.name)) == WEIGHTS)
+        sums = {
+            name: _sha256(archive.extractfile(member))
+            for name, member in _by_name(archive.getmembers()).items()
+            if member.isreg() and not name.endswith(TORCH_SUFFIXES)
+        }
+    content = json.dumps(sums, indent=1).encode()
+    member = tarfile.TarInfo(f"./{CHECKSUMS}")
+    member.size = len(content)
+    with tarfile.open(path, "a") as archive:
+        archive.addfile(member, io.BytesIO(content))
+
+
+def _check_members(path: Path) -> dict[str, tarfile.TarInfo]:
+    """Returns the files and folders of an archive that passes ``check_nemo``, by name."""
+    path = path.expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: name the .nemo that a training run ended with")
+    try:
+        with tarfile.open(path) as archive:
+            members = archive.getmembers()
+            _check_end(archive.fileobj, members)
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise ValueError(
+            f"{path} is no .nemo, or a truncated or damaged one ({error}; {path.stat().st_size} bytes): compare its size "
+            "with the original and copy it again"
+        ) from error
+    folder = str(Path(tempfile.gettempdir()).resolve() / "nemo")  # only for the comparison of paths
+    unsafe = [m.name for m in members if not is_safe_tar_member(m, folder) or not (m.isreg() or m.isdir())]
+    if unsafe:
+        raise ValueError(
+            f"{path} has members that leave its folder, or are links: {', '.join(unsafe)}. NeMo writes no such file; do not "
+            "use this one, get it again from where it was made"
+        )
+    named = _by_name(members)
+    if len(named) < len(members):
+        raise ValueError(f"{path} has several members of the same name; NeMo writes no such file, get it again")
+    missing = [name for name in (CONFIG, WEIGHTS) if name not in named]
+    if missing:
+        raise ValueError(
+            f"{path} has no {' and no '.join(missing)}: it is no .nemo of a NeMo model, or a truncated one. It holds "
+            f"{', '.join(sorted(named.keys() - {'.'})) or 'nothing'}"
+        )
+    if CHECKSUMS in named:
+        _compare_checksums(path, named)
+    return named
+
+
+def _check_end(file: IO[bytes], members: list[tarfile.TarInfo]) -> None:
+    """Checks that only zeros follow the last member: for tarfile a damaged header ends the archive."""
+    end = 0
+    if members:
+        last = members[-1]
+        end = last.offset_data + (-(-last.size // BLOCK) * BLOCK if last.isreg() else 0)
+    file.seek(end)
+    block = file.read(BLOCK)
+    if len(block) < BLOCK:
+        raise tarfile.ReadError("the archive has no end")
+    while block:
+        if block.strip(b"\0"):
+            raise tarfile.ReadError(f"no member begins at byte {end}")
+        block = file.read(1 << 20)
+
+
+def _compare_checksums(path: Path, members: dict[str, tarfile.TarInfo]) -> None:
+    with tarfile.open(path) as archive:
         try:
-            return torch.load(archive.extractfile(member), map_location="cpu", weights_only=True)
-        except (UnpicklingError, RuntimeError, EOFError, zlib.error) as error:
-            raise ValueError(f"{path}: its {WEIGHTS} cannot be read ({error}); get the file again") from error
+            expected = json.loads(archive.extractfile(members[CHECKSUMS]).read())
+            absent = sorted(expected.keys() - members.keys())
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"{path} is damaged: its {CHECKSUMS} cannot be read ({error}); get the file again") from error
+        wrong = [
+            name for name in expected if name in members and _sha256(archive.extractfile(members[name])) != expected[name]
+        ]
+    if absent or wrong:
+        raise ValueError(
+            f"{path} is damaged: {', '.join(absent + wrong)} {'is absent or not' if absent else 'is not'} what {CHECKSUMS} "
+            f"in it says. Get the file again; if it was changed on purpose, remove {CHECKSUMS} from the archive"
+        )
+
+
+def _by_name(members: list[tarfile.TarInfo]) -> dict[str, tarfile.TarInfo]:
+    return {str(PurePosixPath(member.name)): member for member in members}
+
+
+def _sha256(file: IO[bytes] | None) -> str:
+    digest = hashlib.sha256()
+    while file is not None and (block := file.read(1 << 20)):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _readable(path: str | Path, name: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: its {name} cannot be read ({error}); get the file again") from error

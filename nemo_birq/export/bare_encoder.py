@@ -15,11 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from nemo_birq.checkpoint.artifacts import card_artifact, packed
 from nemo_birq.checkpoint.model_card import build_card
-from nemo_birq.checkpoint.nemo_archive import CONFIG, WEIGHTS, read_config, read_weights
+from nemo_birq.checkpoint.nemo_archive import CHECKSUMS, CONFIG, WEIGHTS, complete_nemo, read_config, read_weights
 from nemo_birq.checkpoint.stock_config import STOCK_TARGET
-from nemo_birq.checkpoint.tar_owner import forget_owner
 from nemo_birq.export.output_files import README
-from nemo_birq.utils.files import complete_files
+from nemo_birq.utils.files import complete_file
 
 KEPT = ("sample_rate", "preprocessor", "encoder", "spec_augment", "pretraining", "card")
 WRITTEN_BY_NEMO = ("target", "nemo_version", "loss_list")
@@ -89,11 +88,10 @@ def write_nemo(model: SpeechEncDecSelfSupervisedModel, out: Path) -> None:
     Neither names the account that wrote it.
     """
     card = build_card(model, out.stem)
-    with complete_files(out.parent) as folder:
-        with packed(model, card_artifact(card)):
-            model.save_to(str(folder / out.name))
-        forget_owner(folder / out.name)
-        card.save(folder / README)
+    with complete_nemo(out) as part, packed(model, card_artifact(card)):
+        model.save_to(str(part))
+    with complete_file(out.with_name(README)) as part:
+        card.save(part)
 
 
 def _bare_config(full: DictConfig, depth: int, card: dict) -> DictConfig:
@@ -121,5 +119,5 @@ def _label_files(source: Path) -> dict[str, int]:
     """Bytes of the artifacts of a ``.nemo``, without the prefix that NeMo gives their names; the card is written anew."""
     with tarfile.open(source) as archive:
         files = {PurePosixPath(member.name).name: member.size for member in archive if member.isfile()}
-    names = {name: name.partition("_")[2] for name in files if name not in (CONFIG, WEIGHTS)}
+    names = {name: name.partition("_")[2] for name in files if name not in (CONFIG, WEIGHTS, CHECKSUMS)}
     return {names[name]: size for name, size in files.items() if names.get(name) not in (None, README)}

@@ -11,10 +11,10 @@ from nemo.utils.trainer_utils import resolve_trainer_cfg
 from omegaconf import DictConfig, open_dict
 
 from nemo_birq.checkpoint.lightning_checkpoint import CompleteCheckpointIO, read_checkpoint
+from nemo_birq.checkpoint.nemo_archive import complete_nemo
 from nemo_birq.finetuning.data import batches_per_epoch, is_endless
 from nemo_birq.finetuning.freezing import FreezeEncoder
 from nemo_birq.finetuning.initialization import initialize
-from nemo_birq.utils.files import complete_file
 
 
 def build_trainer(cfg: DictConfig) -> tuple[pl.Trainer, int]:
@@ -98,7 +98,7 @@ def save_best(model: ASRModel, trainer: pl.Trainer, folder: Path, name: str) -> 
         logging.info(f"The weights are those of {source.name}, {'the best of the validations' if best else 'the last'}")
     path = folder / "checkpoints" / f"{name}.nemo"
     if trainer.is_global_zero:
-        with complete_file(path) as part:
+        with complete_nemo(path) as part:
             model.save_to(str(part))
             if path.exists():
                 older = (path.with_name(f"{name}-v{number}.nemo") for number in itertools.count(1))

@@ -11,7 +11,6 @@ import hashlib
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -26,6 +25,7 @@ from nemo_birq.labels.quantizer import CHUNK_FRAMES, checksum
 from nemo_birq.modules.frame_times import first_encoder_frame
 from nemo_birq.modules.layer_pass import encode_to_layer
 from nemo_birq.utils.files import complete_file
+from nemo_birq.utils.torch_files import load_torch_file
 
 KEY = "birq.relabelling.teacher"
 PACKED = "nemo:"  # NeMo's prefix of names inside a .nemo
@@ -78,11 +78,10 @@ def read_teacher_file(path: str | Path) -> TeacherFile:
     if not path.is_file():
         raise FileNotFoundError(f"teacher {path} does not exist: name a file that birq cluster-labels wrote")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        found = TeacherFile(**content)
-    except (UnpicklingError, RuntimeError, EOFError, OSError, TypeError) as error:
+        found = TeacherFile(**load_torch_file(path))
+    except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{path} is no teacher, or a truncated one ({str(error).splitlines()[0]}): name a file that "
+            f"{path} is no teacher, or a truncated or damaged one ({str(error).splitlines()[0]}): name a file that "
             "birq cluster-labels wrote"
         ) from error
     if found.found_checksum() != found.checksum:

@@ -4,6 +4,7 @@ NeMo's exp_manager takes the one file that is called ``*last.ckpt``. A process t
 them, or a marker beside one, and a full disk or a copy leaves a damaged one; exp_manager then stops, or begins anew.
 """
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -47,7 +48,7 @@ def settle(folder: Path, requeue_folder: Path, with_average: bool) -> Path | Non
         ValueError: there are checkpoints, and none can be read.
     """
     for leftover in [*folder.glob(f"*{PART}"), *folder.glob(f"*{MARKER}")]:
-        leftover.unlink()
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     for requeued in requeue_folder.glob("hpc_ckpt_*.ckpt"):  # exp_manager would move it away from there
         requeued.rename(folder / requeued.name)
     damaged: list[str] = []

@@ -7,7 +7,7 @@ from nemo.collections.asr.models import ASRModel, EncDecCTCModel, EncDecHybridRN
 from nemo.utils.model_utils import import_class_by_path
 from omegaconf import OmegaConf
 
-from nemo_birq.checkpoint.nemo_archive import read_config
+from nemo_birq.checkpoint.nemo_archive import opening, read_config
 
 
 def check_recognizer(path: Path) -> type[ASRModel]:
@@ -17,10 +17,14 @@ def check_recognizer(path: Path) -> type[ASRModel]:
         ValueError: the file holds no recognizer; else as ``nemo_archive.read_config``.
     """
     target = read_config(path).target
-    found = import_class_by_path(target)
-    if not issubclass(found, EncDecCTCModel | EncDecRNNTModel):
+    try:
+        found = import_class_by_path(target)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{path} holds a {target}, which this version of NeMo does not have ({error})") from error
+    if not (isinstance(found, type) and issubclass(found, EncDecCTCModel | EncDecRNNTModel)):
         raise ValueError(
-            f"{path} holds a {found.__name__}, which does not recognize speech; make a recognizer of it with birq finetune"
+            f"{path} holds a {target.rpartition('.')[2]}, which does not recognize speech; make a recognizer of it with "
+            "birq finetune"
         )
     return found
 
@@ -38,7 +42,8 @@ def open_recognizer(path: Path, device: str) -> ASRModel:
         ValueError, FileNotFoundError: as ``check_recognizer``.
     """
     check_recognizer(path)
-    model = ASRModel.restore_from(str(path), map_location=torch.device(device)).eval()
+    with opening(path):
+        model = ASRModel.restore_from(str(path), map_location=torch.device(device)).eval()
     if isinstance(model, EncDecCTCModel):
         model.change_decoding_strategy(OmegaConf.create({"strategy": "greedy_batch"}), verbose=False)
     return model

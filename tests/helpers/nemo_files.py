@@ -5,6 +5,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from nemo_birq.checkpoint.nemo_archive import CHECKSUMS
 from tests.helpers.models import make_model, train
 
 SECRET = "/home/somebody/private"
@@ -20,10 +21,11 @@ def save_pretrained(path: Path) -> Path:
 
 
 def repack(source: Path, target: Path, change) -> None:
-    """A copy of a .nemo with its folder changed by a function."""
+    """A copy of a .nemo with its folder changed by a function, on purpose: without the list of checksums."""
     folder = target.with_suffix("")
     with tarfile.open(source) as tar:
         tar.extractall(folder, filter="data")
     change(folder)
+    (folder / CHECKSUMS).unlink(missing_ok=True)
     with tarfile.open(target, "w") as tar:
         tar.add(folder, arcname=".")
