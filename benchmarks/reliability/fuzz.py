@@ -23,6 +23,7 @@ from benchmarks.reliability.fork_server import ForkServer
 if TYPE_CHECKING:  # the server is forked before anything else is imported
     from benchmarks.reliability.fuzzing.campaign import Case
     from benchmarks.reliability.fuzzing.kinds import Kind
+    from benchmarks.reliability.fuzzing.stage import Stage
 
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = (
@@ -67,12 +68,11 @@ def main(
         with console.status("importing NeMo"):
             server.wait_until_ready()
         stage = Stage(server, (folder or Path(own)).resolve())
-        found = _run(stage, [(kind, range(count) if number is None else [number]) for kind, count in plan], seed)
+        numbered = [(kind, range(count) if number is None else [number]) for kind, count in plan]
+        found = _run(stage, numbered, seed, show_all=number is not None)
     from benchmarks.reliability.fuzzing.verdict import FORBIDDEN
 
     bad = [case for case in found if case.verdict.name in FORBIDDEN]
-    for case in bad if number is None else found:
-        console.print(_described(case), markup=False, highlight=False, soft_wrap=True)
     console.print(_table(found))
     seconds = round(time.monotonic() - began)
     console.print(f"{len(found)} cases in {seconds} s, {len(bad)} of a class that must not occur.", highlight=False)
@@ -81,18 +81,22 @@ def main(
     sys.exit(1 if bad else 0)
 
 
-def _run(stage: object, plan: "Sequence[tuple[Kind, Sequence[int]]]", seed: int) -> "list[Case]":
+def _run(stage: "Stage", plan: "Sequence[tuple[Kind, Sequence[int]]]", seed: int, show_all: bool) -> "list[Case]":
+    """Runs the cases, and prints those that must not end so when they occur."""
     from benchmarks.reliability.fuzzing.campaign import Case, campaign
     from benchmarks.reliability.fuzzing.verdict import FORBIDDEN
 
     found: list[Case] = []
+    bad = 0
     with Progress(*COLUMNS, console=console, transient=True) as bars:
         task = bars.add_task("making good files", total=sum(len(numbers) for _, numbers in plan))
         for one in campaign(stage, plan, seed):
             if isinstance(one, Case):
                 found.append(one)
                 bars.advance(task)
-            bad = sum(case.verdict.name in FORBIDDEN for case in found)
+                bad += one.verdict.name in FORBIDDEN
+                if show_all or one.verdict.name in FORBIDDEN:
+                    bars.print(_described(one), markup=False, highlight=False, soft_wrap=True)
             bars.update(task, description=f"{one.kind if isinstance(one, Case) else one.name}, {bad} bad so far")
     return found
 
