@@ -11,7 +11,7 @@ from nemo_birq.config import BiRQConfig, refuse_unknown_keys
 
 ROOT_KEYS = (
     "name", "seed", "enhanced_start_step", "enhanced_ramp_steps", "model", "trainer", "exp_manager",
-    "init_from_nemo_model", "init_from_pretrained_model", "init_from_ptl_ckpt",
+    "init_from_nemo_model", "init_from_pretrained_model", "init_from_ptl_ckpt", "resume_with_changed",
 )  # fmt: skip
 MODEL_KEYS = (
     "sample_rate", "train_ds", "validation_ds", "test_ds", "preprocessor", "encoder", "decoder", "birq", "card", "optim",

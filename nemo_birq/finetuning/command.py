@@ -70,6 +70,7 @@ def finetune(cfg: "DictConfig") -> None:
     from nemo_birq.finetuning.preparation import prepare
     from nemo_birq.finetuning.training import build_recognizer, build_trainer, save_best
     from nemo_birq.runs.experiment import experiment
+    from nemo_birq.runs.resuming import prepare_resuming
 
     with errors_in_one_line():
         pretrained, tests = prepare(cfg)
@@ -77,6 +78,7 @@ def finetune(cfg: "DictConfig") -> None:
         trainer, num_steps = build_trainer(cfg)
         with experiment(trainer, cfg.exp_manager) as run:
             model = build_recognizer(cfg, trainer, num_steps, pretrained)
+            prepare_resuming(model, trainer, cfg.get("resume_with_changed"))
             trainer.fit(model)
             run.signals.end_if_received()
             nemo = save_best(model, trainer, run.folder, cfg.name)

@@ -50,6 +50,7 @@ def pretrain(cfg: "DictConfig") -> None:
     from nemo_birq.monitoring.finite_check import NonFiniteError
     from nemo_birq.pretraining.result import complete_result
     from nemo_birq.runs.experiment import experiment
+    from nemo_birq.runs.resuming import prepare_resuming
 
     with errors_in_one_line(UnreadableDataError, NonFiniteError):
         check_run_keys(cfg)
@@ -59,6 +60,7 @@ def pretrain(cfg: "DictConfig") -> None:
         with experiment(trainer, cfg.get("exp_manager", None)):
             model = BiRQModel(cfg=cfg.model, trainer=trainer)
             model.maybe_init_from_pretrained_checkpoint(cfg)
+            prepare_resuming(model, trainer, cfg.get("resume_with_changed"))
             trainer.fit(model)
             complete_result(model, trainer)
 

@@ -6,7 +6,7 @@ from lightning.pytorch import Trainer
 from nemo.utils import logging
 
 from nemo_birq.checkpoint.artifacts import write_card_beside
-from nemo_birq.checkpoint.nemo_archive import read_config, read_weights
+from nemo_birq.checkpoint.nemo_archive import read_config, verify_nemo
 from nemo_birq.model import BiRQModel
 
 
@@ -36,7 +36,7 @@ def _is_result(path: Path, steps: int) -> bool:
     if not path.is_file():
         return False
     try:
-        read_weights(path)
+        verify_nemo(path)
         return read_config(path).get("pretraining", {}).get("steps") == steps
     except ValueError as error:
         logging.warning(f"{error}. It is written again.")

@@ -5,10 +5,13 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from nemo_birq.monitoring.finite_check import NonFiniteError
+from nemo_birq.runs import changed_settings, optimizer_settings
 from tests.helpers.paths import ROOT
 from tests.helpers.resume_worker import SAVE_EVERY, STEPS, Diary, train
 
@@ -64,6 +67,9 @@ def test_several_stops_leave_no_trace(tmp_path, monkeypatch, options):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     expected = train(whole, **options)
     monkeypatch.setattr(Diary, "kill", kill_here)
+    said = []
+    for module in (changed_settings, optimizer_settings):
+        monkeypatch.setattr(module, "logging", SimpleNamespace(info=said.append, warning=said.append))
     for step in (7, 21):
         with pytest.raises(KilledError):
             train(broken, kill_after=step, **options)
@@ -71,3 +77,17 @@ def test_several_stops_leave_no_trace(tmp_path, monkeypatch, options):
     assert seen(broken)[-1] == seen(whole)[-1]
     assert {json.dumps(entry) for entry in seen(broken)} == {json.dumps(entry) for entry in seen(whole)}
     assert all(torch.equal(value, expected[name]) for name, value in found.items())
+    assert not said  # no setting has changed
+
+
+def test_the_remedy_of_a_loss_that_is_not_finite_works(tmp_path):
+    """A learning rate that is absurd but in the first step, where the schedule begins with 0."""
+    absurd = ["model.optim.lr=1e30", "+model.optim.sched.constant_steps=1"]
+    train(tmp_path, overrides=absurd, save_every=1, max_steps=1)
+    with pytest.raises(NonFiniteError, match=r"resume with a lower model\.optim\.lr"):
+        train(tmp_path, overrides=absurd, max_steps=8)
+    assert [path.name for path in tmp_path.glob("*.ckpt")] == ["step=1.ckpt"]
+    found = train(tmp_path, overrides=["model.optim.lr=1e-3", absurd[1]], max_steps=8)
+    assert seen(tmp_path)[-1][0] == 7 and all(value.isfinite().all() for value in found.values())
+    settings = torch.load(tmp_path / "step=5.ckpt", weights_only=False)["optimizer_states"][0]["param_groups"][0]
+    assert (settings["lr"], settings["initial_lr"]) == (pytest.approx(1e-3 * 5 / 50), 1e-3)
