@@ -10,9 +10,10 @@ from pathlib import Path
 from benchmarks.reliability.fuzzing.corruptions import Corruption
 from benchmarks.reliability.fuzzing.good_files import GoodFiles
 from benchmarks.reliability.fuzzing.kinds import Kind
-from benchmarks.reliability.fuzzing.results import Result, same
+from benchmarks.reliability.fuzzing.results import Result
 from benchmarks.reliability.fuzzing.stage import Stage
 from benchmarks.reliability.fuzzing.verdict import Expected, Verdict, judge
+from benchmarks.reliability.outcome import differences
 
 ABSENT = "the file may be absent"
 
@@ -68,9 +69,9 @@ class Subject:
         corruption.apply(target, rng)
         rule = self._rule(good, target)
         ended = self.stage.run(self.kind.arguments, self.folder, self.timeout, self.kind.entry)
-        is_same = self._is_same() if ended.code == 0 else None
+        changes = self._changes() if ended.code == 0 else None
         names = [target.name, relative, *self.kind.names(good, target)]
-        verdict = judge(ended, is_same, rule, Expected(self.output, names))
+        verdict = judge(ended, changes, rule, Expected(self.output, names))
         return Case(self.kind.name, number, corruption.name, relative, verdict, ended.seconds)
 
     def _rule(self, good: Path, bad: Path) -> str | None:
@@ -79,14 +80,14 @@ class Subject:
             return ABSENT
         try:
             return self.kind.rule(good, bad)
-        except (OSError, ValueError, TypeError):  # a path or a number that no system takes
+        except Exception:  # what no rule can read is no valid file
             return None
 
-    def _is_same(self) -> bool:
+    def _changes(self) -> list[str]:
         try:
-            return same(self.kind.read(self.folder), self.expected)
-        except Exception:  # what the command wrote is no result
-            return False
+            return differences(self.kind.read(self.folder), self.expected)
+        except Exception as error:
+            return [f"what the command wrote is no result: {type(error).__name__}: {error}"]
 
 
 def _corruption(corruptions: Sequence[Corruption], number: int, seed: str) -> Corruption:

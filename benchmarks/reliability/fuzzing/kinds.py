@@ -85,7 +85,7 @@ PAGE = results.text_files("out/index.html")
 
 
 def _audio(
-    suffix: str, arguments: Arguments, read: Reader, rule: Rule = validity.never, inputs: Mapping[str, str] | None = None
+    suffix: str, arguments: Arguments, read: Reader, rule: Rule = validity.shortened, inputs: Mapping[str, str] | None = None
 ) -> Kind:
     """Makes a kind of audio files; each case damages one of those that the manifest names."""
     return Kind(

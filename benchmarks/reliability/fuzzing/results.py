@@ -11,16 +11,11 @@ import numpy as np
 import soundfile
 import torch
 
-from benchmarks.reliability.outcome import differences, read_outcome
+from benchmarks.reliability.outcome import read_outcome
 
 Result = dict[str, Any]
 MEASURED = re.compile("seconds_taken|wall_seconds|processor_seconds|command|versions|made_from|peak_memory")
 """Keys of results that differ between two runs, or name what was read."""
-
-
-def same(found: Result, expected: Result) -> bool:
-    """Compares two results."""
-    return not differences(found, expected)
 
 
 def flat(value: Any, name: str) -> Result:

@@ -40,6 +40,8 @@ LEFT_OUT = re.compile(
     r"differ|stops at|ends at|lost|instead of|without|no \w+ of|nearest|earlier|older|warning|note:",
     re.IGNORECASE,
 )
+SHOWN = 3
+"""Differences of a result that are shown."""
 NUMBERS = re.compile(r"\d+")
 
 
@@ -59,12 +61,12 @@ class Expected:
     names: Sequence[str]
 
 
-def judge(ended: Ended, is_same: bool | None, rule: str | None, expected: Expected) -> Verdict:
+def judge(ended: Ended, changes: Sequence[str] | None, rule: str | None, expected: Expected) -> Verdict:
     """Classifies an ending.
 
     Args:
         ended: how the command ended.
-        is_same: its result is that of the good file; None where there is no result to compare.
+        changes: how its result differs from that of the good file; None where there is no result to compare.
         rule: why nothing can show that the file is damaged; None where something can.
         expected: output with the good file, and names of the damaged file.
     """
@@ -81,12 +83,12 @@ def judge(ended: Ended, is_same: bool | None, rule: str | None, expected: Expect
     if ended.code != 0:
         text = message(ended, expected)
         return Verdict(NAMED_ERROR if _names(text, expected.names) else UNNAMED_ERROR, text or last)
-    if is_same:
+    if not changes:
         return Verdict(HARMLESS, "")
     said = _said(everything, expected)
     if said:
         return Verdict(COUNTED, said)
-    return Verdict(SILENT, last) if rule is None else Verdict(UNDETECTABLE, rule)
+    return Verdict(SILENT, "\n".join(changes[:SHOWN])) if rule is None else Verdict(UNDETECTABLE, rule)
 
 
 def message(ended: Ended, expected: Expected) -> str:
