@@ -15,6 +15,7 @@ import signal
 import socket
 import struct
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -214,6 +215,7 @@ def _run(start: Start) -> None:
         _redirect(start.log, start.errors or start.log)
         os.chdir(start.folder)
         os.environ.update(start.env)
+        tempfile.tempdir = None  # chosen again, by the variables of this start
         sys.argv = list(start.arguments)
         sys.modules["__main__"] = types.ModuleType("__main__")  # not the owner's: programs take their name from it
         if start.before is not None:

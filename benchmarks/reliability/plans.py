@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import tempfile
@@ -19,6 +20,7 @@ from benchmarks.reliability.storms import Stage, Storm
 
 MARKER = "-unfinished"
 """End of the name of NeMo's marker of a checkpoint that is being written or removed."""
+STEP = re.compile(r"(?:step|epoch)=\d+")
 MOST_ALIKE = 12
 """Operations of one group that are all aimed at; of more, such as writes to a log, the first, middle and last."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -40,13 +42,19 @@ class Observed:
     """Bytes of the files ``.ckpt`` and ``.nemo``."""
 
     @property
-    def saves(self) -> list[int]:
-        """Numbers of the operations at which NeMo marks a checkpoint as unfinished before it writes it."""
+    def saves(self) -> list[list[int]]:
+        """Numbers of the operations at which NeMo marks a checkpoint as unfinished before it writes it.
+
+        For each validation one or two: that of the best checkpoint, where it has improved, and that of the last one.
+        """
         first: dict[str, int] = {}
         for number, operation in enumerate(self.operations):
             if operation.kind == "open" and operation.paths[0].endswith(MARKER):
                 first.setdefault(operation.paths[0], number)  # the second time it is removed
-        return list(first.values())
+        steps = defaultdict(list)
+        for path, number in first.items():
+            steps[STEP.search(path)[0]].append(number)
+        return list(steps.values())
 
     @property
     def end(self) -> int:
@@ -56,7 +64,7 @@ class Observed:
     @property
     def middle(self) -> int:
         """Number of an operation between the second and the third checkpoint."""
-        return self.saves[4] - 2  # each has two files, that of the best and that of the last
+        return self.saves[2][0] - 2
 
 
 def observe(stage: Stage, run: Run) -> Observed:
@@ -150,7 +158,7 @@ def again(seen: Observed) -> Iterator[Storm]:
 def signals(seen: Observed, draw: random.Random, rounds: int) -> Iterator[Storm]:
     """Yields signals at random moments, once and twice in a row, and in the middle of saving a checkpoint."""
     for number in SIGNALS:
-        for place in (seen.middle, seen.saves[-1] + 1, seen.end):
+        for place in (seen.middle, seen.saves[-1][-1] + 1, seen.end):
             yield Storm("signal", seen.run, [do.send_at(place, number)])
     for _ in range(rounds):
         for number in SIGNALS:
@@ -186,7 +194,7 @@ def chosen(operations: list[Operation], most_alike: int) -> list[int]:
 
 def places(seen: Observed) -> list[tuple[int, str]]:
     """Returns the operations after which a large file is written, with the suffix of that file."""
-    return [*((number, ".ckpt") for number in seen.saves), (max(0, seen.end - 1), ".nemo")]
+    return [*((number, ".ckpt") for numbers in seen.saves for number in numbers), (max(0, seen.end - 1), ".nemo")]
 
 
 def can_mount() -> bool:

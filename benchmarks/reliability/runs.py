@@ -50,18 +50,19 @@ class Run:
         """Returns the whole command of a run that writes below ``folder``."""
         return [*self.arguments, f"exp_manager.exp_dir={folder}", f"trainer.devices={self.ranks}"]
 
-    def environments(self) -> list[dict[str, str]]:
-        """Returns the environment of each rank of a start, that of torchrun where there are several."""
-        if self.ranks == 1:
-            return [{}]
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
-        shared = {
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(self.ranks), "NODE_RANK": "0",
-            "LOCAL_WORLD_SIZE": str(self.ranks), "GROUP_RANK": "0", "GROUP_WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "storm",
-        }  # fmt: skip
-        return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(self.ranks)]
+
+def rank_environments(ranks: int) -> list[dict[str, str]]:
+    """Returns the environment of each rank of a start, that of torchrun where there are several."""
+    if ranks == 1:
+        return [{}]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(ranks), "NODE_RANK": "0",
+        "LOCAL_WORLD_SIZE": str(ranks), "GROUP_RANK": "0", "GROUP_WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "storm",
+    }  # fmt: skip
+    return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
 
 
 def pretraining(steps: int = 12) -> Run:
@@ -82,7 +83,7 @@ def pretraining_on_two_ranks() -> Run:
 
 def finetuning(nemo: Path) -> Run:
     """Returns a fine-tuning of a pretrained file."""
-    own = (f"init_from_nemo_model={nemo}", f"test_manifests=[test={CORPUS}/test/test.json]")
+    own = (f"init_from_nemo_model={nemo}", f"test_manifests=[{VALIDATION}]")
     return Run("fine-tuning", (*FINETUNE, *own), is_exact=False)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.reliability.disturbances import Disturbance
 from benchmarks.reliability.fork_server import POLL_SECONDS, Child, ForkServer, Start
 from benchmarks.reliability.outcome import differences, last_checkpoint_step, read_outcome
-from benchmarks.reliability.runs import NAME, Run
+from benchmarks.reliability.runs import NAME, Run, rank_environments
 
 LONGEST_START = 180.0
 """Seconds after which a start counts as hanging."""
@@ -147,7 +147,7 @@ class Stage:
             Their exit codes, the seconds between the first and the last end, and the seconds of the processor.
         """
         children = []
-        for rank, env in enumerate(run.environments()):
+        for rank, env in enumerate(rank_environments(run.ranks)):
             before = partial(disturbance.in_child, folder) if disturbance.in_child and rank == 0 else None
             start = Start(run.command(folder), folder / f"log{rank}", folder, self.env | env, before=before)
             children.append(self.server.start(start))
@@ -191,6 +191,7 @@ def message(log: Path) -> str:
     """Returns the line of a log that says most about why the run failed."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"(birq \w+: |[\w.]*(Error|Exception|Interrupt)\b)", line)]
+    lines = [line for line in lines if "HYDRA_FULL_ERROR" not in line]
     return (errors or lines or ["no output"])[-1][:300]
 
 

@@ -1,6 +1,7 @@
 """The results of storms, for people and as a file."""
 
 import platform
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,6 @@ from rich.table import Table
 
 from benchmarks.reliability.storms import Result
 from nemo_birq.utils.files import write_json
-
-MOST_COMPLAINTS = 4
-"""Differences of a storm that are shown; the weights alone may have hundreds."""
 
 
 def totals(results: list[Result]) -> dict[tuple[str, str], dict[str, Any]]:
@@ -62,9 +60,16 @@ def failure(result: Result) -> str:
     lines = [f"FAILED {result.storm}"]
     if result.needed_a_person is not None:
         lines.append(f"  a person is needed: {result.needed_a_person}")
-    lines += [f"  {complaint}" for complaint in result.complaints[:MOST_COMPLAINTS]]
-    more = len(result.complaints) - MOST_COMPLAINTS
-    return "\n".join(lines + ([f"  and {more} more differences"] if more > 0 else []))
+    groups: dict[str, list[str]] = defaultdict(list)
+    for complaint in result.complaints:
+        groups[_file(complaint)].append(complaint)
+    lines += [f"  {group[0]}{f' (and {len(group) - 1} more like it)' if group[1:] else ''}" for group in groups.values()]
+    return "\n".join(lines)
+
+
+def _file(complaint: str) -> str:
+    """Returns what differences have in common: kind and file."""
+    return re.split(r"(?<=\.ckpt):|(?<=\.json):|(?<=metrics):|(?<=\.yaml):|(?<=\.pt):", complaint)[0]
 
 
 def write_results(path: Path, results: list[Result], command: str, seed: int, seconds: int) -> None:

@@ -20,7 +20,7 @@ from nemo_birq.data.build_index import build_table
 from nemo_birq.data.sources import Source
 from nemo_birq.utils.files import complete_file, file_sha256, write_text
 
-FORMAT = 2  # of the table; part of its name, so that older ones are not read
+FORMAT = 3  # of the table; part of its name, so that older ones are not read
 
 
 class Place(NamedTuple):

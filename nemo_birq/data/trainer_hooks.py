@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from nemo.utils import logging
+from nemo.utils.exp_manager import SkipResumeTrainingValidationLoop
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from nemo_birq.data.dataloader import SpeechLoader
@@ -101,7 +102,8 @@ class TrainingPosition(Callback):
         load_position(checkpoint, pl_module._train_dl)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._owed and trainer.max_steps > 0:  # also after the last step, where Lightning would end at once
+        skips = isinstance(trainer.fit_loop.epoch_loop, SkipResumeTrainingValidationLoop)  # disable_validation_on_resume
+        if self._owed and trainer.max_steps > 0 and not skips:  # also after the last step, where Lightning would end at once
             self._max_steps = trainer.max_steps
             trainer.fit_loop.epoch_loop.max_steps += 1
 

@@ -118,8 +118,8 @@ def _check_not_tarred(manifest: str) -> None:
     paths = Source(manifest, None, None).manifest_paths
     if not Path(paths[0]).is_file():
         raise FileNotFoundError(f"{paths[0]} does not exist: name a manifest, or a folder of shards")
-    entry, _ = next(iterate_manifest(paths[0]), (None, None))
-    if entry and "shard_id" in entry and not (Path(paths[0]).parent / entry["audio_filepath"]).is_file():
+    entry = next((line.entry for line in iterate_manifest(paths[0]) if not line.problem), {})
+    if "shard_id" in entry and not os.path.isfile(Path(paths[0]).parent / entry["audio_filepath"]):
         raise ValueError(
             f"manifest {manifest} names members of tar shards ({entry['audio_filepath']}): give the folder that holds "
             "audio_0.tar, or the names of the tar files with --tars"
@@ -134,7 +134,7 @@ def _lines_of_files(source: Source, index: SpeechIndex) -> Iterator[dict]:
     row = 0
     for manifest in source.manifest_paths:
         folder = os.path.dirname(os.path.abspath(manifest))
-        for entry, problem in iterate_manifest(manifest):
+        for _, entry, problem in iterate_manifest(manifest):
             if problem or row == len(index):
                 continue
             path = os.path.join(folder, os.path.expanduser(entry["audio_filepath"]))

@@ -4,7 +4,6 @@ Shapes: B utterances, T' encoder frames, H codebooks.
 """
 
 import hashlib
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ from nemo_birq.extraction.store import SETTINGS, PartStore, check_same
 from nemo_birq.model import BiRQModel
 from nemo_birq.modules.layer_pass import check_finite, encode_to_layer, encoder_lengths
 from nemo_birq.modules.masking import positions, valid_frames
-from nemo_birq.utils.files import file_sha256, write_json
+from nemo_birq.utils.files import file_sha256, read_json, write_json
 
 KINDS = ("anchor", "enhanced")
 
@@ -109,7 +108,7 @@ def finish(store: PartStore, parts: int, out: Path) -> None:
     digest = hashlib.sha256()
     for number in range(parts):
         digest.update(store.list_path(number).read_bytes())
-    made = json.loads((store.folder / SETTINGS).read_text(encoding="utf-8"))
+    made = read_json(store.folder / SETTINGS)
     write_json(settings_path(out), made | {"sha256": digest.hexdigest()})
     store.merge(parts, out)
     store.close()

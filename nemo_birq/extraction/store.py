@@ -17,7 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from nemo.utils import logging
 
-from nemo_birq.utils.files import complete_file, encoded, file_sha256, flush, write_json, write_text
+from nemo_birq.utils.files import complete_file, encoded, file_sha256, flush, read_json, write_json, write_text
 
 SETTINGS = "settings.json"
 _WRITING = ".writing"
@@ -130,7 +130,7 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
     path = folder / SETTINGS
     if not path.is_file():
         if folder.exists() and (not folder.is_dir() or any(file.name != ".lock" for file in folder.iterdir())):
-            raise ValueError(f"{folder} holds something else already: give a new folder")
+            raise ValueError(f"{folder} holds something else already, and no {SETTINGS}: give a new folder")
         return
     check_same(path, settings, f"{folder} was made with other settings", "Give a new folder")
 
@@ -141,8 +141,10 @@ def check_same(path: Path, settings: dict[str, Any], message: str, remedy: str) 
     Raises:
         ValueError: saying what differs.
     """
-    content = json.loads(path.read_text(encoding="utf-8"))
-    found = content["settings"]
+    content = read_json(path)
+    found = content.get("settings")
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} has no 'settings', it is damaged. {remedy}")
     different = [
         f"{key} was {found.get(key)}, now {settings.get(key)}"
         for key in settings | found

@@ -12,6 +12,7 @@ from nemo_birq.finetuning.initialization import check_fresh_layers
 from nemo_birq.finetuning.pretrained import pretrained_path, read_pretrained_config
 from nemo_birq.finetuning.transcripts import check_covered, read_transcripts
 from nemo_birq.finetuning.vocabulary import Vocabulary, build_tokenizer, characters, pieces
+from nemo_birq.scoring.audio import check_audio
 from nemo_birq.scoring.eval_sets import TestSet, read_test_sets
 
 
@@ -30,6 +31,8 @@ def prepare(cfg: DictConfig) -> tuple[str, list[TestSet]]:
     check_fresh_layers(cfg.fresh_layers, cfg.model.encoder.n_layers)
     named = cfg.test_manifests or []
     tests = read_test_sets([named] if isinstance(named, str) else list(named))
+    for test in tests:
+        check_audio(test.manifest)  # they are scored at the end
     training = data.manifests(cfg.model.train_ds, "train_ds")
     others = [*data.manifests(cfg.model.validation_ds, "validation_ds"), *(str(test.manifest) for test in tests)]
     transcripts = {manifest: read_transcripts(manifest) for manifest in [*training, *others]}

@@ -31,7 +31,7 @@ class StopAndGoOn(Checkpoint):
     def __init__(self, signals: Signals, interval: timedelta | None, resumes: bool, exit_code: int | None = None):
         self.signals = signals
         self.resumes = resumes
-        self.interval = interval.total_seconds() if interval else float("inf")
+        self.interval = float("inf") if interval is None else interval.total_seconds()
         self.exit_code = exit_code
         self._saved = time.monotonic()
         self._step = 0

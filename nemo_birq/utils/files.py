@@ -60,6 +60,22 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON file that holds an object.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds something else; the message names the file.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # of UTF-8, of JSON, of a number of thousands of digits, of its nesting
+        raise ValueError(f"{path} is damaged, it is not readable as JSON ({error}). Repair it, or move it away.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged, it holds no JSON object. Repair it, or move it away.")
+    return found
+
+
 def flush(path: Path) -> None:
     """Waits until the content of a file is on the disk."""
     with open(path, "rb") as file:

@@ -2,18 +2,15 @@
 
 Trains the tiny configuration, keeps the names of the utterances of each step, and may be killed.
 
-python tests/helpers/resume_worker.py FOLDER [--kill-after STEPS] [--workers N]
+tests.helpers.resume_worker FOLDER [--kill-after STEPS] [--workers N]
 """
 
 import argparse
 import json
 import os
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import lightning.pytorch as pl
 import torch
@@ -79,7 +76,7 @@ def train(
     return model.state_dict()
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kill-after", type=int)

@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 from collections import Counter
 from types import SimpleNamespace
 
@@ -12,11 +10,11 @@ import torch
 
 from nemo_birq.monitoring.finite_check import NonFiniteError
 from nemo_birq.runs import changed_settings, optimizer_settings
-from tests.helpers.paths import ROOT
+from tests.helpers.forked import run_forked
 from tests.helpers.resume_worker import SAVE_EVERY, STEPS, Diary, train
 
 pytestmark = pytest.mark.system
-WORKER = ROOT / "tests" / "helpers" / "resume_worker.py"
+WORKER = "tests.helpers.resume_worker"
 
 
 def seen(folder) -> list[list]:
@@ -26,10 +24,7 @@ def seen(folder) -> list[list]:
 def test_killed_and_resumed_run_sees_the_same_utterances_and_ends_with_the_same_weights(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     expected = train(whole)
-    killed = subprocess.run(
-        [sys.executable, str(WORKER), str(broken), "--kill-after", "18", "--workers", "2"],
-        capture_output=True, text=True,
-    )  # fmt: skip
+    killed = run_forked([WORKER, str(broken), "--kill-after", "18", "--workers", "2"], entry=f"{WORKER}:main")
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
     first_part = seen(broken)
     assert first_part == seen(whole)[:19]  # with two workers the order is that without any

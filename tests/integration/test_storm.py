@@ -32,11 +32,11 @@ def two_last_checkpoints(whole: Observed) -> Disturbance:
 
 
 def an_unfinished_marker(whole: Observed) -> Disturbance:
-    return do.kill_at(whole.saves[-1] + 1)
+    return do.kill_at(whole.saves[-1][-1] + 1)
 
 
 def the_middle_of_a_checkpoint(whole: Observed) -> Disturbance:
-    return do.kill_inside(whole.saves[3], whole.sizes[".ckpt"] // 2)
+    return do.kill_inside(whole.saves[1][-1], whole.sizes[".ckpt"] // 2)
 
 
 def the_last_checkpoint_without_a_nemo(whole: Observed) -> Disturbance:
@@ -52,7 +52,7 @@ def a_nemo_without_a_card(whole: Observed) -> Disturbance:
 
 
 def a_terminated_run(whole: Observed) -> Disturbance:
-    return do.send_at(whole.saves[4] - 2, signal.SIGTERM)
+    return do.send_at(whole.middle, signal.SIGTERM)
 
 
 @pytest.mark.parametrize(

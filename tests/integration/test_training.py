@@ -29,7 +29,7 @@ pytestmark = pytest.mark.system
 def trained(tmp_path_factory):
     """12 steps, then the same command with 20: it resumes."""
     folder = tmp_path_factory.mktemp("trained")
-    printed = pretrain(folder, "trainer.max_steps=12", "trainer.val_check_interval=6")
+    printed = pretrain(folder, "trainer.max_steps=12", "trainer.val_check_interval=6", fresh=True)
     first = torch.load(next(folder.rglob("*-last.ckpt")), weights_only=False, map_location="cpu")
     again = pretrain(folder, "trainer.max_steps=20", "trainer.val_check_interval=6")
     return folder, printed, first, again

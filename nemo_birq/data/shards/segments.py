@@ -14,7 +14,7 @@ class Skipped(NamedTuple):
     name: str
     """Of the file, relative to the input folder, or of the utterance."""
     kind: str
-    """missing, unreadable, empty, truncated, not a number, not text, duplicate, outside, unsupported."""
+    """missing, unreadable, empty, truncated, not a number, too loud, not text, duplicate, outside, unsupported."""
     reason: str
 
 
