@@ -43,11 +43,16 @@ def complete_files(folder: Path) -> Iterator[Path]:
             os.replace(path, folder / path.name)
 
 
+def encoded(text: str) -> bytes:
+    """Returns a text in UTF-8, as ``write_text`` writes it."""
+    # JSON reads \\udc80, the escape of a byte of a file name that is not UTF-8, as that byte again.
+    return text.encode("utf-8", errors="backslashreplace")
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a text file in UTF-8; see ``complete_file``."""
     with complete_file(path) as part:
-        # JSON reads \\udc80, the escape of a byte of a file name that is not UTF-8, as that byte again.
-        part.write_text(text, encoding="utf-8", errors="backslashreplace")
+        part.write_bytes(encoded(text))
 
 
 def write_json(path: Path, content: Any) -> None:
