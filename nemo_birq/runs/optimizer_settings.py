@@ -64,10 +64,11 @@ class OptimizerSettings(Callback):
             return
         _set_rates(trainer)
         after = [group["lr"] for group in _groups(trainer)]
-        named = {key: values for key, values in changes.items() if not key.endswith("base_lrs")}  # they repeat lr
+        # The schedule computes these two from settings that are named anyway.
+        named = {key: values for key, values in changes.items() if not key.endswith(("base_lrs", "decay_steps"))}
         text = ", ".join(f"{key} {then} -> {now}" for key, (then, now) in named.items())
         logging.info(
-            f"Resumed at step {trainer.global_step} with the optimizer settings of this run: {text or 'another schedule'}. "
+            f"Resumed at step {trainer.global_step} with the optimizer settings of this run: {text or 'another kind'}. "
             f"The learning rate goes on with {_numbers(after)} instead of {_numbers(before)}"
         )
 

@@ -63,7 +63,7 @@ def edited(checkpoint, folder, edit):
     return folder / "edited.ckpt"
 
 
-def test_same_settings_are_not_worth_a_word(checkpoint, same, said):
+def test_same_settings_log_nothing(checkpoint, same, said):
     check_changed_settings(same, trainer_at(checkpoint))
     assert not said
 
