@@ -23,17 +23,17 @@ from torch import Tensor
 from nemo_birq.checkpoint import artifacts
 from nemo_birq.checkpoint.model_card import build_card
 from nemo_birq.checkpoint.stock_config import refuse_bare_encoder, with_stock_nodes
-from nemo_birq.config import parse
+from nemo_birq.config import parse, resolve_layer
 from nemo_birq.config_checks import check_modules, check_optimizer
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.factory import build_dataloader
-from nemo_birq.data.trainer_hooks import check_trainer, load_position, save_position, with_schedule_length
+from nemo_birq.data.trainer_hooks import ValidateAtEnd, check_trainer, load_position, save_position, with_schedule_length
 from nemo_birq.labels.enhanced import EnhancedTargets
 from nemo_birq.labels.factory import build_labelers
 from nemo_birq.labels.teacher import find_teacher
 from nemo_birq.labels.utterance_labels import Labels, pad_labels
 from nemo_birq.losses.bilevel import BilevelLoss, Losses, Weights, WeightSchedule
-from nemo_birq.modules.layer_pass import encode_to_layer, resolve_layer
+from nemo_birq.modules.layer_pass import encode_to_layer
 from nemo_birq.modules.masking import SpanMasking, positions, valid_frames
 from nemo_birq.monitoring.callback import HealthMonitor
 from nemo_birq.utils.rng import draw_seed, step_seed, to_device
@@ -271,7 +271,7 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
         return {"val_loss": log["val_loss"], "log": log}
 
     def configure_callbacks(self) -> list[Callback]:
-        return [*super().configure_callbacks(), self.monitor]
+        return [*super().configure_callbacks(), self.monitor, ValidateAtEnd()]
 
     def _seed(self, stream: str, *position: int) -> int:
         return step_seed(self.birq.seed, self.global_rank, stream, *position)

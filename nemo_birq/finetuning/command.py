@@ -67,8 +67,8 @@ def finetune(cfg: "DictConfig") -> None:
     Ends with a .nemo and a table of WER and CER. docs/finetuning.md has the rest.
     """
     import lightning.pytorch as pl
-    from nemo.utils.exp_manager import exp_manager
 
+    from nemo_birq.data.trainer_hooks import start_experiment
     from nemo_birq.finetuning.preparation import prepare
     from nemo_birq.finetuning.training import build_recognizer, build_trainer, save_best
 
@@ -76,7 +76,7 @@ def finetune(cfg: "DictConfig") -> None:
         pretrained, tests = prepare(cfg)
         pl.seed_everything(cfg.seed, workers=True)
         trainer, num_steps = build_trainer(cfg)
-        folder = Path(exp_manager(trainer, cfg.exp_manager))
+        folder = Path(start_experiment(trainer, cfg.exp_manager))
         model = build_recognizer(cfg, trainer, num_steps, pretrained)
     trainer.fit(model)
     nemo = save_best(model, trainer, folder, cfg.name)

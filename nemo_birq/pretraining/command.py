@@ -40,19 +40,20 @@ def pretrain(cfg: "DictConfig") -> None:
     """
     import lightning.pytorch as pl
     from nemo.utils import logging
-    from nemo.utils.exp_manager import exp_manager
     from nemo.utils.trainer_utils import resolve_trainer_cfg
     from omegaconf import OmegaConf
 
-    from nemo_birq.config_checks import check_run_keys
+    from nemo_birq.config_checks import check_data_named, check_run_keys
+    from nemo_birq.data.trainer_hooks import start_experiment
     from nemo_birq.model import BiRQModel
 
-    logging.info(f"Hydra config: {OmegaConf.to_yaml(cfg)}")
     with errors_in_one_line():
         check_run_keys(cfg)
+        check_data_named(cfg.model, "train_ds", "validation_ds")
         pl.seed_everything(cfg.seed, workers=True)
         trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer))
-        exp_manager(trainer, cfg.get("exp_manager", None))
+        logging.info(f"Hydra config: {OmegaConf.to_yaml(cfg)}")
+        start_experiment(trainer, cfg.exp_manager)
         model = BiRQModel(cfg=cfg.model, trainer=trainer)
         model.maybe_init_from_pretrained_checkpoint(cfg)
     trainer.fit(model)
@@ -71,12 +72,13 @@ def untrained_model(cfg: "DictConfig") -> None:
     import lightning.pytorch as pl
     from nemo.utils.trainer_utils import resolve_trainer_cfg
 
-    from nemo_birq.config_checks import check_run_keys
+    from nemo_birq.config_checks import check_data_named, check_run_keys
     from nemo_birq.model import BiRQModel
 
     with errors_in_one_line():
         check_run_keys(cfg)
-        path = Path(cfg.exp_manager.exp_dir or "nemo_experiments") / cfg.name / f"{cfg.name}.nemo"
+        check_data_named(cfg.model, "train_ds", "validation_ds")
+        path = Path(cfg.exp_manager.exp_dir or "nemo_experiments") / str(cfg.name) / f"{cfg.name}.nemo"
         if path.exists():
             raise ValueError(f"{path} exists; give another name=")
         pl.seed_everything(cfg.seed, workers=True)
