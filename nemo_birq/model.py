@@ -24,17 +24,17 @@ from nemo_birq.checkpoint import artifacts, hub
 from nemo_birq.checkpoint.lightning_checkpoint import check_checkpoint
 from nemo_birq.checkpoint.nemo_archive import complete_nemo, opening
 from nemo_birq.checkpoint.stock_config import refuse_bare_encoder, with_stock_nodes
-from nemo_birq.config import parse
+from nemo_birq.config import parse, resolve_layer
 from nemo_birq.config_checks import check_modules, check_optimizer
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.factory import build_dataloader
-from nemo_birq.data.trainer_hooks import TrainingPosition, check_trainer, with_schedule_length
+from nemo_birq.data.trainer_hooks import TrainingPosition, ValidateAtEnd, check_trainer, with_schedule_length
 from nemo_birq.labels.enhanced import EnhancedTargets
 from nemo_birq.labels.factory import build_labelers
 from nemo_birq.labels.teacher import find_teacher
 from nemo_birq.labels.utterance_labels import Labels, pad_labels
 from nemo_birq.losses.bilevel import BilevelLoss, Losses, Weights, WeightSchedule
-from nemo_birq.modules.layer_pass import encode_to_layer, resolve_layer
+from nemo_birq.modules.layer_pass import encode_to_layer
 from nemo_birq.modules.masking import SpanMasking, positions, valid_frames
 from nemo_birq.monitoring.callback import HealthMonitor
 from nemo_birq.utils.rng import draw_seed, step_seed, to_device
@@ -262,7 +262,7 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
         return {"val_loss": log["val_loss"], "log": log}
 
     def configure_callbacks(self) -> list[Callback]:
-        return [*super().configure_callbacks(), self.monitor, TrainingPosition()]
+        return [*super().configure_callbacks(), self.monitor, ValidateAtEnd(), TrainingPosition()]
 
     def _seed(self, stream: str, *position: int) -> int:
         return step_seed(self.birq.seed, self.global_rank, stream, *position)

@@ -1,4 +1,4 @@
-"""Hooks between the data and Lightning: settings that fit, the length of a schedule, the position in a checkpoint."""
+"""Hooks between the data and Lightning: settings, validations, schedules, the position in a checkpoint."""
 
 import math
 from collections.abc import Sized
@@ -30,19 +30,36 @@ def check_trainer(trainer: Trainer | None) -> None:
         raise ValueError("set trainer.use_distributed_sampler=false: the plan of an epoch divides it over the ranks already")
 
 
-def with_schedule_length(optim: DictConfig, trainer: Trainer, loader: Sized | None) -> DictConfig:
-    """The optimizer's configuration with ``sched.max_steps`` where only ``trainer.max_epochs`` says how long training is.
+class ValidateAtEnd(Callback):
+    """Validates after the last batch of a training that ``trainer.max_epochs`` ends.
 
-    NeMo computes it from a fixed number of utterances in a batch, which planned batches do not have.
+    Where validations are counted in batches through all epochs, Lightning would leave out those after the last one.
+    """
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        is_last = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
+        if is_last and trainer.check_val_every_n_epoch is None:
+            trainer.val_check_batch = trainer.fit_loop.epoch_loop.total_batch_idx + 1  # of which Lightning wants a multiple
+
+
+def with_schedule_length(optim: DictConfig, trainer: Trainer, loader: Sized | None) -> DictConfig:
+    """Returns the optimizer's configuration with ``sched.max_steps`` where ``trainer.max_epochs`` ends the training.
+
+    NeMo computes it from a fixed number of utterances in a batch, which planned batches do not have. Where
+    ``trainer.max_steps`` would end the training later, it is lifted: NeMo would make the schedule as long.
     """
     sched = optim.get("sched")
-    if sched is None or sched.get("max_steps") or trainer.max_steps > 0 or not trainer.max_epochs or trainer.max_epochs < 0:
+    if sched is None or sched.get("max_steps") or not trainer.max_epochs or trainer.max_epochs < 0 or loader is None:
         return optim
     limit = trainer.limit_train_batches
     batches = min(limit, len(loader)) if isinstance(limit, int) else int(limit * len(loader))
+    steps = math.ceil(batches / trainer.accumulate_grad_batches) * trainer.max_epochs
+    if 0 < trainer.max_steps <= steps:
+        return optim
+    trainer.fit_loop.epoch_loop.max_steps = -1
     optim = OmegaConf.create(OmegaConf.to_container(optim, resolve=True))
     with open_dict(optim):
-        optim.sched.max_steps = math.ceil(batches / trainer.accumulate_grad_batches) * trainer.max_epochs
+        optim.sched.max_steps = steps
     return optim
 
 

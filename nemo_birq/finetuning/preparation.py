@@ -10,6 +10,7 @@ from nemo_birq.finetuning.architecture import take_architecture
 from nemo_birq.finetuning.freezing import check_freeze_encoder
 from nemo_birq.finetuning.initialization import check_fresh_layers
 from nemo_birq.finetuning.pretrained import pretrained_path, read_pretrained_config
+from nemo_birq.finetuning.settings import check_finetuning_keys
 from nemo_birq.finetuning.transcripts import check_covered, read_transcripts
 from nemo_birq.finetuning.vocabulary import Vocabulary, build_tokenizer, characters, pieces
 from nemo_birq.scoring.audio import check_audio
@@ -25,6 +26,7 @@ def prepare(cfg: DictConfig) -> tuple[str, list[TestSet]]:
     Raises:
         FileNotFoundError, ValueError: a file or key that training cannot begin with; each says what to do.
     """
+    check_finetuning_keys(cfg)
     check_freeze_encoder(cfg.freeze_encoder)
     path = pretrained_path(cfg)
     take_architecture(cfg.model, read_pretrained_config(path), path)
@@ -39,7 +41,7 @@ def prepare(cfg: DictConfig) -> tuple[str, list[TestSet]]:
     data.open_whole(cfg.model.validation_ds)  # NeMo would stop at the first validation, an epoch later
     texts = [line for manifest in training for line in transcripts[manifest]]
     if "tokenizer" in cfg.model and not cfg.model.tokenizer.dir:
-        folder = Path(cfg.exp_manager.exp_dir or "nemo_experiments") / cfg.name
+        folder = Path(cfg.exp_manager.exp_dir or "nemo_experiments") / str(cfg.name)
         with open_dict(cfg.model):
             cfg.model.tokenizer.dir = build_tokenizer(cfg.build_tokenizer, [line.text for line in texts], folder)
     vocabulary = _vocabulary(cfg.model)

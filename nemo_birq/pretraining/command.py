@@ -44,7 +44,7 @@ def pretrain(cfg: "DictConfig") -> None:
     from nemo.utils.trainer_utils import resolve_trainer_cfg
     from omegaconf import OmegaConf
 
-    from nemo_birq.config_checks import check_run_keys
+    from nemo_birq.config_checks import check_data_named, check_run_keys
     from nemo_birq.model import BiRQModel
     from nemo_birq.monitoring.alarms import UnreadableDataError
     from nemo_birq.monitoring.finite_check import NonFiniteError
@@ -54,9 +54,10 @@ def pretrain(cfg: "DictConfig") -> None:
 
     with errors_in_one_line(UnreadableDataError, NonFiniteError):
         check_run_keys(cfg)
-        logging.info(f"Hydra config: {OmegaConf.to_yaml(cfg)}")
+        check_data_named(cfg.model, "train_ds", "validation_ds")
         pl.seed_everything(cfg.seed, workers=True)
         trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer))
+        logging.info(f"Hydra config: {OmegaConf.to_yaml(cfg)}")
         with experiment(trainer, cfg.get("exp_manager", None)):
             model = BiRQModel(cfg=cfg.model, trainer=trainer)
             model.maybe_init_from_pretrained_checkpoint(cfg)
@@ -78,12 +79,13 @@ def untrained_model(cfg: "DictConfig") -> None:
     import lightning.pytorch as pl
     from nemo.utils.trainer_utils import resolve_trainer_cfg
 
-    from nemo_birq.config_checks import check_run_keys
+    from nemo_birq.config_checks import check_data_named, check_run_keys
     from nemo_birq.model import BiRQModel
 
     with errors_in_one_line():
         check_run_keys(cfg)
-        path = Path(cfg.exp_manager.exp_dir or "nemo_experiments") / cfg.name / f"{cfg.name}.nemo"
+        check_data_named(cfg.model, "train_ds", "validation_ds")
+        path = Path(cfg.exp_manager.exp_dir or "nemo_experiments") / str(cfg.name) / f"{cfg.name}.nemo"
         if path.exists():
             raise ValueError(f"{path} exists; give another name=")
         pl.seed_everything(cfg.seed, workers=True)

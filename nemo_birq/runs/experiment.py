@@ -51,7 +51,7 @@ def experiment(trainer: Trainer, config: DictConfig | None) -> Iterator[Experime
     signals = Signals()
     with signals.handled(), ExitStack() as stack:
         if config is None or trainer.fast_dev_run:
-            yield Experiment(exp_manager(trainer, config), signals)
+            yield Experiment(run_exp_manager(trainer, config), signals)
             return
         config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
         interval = _take_interval(config)
@@ -69,7 +69,7 @@ def experiment(trainer: Trainer, config: DictConfig | None) -> Iterator[Experime
         if trainer.world_size > 1 and not child:
             stack.callback(os.environ.pop, CHOSEN, None)
         trainer.strategy.checkpoint_io = CompleteCheckpointIO()
-        exp_manager(trainer, config)
+        run_exp_manager(trainer, config)
         # A checkpoint after a signal follows no validation, so its name has no metric.
         NeMoModelCheckpoint.CHECKPOINT_NAME_LAST = f"{config.get('name') or 'default'}--{{step}}-last"
         if trainer.strategy.launcher is not None:
@@ -79,6 +79,19 @@ def experiment(trainer: Trainer, config: DictConfig | None) -> Iterator[Experime
         trainer.callbacks.append(StopAndGoOn(signals, interval, resumes, exit_code=0 if child else None))
         yield Experiment(log_folder, signals)
         signals.end_if_received()
+
+
+def run_exp_manager(trainer: Trainer, config: DictConfig | None) -> Path | None:
+    """Calls NeMo's ``exp_manager``, which compares ``trainer.max_epochs`` with ``trainer.check_val_every_n_epoch``.
+
+    Where validations are counted in batches through all epochs, that is null; meanwhile 1 stands in its place.
+    """
+    every = trainer.check_val_every_n_epoch
+    trainer.check_val_every_n_epoch = every or 1
+    try:
+        return exp_manager(trainer, config)
+    finally:
+        trainer.check_val_every_n_epoch = every
 
 
 def _take_interval(config: DictConfig) -> timedelta | None:
