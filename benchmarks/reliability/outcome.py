@@ -21,7 +21,11 @@ from nemo_birq.report.events import read_events
 FOLDER = "<experiment>"
 MEASURED = re.compile("timing|hours_per_hour|per_sec|seconds|memory_gb")
 RANDOM = [(re.compile(r"\d{4}-\d\d-\d\d"), "<date>"), (re.compile(r"[0-9a-f]{32}_"), "<random>_")]
-IGNORED = re.compile(r"\.nemo:model_config\.yaml:pretraining\.ended$")
+IGNORED = re.compile(
+    r"model_config\.yaml:pretraining\.ended$"
+    r"|birq_checksums\.json"  # of the bytes of files whose contents are compared
+    r"|epoch_progress\.total\."  # Lightning counts an epoch twice in which a run was resumed, and uses the count for nothing
+)
 
 
 def read_outcome(folder: Path) -> dict[str, Any]:
