@@ -80,6 +80,7 @@ TUNE = ("birq", "finetune", "--config-name=ctc_char", *FINETUNE)
 VERIFY = ("birq", "verify-shards", "shards", "--workers", "1")
 BUILD = ("birq", "make-shards", "manifest", "speech.json", "--out", "out", "--num-shards", "2", "--workers", "1", "--codec",
          "flac", "--max-skipped-share", "0.5")  # fmt: skip
+ESTIMATE = ("birq", "estimate-ngram", "speech.json", "--order", "2", "--out", "out.arpa")
 REPORT = ("birq", "report", "run", "--out", "out")
 PAGE = results.text_files("out/index.html")
 
@@ -93,22 +94,25 @@ def _audio(
     )
 
 
+def _manifest(
+    inputs: Mapping[str, str], arguments: Arguments, read: Reader, rule: Rule = validity.manifest, name: str = "speech.json",
+    share: int = 2,
+) -> Kind:  # fmt: skip
+    """Makes a kind of manifests of single files."""
+    corruptions = JSON_LINES + ANY
+    return Kind("manifest", inputs, (name,), arguments, read, corruptions, rule, names=naming.utterances, share=share)
+
+
 KINDS = (
     # Manifests
-    Kind("manifest", SPEECH | RECOGNIZER, ("speech.json",), SCORE, results.json_files("out/*.json"), JSON_LINES + ANY,
-         validity.manifest),
-    Kind("manifest", SPEECH | PRETRAINED, ("speech.json",), FEATURES, results.features, JSON_LINES + ANY, validity.manifest),
-    Kind("manifest", SPEECH | PRETRAINED | {"speech.ctm": "speech.ctm"}, ("speech.json",), QUALITY,
-         results.json_files("out/*.json"), JSON_LINES + ANY, validity.manifest),
-    Kind("manifest", PROBED | PRETRAINED, ("dev.json",), PROBE, results.json_files("out/*.json"), JSON_LINES + ANY,
-         validity.manifest),
-    Kind("manifest", SPEECH, ("speech.json",), BUILD, results.shards, JSON_LINES + ANY, validity.manifest, share=3),
-    Kind("manifest", SPEECH, ("speech.json",),
-         ("birq", "estimate-ngram", "speech.json", "--order", "2", "--out", "out.arpa"), results.text_files("out.arpa"),
-         JSON_LINES + ANY, validity.manifest, share=3),
-    Kind("manifest", SETS, ("speech.json",), TRAIN, results.experiment("run"), JSON_LINES + ANY, validity.manifest, share=1),
-    Kind("manifest", SETS | PRETRAINED, ("speech.json", "dev.json"), TUNE, results.experiment("recognizer"),
-         JSON_LINES + ANY, validity.manifest, share=1),
+    _manifest(SPEECH | RECOGNIZER, SCORE, results.json_files("out/*.json"), validity.manifest_with_texts),
+    _manifest(SPEECH | PRETRAINED, FEATURES, results.features),
+    _manifest(SPEECH | PRETRAINED | {"speech.ctm": "speech.ctm"}, QUALITY, results.json_files("out/*.json")),
+    _manifest(PROBED | PRETRAINED, PROBE, results.json_files("out/*.json"), validity.manifest_with_texts, name="dev.json"),
+    _manifest(SPEECH, BUILD, results.shards, share=3),
+    _manifest(SPEECH, ESTIMATE, results.text_files("out.arpa"), validity.manifest_with_texts, share=3),
+    _manifest(SETS, TRAIN, results.experiment("run"), share=1),
+    _manifest(SETS | PRETRAINED, TUNE, results.experiment("recognizer"), validity.manifest_with_texts, share=1),
     # Audio and shards
     _audio("wav", FEATURES, results.features, validity.wav, PRETRAINED),
     _audio("flac", SCORE, results.json_files("out/*.json"), inputs=RECOGNIZER),

@@ -29,6 +29,11 @@ def members(good: Path, bad: Path) -> list[str]:
     return [json.loads(line)["audio_filepath"] for line in good.read_text().splitlines()]
 
 
+def utterances(good: Path, bad: Path) -> list[str]:
+    """Accepts the utterances that a manifest names: one of them says which line is meant."""
+    return [Path(name).stem for name in members(good, bad)]
+
+
 def changed_keys(good: Path, bad: Path) -> list[str]:
     """Accepts the keys of a configuration whose value is another one: a user may also set them on the command line."""
     try:

@@ -115,7 +115,8 @@ def make_plan(
     kept = [piece for piece in pieces if piece.seconds >= options.min_duration]
     if not kept:
         reasons = "; ".join(f"{entry.name}: {entry.reason}" for entry in skipped[:3])
-        raise BuildError(f"nothing to build from: {len(skipped)} unusable, {len(pieces)} too short. {reasons}")
+        inputs = ", ".join(source["input"])
+        raise BuildError(f"nothing to build from in {inputs}: {len(skipped)} unusable, {len(pieces)} too short. {reasons}")
     too_short = sum(piece.seconds for piece in pieces) - sum(piece.seconds for piece in kept)
     names = member_names([(piece.name, piece.identity) for piece in kept], options.suffix)
     if len(set(names)) < len(names):
