@@ -14,7 +14,7 @@ from torch import nn
 
 from nemo_birq.checkpoint.foreign_config import refuse_resolvers
 from nemo_birq.checkpoint.lightning_checkpoint import read_checkpoint
-from nemo_birq.checkpoint.nemo_archive import opening, read_config
+from nemo_birq.checkpoint.nemo_archive import misfit, opening, read_config
 from nemo_birq.model import BiRQModel
 
 
@@ -75,7 +75,7 @@ def load_model(path: str | Path) -> BiRQModel:
         refuse_resolvers(config, str(path))
         _check_is_birq(path, config)
         with logging.temp_verbosity(logging.ERROR):
-            model = _build(content)
+            model = _build(content, path)
     else:
         raise ValueError(f"model {path}: its name must end with .nemo or .ckpt")
     return model.eval().to(device)
@@ -105,13 +105,26 @@ def load_encoder(path: str | Path) -> LoadedEncoder:
     return LoadedEncoder(model.eval().to(_device()))
 
 
-def _build(content: dict[str, Any]) -> BiRQModel:
-    """Does what ``load_from_checkpoint`` does, without reading the file a third time."""
+def _build(content: dict[str, Any], path: Path) -> BiRQModel:
+    """Does what ``load_from_checkpoint`` does, without reading the file a third time.
+
+    Raises:
+        ValueError: the checkpoint lacks a part, or its weights do not fit its configuration.
+    """
     BiRQModel._set_model_restore_state(is_being_restored=True)  # no data are set up
     try:
         model = BiRQModel(content[ModelPT.CHECKPOINT_HYPER_PARAMS_KEY]["cfg"])
         model.on_load_checkpoint(content)
         model.load_state_dict(content["state_dict"])
+    except KeyError as error:
+        raise ValueError(f"model {path} cannot be read as a checkpoint: it lacks {error}. Use another of the run") from error
+    except RuntimeError as error:
+        if "state_dict" not in str(error):
+            raise
+        raise ValueError(
+            f"model {path} cannot be read as a checkpoint: its weights do not fit its configuration ({misfit(error)}). Use "
+            "another one of the run"
+        ) from error
     finally:
         BiRQModel._set_model_restore_state(is_being_restored=False)
     return model

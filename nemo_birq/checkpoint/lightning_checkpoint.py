@@ -53,13 +53,25 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: the file is no checkpoint, is damaged, or holds objects other than tensors and configurations.
+        ValueError: the file is no checkpoint, is damaged, holds objects other than tensors and configurations, or weights
+            that are not finite.
     """
     with _readable(path), get_filesystem(path).open(str(path), "rb") as file:
         content = load_torch_file(file, map_location)
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}")
+        for part in ("state_dict", "optimizer_states"):  # no run saves others: see monitoring.finite_check
+            if name := _not_finite(content.get(part), part):
+                raise ValueError(f"{name} holds values that are not finite")
     return content
+
+
+def _not_finite(value: Any, name: str) -> str | None:
+    """Returns the name of the first tensor with NaN or infinity; None if there is none."""
+    if isinstance(value, torch.Tensor):
+        return name if value.is_floating_point() and not bool(torch.isfinite(value).all()) else None
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    return next(filter(None, (_not_finite(one, f"{name}.{key}") for key, one in inner)), None)
 
 
 def check_checkpoint(path: str | Path | IO[bytes]) -> None:

@@ -79,6 +79,12 @@ def opening(path: str | Path) -> Iterator[None]:
         yield
     except UnsafeTargetError as error:
         raise ValueError(f"{path}: {error}") from error
+    except RuntimeError as error:
+        if "state_dict" not in str(error):
+            raise
+        raise ValueError(
+            f"{path}: its weights do not fit its configuration ({misfit(error)}); get the file again"
+        ) from error
     except OSError as error:
         if error.errno not in (ENOSPC, EDQUOT, EFBIG):
             raise
@@ -86,6 +92,11 @@ def opening(path: str | Path) -> Iterator[None]:
             f"{path} cannot be unpacked to {tempfile.gettempdir()} ({error}): set TMPDIR to a folder with "
             f"{Path(path).stat().st_size / 1e9:.1f} GB of room"
         ) from error
+
+
+def misfit(error: RuntimeError) -> str:
+    """Returns PyTorch's first sentence about a tensor that does not fit a model."""
+    return next((line.strip() for line in str(error).splitlines()[1:] if line.strip()), str(error))
 
 
 def read_config(path: str | Path) -> DictConfig:

@@ -79,13 +79,14 @@ def read_teacher_file(path: str | Path) -> TeacherFile:
         raise FileNotFoundError(f"teacher {path} does not exist: name a file that birq cluster-labels wrote")
     try:
         found = TeacherFile(**load_torch_file(path))
-    except (ValueError, TypeError, AttributeError) as error:
+        own = found.found_checksum()
+    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(
             f"{path} is no teacher, or a truncated or damaged one ({str(error).splitlines()[0]}): name a file that "
             "birq cluster-labels wrote"
         ) from error
-    if found.found_checksum() != found.checksum:
-        raise ValueError(f"{path} is damaged: its checksum is {found.found_checksum()}, it says {found.checksum}")
+    if own != found.checksum:
+        raise ValueError(f"{path} is damaged: its checksum is {own}, it says {found.checksum}")
     return found
 
 

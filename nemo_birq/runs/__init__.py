@@ -7,5 +7,6 @@ stopping.py            a checkpoint after a signal, and by time
 signals.py             what a signal does, in the process and in the workers of its data loaders
 resuming.py            what a command calls before training, for the settings of a run that goes on:
 changed_settings.py    lists those that differ from the checkpoint's, and refuses other labels
+restoring.py           names the checkpoint where its content does not fit the run
 optimizer_settings.py  lets those of optimizer and schedule count
 """

@@ -7,6 +7,7 @@ from nemo.core import ModelPT
 
 from nemo_birq.runs.changed_settings import TrainerSettings, check_changed_settings
 from nemo_birq.runs.optimizer_settings import OptimizerSettings
+from nemo_birq.runs.restoring import Restoring
 
 
 def prepare_resuming(model: ModelPT, trainer: Trainer, allowed: Collection[str] | None = None) -> None:
@@ -24,4 +25,4 @@ def prepare_resuming(model: ModelPT, trainer: Trainer, allowed: Collection[str] 
     """
     if trainer.ckpt_path:
         check_changed_settings(model, trainer, allowed or ())
-    trainer.callbacks += [TrainerSettings(), OptimizerSettings()]
+    trainer.callbacks += [TrainerSettings(), OptimizerSettings(), Restoring()]

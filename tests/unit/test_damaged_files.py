@@ -1,23 +1,27 @@
 """Files that are damaged on the disk: the reader says which file it is, and what it does about it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from nemo_birq.data.index import cache_folder, open_index
-from nemo_birq.data.sources import Source
 from nemo_birq.evaluation.label_quality.alignments import read_alignments
 from nemo_birq.extraction.data import open_data
 from nemo_birq.extraction.features import write_npz
 from nemo_birq.extraction.labels import finish, is_complete, parts_folder, settings_path
 from nemo_birq.extraction.store import PartStore
 from nemo_birq.finetuning.vocabulary import pieces
+from nemo_birq.loading import load_model
 from nemo_birq.report.experiment_folder import read_run
+from nemo_birq.runs.restoring import Restoring
 from nemo_birq.scoring.beam_search import open_beam_search
+from tests.helpers.models import make_model, train
+from tests.helpers.nemo_files import repack
 from tests.helpers.scoring_models import make_ctc, write_words
-from tests.helpers.shards import make_shards, noise, write, write_lines
+from tests.helpers.shards import make_shards
 
 pytestmark = pytest.mark.unit
 
@@ -28,28 +32,7 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(content)
 
 
-# --- the index --------------------------------------------------------------------------------------------------------
-
-
-def test_an_index_with_a_flipped_bit_is_built_again(tmp_path):
-    manifest = speech(tmp_path)
-    source = Source(str(manifest), None, None)
-    good = open_index(source)
-    durations, path = good.durations.copy(), good.path
-    content = path.read_bytes()
-    at = content.index(np.float64(durations[1]).tobytes())
-    flip(path, at + 6)
-    assert open_index(source).durations.tolist() == durations.tolist()
-    assert path.read_bytes() == content
-    assert path.is_relative_to(cache_folder())
-
-
-def speech(folder: Path) -> Path:
-    for number in range(3):
-        write(folder / f"{number}.wav", noise(1 + 0.1 * number))
-    return write_lines(
-        folder / "data.json", *({"audio_filepath": f"{n}.wav", "duration": 1 + 0.1 * n, "text": "a"} for n in range(3))
-    )
+# --- shards ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_folder_that_lacks_a_shard_is_refused(tmp_path):
@@ -159,3 +142,75 @@ def test_n_grams_that_kenlm_cannot_read_are_of_a_named_file(tmp_path):
     arpa.write_text(arpa.read_text().replace("\\2-grams:", "\\2-gr"))
     with pytest.raises(ValueError, match=r"words\.arpa cannot be read"):
         open_beam_search(arpa, make_ctc())
+
+
+# --- models -----------------------------------------------------------------------------------------------------------
+
+
+def checkpoint(path: Path, change: Callable[[dict], object]) -> Path:
+    """Writes a checkpoint whose zip checksums fit, and whose content was changed."""
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    change(content)
+    changed = path.with_name("changed.ckpt")
+    torch.save(content, changed)
+    return changed
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    trainer = train(make_model(), folder, 1)
+    trainer.save_checkpoint(folder / "model.ckpt")
+    return folder / "model.ckpt"
+
+
+WEIGHT = "encoder.layers.0.norm_out.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda content: content["state_dict"][WEIGHT].fill_(float("nan")), f"state_dict.{WEIGHT} .*not finite"),
+        (lambda content: content["state_dict"].update({WEIGHT: torch.ones(3)}), f"do not fit .*{WEIGHT}"),
+        (lambda content: content["state_dict"].pop(WEIGHT), f"do not fit .*{WEIGHT}"),
+        (lambda content: content.pop("state_dict"), "lacks 'state_dict'"),
+    ],
+)
+def test_a_checkpoint_whose_content_was_changed_is_named(trained, change, said):
+    assert load_model(trained).trained_steps == 1
+    with pytest.raises(ValueError, match=rf"changed\.ckpt .*{said}"):
+        load_model(checkpoint(trained, change))
+
+
+def test_a_nemo_whose_weights_do_not_fit_is_named(tmp_path, nemo):
+    def change(folder: Path) -> None:
+        weights = folder / "model_weights.ckpt"
+        content = torch.load(weights, weights_only=True)
+        del content[WEIGHT]
+        torch.save(content, weights)
+
+    repack(nemo, tmp_path / "changed.nemo", change)
+    with pytest.raises(ValueError, match=rf"changed\.nemo: its weights do not fit .*{WEIGHT}"):
+        load_model(tmp_path / "changed.nemo")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda state: state["state"][3].update(exp_avg=torch.ones(3, 3)), "exp_avg of optimizer 0"),
+        (lambda state: state["state"][3].update(exp_avg="a"), "exp_avg of optimizer 0"),
+        (lambda state: state.pop("param_groups"), "KeyError"),
+    ],
+)
+def test_an_optimizer_that_does_not_fit_is_of_a_named_checkpoint(trained, tmp_path, change, said):
+    path = checkpoint(trained, lambda content: change(content["optimizer_states"][0]))
+    with pytest.raises(ValueError, match=rf"changed\.ckpt does not fit this run .*{said}"):
+        train(make_model(), tmp_path, 2, ckpt_path=str(path), callbacks=[Restoring()])
+
+
+def test_an_error_of_training_stays_what_it_is(trained, tmp_path):
+    def fail(batch: object) -> None:
+        raise TypeError("of the data")
+
+    with pytest.raises(TypeError, match="of the data"):
+        train(make_model(), tmp_path, 2, change=fail, ckpt_path=str(trained), callbacks=[Restoring()])

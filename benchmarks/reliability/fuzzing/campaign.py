@@ -70,9 +70,15 @@ class Subject:
         rule = self._rule(good, target)
         ended = self.stage.run(self.kind.arguments, self.folder, self.timeout, self.kind.entry)
         changes = self._changes() if ended.code == 0 else None
-        names = [target.name, relative, *self.kind.names(good, target)]
+        names = [target.name, relative, *self._names(good, target)]
         verdict = judge(ended, changes, rule, Expected(self.output, names))
         return Case(self.kind.name, number, corruption.name, relative, verdict, ended.seconds)
+
+    def _names(self, good: Path, bad: Path) -> list[str]:
+        try:
+            return self.kind.names(good, bad)
+        except OSError:  # there is nothing to read, or a folder
+            return []
 
     def _rule(self, good: Path, bad: Path) -> str | None:
         """Returns why nothing can show the damage; None where something can."""

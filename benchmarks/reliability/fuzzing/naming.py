@@ -1,5 +1,6 @@
 """Names that a message may call a damaged file, besides its path: each function looks at the good and the damaged file."""
 
+import gzip
 import json
 import tarfile
 from collections.abc import Callable, Iterator
@@ -7,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from nemo_birq.utils.terminal import printable
 
 Names = Callable[[Path, Path], list[str]]
 
@@ -27,6 +30,17 @@ def members(good: Path, bad: Path) -> list[str]:
         with tarfile.open(good) as archive:
             return archive.getnames()
     return [json.loads(line)["audio_filepath"] for line in good.read_text().splitlines()]
+
+
+def cuts(good: Path, bad: Path) -> list[str]:
+    """Accepts the cuts of a file of Lhotse."""
+    return [json.loads(line)["id"] for line in gzip.decompress(good.read_bytes()).splitlines()]
+
+
+def aligned(good: Path, bad: Path) -> list[str]:
+    """Accepts the utterances of a CTM file, as they are in either file."""
+    lines = [line for path in (good, bad) for line in path.read_text(errors="replace").splitlines()]
+    return [printable(line.split()[0]) for line in lines if line.strip()]
 
 
 def utterances(good: Path, bad: Path) -> list[str]:

@@ -14,6 +14,7 @@ import torch
 from benchmarks.reliability.outcome import read_outcome
 
 Result = dict[str, Any]
+CHECKSUMS = "birq_checksums.json"
 MEASURED = re.compile("seconds_taken|wall_seconds|processor_seconds|command|versions|made_from|peak_memory")
 """Keys of results that differ between two runs, or name what was read."""
 
@@ -82,7 +83,12 @@ def shards(folder: Path) -> Result:
 
 def experiment(name: str) -> "Reader":
     """Returns a reader of what a training has left in ``runs/<name>``."""
-    return lambda folder: read_outcome(folder / "runs" / name)
+
+    def read(folder: Path) -> Result:
+        found = read_outcome(folder / "runs" / name)
+        return {key: value for key, value in found.items() if CHECKSUMS not in key}  # of a configuration with random names
+
+    return read
 
 
 def nemo_files(pattern: str) -> "Reader":

@@ -30,8 +30,13 @@ class Alignments(NamedTuple):
     """Named as in ``ARPABET`` where the aligner did, without stress and position in the word; silence is ``SILENCE``."""
     words: dict[str, list[AlignmentItem]]
     """Empty where the alignments name no words."""
-    available: int
-    """Number of utterances in the alignments, wanted or not."""
+    names: set[str]
+    """Utterances in the alignments, wanted or not."""
+
+    @property
+    def available(self) -> int:
+        """Number of utterances in the alignments, wanted or not."""
+        return len(self.names)
 
 
 def read_alignments(path: str | Path, wanted: set[str]) -> Alignments:
@@ -87,7 +92,7 @@ def _read_ctm(path: Path, wanted: set[str]) -> Alignments:
         names.add(name)
         if name in wanted:
             phones.setdefault(name, []).append(item)
-    return Alignments({name: _in_order(items, f"{path}: {name}") for name, items in phones.items()}, {}, len(names))
+    return Alignments({name: _in_order(items, f"{path}: {name}") for name, items in phones.items()}, {}, names)
 
 
 def _read_textgrids(folder: Path, wanted: set[str]) -> Alignments:
@@ -102,7 +107,7 @@ def _read_textgrids(folder: Path, wanted: set[str]) -> Alignments:
     names = sorted(wanted & files.keys())
     for name in track(names, "reading TextGrids", transient=True, disable=len(names) < 100):
         phones[name], words[name] = _read_textgrid(files[name])
-    return Alignments(phones, {name: items for name, items in words.items() if items}, len(files))
+    return Alignments(phones, {name: items for name, items in words.items() if items}, set(files))
 
 
 def _read_textgrid(path: Path) -> tuple[list[AlignmentItem], list[AlignmentItem]]:

@@ -142,9 +142,12 @@ def _notes(model: BiRQModel, utterances: Utterances, read: dict[str, int]) -> li
     notes = []
     if utterances.unaligned:
         notes.append(f"{len(utterances.unaligned)} utterances have no alignment: {_some(utterances.unaligned)}.")
-    unused = utterances.alignments.available - len(utterances.lines)
+    unused = sorted(utterances.alignments.names - utterances.lines.keys())
     if unused:
-        notes.append(f"{unused} alignments were not used: their utterances are not in the manifest, or were not drawn.")
+        notes.append(
+            f"{len(unused)} alignments were not used: their utterances are not in the manifest, or were not drawn: "
+            f"{_some(unused)}."
+        )
     unread = sorted(utterances.lines.keys() - read.keys())
     if unread:
         notes.append(f"{len(unread)} utterances could not be read: {_some(unread)}.")

@@ -38,7 +38,7 @@ def show_utterance(
     speech = open_speech(data, tars)
     if utterance not in speech.lines:
         raise ValueError(f"{data} has no utterance {utterance}; it has for example {min(speech.lines)}")
-    found = read_alignments(alignments, {utterance}) if alignments else Alignments({}, {}, 0)
+    found = read_alignments(alignments, {utterance}) if alignments else Alignments({}, {}, set())
     phones, words = found.phones.get(utterance, []), found.words.get(utterance, [])
     view = view_utterance(opened, speech, utterance, phones, words, seed)
     path = (out or model.parent) / f"{utterance}.png"

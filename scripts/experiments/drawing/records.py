@@ -8,22 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.budgets import KINDS
+from experiments.drawing.record_form import RECORD, STAGE, find_problem
 from experiments.results import SCHEMA
 
 FIRST = ("scratch", "best_rq", "relabelled", "birq")
 """First methods of the tables; the others follow by name."""
-KEYS = (
-    "budget", "corpus", "method", "kind", "seed", "description", "overrides", "commands", "config", "finetune_config",
-    "versions", "machine", "parameters", "pretraining", "labels", "finetuning", "scores",
-)  # fmt: skip
-COST = ("seconds", "processor_seconds", "peak_memory_gb")
-NESTED = {
-    "pretraining": ("steps", "audio_hours_seen", *COST, "curves", "final", "alarms"),
-    "labels": ("step", "labels", "pnmi", "pnmi_by_chance"),
-    "finetuning": ("steps", *COST, "labelled_hours", "curves"),
-    "scores": ("wer", "cer", "words", "characters", "utterances", "errors"),
-}
-
 MAX_KEYS = 4  # named in a warning
 
 Curve = list[tuple[float, float]]
@@ -162,39 +151,31 @@ def read_record(path: Path) -> Record:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not json: {error}") from error
     if not isinstance(content, dict) or "schema" not in content:
         raise ValueError(f"{path} is not the record of a run: it has no key 'schema'; move it elsewhere")
     if content["schema"] != SCHEMA:
         raise ValueError(f"{path} has schema {content['schema']}, this version reads {SCHEMA}; run the experiment again")
-    _check_keys(content, KEYS, path, "")
+    _check_form(content, RECORD, path)
     if content["kind"] not in KINDS:
         raise ValueError(f"{path}: kind is {content['kind']!r}, not one of {KINDS}")
     record = Record(path, content)
-    for stage in record.stages:
-        _check_keys(stage, NESTED["pretraining"], path, "pretraining.")
-    for row in content["labels"]:
-        _check_keys(row, NESTED["labels"], path, "labels[].")
-    for part in ("finetuning", "scores"):
-        if content[part] is not None:
-            _check_keys(content[part], NESTED[part], path, f"{part}.")
+    _check_form(record.stages, [STAGE], path, "pretraining")
     if record.scores is not None:
         _check_scores(record.scores, path)
     return record
 
 
-def _check_keys(content: dict[str, Any], keys: tuple[str, ...], path: Path, where: str) -> None:
-    missing = [where + key for key in keys if key not in content]
-    if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)}; run the experiment again")
+def _check_form(content: Any, form: Any, path: Path, where: str = "") -> None:
+    if problem := find_problem(content, form, where):
+        raise ValueError(f"{path} is no record of this version, or a damaged one: {problem}; run the experiment again")
 
 
 def _check_scores(scores: dict[str, Any], path: Path) -> None:
     rows = scores["errors"]
-    if not rows or any(len(row) != 6 for row in rows):
-        raise ValueError(f"{path}: scores.errors needs rows of six: utterance, speaker, character errors, characters, "
-                         "word errors, words")  # fmt: skip
+    if not rows:
+        raise ValueError(f"{path}: scores.errors has no utterance")
     if len({row[0] for row in rows}) < len(rows):
         raise ValueError(f"{path}: scores.errors has an utterance more than once, so that utterances cannot be paired")
     for rate, errors, units in (("cer", 2, 3), ("wer", 4, 5)):

@@ -1,0 +1,53 @@
+"""Names the checkpoint where its content, though undamaged, does not fit the run that goes on from it."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+
+class Restoring(Callback):
+    """Looks at what Lightning has restored, before the first step; names the checkpoint in errors of restoring.
+
+    Raises:
+        ValueError: from the hooks, where the state of an optimizer does not fit its parameters, or in place of an error that
+            PyTorch or Lightning raises while it restores.
+    """
+
+    def __init__(self) -> None:
+        self.is_restored = False
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.is_restored = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.is_restored = True
+        if not trainer.ckpt_path:
+            return
+        for number, optimizer in enumerate(trainer.optimizers):
+            for parameter, state in optimizer.state.items():
+                for name, value in state.items():
+                    if not _fits(value, parameter):
+                        raise ValueError(_message(trainer, f"{name} of optimizer {number} does not fit its parameter"))
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        of_content = RuntimeError | KeyError | TypeError | AttributeError | IndexError
+        is_of_content = isinstance(exception, of_content) and not isinstance(exception, torch.OutOfMemoryError)
+        if trainer.ckpt_path and is_of_content and not self.is_restored:
+            first = (str(exception).splitlines() or ["no message"])[0]
+            raise ValueError(_message(trainer, f"{type(exception).__name__}: {first}")) from exception
+
+
+def _fits(value: Any, parameter: Tensor) -> bool:
+    """Tests if a value of an optimizer's state is a number or has the shape of its parameter."""
+    if isinstance(value, Tensor):
+        return value.numel() == 1 or value.shape == parameter.shape
+    return value is None or isinstance(value, int | float)
+
+
+def _message(trainer: Trainer, reason: str) -> str:
+    return (
+        f"checkpoint {trainer.ckpt_path} does not fit this run ({reason}): move it away to go on from the one before it, or "
+        "start a new experiment (another exp_manager.name or exp_dir)"
+    )
