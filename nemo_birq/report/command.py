@@ -30,4 +30,6 @@ def report(runs: tuple[str, ...], out: Path) -> None:
         page = write_report(found, out, lambda title: advance(0, f"drawing: {title}"))
     for run in found:
         console.print(f"{run.name}: {run.steps} steps, {len(run.alarms)} alarm(s)", highlight=False)
+        for note in run.notes:
+            console.print(f"  {note}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     console.print(f"page      {page}\npictures  {page.parent}/*.png", soft_wrap=True, highlight=False)
