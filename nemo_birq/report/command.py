@@ -30,5 +30,5 @@ def report(runs: tuple[str, ...], out: Path) -> None:
     for run in found:
         console.print(f"{run.name}: {run.steps} steps, {len(run.alarms)} alarm(s)")
         for note in run.notes:
-            console.print(f"  Note: {note}", soft_wrap=True)
+            console.print(f"  {note}", style="yellow", soft_wrap=True)
     console.print(f"page      {page}\npictures  {page.parent}/*.png", soft_wrap=True)

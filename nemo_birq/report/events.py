@@ -33,10 +33,14 @@ def read_events(folder: Path, notes: list[str] | None = None) -> list[dict[str, 
         ValueError: there is no event file with a scalar.
     """
     files, found = [], [] if notes is None else notes
-    for path in sorted(folder.rglob("events.out*")):
-        curves, problem = _read_file(path)
-        if problem:
-            found.append(f"The event file {path} {problem}")
+    for path in sorted(path for path in folder.rglob("events.out*") if path.is_file()):
+        curves, is_whole = _read_file(path)
+        if not is_whole:
+            last = max((points[-1].step for points in curves.values()), default=None)
+            found.append(
+                f"Left out: {path.parent.name}/{path.name} is damaged or cut off, "
+                + ("and nothing of it can be read." if last is None else f"what it logged after step {last} cannot be read.")
+            )
         if curves:
             files.append(curves)
     if not files:
@@ -49,12 +53,11 @@ def read_events(folder: Path, notes: list[str] | None = None) -> list[dict[str, 
     return sorted(files, key=lambda file: min(points[0].time for points in file.values()))
 
 
-def _read_file(path: Path) -> tuple[dict[str, list[Point]], str | None]:
-    """Returns the scalars up to the first record whose checksum is wrong, and what is wrong there."""
+def _read_file(path: Path) -> tuple[dict[str, list[Point]], bool]:
+    """Returns the scalars up to the first record whose checksum is wrong, and False if there is such a record."""
     curves: dict[str, list[Point]] = defaultdict(list)
     size = 0
     try:
-        whole = path.stat().st_size
         for record in RawEventFileLoader(str(path)).Load():
             event = Event.FromString(record)
             size += FRAME + len(record)
@@ -62,15 +65,9 @@ def _read_file(path: Path) -> tuple[dict[str, list[Point]], str | None]:
                 number = _number(value)
                 if number is not None:
                     curves[value.tag].append(Point(event.step, number, event.wall_time))
-    except (OSError, DecodeError, OverflowError, MemoryError) as error:
-        return curves, f"cannot be read ({type(error).__name__}: {error}). What follows in it is left out."
-    if size == 0:
-        return curves, "is empty or damaged from its beginning, and is left out."
-    if size < whole:
-        return curves, (
-            f"is damaged, or still being written, at byte {size} of {whole}. What follows in it is left out."
-        )  # fmt: skip
-    return curves, None
+        return curves, 0 < size == path.stat().st_size
+    except (OSError, DecodeError, OverflowError, MemoryError):
+        return curves, False
 
 
 def _number(value: Any) -> float | None:

@@ -1,6 +1,5 @@
 """Reads the folder of NeMo's exp_manager: curves, configuration, command, alarms and label quality of a training run."""
 
-import json
 import math
 import re
 import shlex
@@ -10,9 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from nemo_birq.report.events import Point, first_step, join, read_events
+from nemo_birq.report.run_files import DAMAGED, read_alarms, read_command, read_config, read_quality
 
 STATUS = {
     "healthy": "healthy: ended without an alarm",
@@ -20,6 +18,7 @@ STATUS = {
     "too short to judge": "too short to judge: no alarm, but the run ended before the anchor task is judged",
     "interrupted": "interrupted",
     "running": "running, or stopped from outside",
+    DAMAGED: "not known: alarms.json is damaged",
     None: "not monitored: there is no alarms.json",
 }
 """Words for the ``status`` of ``alarms.json``; None where there is no such file."""
@@ -61,8 +60,7 @@ def read_runs(arguments: list[str]) -> list[TrainingRun]:
     """Reads runs given as ``FOLDER`` or ``NAME=FOLDER``.
 
     Raises:
-        ValueError: a folder is missing, holds no run or several, or holds an unreadable file; two runs have the same name;
-            one folder is given twice.
+        ValueError: a folder is missing, holds no run or several; two runs have the same name; one folder is given twice.
     """
     runs: dict[str, TrainingRun] = {}
     for argument in arguments:
@@ -83,7 +81,7 @@ def read_runs(arguments: list[str]) -> list[TrainingRun]:
 
 
 def read_run(folder: Path, name: str = "") -> TrainingRun:
-    """Reads one run. Its name is ``name``, or that of its folder.
+    """Reads one run. Its name is ``name``, or that of its folder. Damaged files are left out, and named in its notes.
 
     Raises:
         ValueError: as ``read_runs``.
@@ -91,22 +89,17 @@ def read_run(folder: Path, name: str = "") -> TrainingRun:
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder. Name the folder of a run, such as nemo_experiments/<name>.")
     folder = folder.resolve()
-    damaged: list[str] = []
-    files = read_events(folder, damaged)
+    notes: list[str] = []
+    files = read_events(folder, notes)
     root = _root(folder)
     above = root.parent if root.name.startswith("version_") else root
     curves = join(files)
     steps = max(_last_step(curves) + 1, *_checkpoints(above))  # steps are counted from 0
-    arguments = _command(above)
-    config = _flat(_yaml(_newest(folder, "hparams.yaml"))) | _overrides(arguments)
-    alarms = _json(_newest(root, "alarms.json") or _newest(above, "alarms.json"))
-    quality = [_json(path) | {"file": path.name} for path in sorted(above.rglob("label_quality*.json"))]
-    for found, path in ((alarms, "alarms.json"), *((q, q["file"]) for q in quality)):
-        key = "alarms" if path == "alarms.json" else "rows"
-        if found and not isinstance(found.get(key), list):
-            raise ValueError(
-                f"{path} of {root} has no list {key!r}: another program wrote it, or it is incomplete. Remove it."
-            )
+    arguments = read_command(above / "cmd-args.log", notes)
+    config = read_config(_newest(folder, "hparams.yaml"), notes) | _overrides(arguments)
+    alarms_path = _newest(root, "alarms.json") or _newest(above, "alarms.json")
+    status, alarms = read_alarms(alarms_path, set(STATUS) - {DAMAGED}, notes)
+    quality = [found for path in sorted(above.rglob("label_quality*.json")) if (found := read_quality(path, notes))]
     return TrainingRun(
         name=name or (root.name if root is above else f"{above.name}/{root.name}"),
         folder=root,
@@ -114,12 +107,12 @@ def read_run(folder: Path, name: str = "") -> TrainingRun:
         steps=steps,
         config=config,
         command=shlex.join(["python", *arguments]) if arguments else None,
-        status=alarms.get("status"),
-        alarms=alarms.get("alarms", []),
+        status=status,
+        alarms=alarms,
         quality=sorted(quality, key=_quality_step),
         seconds=sum(_span(file) for file in files),
         audio_hours=_audio_hours(files, steps),
-        notes=[*damaged, *_resumptions(files)],
+        notes=_resumptions(files) + notes,
     )
 
 
@@ -140,46 +133,10 @@ def _newest(folder: Path, name: str) -> Path | None:
     return direct if direct.is_file() else max(folder.rglob(name), key=lambda p: p.stat().st_mtime, default=None)
 
 
-def _json(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not readable as JSON ({error}). Repair it, or move it away.") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds no JSON object. Repair it, or move it away.")
-    return found
-
-
-def _yaml(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not readable as YAML ({error}). Repair it, or move it away.") from error
-    return {"model": found.pop("cfg")} | found if "cfg" in found else found
-
-
-def _command(folder: Path) -> list[str]:
-    """Returns the arguments of the command. NeMo joins them by blanks, so an argument with a blank inside is split."""
-    path = folder / "cmd-args.log"
-    return path.read_text(encoding="utf-8").split() if path.is_file() else []
-
-
 def _overrides(arguments: list[str]) -> dict[str, str]:
     """Returns what the command set outside of the model, whose configuration is known in full, without names of runs."""
     pairs = (argument.lstrip("+~").split("=", 1) for argument in arguments if "=" in argument)
     return {k: v for k, v in pairs if not k.startswith(("model.", "name", "exp_manager.name", "exp_manager.exp_dir"))}
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict) or not value:
-        return {prefix: value} if prefix else {}
-    return {
-        k: v for name, inner in value.items() for k, v in _flat(inner, f"{prefix}.{name}" if prefix else str(name)).items()
-    }
 
 
 def _quality_step(evaluation: dict[str, Any]) -> float:
@@ -192,7 +149,7 @@ def _span(file: dict[str, list[Point]]) -> float:
 
 
 def _last_step(curves: dict[str, list[Point]]) -> int:
-    return max(points[-1].step for tag, points in curves.items() if "timing" not in tag)
+    return max((points[-1].step for tag, points in curves.items() if "timing" not in tag), default=-1)
 
 
 def _checkpoints(folder: Path) -> list[int]:

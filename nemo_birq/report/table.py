@@ -1,5 +1,6 @@
 """The last values of all runs side by side."""
 
+import math
 from dataclasses import dataclass
 
 from nemo_birq.report.catalogue import TABLE, Row
@@ -28,7 +29,9 @@ class TableRow:
 
 
 def number(value: float) -> str:
-    """Formats a number with four significant digits; small numbers as powers of ten, whole numbers in full."""
+    """Formats a number with four significant digits: small ones as powers of ten, whole ones in full, NaN as ``nan``."""
+    if not math.isfinite(value):
+        return str(value)
     if value == int(value):
         return f"{value:,.0f}"
     if abs(value) < 1e-3:
@@ -50,7 +53,7 @@ def table(runs: list[TrainingRun]) -> dict[str, list[TableRow]]:
 
 def _cells(runs: list[TrainingRun], row: Row) -> list[Cell]:
     values = [_value(run, row) for run in runs]
-    known = {value for value in values if value is not None}
+    known = {value for value in values if value is not None and math.isfinite(value)}
     has_best = row.minus is not None and len(known) > 1
     return [Cell(value, has_best and value == max(known)) for value in values]
 

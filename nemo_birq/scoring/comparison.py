@@ -1,29 +1,9 @@
 """Two models on one test set, utterance by utterance."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 
 from nemo_birq.scoring.confidence import matched_pairs_p, permutation_p, ratio_interval, sum_by
 from nemo_birq.scoring.eval_sets import identity
-
-
-def read_score(path: Path) -> dict:
-    """A file that ``birq score`` wrote.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is something else.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; birq score writes such files")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        _ = [utterance["reference_scored"] for utterance in found["utterances"]]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a score; birq score writes such files") from error
-    return found
 
 
 def compare(first: dict, second: dict) -> dict:

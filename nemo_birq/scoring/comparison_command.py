@@ -23,8 +23,9 @@ def compare_scores(first: Path, second: Path, most: int, out: Path | None) -> No
     Pairs two files that birq score wrote utterance by utterance. Prints the difference of the error rates with intervals and
     p values, and the utterances that differ most.
     """
-    from nemo_birq.scoring.comparison import compare, read_score
+    from nemo_birq.scoring.comparison import compare
     from nemo_birq.scoring.comparison_table import comparison_table, verdict
+    from nemo_birq.scoring.score_file import read_score
     from nemo_birq.scoring.tables import aligned
 
     if out and out.exists():

@@ -1,10 +1,10 @@
 """The inputs of a score: it is reused for the same inputs, and not overwritten by a score of other inputs."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from nemo_birq.utils.files import fingerprint
+from nemo_birq.data.json_lines import show
+from nemo_birq.utils.files import fingerprint, read_json
 
 Made = dict[str, Any]
 
@@ -28,10 +28,12 @@ def finished(path: Path, made: Made, redo: bool) -> dict | None:
     if redo or not path.exists():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         before = found["made_from"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError) as error:
         raise ValueError(f"{path} exists and is not a score; give another folder with --out") from error
+    if not isinstance(before, dict):
+        raise ValueError(f"{path} is damaged, made_from is {show(before)}; give another folder with --out")
     if before == made:
         return found
     changed = [key for key in made if before.get(key) != made[key]]

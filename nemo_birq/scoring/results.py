@@ -58,7 +58,7 @@ def summarize(
     if not any(utterance["words"] for utterance in utterances):
         raise ValueError("no word is left in the references after normalization; there is nothing to score")
     return rates(utterances) | {
-        "seconds": round(sum(line["duration"] for line in lines), 3),
+        "seconds": total_seconds(lines),
         "normalization": {
             "way": normalization,
             "steps": STEPS[normalization],
@@ -66,10 +66,14 @@ def summarize(
             "hypotheses_changed": hypothesis.changed,
         },
         "unwritable": dict(unwritable(model, reference.texts).most_common()) if model else {},
-        "speakers": _groups(utterances, [utterance["speaker"] for utterance in utterances], str),
-        "lengths": _groups(utterances, _length_ranges([utterance["duration"] for utterance in utterances]), _seconds),
+        **groups(utterances),
         "utterances": utterances,
     }
+
+
+def total_seconds(lines: list[dict]) -> float:
+    """Sums the durations of utterances or manifest lines."""
+    return round(sum(line["duration"] for line in lines), 3)
 
 
 def rates(utterances: list[dict]) -> dict:
@@ -89,8 +93,21 @@ def rates(utterances: list[dict]) -> dict:
 COUNTS = ("words", "errors", "substitutions", "insertions", "deletions", "characters", "character_errors")
 
 
-def _utterance(line: dict, reference: str, hypothesis: str, transcript: str) -> dict:
+def count_utterance(reference: str, hypothesis: str) -> dict[str, int]:
+    """Counts the words, characters and errors of one utterance: the keys ``COUNTS``."""
     words, characters = count_errors(reference, hypothesis), count_errors(reference, hypothesis, characters=True)
+    return {
+        "words": words.units,
+        "errors": words.total,
+        "substitutions": words.substitutions,
+        "insertions": words.insertions,
+        "deletions": words.deletions,
+        "characters": characters.units,
+        "character_errors": characters.total,
+    }
+
+
+def _utterance(line: dict, reference: str, hypothesis: str, transcript: str) -> dict:
     return {
         "audio_filepath": line["audio_filepath"],
         "offset": line.get("offset") or 0,
@@ -100,13 +117,15 @@ def _utterance(line: dict, reference: str, hypothesis: str, transcript: str) -> 
         "hypothesis": transcript,
         "reference_scored": reference,
         "hypothesis_scored": hypothesis,
-        "words": words.units,
-        "errors": words.total,
-        "substitutions": words.substitutions,
-        "insertions": words.insertions,
-        "deletions": words.deletions,
-        "characters": characters.units,
-        "character_errors": characters.total,
+        **count_utterance(reference, hypothesis),
+    }
+
+
+def groups(utterances: list[dict]) -> dict[str, list[dict]]:
+    """Computes the rates of each speaker and of each range of durations: ``speakers`` and ``lengths``."""
+    return {
+        "speakers": _groups(utterances, [utterance["speaker"] for utterance in utterances], str),
+        "lengths": _groups(utterances, _length_ranges([utterance["duration"] for utterance in utterances]), _seconds),
     }
 
 

@@ -13,9 +13,10 @@ from nemo_birq.scoring.pictures import draw_score
 from nemo_birq.scoring.recognizers import check_ctc, check_recognizer, open_recognizer, use_ctc
 from nemo_birq.scoring.record import finished, made_from
 from nemo_birq.scoring.results import score
+from nemo_birq.scoring.score_file import check_score
 from nemo_birq.scoring.tables import describe_decoding
 from nemo_birq.scoring.transcription import outputs
-from nemo_birq.scoring.tuning import Trial, tune
+from nemo_birq.scoring.tuning import Trial, read_trials, tune
 from nemo_birq.utils.files import fingerprint, write_json
 from nemo_birq.utils.progress import Progress
 
@@ -103,15 +104,21 @@ class Scorer:
             trials = tune(beam, dev.lines, log_probs, alphas, betas, self.normalization, advance)
             found = {"made_from": made, "manifest": str(dev.manifest), "trials": [asdict(trial) for trial in trials]}
             write_json(path, found)
-        return [Trial(**trial) for trial in found["trials"]]
+        return read_trials(path, found, alphas, betas)
 
     def existing_scores(self, tests: list[TestSet], decoding: dict) -> dict[str, dict | None]:
         """Reads the scores that exist, by the name of the test set; None for one that does not.
 
         Raises:
-            ValueError: as ``finished``, for any of them.
+            ValueError: as ``finished`` and ``check_score``, for any of them.
         """
-        return {test.name: finished(self.result_path(test.name), self._made(test, decoding), self.redo) for test in tests}
+        scores = {}
+        for test in tests:
+            path = self.result_path(test.name)
+            scores[test.name] = found = finished(path, self._made(test, decoding), self.redo)
+            if found is not None:
+                check_score(path, found)
+        return scores
 
     def score(self, test: TestSet, decoding: dict) -> dict:
         """Decodes and scores a test set; writes file and picture."""

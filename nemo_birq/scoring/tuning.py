@@ -1,11 +1,13 @@
 """The weights of the language model, chosen on a development set: each pair of a small grid."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 import torch
 from nemo.collections.asr.metrics.wer import word_error_rate
 
+from nemo_birq.data.json_lines import show
 from nemo_birq.scoring.beam_search import BeamSearch
 from nemo_birq.scoring.normalization import normalize
 from nemo_birq.utils.progress import Advance
@@ -37,6 +39,33 @@ def tune(
         wer, cer = word_error_rate(hypotheses, references), word_error_rate(hypotheses, references, use_cer=True)
         trials.append(Trial(alpha, beta, wer, cer))
         advance(1)
+    return trials
+
+
+def read_trials(path: Path, found: dict, alphas: list[float], betas: list[float]) -> list[Trial]:
+    """Returns the trials of a file.
+
+    Args:
+        path: of the file, for messages.
+        found: its content.
+        alphas, betas: the grid that it must have.
+
+    Raises:
+        ValueError: another grid, a value of another type, or an error rate that is none.
+    """
+    given = found.get("trials")
+    keys = [field.name for field in fields(Trial)]
+    for number, trial in enumerate(given if isinstance(given, list) else [given]):
+        values = [trial.get(key) for key in keys] if isinstance(trial, dict) else [trial]
+        finite = all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < 1e6 for v in values)
+        if len(values) != len(keys) or not finite or min(values[2:]) < 0:
+            raise ValueError(
+                f"{path} is damaged: trials[{number}] is {show(trial)}, and must have numbers for {', '.join(keys)}. Tune "
+                "again with --redo, or give another folder with --out"
+            )
+    trials = [Trial(**{key: trial[key] for key in keys}) for trial in given]
+    if [(trial.alpha, trial.beta) for trial in trials] != list(itertools.product(alphas, betas)):
+        raise ValueError(f"{path} is damaged: its trials are not those of its grid. Tune again with --redo")
     return trials
 
 

@@ -22,11 +22,12 @@ from nemo_birq.monitoring.gradient_health import GradientProducts
 from nemo_birq.monitoring.metrics import logged_tags
 from nemo_birq.monitoring.training_log import TrainingLog
 from nemo_birq.report import pictures
+from nemo_birq.report.catalogue import SECTIONS
 from nemo_birq.report.events import scalars
 from nemo_birq.report.experiment_folder import differences, read_run, read_runs
 from nemo_birq.report.page import write_report
-from nemo_birq.report.pictures import draw_layers, draw_quality_over_time, quality_over_time
-from nemo_birq.report.table import table
+from nemo_birq.report.pictures import draw, draw_layers, draw_quality_over_time, quality_over_time
+from nemo_birq.report.table import number, table
 from tests.helpers.paths import ROOT
 
 pytestmark = pytest.mark.integration
@@ -152,12 +153,72 @@ def test_bad_input_is_named_with_a_remedy(tmp_path):
     refused(r"\brun: .*first=\S*a/run second=\S*b/run", good, other)
     assert [run.name for run in read_runs([f"first={good}", f"second={other}"])] == ["first", "second"]
     refused(r"a/run, \S*b/run", tmp_path)
-    (good / "alarms.json").write_text('{"status": "heal')
-    refused(r"alarms\.json.*JSON.*line 1 column 12", good)
-    (good / "alarms.json").write_text('{"status": "healthy"}')
-    refused(r"alarms\.json.*'alarms'", good)
-    (other / "label_quality.json").write_text("[]")
-    refused(r"label_quality\.json.*JSON object", other)
+
+
+def rewrite_events(folder: Path, change) -> None:
+    path = next(folder.rglob("events.out*"))
+    data = bytearray(path.read_bytes())
+    change(data)
+    path.write_bytes(data)
+
+
+def flip(data: bytearray) -> None:
+    data[len(data) // 2] ^= 255
+
+
+BROKEN_FILES = {
+    "alarms.json": (b'{"status": "heal', r"alarms\.json is damaged.*JSON.*line 1 column 12"),
+    "alarms.json without alarms": (b'{"status": "healthy"}', r"alarms\.json.*'alarms'"),
+    "alarms.json of wrong types": (b'{"status": [], "alarms": [3, {"message": 5}]}', r"2 of its 2 alarms.*status is '\[\]'"),
+    "label_quality.json": (b"[]", r"label_quality\.json.*JSON object"),
+    "label_quality.json, nested": (b"[" * 100_000, r"label_quality\.json is damaged.*JSON"),
+    "label_quality.json, rows": (
+        b'{"rows": [{"labels": "layer", "layer": "q", "pnmi": 0.5}, {"pnmi": "x"}, {"pnmi": NaN}, {"pnmi": 1e9}, 7,'
+        b' {"labels": "layer", "layer": 2, "pnmi": 0.5}]}',
+        r"label_quality\.json is damaged, 5 of its 6 rows",
+    ),
+    "hparams.yaml": (b"- 1", r"hparams\.yaml is damaged.*no mapping"),
+    "hparams.yaml, cfg": (b"cfg: 3", r"hparams\.yaml is damaged.*no mapping"),
+    "hparams.yaml, nested": (b"a: " + b"[" * 5000 + b"]" * 5000, r"hparams\.yaml is damaged"),
+    "hparams.yaml, not UTF-8": (b"\xff\xfe", r"hparams\.yaml is damaged.*utf-8"),
+    "cmd-args.log": (b"\xff", r"cmd-args\.log is damaged"),
+    "events.out.garbage": (b"hello" * 100, r"events\.out\.garbage is damaged.*nothing of it"),
+    "events, half a file": (
+        lambda data: data.__delitem__(slice(len(data) // 2, None)),
+        "damaged or cut off.*after step 49 ",
+    ),
+    "events, a byte": (flip, "damaged or cut off.*after step 49 "),
+}
+
+
+@pytest.mark.parametrize("file", BROKEN_FILES)
+def test_damaged_files_are_named_and_the_page_is_drawn_without_them(tmp_path, monkeypatch, file):
+    monkeypatch.setattr("nemo_birq.report.page.draw", lambda picture, runs: None)  # of the curves, which other tests draw
+    content, message = BROKEN_FILES[file]
+    folder = make_run(tmp_path / "run")
+    if callable(content):
+        rewrite_events(folder, content)
+    else:
+        name = file.split(",")[0].split(" ")[0]
+        (folder / ("version_0" if name == "hparams.yaml" else "") / name).write_bytes(content)
+    run = read_run(folder)
+    assert re.search(message, " ".join(run.notes)), run.notes
+    assert str(tmp_path) not in " ".join(run.notes)
+    text = write_report([run], tmp_path / "report").read_text()
+    assert "Left out: " in text and ("No alarm was raised" not in text)
+    assert ("Not known: alarms.json is damaged" in text) == file.startswith("alarms")
+    assert len(run.curves) == 12 and run.steps == (50 if file.startswith("events,") else 100)
+
+
+def test_a_loss_that_is_not_a_number_is_shown_as_such(tmp_path, monkeypatch):
+    folder = make_run(tmp_path / "run")
+    write_events(folder / "version_0", [101], start=START + 1000, train_anchor_loss=math.nan, learning_rate=math.inf)
+    run = read_run(folder)
+    assert number(math.nan) == "nan" and number(-math.inf) == "-inf"
+    assert "nan" in [cell.text for rows in table([run]).values() for row in rows for cell in row.cells]
+    assert "nan at step 101" in draw(SECTIONS[0].pictures[0], [run]).alt
+    monkeypatch.setattr("nemo_birq.report.page.draw", lambda picture, runs: None)
+    assert "<td>nan</td>" in write_report([run], tmp_path / "report").read_text()
 
 
 def test_a_page_of_something_else_is_not_overwritten(tmp_path):

@@ -117,7 +117,7 @@ def test_an_event_file_is_read_up_to_its_damage(run):
     kept = [point.value for point in found.curves["train_loss"]]
     assert 0 < len(kept) < 20
     assert kept == [10.0 - step for step in range(len(kept))]
-    assert len(found.notes) == 1 and events.name in found.notes[0] and "left out" in found.notes[0]
+    assert len(found.notes) == 1 and events.name in found.notes[0] and "Left out: " in found.notes[0]
     events.write_bytes(b"")
     with pytest.raises(ValueError, match=events.name):
         read_run(run)

@@ -12,7 +12,7 @@ from rich.console import Console
 from scipy import stats
 from torchmetrics.functional.text import char_error_rate, word_error_rate
 
-from nemo_birq.scoring.comparison import compare, read_score
+from nemo_birq.scoring.comparison import compare
 from nemo_birq.scoring.comparison_table import verdict
 from nemo_birq.scoring.confidence import matched_pairs_p, permutation_p, ratio_interval, sum_by
 from nemo_birq.scoring.errors import align, count_errors
@@ -20,6 +20,7 @@ from nemo_birq.scoring.normalization import normalize
 from nemo_birq.scoring.pictures import draw_score
 from nemo_birq.scoring.record import finished, made_from
 from nemo_birq.scoring.results import summarize
+from nemo_birq.scoring.score_file import read_score
 from nemo_birq.scoring.tables import aligned, score_table, worst
 from nemo_birq.utils.files import write_json
 
