@@ -44,6 +44,7 @@ def pretrain(cfg: "DictConfig") -> None:
     from nemo.utils.trainer_utils import resolve_trainer_cfg
     from omegaconf import OmegaConf
 
+    from nemo_birq.checkpoint.lightning_checkpoint import check_initial_checkpoints
     from nemo_birq.config_checks import check_run_keys
     from nemo_birq.model import BiRQModel
 
@@ -54,6 +55,7 @@ def pretrain(cfg: "DictConfig") -> None:
         trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer))
         exp_manager(trainer, cfg.get("exp_manager", None))
         model = BiRQModel(cfg=cfg.model, trainer=trainer)
+        check_initial_checkpoints(cfg)
         model.maybe_init_from_pretrained_checkpoint(cfg)
     trainer.fit(model)
 
