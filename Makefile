@@ -1,6 +1,8 @@
 # make demo    pretrain, fine-tune and transcribe on the embedded corpus, minutes on two cores
 # make test    the linters and the whole test suite
 # make smoke   the smallest experiment, every method once (docs/experiments.md); its numbers say nothing
+# make storm   kill tiny training runs at every file operation and at random moments, and compare how they end; STORMS=50 SEED=0
+# make fuzz    damage every kind of file that is read, run the command that reads it, and count how it ends; CASES=1000 SEED=0
 # All set up .venv first, from requirements.txt, make test also from requirements-test.txt. PYTHON=python3.12 chooses another
 # interpreter.
 
@@ -10,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 TEST_INSTALLED := $(VENV)/.test-installed
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test smoke lint
+.PHONY: demo test smoke storm fuzz lint
 demo: $(INSTALLED)
 	$(VENV)/bin/python scripts/demo.py
 
@@ -20,6 +22,17 @@ test: lint
 SMOKE_OUT ?= experiments_out
 smoke: $(INSTALLED)
 	$(VENV)/bin/python scripts/experiment.py --budget smoke --jobs 2 --out $(SMOKE_OUT)
+
+STORMS ?= 50
+SEED ?= 0
+JOBS ?= 2
+storm: $(INSTALLED)
+	$(VENV)/bin/python -m benchmarks.reliability.storm --storms $(STORMS) --seed $(SEED) --jobs $(JOBS)
+
+CASES ?= 1000
+FUZZ_OUT ?= docs/results/fuzz.json
+fuzz: $(INSTALLED)
+	$(VENV)/bin/python -m benchmarks.reliability.fuzz --cases $(CASES) --seed $(SEED) --out $(FUZZ_OUT)
 
 lint: $(TEST_INSTALLED)
 	$(VENV)/bin/ruff check nemo_birq scripts tests benchmarks setup.py

@@ -12,6 +12,7 @@ from nemo.utils import logging
 from omegaconf import DictConfig
 from torch import nn
 
+from nemo_birq.checkpoint.foreign_config import refuse_resolvers
 from nemo_birq.checkpoint.lightning_checkpoint import read_checkpoint
 from nemo_birq.checkpoint.nemo_archive import opening, read_config
 from nemo_birq.model import BiRQModel
@@ -70,7 +71,9 @@ def load_model(path: str | Path) -> BiRQModel:
             model = BiRQModel.restore_from(str(path), map_location=device)
     elif path.suffix == ".ckpt":
         content = read_checkpoint(path)
-        _check_is_birq(path, content.get(ModelPT.CHECKPOINT_HYPER_PARAMS_KEY, {}).get("cfg"))
+        config = content.get(ModelPT.CHECKPOINT_HYPER_PARAMS_KEY, {}).get("cfg")
+        refuse_resolvers(config, str(path))
+        _check_is_birq(path, config)
         with logging.temp_verbosity(logging.ERROR):
             model = _build(content)
     else:

@@ -20,22 +20,21 @@ from nemo.utils import model_utils
 from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
-from nemo_birq.checkpoint import artifacts
+from nemo_birq.checkpoint import artifacts, hub
 from nemo_birq.checkpoint.lightning_checkpoint import check_checkpoint
-from nemo_birq.checkpoint.model_card import build_card
 from nemo_birq.checkpoint.nemo_archive import complete_nemo, opening
 from nemo_birq.checkpoint.stock_config import refuse_bare_encoder, with_stock_nodes
-from nemo_birq.config import parse
+from nemo_birq.config import parse, resolve_layer
 from nemo_birq.config_checks import check_modules, check_optimizer
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.factory import build_dataloader
-from nemo_birq.data.trainer_hooks import check_trainer, load_position, save_position, with_schedule_length
+from nemo_birq.data.trainer_hooks import TrainingPosition, ValidateAtEnd, check_trainer, with_schedule_length
 from nemo_birq.labels.enhanced import EnhancedTargets
 from nemo_birq.labels.factory import build_labelers
 from nemo_birq.labels.teacher import find_teacher
 from nemo_birq.labels.utterance_labels import Labels, pad_labels
 from nemo_birq.losses.bilevel import BilevelLoss, Losses, Weights, WeightSchedule
-from nemo_birq.modules.layer_pass import encode_to_layer, resolve_layer
+from nemo_birq.modules.layer_pass import encode_to_layer
 from nemo_birq.modules.masking import SpanMasking, positions, valid_frames
 from nemo_birq.monitoring.callback import HealthMonitor
 from nemo_birq.utils.rng import draw_seed, step_seed, to_device
@@ -59,7 +58,8 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
     """Optimizer steps that a checkpoint was saved after, where the model was opened from one."""
     _step = -1  # the last one
     _micro_batch = 0  # of those that make a step under accumulate_grad_batches
-    _saved: Path | None = None  # the last .nemo that was written in this training
+    saved: Path | None = None
+    """The last ``.nemo`` that was written in this training."""
 
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None):
         cfg = model_utils.convert_model_config_to_dict_config(cfg)
@@ -262,7 +262,7 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
         return {"val_loss": log["val_loss"], "log": log}
 
     def configure_callbacks(self) -> list[Callback]:
-        return [*super().configure_callbacks(), self.monitor]
+        return [*super().configure_callbacks(), self.monitor, ValidateAtEnd(), TrainingPosition()]
 
     def _seed(self, stream: str, *position: int) -> int:
         return step_seed(self.birq.seed, self.global_rank, stream, *position)
@@ -271,8 +271,8 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
 
     def save_to(self, save_path: str) -> None:
         """Writes a ``.nemo`` that any NeMo opens, complete or not at all, with label tensors, teacher and card inside."""
-        self._saved = Path(save_path)
-        with complete_nemo(self._saved) as part, artifacts.packed_model(self, self._saved.stem):
+        self.saved = Path(save_path)
+        with complete_nemo(self.saved) as part, artifacts.packed_model(self, self.saved.stem):
             super().save_to(str(part))
 
     @classmethod
@@ -287,26 +287,20 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
 
     def on_train_start(self) -> None:
         super().on_train_start()
-        self._saved = None  # a README.md beside a file that was written before is none of this training's business
+        self.saved = None  # a README.md beside a file that was written before is none of this training's business
 
     def on_train_end(self) -> None:
         super().on_train_end()
-        if self._saved is not None and self.trainer.is_global_zero:  # NeMo's checkpoint callback has just written it
-            artifacts.write_card_beside(self, self._saved)
+        if self.saved is not None and self.trainer.is_global_zero:  # NeMo's checkpoint callback has just written it
+            artifacts.write_card_beside(self, self.saved)
 
-    def generate_model_card(self, type: str = "hf", template: str | None = None, template_kwargs: dict | None = None):
-        """Returns the README.md of ``push_to_hf_hub``; a ``template`` of one's own goes through NeMo's method."""
-        if template is not None or type != "hf":
-            return super().generate_model_card(type, template, template_kwargs)
-        repo_id = (template_kwargs or {}).get("repo_id")
-        return build_card(self, repo_id.split("/")[-1] if repo_id else "model", repo_id)
+    push_to_hf_hub = hub.push_to_hf_hub
+    generate_model_card = hub.generate_model_card
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.monitor.check_finite(self)  # not in a callback, which a weights-only checkpoint would skip
         super().on_save_checkpoint(checkpoint)
         checkpoint["birq_label_tensors"] = artifacts.labels_of(self)
-        if self._trainer is not None:
-            save_position(checkpoint, self._trainer, self._train_dl, between_batches=self._trainer.global_step == self._step)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
@@ -314,7 +308,6 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
         # The checkpoint's tensors count, should this version of PyTorch draw others from the seed.
         artifacts.restore_labels(self, checkpoint["birq_label_tensors"])
         self.trained_steps = checkpoint["global_step"]
-        load_position(checkpoint, self._train_dl)
 
     # --- data and optimizer ---------------------------------------------------------------------------------------
 

@@ -17,12 +17,13 @@ import sys
 import time
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from nemo_birq.report.events import scalars
 from nemo_birq.report.experiment_folder import read_runs
 from nemo_birq.report.page import write_report
+from nemo_birq.utils.terminal import Terminal
 
 ROOT = Path(__file__).resolve().parents[1]
 CORPUS = ROOT / "tarred_manifests"
@@ -32,7 +33,7 @@ TRAIN = [
     f"model.validation_ds.manifest_filepath={CORPUS}/validation/validation.json",
     "trainer.enable_progress_bar=false",
 ]
-console = Console()
+console = Terminal()
 
 
 def start(log: Path, threads: int, script: str, *overrides: str) -> subprocess.Popen:
@@ -56,11 +57,11 @@ def wait(what: str, logs: list[Path], processes: list[subprocess.Popen], steps: 
             time.sleep(1)
             found = re.findall(r"(?:step |global step |step=)(\d+)", logs[0].read_text(errors="replace"))
             done = f", step {found[-1]} of {steps}" if found else ", starting"
-            status.update(f"{what}{done}, {time.monotonic() - began:.0f} s")
+            status.update(Text(f"{what}{done}, {time.monotonic() - began:.0f} s"))
     for log, process in zip(logs, processes, strict=True):
         if process.returncode != 0:
-            console.print(f"[red]{what} failed; the end of {log}:")
-            console.print("\n".join(log.read_text(errors="replace").splitlines()[-25:]), markup=False)
+            console.print(f"{what} failed; the end of {log}:", style="red")
+            console.print("\n".join(log.read_text(errors="replace").splitlines()[-25:]))
             sys.exit(1)
     seconds = time.monotonic() - began
     console.print(f"{what}: {seconds:.0f} s")
@@ -78,7 +79,7 @@ def summary_table(summary: dict) -> Table:
             table.add_row(f"{task} {name.replace('_', ' ')}", *(f"{value:.3g}" for value in values))
     table.add_row("selection agreement", *(f"{v:.3g}" for v in summary["pretraining"]["selection_agreement"]))
     table.add_section()
-    table.add_row("[bold]test set", "pretrained", "from scratch")
+    table.add_row(Text("test set", style="bold"), "pretrained", "from scratch")
     for measure in ("cer", "wer"):
         table.add_row(measure.upper(), *(f"{summary[model][measure]:.1%}" for model in ("pretrained", "scratch")))
     return table
@@ -99,6 +100,7 @@ def main() -> None:
     run = start(
         logs[0], 2, "speech_pre_training.py", f"exp_manager.exp_dir={out}/pretrain",
         f"trainer.max_steps={args.pretrain_steps}", f"trainer.val_check_interval={half}",
+        f"model.optim.sched.warmup_steps={min(50, args.pretrain_steps)}",
     )  # fmt: skip
     wait("pretraining on 21 minutes of unlabelled audio", logs, [run], args.pretrain_steps)
     nemo = next((out / "pretrain").rglob("*.nemo"))
@@ -138,7 +140,7 @@ def main() -> None:
 
     console.print(summary_table(summary))
     for example in summary["pretrained"]["examples"]:
-        console.print(f"said  {example['text']}\nheard {example['hypothesis']}", markup=False, style="dim")
+        console.print(f"said  {example['text']}\nheard {example['hypothesis']}", style="dim")
     if summary["pretrained"]["cer"] >= summary["scratch"]["cer"]:
         console.print(
             "Every part works; minutes of pretraining on minutes of audio are too few to beat training from scratch."

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from experiments.drawing.page import COMMITTED_RESULTS, default_page, draw_page
 from experiments.drawing.records import read_groups
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
+
+from nemo_birq.utils.terminal import Terminal
 
 
 def main() -> None:
@@ -26,15 +27,15 @@ def main() -> None:
                         "docs/results.md for the committed results)")  # fmt: skip
     args = parser.parse_args()
     page = args.out or default_page(args.folder)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Terminal(soft_wrap=True)
     groups = read_groups(args.folder)
     with console.status("drawing") as status:
-        written = draw_page(groups, page, lambda title: status.update(f"drawing {escape(title)}"))
+        written = draw_page(groups, page, lambda title: status.update(Text(f"drawing {title}")))
     for group in groups:
         console.print(f"{group.title}: {len(group.records)} runs of {len(group.methods)} settings")
         for warning in group.warnings:
-            console.print(f"  [yellow]Warning:[/] {escape(warning)}")
-    console.print(f"{escape(str(page))}, with {len(written) - 1} pictures in {escape(str(page.parent / 'pictures'))}")
+            console.print(Text.assemble(("  Warning: ", "yellow"), warning))
+    console.print(f"{page}, with {len(written) - 1} pictures in {page.parent / 'pictures'}")
 
 
 if __name__ == "__main__":

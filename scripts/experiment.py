@@ -27,10 +27,11 @@ from experiments.results import cores, stages_done, state
 from experiments.stages import RunPlan, plan_run
 from experiments.sweep import Sweep
 from nemo.utils import logging
-from rich.console import Console
 from rich.table import Table
 
-console = Console(highlight=False, soft_wrap=True)
+from nemo_birq.utils.terminal import Terminal
+
+console = Terminal(soft_wrap=True)
 
 
 def arguments() -> argparse.Namespace:

@@ -13,6 +13,7 @@ from nemo.core import ModelPT
 from nemo.utils import logging
 
 from nemo_birq.data.batch import SpeechBatch
+from tests.helpers import forked  # noqa: F401  (its server is forked now, from a process in which nothing has happened)
 from tests.helpers.models import make_batch, make_model
 
 torch.set_num_threads(1)

@@ -79,7 +79,7 @@ def packed_model(model: ModelPT, name: str) -> Iterator[None]:
     try:
         if model._trainer is not None and model._trainer.global_step > 0:
             with open_dict(model._cfg):
-                model._cfg.pretraining = record_training(model, model._trainer, model.monitor.alarms)
+                model._cfg.pretraining = record_training(model, model._trainer, model.monitor)
         card = build_card(model, name)
     finally:
         set_key(model, TEACHER, named)

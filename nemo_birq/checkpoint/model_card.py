@@ -1,5 +1,7 @@
 """The model card: README.md in the form of the Hugging Face hub, written from the configuration of a model alone."""
 
+import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,8 @@ from nemo.core import ModelPT
 from omegaconf import OmegaConf
 
 from nemo_birq.monitoring.metrics import METRICS, MIN_ENTROPY, RECORDED, TASKS
+from nemo_birq.utils.markdown import escaped, fence_for
+from nemo_birq.utils.terminal import printable
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 TAGS = ["NeMo", "pytorch", "speech", "audio", "self-supervised", "BiRQ"]
@@ -40,6 +44,13 @@ def build_card(model: ModelPT, name: str, repo_id: str | None = None) -> ModelCa
     card, record, encoder = cfg.get("card") or {}, cfg.get("pretraining") or {}, cfg["encoder"]
     settings = record.get("settings") or {"birq": cfg.get("birq") or {}}
     settings["birq"].get("quantizer", {}).pop("tensors", None)  # names a file of a .nemo
+    settings_yaml = printable(OmegaConf.to_yaml(settings).strip())
+    overrides = [
+        _override(f"model.{node}.{key}", cfg[node][key])
+        for node, keys in ARCHITECTURE.items()
+        for key in keys
+        if key in cfg[node]
+    ]
     data = ModelCardData(
         model_name=name,
         library_name="nemo",
@@ -53,24 +64,22 @@ def build_card(model: ModelPT, name: str, repo_id: str | None = None) -> ModelCa
     return ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
-        name=name,
-        repo_id=repo_id,
-        license=card.get("license"),
-        record=record if "steps" in record else None,
+        name=escaped(name),
+        file=json.dumps(f"{name}.nemo"),
+        init_from=_override("+init_from_nemo_model", f"{name}.nemo"),
+        repo_id=json.dumps(repo_id) if repo_id else None,
+        license=escaped(card["license"]) if card.get("license") else None,
+        record=_shown(record) if "steps" in record else None,
         trained_layers=record.get("layers", encoder["n_layers"]),
-        settings_yaml=OmegaConf.to_yaml(settings).strip(),
+        settings_yaml=settings_yaml,
+        fence=fence_for(settings_yaml, *overrides),
         is_best_rq=(settings["birq"].get("loss") or {}).get("enhanced_weight") == 0,
         is_relabelled=bool((settings["birq"].get("relabelling") or {}).get("checksum")),
         tasks=TASKS,
         measures=MEASURES,
         least_entropy=MIN_ENTROPY,
         encoder=encoder,
-        overrides=[
-            _override(f"model.{node}.{key}", cfg[node][key])
-            for node, keys in ARCHITECTURE.items()
-            for key in keys
-            if key in cfg[node]
-        ],
+        overrides=overrides,
         millions=sum(parameter.numel() for parameter in model.encoder.parameters()) / 1e6,
         sample_rate=cfg["preprocessor"]["sample_rate"],
         mel_bands=cfg["preprocessor"]["features"],
@@ -82,8 +91,18 @@ def build_card(model: ModelPT, name: str, repo_id: str | None = None) -> ModelCa
 def _override(key: str, value: Any) -> str:
     """An argument for Hydra, as it is typed in a shell."""
     if isinstance(value, list):
-        return f"'{key}={value}'".replace(" ", "")
-    return f"{key}={'null' if value is None else str(value).lower() if isinstance(value, bool) else value}"
+        return shlex.quote(f"{key}={value}".replace(" ", ""))
+    value = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+    return shlex.quote(printable(f"{key}={value}"))
+
+
+def _shown(node: Any) -> Any:
+    """Escapes the texts of a training record, which another author may have written, for Markdown."""
+    if isinstance(node, dict):
+        return {escaped(str(key)): _shown(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_shown(value) for value in node]
+    return escaped(node) if isinstance(node, str) else node
 
 
 def _results(record: dict[str, Any]) -> list[EvalResult]:

@@ -28,7 +28,9 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 from yaml import YAMLError
 
+from nemo_birq.checkpoint.foreign_config import refuse_resolvers
 from nemo_birq.checkpoint.lightning_checkpoint import writing
+from nemo_birq.checkpoint.tar_owner import forget_owner
 from nemo_birq.utils.files import PART, complete_file
 from nemo_birq.utils.torch_files import check_torch_file, load_torch_file
 
@@ -90,13 +92,15 @@ def read_config(path: str | Path) -> DictConfig:
     """Returns the model's configuration in a ``.nemo``, with its ``target``; checked by ``check_nemo`` before.
 
     Raises:
-        FileNotFoundError, ValueError: as ``check_nemo``, a configuration that is none, or one of a class that is not NeMo's.
+        FileNotFoundError, ValueError: as ``check_nemo`` and ``refuse_resolvers``, a configuration that is none, or one of a
+            class that is not NeMo's.
     """
     check_nemo(path)
     try:
         config = ModelPT.restore_from(str(path), return_config=True)
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, tarfile.TarError, zlib.error) as error:
         raise ValueError(f"{path}: its {CONFIG} cannot be read ({error}); get the file again") from error
+    refuse_resolvers(config, str(path))
     if not isinstance(config, DictConfig) or "target" not in config:
         raise ValueError(f"{path}: its {CONFIG} names no class (`target`): NeMo did not write it")
     if not str(config.target).startswith(tuple(ALLOWED_TARGET_PREFIXES)):
@@ -122,7 +126,7 @@ def complete_nemo(path: Path) -> Iterator[Path]:
     """Gives rank 0, which writes the file, a temporary name beside ``path``; see ``utils.files.complete_file``.
 
     The temporary files of NeMo lie beside ``path``, too, in a folder whose name ends with ``.part``: ``TMPDIR`` may be too
-    small for them. The complete file gets its list of checksums.
+    small for them. The complete file gets its list of checksums, and does not name the account that wrote it.
 
     Raises:
         OSError: naming the file, such as for a full disk.
@@ -134,6 +138,7 @@ def complete_nemo(path: Path) -> Iterator[Path]:
         with _temporary_folder(path.with_name(f"{path.name}.files{PART}")):
             yield part
         _add_checksums(part)
+        forget_owner(part)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import math
 import platform
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -16,21 +16,21 @@ from omegaconf import DictConfig, OmegaConf
 
 from nemo_birq.data.dataloader import SpeechLoader
 from nemo_birq.data.sources import read_sources
-from nemo_birq.monitoring.alarms import Alarms
+from nemo_birq.monitoring.callback import HealthMonitor
 from nemo_birq.monitoring.metrics import RECORDED
 
 PACKAGES = ("nemo_birq", "nemo_toolkit", "torch", "lightning", "lhotse")
 
 
-def record_training(model: LightningModule, trainer: Trainer, alarms: Alarms) -> dict[str, Any]:
-    """The record of a ``BiRQModel`` that ``trainer`` has trained so far.
+def record_training(model: LightningModule, trainer: Trainer, monitor: HealthMonitor) -> dict[str, Any]:
+    """The record of a ``BiRQModel`` that ``trainer`` has trained so far, and ``monitor`` has watched.
 
     Returns:
         ``steps``, ``epochs`` (None where the data are a stream), ``ended`` (day), ``ranks``, ``precision``, ``data``
         (``training`` and ``validation``, as ``describe_data``), ``settings`` (``birq``, ``optim``, ``batch``), ``health``
         (last logged numbers of training and validation), ``status`` and ``alarms`` (as in alarms.json), ``versions``.
     """
-    cfg = model.cfg
+    cfg, alarms = model.cfg, monitor.alarms
     loaders = {
         "training": (cfg.get("train_ds"), model._train_dl),
         "validation": (cfg.get("validation_ds"), model._validation_dl),
@@ -46,7 +46,7 @@ def record_training(model: LightningModule, trainer: Trainer, alarms: Alarms) ->
         "precision": str(trainer.precision),
         "data": {stage: describe_data(node, loader) for stage, (node, loader) in loaders.items()},
         "settings": settings,
-        "health": {stage: _last(trainer, prefix) for stage, prefix in (("training", "train"), ("validation", "val"))},
+        "health": {stage: _recorded(logged) for stage, logged in monitor.logged.items()},
         "status": alarms.verdict,
         "alarms": [{key: getattr(alarm, key) for key in ("name", "step", "value", "threshold")} for alarm in alarms.raised],
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
@@ -75,10 +75,14 @@ def describe_data(node: DictConfig | None, loader: Any) -> list[dict[str, Any]]:
 def data_name(manifest: str) -> str:
     """A manifest's file with the folder that it, or its ``sharded_manifests``, lies in: ``train/manifest_0.json``.
 
-    Of a URL without its query, which may hold a key.
+    Without what names an account: the home folder, and user, password and query of a URL.
     """
-    parts = [part for part in PurePosixPath(manifest.partition("?")[0]).parts if part != "sharded_manifests"]
-    return "/".join(part for part in parts[-2:] if part != "/")
+    parts = [part for part in PurePosixPath(manifest.partition("?")[0]).parts if part not in ("/", "sharded_manifests")]
+    if parts[:-1] == list(Path.home().parts[1:]):
+        parts = parts[-1:]
+    if "://" in manifest:
+        parts = [part.rpartition("@")[2] for part in parts]
+    return "/".join(parts[-2:])
 
 
 def _epochs(loader: Any) -> float | None:
@@ -88,10 +92,8 @@ def _epochs(loader: Any) -> float | None:
     return order.epoch + order.batch / max(1, len(order.plan(order.epoch, order.planned_for)))
 
 
-def _last(trainer: Trainer, prefix: str) -> dict[str, float]:
-    metrics = trainer.callback_metrics
-    found = {name: float(metrics[f"{prefix}_{name}"]) for name in RECORDED if f"{prefix}_{name}" in metrics}
-    return {name: value for name, value in found.items() if math.isfinite(value)}
+def _recorded(logged: dict[str, float]) -> dict[str, float]:
+    return {name: logged[name] for name in RECORDED if math.isfinite(logged.get(name, math.nan))}
 
 
 def _plain(node: DictConfig | None) -> dict[str, Any]:

@@ -11,24 +11,37 @@ from typing import Any
 
 import click
 
+from nemo_birq.utils.terminal import printable
+
 PATH = click.Path(path_type=Path)
 """Type of a parameter that becomes a ``Path``, of a file or folder that may be missing."""
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 120}
+FOREIGN = {"MisconfigurationException", "NeMoBaseException", "OmegaConfBaseException", "HydraException"}
+"""Errors by which Lightning, NeMo, OmegaConf and Hydra refuse a setting; their import would take seconds."""
 
 
 @contextmanager
-def errors_in_one_line() -> Iterator[None]:
+def errors_in_one_line(*others: type[Exception]) -> Iterator[None]:
     """Turns errors that the user can mend into ``birq score: message`` and exit code 1, without a traceback.
 
     Raises:
-        SystemExit: in place of a ValueError, OSError or ImportError.
+        SystemExit: in place of a ValueError, OSError, ImportError, one of ``others``, or an error of ``FOREIGN``.
     """
     try:
         yield
     except BrokenPipeError:
         raise  # the reader of the output has gone; click ends the command without a message
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"{click.get_current_context().command_path}: {error}")
+    except Exception as error:
+        if FOREIGN & {kind.__name__ for kind in type(error).__mro__}:
+            sys.exit(f"{click.get_current_context().command_path}: {printable(on_one_line(str(error)))}")
+        if isinstance(error, (ValueError, OSError, ImportError, *others)):
+            sys.exit(f"{click.get_current_context().command_path}: {printable(error)}")
+        raise
+
+
+def on_one_line(text: str) -> str:
+    """Returns a text without its line breaks and indentation."""
+    return " ".join(text.split())
 
 
 class Option(click.Option):

@@ -1,5 +1,6 @@
 """Commands that are configured with Hydra: ``--config-name=NAME key=value ...``, run by NeMo's ``hydra_runner``."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +10,13 @@ import click
 
 from nemo_birq.command_line.command import SETTINGS, Command
 from nemo_birq.command_line.configurations import config_folder, configurations, presets
-from nemo_birq.command_line.override_hints import current_spelling, unknown_key
+from nemo_birq.command_line.override_hints import current_spelling, explain
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+FULL_ERROR = "HYDRA_FULL_ERROR"
+"""Environment variable by which Hydra raises its errors, where it would print them and end the process."""
 HYDRA_OPTIONS = {
     "--config-name=NAME": "configuration, one of those below",
     "--config-path=FOLDER": "take the configurations from this folder instead; --config-dir: from this folder too",
@@ -61,21 +64,27 @@ class HydraCommand(Command):
     def invoke(self, ctx: click.Context) -> None:
         from nemo.core.config import hydra_runner
 
-        whole = sys.argv
+        whole, full_error = sys.argv, os.environ.get(FULL_ERROR)
+        is_composed = False
 
         def run(cfg: "DictConfig") -> None:
+            nonlocal is_composed
+            is_composed = True
+            _set_full_error(full_error)
             sys.argv = whole  # with it Lightning starts the processes of further GPUs
             self.callback(cfg)
 
         folder = config_folder() / self.folder
         sys.argv = [whole[0], *_with_absolute_config_path(ctx.args)]
+        _set_full_error("1")
         try:
             hydra_runner(config_path=str(folder), config_name=self.config_name)(run)()
-        except SystemExit as end:
-            if end.code and (hint := unknown_key(folder, self.config_name, ctx.args)):
-                click.echo(f"{ctx.command_path}: {hint}", err=True)
-            raise
+        except Exception as error:
+            if is_composed or full_error:
+                raise
+            sys.exit(f"{ctx.command_path}: {explain(error, folder, self.config_name, ctx.args)}")
         finally:
+            _set_full_error(full_error)
             sys.argv = whole
 
 
@@ -87,6 +96,13 @@ def hydra_command(
         name, cls=HydraCommand, context_settings=SETTINGS, folder=folder, config_name=config_name, keys=keys,
         more_keys=more_keys,
     )  # fmt: skip
+
+
+def _set_full_error(value: str | None) -> None:
+    if value is None:
+        os.environ.pop(FULL_ERROR, None)
+    else:
+        os.environ[FULL_ERROR] = value
 
 
 def _write_rows(formatter: click.HelpFormatter, title: str, rows: dict[str, str]) -> None:

@@ -1,8 +1,12 @@
-"""Hints for Hydra overrides that name no key of the configuration."""
+"""Hints for what Hydra refuses: overrides that it cannot read, and keys, presets and configurations that do not exist."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from nemo_birq.command_line.command import on_one_line
+from nemo_birq.command_line.configurations import configurations
+
+SYNTAX = "write KEY=VALUE, and a VALUE with commas, brackets, quotes or equals signs as 'KEY=\"VALUE\"'"
 RENAMED_GROUPS = {"labels": "objective"}
 """Groups of configurations in conf/ that had another name in earlier versions."""
 
@@ -29,25 +33,56 @@ def unknown_key(folder: Path, config_name: str, arguments: Sequence[str]) -> str
 
     from nemo_birq.config import refuse_unknown_keys
 
+    config_name = _option(arguments, ("--config-name", "-cn")) or config_name
     overrides = [argument for argument in arguments if "=" in argument and not argument.startswith(("-", "+", "~"))]
     keys = [override.partition("=")[0] for override in overrides]
     groups = [o for o, key in zip(overrides, keys, strict=True) if "." not in key and (folder / key).is_dir()]
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        option, equals, value = argument.partition("=")
-        if option in ("--config-name", "-cn"):
-            config_name = value if equals else following
     try:
         with initialize_config_dir(str(folder), version_base=None):
             known = compose(config_name, overrides=groups)
-    except HydraException:
+    except (HydraException, ValueError):
         return None
     for key in keys:
         if (folder / key).is_dir():
             continue
         asked = OmegaConf.create()
-        OmegaConf.update(asked, key, None)
         try:
+            OmegaConf.update(asked, key, None)
             refuse_unknown_keys(asked, known, "")
         except ValueError as error:
             return str(error)
     return None
+
+
+def explain(error: Exception, folder: Path, config_name: str, arguments: Sequence[str]) -> str:
+    """Returns one line that says why Hydra could not compose the configuration, and what to do.
+
+    Args:
+        error: that Hydra raised.
+        folder: of the configurations.
+        config_name: configuration that is taken without ``--config-name``.
+        arguments: of the command, Hydra's options among them.
+    """
+    from hydra.errors import MissingConfigException, OverrideParseException
+
+    from nemo_birq.utils.settings import unknown_name
+
+    folder = Path(_option(arguments, ("--config-path", "-cp")) or folder)
+    if isinstance(error, OverrideParseException):
+        reason = error.message.partition("\nSee http")[0].removeprefix(f"Error parsing override '{error.override}'")
+        return f"{error.override} cannot be read ({on_one_line(reason)}): {SYNTAX}"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        return unknown_name(group or "--config-name", name, error.options or list(configurations(folder)))
+    hint = unknown_key(folder, config_name, arguments)
+    return f"{hint} (+KEY=VALUE adds a new key)" if hint else on_one_line(str(error))
+
+
+def _option(arguments: Sequence[str], names: Sequence[str]) -> str | None:
+    """Returns the value of an option of Hydra, the last one where there are several."""
+    found = None
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        option, equals, value = argument.partition("=")
+        if option in names:
+            found = value if equals else following
+    return found

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from rich.progress import track
 
+from nemo_birq.data.json_lines import show
 from nemo_birq.data.manifests import SEGMENT, iterate_manifest
 from nemo_birq.data.sources import Source
 
@@ -90,10 +91,10 @@ def _watched(things: Iterable, description: str, total: int | None = None) -> It
 def _files(manifest: str, problems: Problems) -> _Part:
     part = _Part([], [], [], [], [])
     folder = os.path.dirname(os.path.abspath(manifest))
-    for entry, problem in iterate_manifest(manifest):
+    for where, entry, problem in iterate_manifest(manifest):
         path = None if problem else os.path.join(folder, os.path.expanduser(entry["audio_filepath"]))
         if path is not None and not os.path.isfile(path):
-            problem = f"manifest {manifest} names {path}, which does not exist"
+            problem = f"{where} names {path}, which does not exist"
         if problem:
             problems.add(problem)
         else:
@@ -119,27 +120,29 @@ def entries_by_shard(source: Source, problems: Problems) -> Iterator[tuple[str, 
     if len(manifests) > 1 or len(tars) == 1:
         _check_numbers(manifests, tars)
         for tar, manifest in zip(tars, manifests, strict=True):
-            yield tar, list(_usable(manifest, problems))
+            yield tar, [entry for _, entry in _usable(manifest, problems)]
         return
     numbers = {_number(tar, "audio"): tar for tar in tars}
     grouped: dict[str, list[dict]] = {tar: [] for tar in tars}
-    for entry in _usable(manifests[0], problems):
-        if entry.get("shard_id") in numbers:
-            grouped[numbers[entry["shard_id"]]].append(entry)
+    for where, entry in _usable(manifests[0], problems):
+        shard_id = entry.get("shard_id")
+        if isinstance(shard_id, int | float) and not isinstance(shard_id, bool) and shard_id in numbers:
+            grouped[numbers[shard_id]].append(entry)
         else:
             problems.add(
-                f"manifest {manifests[0]}: {entry['audio_filepath']} has shard_id={entry.get('shard_id')}, but the shards "
-                f"are numbered {min(numbers)} to {max(numbers)}"
+                f"{where}: {entry['audio_filepath']} has shard_id={show(shard_id)}, but the shards are numbered "
+                f"{min(numbers)} to {max(numbers)}"
             )
     yield from grouped.items()
 
 
-def _usable(manifest: str, problems: Problems) -> Iterator[dict]:
-    for entry, problem in iterate_manifest(manifest):
+def _usable(manifest: str, problems: Problems) -> Iterator[tuple[str, dict]]:
+    """Yields place and entry of each line that can be used."""
+    for where, entry, problem in iterate_manifest(manifest):
         if problem:
             problems.add(problem)
         else:
-            yield entry
+            yield where, entry
 
 
 def _check_numbers(manifests: list[str], tars: list[str]) -> None:

@@ -15,6 +15,8 @@ from torch.multiprocessing.reductions import shared_cache
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.index import Place, SpeechIndex
 from nemo_birq.data.manifests import TOLERANCE
+from nemo_birq.data.samples import find_bad_samples
+from nemo_birq.utils.terminal import printable
 
 OPEN_FILES = 128  # shards that a process keeps open
 
@@ -43,7 +45,7 @@ class SpeechDataset(torch.utils.data.Dataset):
                 names.append(place.name)
             except UnusableAudio as problem:
                 skipped += 1
-                logging.warning(f"Skipped {place.name} of {place.file}: {problem}")
+                logging.warning(printable(f"Skipped {place.name} of {place.file}: {problem}"))
         if not signals:  # a rank without an utterance takes the step all the same, see SpeechBatch.is_silent_stand_in
             signals = [np.zeros(self.sample_rate, np.float32)]
         lengths = torch.tensor([len(signal) for signal in signals])
@@ -57,7 +59,8 @@ def read_utterance(place: Place, sample_rate: int) -> np.ndarray:
     """Signal of an utterance: (samples,) float32, mono, at the sample rate.
 
     Raises:
-        UnusableAudio: it cannot be read or decoded, is empty, shorter than its manifest says, or holds NaN or infinity.
+        UnusableAudio: it cannot be read or decoded, is empty, shorter than its manifest says, or holds samples that are no
+            audio, see ``samples.find_bad_samples``.
     """
     try:
         if place.file == place.name:
@@ -67,8 +70,8 @@ def read_utterance(place: Place, sample_rate: int) -> np.ndarray:
         signal, rate = _decode(source, place)
     except (OSError, soundfile.SoundFileError) as error:
         raise UnusableAudio(f"it cannot be decoded ({error})") from error
-    if not np.isfinite(signal).all():
-        raise UnusableAudio("it holds NaN or infinite samples")
+    except MemoryError as error:
+        raise UnusableAudio("it does not fit into memory; max_duration leaves out what is too long") from error
     return signal if rate == sample_rate else soxr.resample(signal, rate, sample_rate)
 
 
@@ -87,6 +90,9 @@ def _decode(source: str | BytesIO, place: Place) -> tuple[np.ndarray, int]:
         if not whole:
             file.seek(round(place.start * rate))
         signal = file.read(wanted, dtype="float32", always_2d=True)
+    bad = find_bad_samples(signal)
+    if bad is not None:
+        raise UnusableAudio(bad[1])
     if len(signal) < wanted - TOLERANCE * rate or (whole and len(signal) < wanted):
         raise UnusableAudio(f"it breaks off after {len(signal) / rate:.2f} of {wanted / rate:.2f} s")
     return signal[:, 0] if signal.shape[1] == 1 else signal.mean(axis=1), rate

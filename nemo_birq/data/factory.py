@@ -17,11 +17,10 @@ from nemo_birq.data.dataset import SpeechDataset
 from nemo_birq.data.epoch_plan import BatchSettings
 from nemo_birq.data.index import SpeechIndex, open_index
 from nemo_birq.data.manifests import is_remote
+from nemo_birq.data.skipped_share import MAX_SKIPPED_SHARE, check_skipped_share
 from nemo_birq.data.sources import Source, read_sources
 from nemo_birq.data.webdataset import build_webdataset_loader
 
-MAX_SKIPPED_SHARE = 0.05  # default of max_skipped_share
-MAX_SHOWN = 5  # problems of a dataset
 SETTINGS = {field.name for field in fields(BatchSettings)}
 OTHER_KEYS = {
     "use_lhotse", "is_tarred", "manifest_filepath", "tarred_audio_filepaths", "input_cfg", "sample_rate", "num_workers",
@@ -118,16 +117,7 @@ def _open_checked(source: Source, max_skipped_share: float) -> SpeechIndex:
             "with use_lhotse=false is_tarred=true and a batch_size"
         )
     index = open_index(source)
-    if not index.problems:
-        return index
-    total = len(index) + index.num_lost
-    shown = "\n  ".join([*index.problems[:MAX_SHOWN], *(["..."] if len(index.problems) > MAX_SHOWN else [])])
-    message = f"{index.num_lost} of {total} utterances of {source.manifest} cannot be used:\n  {shown}"
-    if index.num_lost > max_skipped_share * total:
-        raise ValueError(
-            f"{message}\nMore than max_skipped_share={max_skipped_share} of them: mend the data, or set it higher"
-        )
-    logging.warning(message)
+    check_skipped_share(source.manifest, index.problems, index.num_lost, len(index) + index.num_lost, max_skipped_share)
     return index
 
 

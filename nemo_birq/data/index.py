@@ -19,10 +19,9 @@ from nemo.utils import logging
 
 from nemo_birq.data.build_index import build_table
 from nemo_birq.data.sources import Source
-from nemo_birq.utils.files import complete_file
+from nemo_birq.utils.files import complete_file, file_sha256, write_text
 
-FORMAT = 3  # of the file; part of its name, so that older ones are not read
-DIGEST = hashlib.sha256().digest_size
+FORMAT = 3  # of the table; part of its name, so that older ones are not read
 
 
 class Place(NamedTuple):
@@ -46,7 +45,7 @@ class SpeechIndex:
     """The utterances of one dataset, rows 0 to N-1 in the order of shards and members.
 
     Args:
-        path: an Arrow file with the table, which a checksum follows; see ``open_index``, which has compared it.
+        path: the table, an Arrow file; see ``open_index``.
     """
 
     def __init__(self, path: Path):
@@ -57,8 +56,7 @@ class SpeechIndex:
 
     @cached_property
     def _table(self) -> pa.RecordBatch:
-        file = pa.memory_map(str(self.path))
-        return pa.ipc.open_file(file, footer_offset=file.size() - DIGEST).get_batch(0)
+        return pa.ipc.open_file(pa.memory_map(str(self.path))).get_batch(0)
 
     @cached_property
     def _metadata(self) -> dict:
@@ -119,41 +117,30 @@ def open_index(source: Source) -> SpeechIndex:
         ) from error
     path = folder / f"{_fingerprint(source)}.arrow"
     with FileLock(path.with_suffix(".lock")):  # of the ranks of a machine one builds, the others wait
-        if path.exists() and not _is_whole(path):
-            logging.warning(f"The index {path} of {source.manifest} is damaged, or not its own: it is built again")
-            path.unlink()
-        if not path.exists():
-            table = build_table(source)
-            with complete_file(path) as part:
-                with pa.ipc.new_file(str(part), table.schema) as writer:
-                    writer.write_batch(table)
-                digest = _digest(part, path.stem, part.stat().st_size)
-                with open(part, "ab") as file:
-                    file.write(digest)
+        if not _is_whole(path):
+            if path.exists():
+                logging.warning(f"The index {path} of {source.manifest} is damaged, or was not finished: it is built again")
+            _write(build_table(source), path)
     return SpeechIndex(path)
 
 
+def _write(table: pa.RecordBatch, path: Path) -> None:
+    _checksum_path(path).unlink(missing_ok=True)
+    with complete_file(path) as part, pa.ipc.new_file(str(part), table.schema) as writer:
+        writer.write_batch(table)
+    write_text(_checksum_path(path), file_sha256(path))
+
+
+def _checksum_path(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
 def _is_whole(path: Path) -> bool:
-    """Compares the checksum at the end of a file; a table with a wrong size in it can end the process.
-
-    The file is read once, at more than 0.5 GB/s; a million utterances take 0.1 GB.
-    """
-    size = path.stat().st_size - DIGEST
-    if size <= 0:
+    """Compares the file with its checksum: once for each rank that opens it, before anything in it is believed."""
+    try:
+        return _checksum_path(path).read_text(encoding="utf-8") == file_sha256(path)
+    except (OSError, UnicodeDecodeError):  # such as what a power failure leaves
         return False
-    with open(path, "rb") as file:
-        file.seek(size)
-        return file.read() == _digest(path, path.stem, size)
-
-
-def _digest(path: Path, name: str, size: int) -> bytes:
-    """Returns the SHA-256 of the name of an index, which is that of its dataset, and of the first bytes of a file."""
-    digest = hashlib.sha256(name.encode())
-    with open(path, "rb") as file:
-        while size > 0 and (block := file.read(min(size, 1 << 20))):
-            digest.update(block)
-            size -= len(block)
-    return digest.digest()
 
 
 def _fingerprint(source: Source) -> str:

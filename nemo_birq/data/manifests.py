@@ -1,14 +1,33 @@
-"""NeMo manifests: one JSON object a line."""
+"""NeMo manifests: one JSON object a line. Every reader of the package takes the lines of a manifest from here.
 
-import json
+A line that cannot be used costs one utterance: it becomes a problem, which names file and line.
+"""
+
+import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any, NamedTuple
+
+from nemo_birq.data.json_lines import parse_lines, show
 
 # Manifest keys become attributes of a Lhotse cut; these are the cut's own and would overwrite what it is.
 RESERVED_KEYS = {"id", "start", "channel", "supervisions", "features", "recording", "custom"}
 SEGMENT = re.compile(r"-sub\d+(?=\.\w+$|$)")  # NeMo: lines of parts of one member are called member-sub1, member-sub2, ...
 TOLERANCE = 0.2  # seconds by which a manifest and an audio file may disagree on a duration; NeMo's own
+MAX_SECONDS = 1e6
+"""Eleven days: no audio is so long, and one such number would spoil every sum of hours."""
+MAX_PATH_BYTES = 4096  # of Linux; longer ones are an error of the system and not a file that is missing
+
+
+class ManifestLine(NamedTuple):
+    """A line of a manifest."""
+
+    where: str
+    """File and number of the line."""
+    entry: dict[str, Any]
+    """Empty where there is a problem."""
+    problem: str | None
+    """Place and reason of a line that cannot be used."""
 
 
 def is_remote(path: str) -> bool:
@@ -16,78 +35,110 @@ def is_remote(path: str) -> bool:
     return path.startswith("pipe:") or "://" in path
 
 
-def iterate_manifest(path: str) -> Iterator[tuple[dict, None] | tuple[None, str]]:
-    """Each line of a manifest: ``(entry, None)``, or ``(None, problem)`` where it is unusable. Blank ones are passed over.
+def iterate_manifest(path: str) -> Iterator[ManifestLine]:
+    """Yields the lines of a manifest; blank ones are passed over.
 
     Raises:
         FileNotFoundError: there is no such file.
     """
     with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
+        for number, entry, problem in parse_lines(file):
             where = f"manifest {path}, line {number}"
-            try:
-                entry = json.loads(line.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                yield None, f"{where} is not UTF-8 text ({error}); convert the file with iconv -t UTF-8"
-                continue
-            except json.JSONDecodeError as error:
-                yield None, f"{where} is not JSON ({error}); a manifest holds one JSON object a line"
-                continue
-            problem = _find_problem(entry)
-            yield (None, f"{where} {problem}") if problem else (entry, None)
+            problem = problem or find_problem_of_entry(entry)
+            yield ManifestLine(where, {}, f"{where} {problem}") if problem else ManifestLine(where, entry, None)
 
 
-def _find_problem(entry: object) -> str | None:
-    if not isinstance(entry, dict):
-        return f"is not a JSON object but {type(entry).__name__}"
+def find_problem_of_entry(entry: dict[str, Any]) -> str | None:
+    """Returns why an entry cannot be used, worded to follow the place of its line; None where it can."""
     missing = [key for key in ("audio_filepath", "duration") if key not in entry]
     if missing:
-        return f"lacks {missing}; it has the keys {sorted(entry)}"
-    if not isinstance(entry["audio_filepath"], str):
-        return f"has audio_filepath={entry['audio_filepath']!r}, which must be a path"
+        return f"lacks {missing}; it has the keys {show(sorted(entry))}"
     reserved = RESERVED_KEYS & entry.keys()
     if reserved:
         return f"uses the reserved keys {sorted(reserved)}; rename them"
-    for key in ("duration", "offset"):
-        value = entry.get(key)
-        if value is None and key == "offset":
-            continue
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < float("inf"):
-            return f"has {key}={value!r}, which must be a number of seconds"
-    if entry["duration"] == 0:
-        return "has duration=0, which must be above 0"
+    problem = find_path_problem(entry["audio_filepath"])
+    if problem is None and not _is_utf8(entry["audio_filepath"]):
+        problem = f"has audio_filepath={show(entry['audio_filepath'])}, which is not UTF-8: rename the file"
+    if problem is None:
+        problem = find_seconds_problem("duration", entry["duration"])
+    if problem is None and entry["duration"] == 0:
+        problem = "has duration=0, which must be above 0"
+    if problem is None and entry.get("offset") is not None:
+        problem = find_seconds_problem("offset", entry["offset"])
+    return problem
+
+
+def find_path_problem(value: object) -> str | None:
+    """Returns why a value of ``audio_filepath`` is no path; None where it is one."""
+    if not isinstance(value, str) or not value:
+        return f"has audio_filepath={show(value)}, which must be a path"
+    if len(value.encode(errors="surrogateescape")) > MAX_PATH_BYTES or "\0" in value:
+        return f"has audio_filepath={show(value)}, which no file can be called"
     return None
 
 
-def read_manifest(path: str) -> list[dict]:
-    """All lines of a manifest.
+def find_seconds_problem(key: str, value: object) -> str | None:
+    """Returns why the value of a key is no number of seconds from 0 to ``MAX_SECONDS``; None where it is one."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        return f"has {key}={show(value)}, which must be a number of seconds"
+    if value > MAX_SECONDS:
+        return f"has {key}={show(value)} seconds, more than {int(MAX_SECONDS / 86400)} days; is it in other units?"
+    return None
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def has_text(entry: dict[str, Any]) -> bool:
+    """Tests if a line has a transcript, which may be empty."""
+    return isinstance(entry.get("text"), str)
+
+
+def read_lines(path: str) -> list[ManifestLine]:
+    """Reads all lines of a manifest, for work that must be exact about its input.
 
     Raises:
-        ValueError: naming file, line and remedy.
+        ValueError: a line that cannot be used, naming file, line and remedy; or no line.
         FileNotFoundError: there is no such file.
     """
-    entries = []
-    for entry, problem in iterate_manifest(path):
-        if problem:
-            raise ValueError(problem)
-        entries.append(entry)
-    if not entries:
+    lines = []
+    for line in iterate_manifest(path):
+        if line.problem:
+            raise ValueError(line.problem)
+        lines.append(line)
+    if not lines:
         raise ValueError(f"manifest {path} is empty")
-    return entries
+    return lines
 
 
-def check_manifest_of_files(manifest: str) -> list[dict]:
-    """Lines of a manifest that names single files, relative to its own folder or absolute.
+def read_manifest(path: str) -> list[dict[str, Any]]:
+    """Reads the entries of all lines of a manifest; errors as ``read_lines``."""
+    return [line.entry for line in read_lines(path)]
+
+
+def check_files(manifest: str, lines: list[ManifestLine]) -> None:
+    """Checks that the single files of a manifest are there, relative to its own folder or absolute.
 
     Raises:
-        ValueError: a line that cannot be used.
         FileNotFoundError: a file that is not there.
     """
-    entries = read_manifest(manifest)
-    for entry in entries:
-        path = Path(manifest).parent / entry["audio_filepath"]
-        if not path.is_file():
-            raise FileNotFoundError(f"manifest {manifest} names {path}, which does not exist")
-    return entries
+    for line in lines:
+        path = os.path.join(os.path.dirname(manifest), line.entry["audio_filepath"])
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"{line.where} names {path}, which does not exist")
+
+
+def check_manifest_of_files(manifest: str) -> list[dict[str, Any]]:
+    """Reads the entries of a manifest that names single files.
+
+    Raises:
+        ValueError, FileNotFoundError: as ``read_lines`` and ``check_files``.
+    """
+    lines = read_lines(manifest)
+    check_files(manifest, lines)
+    return [line.entry for line in lines]

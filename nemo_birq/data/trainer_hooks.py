@@ -1,17 +1,19 @@
-"""Hooks between the data and Lightning: settings that fit, the length of a schedule, the position in a checkpoint."""
+"""Hooks between the data and Lightning: settings, validations, schedules, the position in a checkpoint."""
 
 import math
 from collections.abc import Sized
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from nemo.utils import logging
+from nemo.utils.exp_manager import SkipResumeTrainingValidationLoop
 from omegaconf import DictConfig, OmegaConf, open_dict
-from torch.utils.data import DataLoader
 
 from nemo_birq.data.dataloader import SpeechLoader
 
 KEY = "birq_data_position"
+OWED = "birq_validation_owed"
+"""Key of a checkpoint: True where validation is due after its last batch and has not run."""
 
 
 def check_trainer(trainer: Trainer | None) -> None:
@@ -28,61 +30,147 @@ def check_trainer(trainer: Trainer | None) -> None:
         raise ValueError("set trainer.use_distributed_sampler=false: the plan of an epoch divides it over the ranks already")
 
 
-def with_schedule_length(optim: DictConfig, trainer: Trainer, loader: Sized | None) -> DictConfig:
-    """The optimizer's configuration with ``sched.max_steps`` where only ``trainer.max_epochs`` says how long training is.
+class ValidateAtEnd(Callback):
+    """Validates after the last batch of a training that ``trainer.max_epochs`` ends.
 
-    NeMo computes it from a fixed number of utterances in a batch, which planned batches do not have.
+    Where validations are counted in batches through all epochs, Lightning would leave out those after the last one.
+    """
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        is_last = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
+        if is_last and trainer.check_val_every_n_epoch is None:
+            trainer.val_check_batch = trainer.fit_loop.epoch_loop.total_batch_idx + 1  # of which Lightning wants a multiple
+
+
+def with_schedule_length(optim: DictConfig, trainer: Trainer, loader: Sized | None) -> DictConfig:
+    """Returns the optimizer's configuration with ``sched.max_steps`` where ``trainer.max_epochs`` ends the training.
+
+    NeMo computes it from a fixed number of utterances in a batch, which planned batches do not have. Where
+    ``trainer.max_steps`` would end the training later, it is lifted: NeMo would make the schedule as long.
     """
     sched = optim.get("sched")
-    if sched is None or sched.get("max_steps") or trainer.max_steps > 0 or not trainer.max_epochs or trainer.max_epochs < 0:
+    if sched is None or sched.get("max_steps") or not trainer.max_epochs or trainer.max_epochs < 0 or loader is None:
         return optim
     limit = trainer.limit_train_batches
     batches = min(limit, len(loader)) if isinstance(limit, int) else int(limit * len(loader))
+    steps = math.ceil(batches / trainer.accumulate_grad_batches) * trainer.max_epochs
+    if 0 < trainer.max_steps <= steps:
+        return optim
+    trainer.fit_loop.epoch_loop.max_steps = -1
     optim = OmegaConf.create(OmegaConf.to_container(optim, resolve=True))
     with open_dict(optim):
-        optim.sched.max_steps = math.ceil(batches / trainer.accumulate_grad_batches) * trainer.max_epochs
+        optim.sched.max_steps = steps
     return optim
 
 
-def save_position(
-    checkpoint: dict[str, Any], trainer: Trainer, loader: DataLoader | None, between_batches: bool = False
-) -> None:
-    """Adds the position in the data to a checkpoint, and brings Lightning's own count of batches in step with it.
+class TrainingPosition(Callback):
+    """Keeps in a checkpoint where a training stands, so that a resumed run reads and validates as an uninterrupted one.
 
-    Args:
-        checkpoint: of Lightning, before it is written.
-        trainer: that trains.
-        loader: of the training data.
-        between_batches: the checkpoint lies between two batches of one optimizer step.
+    Besides the position in the data, that is Lightning's own count of batches, and whether a validation is owed. Without
+    them, Lightning validates again when it resumes from a checkpoint that was saved after a validation, shifts the steps of
+    validations when it was saved in ``on_train_batch_end``, and leaves out a validation that is owed at the end of an epoch.
     """
-    if between_batches:
-        logging.warning(
-            "This checkpoint lies between two batches of one optimizer step, and lacks the gradient of the first: "
-            "to resume exactly, let trainer.val_check_interval be a multiple of trainer.accumulate_grad_batches"
-        )
-    fit_loop = checkpoint["loops"]["fit_loop"]
-    fit_loop["state_dict"].pop("combined_loader", None)  # Lightning's copy: there is one way to restore, this one
-    if isinstance(loader, SpeechLoader):
-        checkpoint[KEY] = loader.state_dict()
-        _complete_batch(fit_loop, trainer.num_training_batches)
+
+    def __init__(self):
+        self.validated = 0
+        """Number of training batches, all epochs together, before the last validation."""
+        self._owed: bool | None = None  # at the checkpoint from which the run resumes; None once it goes on
+        self._max_steps = self._limit_val_batches = None  # of the trainer, while this callback replaces them
+
+    # --- saving ---------------------------------------------------------------------------------------------------
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self.validated = trainer.fit_loop.total_batch_idx + 1
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        fit_loop = checkpoint["loops"]["fit_loop"]
+        if trainer.fit_loop._should_accumulate():
+            logging.warning(
+                "This checkpoint lies between two batches of one optimizer step, and lacks the gradient of the first: "
+                "to resume exactly, let trainer.val_check_interval be a multiple of trainer.accumulate_grad_batches"
+            )
+        fit_loop["state_dict"].pop("combined_loader", None)  # Lightning's copy: there is one way to restore, this one
+        if isinstance(pl_module._train_dl, SpeechLoader):
+            checkpoint[KEY] = pl_module._train_dl.state_dict()
+        checkpoint[OWED] = self._owes_validation(trainer, fit_loop)
+        _complete_batch(fit_loop, trainer, checkpoint[OWED])
+
+    def _owes_validation(self, trainer: Trainer, fit_loop: dict[str, Any]) -> bool:
+        batch, epoch = fit_loop["epoch_loop.batch_progress"]["current"], fit_loop["epoch_progress"]["current"]
+        after_a_batch = batch["ready"] == batch["processed"] and epoch["started"] > epoch["processed"]
+        if not after_a_batch or self.validated == trainer.fit_loop.total_batch_idx + 1:
+            return False
+        stopping, trainer.should_stop = trainer.should_stop, False  # a run that stops validates wherever it is
+        due = trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+        trainer.should_stop = stopping
+        return due
+
+    # --- resuming -------------------------------------------------------------------------------------------------
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        fit_loop = checkpoint["loops"]["fit_loop"]
+        fit_loop["state_dict"].pop("combined_loader", None)
+        validation = fit_loop["epoch_loop.val_loop.batch_progress"]["current"]
+        validation.update(dict.fromkeys(validation, 0))  # otherwise an owed validation leaves out as many batches
+        trainer.num_sanity_val_steps = 0  # Lightning omits it, too, unless the checkpoint ends an epoch
+        self._owed = checkpoint.get(OWED)  # None: saved by an earlier version
+        self.validated = 0 if self._owed else fit_loop["epoch_loop.batch_progress"]["total"]["processed"]
+        load_position(checkpoint, pl_module._train_dl)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        skips = isinstance(trainer.fit_loop.epoch_loop, SkipResumeTrainingValidationLoop)  # disable_validation_on_resume
+        if self._owed and trainer.max_steps > 0 and not skips:  # also after the last step, where Lightning would end at once
+            self._max_steps = trainer.max_steps
+            trainer.fit_loop.epoch_loop.max_steps += 1
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._go_on(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._owed is False:  # Lightning validates before the first batch wherever its count of batches says so
+            self._limit_val_batches, trainer.limit_val_batches = trainer.limit_val_batches, 0
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._go_on(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._go_on(trainer)  # without a batch
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._go_on(trainer)
+
+    def _go_on(self, trainer: Trainer) -> None:
+        """Gives the trainer its own limits back: from here a resumed run is like any other."""
+        if self._max_steps is not None:
+            trainer.fit_loop.epoch_loop.max_steps = self._max_steps
+        if self._limit_val_batches is not None:
+            trainer.limit_val_batches = self._limit_val_batches
+        self._owed = self._max_steps = self._limit_val_batches = None
 
 
-def _complete_batch(fit_loop: dict[str, Any], num_batches: int | float) -> None:
-    """A checkpoint of every n steps is made before Lightning counts its batch, so that a resumed epoch is a batch longer."""
+def _complete_batch(fit_loop: dict[str, Any], trainer: Trainer, validation_owed: bool) -> None:
+    """Completes Lightning's counts, which it updates after the hooks in which checkpoints are saved.
+
+    The epoch is completed, too, after its last batch. Where validation is owed, a resumed Lightning does this after it.
+    """
     batches, epochs = fit_loop["epoch_loop.batch_progress"], fit_loop["epoch_progress"]
-    for progress in (batches["total"], batches["current"]):
-        progress["completed"] = progress["processed"]
-    if batches["current"]["processed"] >= num_batches and epochs["current"]["processed"] < epochs["current"]["ready"]:
+    current, under_way = batches["current"], batches["current"]["ready"] > batches["current"]["processed"]
+    for progress in (batches["total"], current):
+        progress.update(dict.fromkeys(progress, progress["processed"]))
+    if validation_owed:
+        return
+    fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] = trainer.global_step  # the loggers' step
+    is_last = batches["is_last_batch"] or current["processed"] >= trainer.num_training_batches
+    if is_last and not under_way:
         for progress in (epochs["total"], epochs["current"]):
-            progress["processed"] = progress["completed"] = progress["ready"]
-        for key in batches["current"]:
-            batches["current"][key] = 0
+            progress.update(dict.fromkeys(progress, progress["started"]))
+        current.update(dict.fromkeys(current, 0))
         batches["is_last_batch"] = False
 
 
-def load_position(checkpoint: dict[str, Any], loader: DataLoader | None) -> None:
+def load_position(checkpoint: dict[str, Any], loader: Sized | None) -> None:
     """Brings the loader to where it was when the checkpoint was made."""
-    checkpoint.get("loops", {}).get("fit_loop", {}).get("state_dict", {}).pop("combined_loader", None)
     if not isinstance(loader, SpeechLoader):
         return
     if KEY in checkpoint:

@@ -6,9 +6,15 @@ order follows from the seed and is shuffled inside shards, too; bad members are 
 workers of all ranks give equally many batches.
 """
 
+import json
 import os
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
+from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import soundfile
 import torch
@@ -21,7 +27,10 @@ from torch import Tensor
 
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.build_index import Problems, entries_by_shard
+from nemo_birq.data.samples import find_bad_samples
+from nemo_birq.data.skipped_share import MAX_SKIPPED_SHARE, check_skipped_share
 from nemo_birq.data.sources import Source
+from nemo_birq.utils.terminal import printable
 
 
 class ShuffledTarredDataset(TarredAudioToCharDataset):
@@ -58,12 +67,12 @@ class ShuffledTarredDataset(TarredAudioToCharDataset):
         return self.samples * max(1, self.num_workers)
 
     def _skip_rest(self, error: Exception) -> bool:
-        logging.warning(f"Skipped the rest of a shard that cannot be read to its end: {error}")
+        logging.warning(f"Skipped the rest of a shard that cannot be read to its end: {printable(error)}")
         self.skipped += 1
         return True
 
     def _skip_member(self, error: Exception) -> bool:
-        logging.warning(f"Skipped a member that is not audio: {error}")
+        logging.warning(f"Skipped a member that is not audio: {printable(error)}")
         return True
 
     def _build_sample(self, tup: tuple[bytes, str, int]) -> tuple | None:
@@ -75,10 +84,11 @@ class ShuffledTarredDataset(TarredAudioToCharDataset):
             if info.channels > 1:
                 audio_bytes = _mixed(audio_bytes)
             sample = super()._build_sample((audio_bytes, name, offset))
-            if not bool(torch.isfinite(sample[0]).all()):
-                raise ValueError("it holds NaN or infinite samples")
+            bad = find_bad_samples(sample[0].numpy())
+            if bad is not None:
+                raise ValueError(bad[1])
         except (soundfile.SoundFileError, ValueError, RuntimeError) as error:
-            logging.warning(f"Skipped '{name}': {error}")
+            logging.warning(printable(f"Skipped '{name}': {error}"))
             self.skipped += 1
             self.skipped_in_a_row += 1
             if self.skipped_in_a_row >= self.samples:
@@ -133,18 +143,21 @@ def build_webdataset_loader(
     shuffle, num_workers = config.get("shuffle", True), config.get("num_workers", 0)
     replicate = config.get("tarred_shard_strategy", "scatter") == "replicate"
     shards = [sources[0].tar_paths] if replicate else [sources[0].tar_paths[r::world_size] for r in range(world_size)]
-    dataset = ShuffledTarredDataset(
-        shards[0 if replicate else rank],
-        shuffle_n=config.get("shuffle_n", 4 * config.batch_size) if shuffle else 0,
-        # With `replicate` every rank reads all shards, and should do so in its own order.
-        seed=int(config.get("seed", 0)) + (rank if replicate else 0),
-        samples=_samples_per_worker(config, sources[0], shards, max(1, num_workers)),
-        num_workers=num_workers,
-        manifest_filepath=sources[0].manifest_paths,
-        sample_rate=config.sample_rate,
-        max_duration=config.get("max_duration"),
-        min_duration=config.get("min_duration"),
-    )
+    entries = _usable_entries(config, sources[0])
+    samples = _samples_per_worker(config, sources[0], entries, shards, max(1, num_workers))
+    with _manifest_for_nemo(entries) as manifest:
+        dataset = ShuffledTarredDataset(
+            shards[0 if replicate else rank],
+            shuffle_n=config.get("shuffle_n", 4 * config.batch_size) if shuffle else 0,
+            # With `replicate` every rank reads all shards, and should do so in its own order.
+            seed=int(config.get("seed", 0)) + (rank if replicate else 0),
+            samples=samples,
+            num_workers=num_workers,
+            manifest_filepath=manifest,
+            sample_rate=config.sample_rate,
+            max_duration=config.get("max_duration"),
+            min_duration=config.get("min_duration"),
+        )
     return torch.utils.data.DataLoader(
         dataset,
         batch_size=config.batch_size,
@@ -155,16 +168,41 @@ def build_webdataset_loader(
     )
 
 
-def _samples_per_worker(config: DictConfig, source: Source, shards_of_ranks: list[list[str]], workers: int) -> int:
-    """The most that any worker of any rank holds, in whole batches; the others repeat some of theirs."""
+def _usable_entries(config: DictConfig, source: Source) -> dict[str, list[dict]]:
+    """The manifest lines of each shard that can be used; see ``check_skipped_share``."""
     problems = Problems()
+    entries = dict(entries_by_shard(source, problems))
+    total = sum(map(len, entries.values())) + problems.num_lost
+    if total == problems.num_lost:
+        raise ValueError(
+            "\n".join([f"{source.manifest} holds nothing that can be used:", *(problems.words[:10] or ["it is empty"])])
+        )
+    most = float(config.get("max_skipped_share", MAX_SKIPPED_SHARE))
+    check_skipped_share(source.manifest, problems.words, problems.num_lost, total, most)
+    return entries
+
+
+@contextmanager
+def _manifest_for_nemo(entries: dict[str, list[dict]]) -> Iterator[str]:
+    """Writes the keys that the reader needs. NeMo reads many more, opens files that some of them name, and ends the run at a
+    value that it does not expect, without naming its line.
+    """
+    with TemporaryDirectory() as folder:
+        # NeMo looks for single files beside a manifest, unless its name is that of a manifest of shards.
+        path = Path(folder) / "tarred_audio_manifest.json"
+        with open(path, "w", encoding="utf-8") as file:
+            for entry in chain.from_iterable(entries.values()):
+                kept = {key: entry[key] for key in ("audio_filepath", "duration", "offset") if entry.get(key) is not None}
+                file.write(json.dumps(kept | {"text": ""}) + "\n")
+        yield str(path)
+
+
+def _samples_per_worker(
+    config: DictConfig, source: Source, entries: dict[str, list[dict]], shards_of_ranks: list[list[str]], workers: int
+) -> int:
+    """The most that any worker of any rank holds, in whole batches; the others repeat some of theirs."""
     low, high = config.get("min_duration") or 0.0, config.get("max_duration") or float("inf")
-    sizes = {
-        tar: sum(low <= entry["duration"] <= high for entry in entries)
-        for tar, entries in entries_by_shard(source, problems)
-    }
-    if problems.words:  # NeMo's reader does not survive such a line, nor say where it is
-        raise ValueError(f"{problems.words[0]} ({problems.num_lost} such lines)")
+    sizes = {tar: sum(low <= entry["duration"] <= high for entry in lines) for tar, lines in entries.items()}
     held = []
     for rank, shards in enumerate(shards_of_ranks):
         if len(shards) < workers:

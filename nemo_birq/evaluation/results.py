@@ -1,7 +1,8 @@
 """Files with the results of an evaluation, named after its model: ``<kind>_<model>.json`` and pictures."""
 
-import json
 from pathlib import Path
+
+from nemo_birq.utils.files import read_json
 
 
 def result_path(folder: Path, kind: str, model: Path) -> Path:
@@ -13,9 +14,14 @@ def check_out(folder: Path, kind: str, model: Path) -> None:
     """Makes the folder of the results.
 
     Raises:
-        ValueError: the results of another model of the same name are in it.
+        ValueError: the results of another model of the same name are in it, or a damaged file of this name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = result_path(folder, kind, model)
-    if path.is_file() and Path(json.loads(path.read_text(encoding="utf-8"))["model"]).resolve() != model.resolve():
+    if not path.is_file():
+        return
+    before = read_json(path).get("model")
+    if not isinstance(before, str):
+        raise ValueError(f"{path} names no model, it is damaged. Move it away, or give another folder with --out")
+    if Path(before).resolve() != model.resolve():
         raise ValueError(f"{path} holds the results of another model; give another folder with --out")

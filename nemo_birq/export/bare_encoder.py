@@ -83,7 +83,10 @@ def strip(source: Path, layer: int | None = None, **card: str | list[str] | None
 
 
 def write_nemo(model: SpeechEncDecSelfSupervisedModel, out: Path) -> None:
-    """Writes a bare model as ``.nemo`` with its card inside, and the card as README.md beside it."""
+    """Writes a bare model as ``.nemo`` with its card inside, and the card as README.md beside it.
+
+    Neither names the account that wrote it.
+    """
     card = build_card(model, out.stem)
     with complete_nemo(out) as part, packed(model, card_artifact(card)):
         model.save_to(str(part))

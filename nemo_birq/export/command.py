@@ -3,16 +3,16 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
 from nemo_birq.command_line import options
 from nemo_birq.command_line.command import PATH, command
+from nemo_birq.utils.terminal import Terminal
 
 if TYPE_CHECKING:
     from nemo_birq.export.bare_encoder import BareEncoder
 
-console = Console(highlight=False)
+console = Terminal()
 
 
 def megabytes(size: int) -> str:
@@ -75,7 +75,7 @@ def export(
         console.print(f"model card    {out.with_name(README)}", soft_wrap=True)
         return
     if deviation is None:
-        console.print("[yellow]not compared with PyTorch: pip install 'nemo_birq\\[export]'")
+        console.print("not compared with PyTorch: pip install 'nemo_birq[export]'", style="yellow")
     else:
         console.print(f"largest difference to PyTorch, over several lengths and batches: {deviation:.1e}")
     console.print(f"input: log-mel features, up to {describe(bare.model)['longest_input_seconds']:.0f} s of audio")

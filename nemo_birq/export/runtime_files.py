@@ -7,6 +7,7 @@ archive: NeMo's preprocessor itself computes a Fourier transform that neither fo
 """
 
 import json
+import zipfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -56,12 +57,24 @@ def write_runtime_file(model: SpeechEncDecSelfSupervisedModel, out: Path) -> flo
             onnx.save(graph, path)
         else:
             torch.jit.save(torch.jit.load(path), path, _extra_files={EXTRA_FILE: json.dumps(about)})
+            _forget_source_files(path)
         if onnx and find_spec("onnxruntime") is None:
             return None
         deviation = largest_deviation(model.encoder, open_runtime_file(path))
         if deviation > TOLERANCE:
             raise ValueError(f"{out}: its outputs differ from PyTorch's by up to {deviation:.1e}; nothing was written")
     return deviation
+
+
+def _forget_source_files(path: Path) -> None:
+    """Removes the paths of the Python files that were traced, with the home folder in them, from a TorchScript archive."""
+    whole = path.with_name(f"{path.name}.whole")
+    path.rename(whole)
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w") as target:
+        for member in source.infolist():
+            if not member.filename.endswith(".debug_pkl"):
+                target.writestr(member, source.read(member))
+    whole.unlink()
 
 
 def _import_onnx() -> ModuleType:

@@ -3,16 +3,17 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from nemo_birq.command_line import options
 from nemo_birq.command_line.command import command
+from nemo_birq.utils.terminal import Terminal
 
 if TYPE_CHECKING:
     from nemo_birq.extraction.clustering import Clustering
 
-console = Console()
+console = Terminal()
 
 
 def table(found: "Clustering") -> Table:
@@ -81,10 +82,10 @@ def cluster_labels(
     found.file.save(out)
     console.print(table(found))
     for note in found.notes():
-        console.print(f"[yellow]Note:[/] {note}", highlight=False)
+        console.print(Text.assemble(("Note: ", "yellow"), note))
     console.print(
         f"Second stage: model.birq.relabelling.teacher={out} model.birq.quantizer.num_codes={clusters} "
         "model.birq.loss.enhanced_weight=0",
-        soft_wrap=True, highlight=False,
-    )  # fmt: skip
-    console.print(str(out), soft_wrap=True, highlight=False)
+        soft_wrap=True,
+    )
+    console.print(str(out), soft_wrap=True)

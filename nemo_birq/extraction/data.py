@@ -102,6 +102,12 @@ def _shards_in(folder: Path) -> tuple[str, str]:
         below = sorted({path.parent for path in folder.rglob("audio_*.tar")})
         hint = f"; name one of the folders below: {', '.join(map(str, below[:5]))}" if below else ""
         raise FileNotFoundError(f"there are no shards audio_0.tar, audio_1.tar, ... in {folder}{hint}")
+    manifests = len(list((folder / "sharded_manifests").glob("manifest_*.json")))
+    if manifests > count:
+        raise FileNotFoundError(
+            f"{folder} has {manifests} manifests in sharded_manifests and {count} shards audio_0.tar, ...: shards "
+            "are missing; copy the folder again"
+        )
     return (
         f"{folder}/sharded_manifests/manifest__OP_0..{count - 1}_CL_.json",
         f"{folder}/audio__OP_0..{count - 1}_CL_.tar",
@@ -112,8 +118,8 @@ def _check_not_tarred(manifest: str) -> None:
     paths = Source(manifest, None, None).manifest_paths
     if not Path(paths[0]).is_file():
         raise FileNotFoundError(f"{paths[0]} does not exist: name a manifest, or a folder of shards")
-    entry, _ = next(iterate_manifest(paths[0]), (None, None))
-    if entry and "shard_id" in entry and not (Path(paths[0]).parent / entry["audio_filepath"]).is_file():
+    entry = next((line.entry for line in iterate_manifest(paths[0]) if not line.problem), {})
+    if "shard_id" in entry and not os.path.isfile(Path(paths[0]).parent / entry["audio_filepath"]):
         raise ValueError(
             f"manifest {manifest} names members of tar shards ({entry['audio_filepath']}): give the folder that holds "
             "audio_0.tar, or the names of the tar files with --tars"
@@ -128,7 +134,7 @@ def _lines_of_files(source: Source, index: SpeechIndex) -> Iterator[dict]:
     row = 0
     for manifest in source.manifest_paths:
         folder = os.path.dirname(os.path.abspath(manifest))
-        for entry, problem in iterate_manifest(manifest):
+        for _, entry, problem in iterate_manifest(manifest):
             if problem or row == len(index):
                 continue
             path = os.path.join(folder, os.path.expanduser(entry["audio_filepath"]))

@@ -4,12 +4,12 @@ from functools import partial
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from nemo_birq.command_line import options
 from nemo_birq.command_line.command import command, command_text
+from nemo_birq.utils.terminal import Terminal
 
-console = Console()
+console = Terminal()
 
 
 @command("extract-features")
@@ -63,4 +63,4 @@ def extract_features(
         done = run_parts(speech, store, compute, FORMATS[format], progress, 60 * part_minutes, batch_seconds, workers)
         store.merge(done.parts, out / "manifest.json")
     print_summary(done, console)
-    console.print(f"{out / 'manifest.json'}", soft_wrap=True, highlight=False)
+    console.print(f"{out / 'manifest.json'}", soft_wrap=True)

@@ -3,6 +3,7 @@
 Shapes: B utterances, T' encoder frames, H codebooks.
 """
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from nemo_birq.extraction.store import SETTINGS, PartStore, check_same
 from nemo_birq.model import BiRQModel
 from nemo_birq.modules.layer_pass import check_finite, encode_to_layer, encoder_lengths
 from nemo_birq.modules.masking import positions, valid_frames
-from nemo_birq.utils.files import write_text
+from nemo_birq.utils.files import file_sha256, read_json, write_json
 
 KINDS = ("anchor", "enhanced")
 
@@ -83,20 +84,32 @@ def is_complete(out: Path, settings: dict[str, Any]) -> bool:
     """Tests if the manifest exists, made with the same settings.
 
     Raises:
-        ValueError: a file of this name that was made with other settings, or by somebody else.
+        ValueError: a file of this name that was made with other settings, or by somebody else, or was changed since.
     """
     if not out.exists():
         return False
     if not settings_path(out).is_file():
-        raise ValueError(f"{out} exists already and is not of this script: give another name with --out")
-    check_same(settings_path(out), settings, f"{out} was made with other settings", "Give another name with --out")
+        raise ValueError(
+            f"{out} exists already, without {settings_path(out).name}, which would say what made it: give another name with "
+            "--out"
+        )
+    made = check_same(settings_path(out), settings, f"{out} was made with other settings", "Give another name with --out")
+    if made.get("sha256") not in (None, file_sha256(out)):  # earlier versions wrote none
+        raise ValueError(
+            f"{out} is damaged or was changed: its SHA-256 is not the one in {settings_path(out)}. Move it away to make the "
+            "labels again, or give another name with --out"
+        )
     shutil.rmtree(parts_folder(out), ignore_errors=True)  # of a run that was killed after it had put them together
     return True
 
 
 def finish(store: PartStore, parts: int, out: Path) -> None:
     """Puts the manifest together and removes the parts."""
-    write_text(settings_path(out), (store.folder / SETTINGS).read_text(encoding="utf-8"))
+    digest = hashlib.sha256()
+    for number in range(parts):
+        digest.update(store.list_path(number).read_bytes())
+    made = read_json(store.folder / SETTINGS)
+    write_json(settings_path(out), made | {"sha256": digest.hexdigest()})
     store.merge(parts, out)
     store.close()
     shutil.rmtree(store.folder)

@@ -4,12 +4,12 @@ from functools import partial
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from nemo_birq.command_line import options
 from nemo_birq.command_line.command import command, command_text
+from nemo_birq.utils.terminal import Terminal
 
-console = Console()
+console = Terminal()
 
 
 @command("extract-labels")
@@ -58,7 +58,7 @@ def extract_labels(
     settings = {"what": f"{labels} labels", "model_sha256": file_sha256(model)[:16], "data": speech.fingerprint,
                 "part_minutes": part_minutes}  # fmt: skip
     if is_complete(out, settings):
-        console.print(f"{out} is complete already", soft_wrap=True, highlight=False)
+        console.print(f"{out} is complete already", soft_wrap=True)
         return
     quantizer = opened.birq.quantizer
     times = anchor_times(opened) if labels == "anchor" else encoder_times(opened)
@@ -72,4 +72,4 @@ def extract_labels(
             done = run_parts(speech, store, compute, write, progress, 60 * part_minutes, batch_seconds, workers)
         finish(store, done.parts, out)
     print_summary(done, console)
-    console.print(str(out), soft_wrap=True, highlight=False)
+    console.print(str(out), soft_wrap=True)

@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from nemo_birq.command_line.command import errors_in_one_line
 from nemo_birq.command_line.hydra_command import hydra_command
 from nemo_birq.command_line.options import TRAIN_DATA_KEYS
 from nemo_birq.utils.files import write_json
 from nemo_birq.utils.progress import ProgressBars
+from nemo_birq.utils.terminal import Terminal
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import ASRModel
@@ -35,7 +34,7 @@ KEYS = {
     "trainer.devices": "number of GPUs, or auto",
     "trainer.precision": "bf16-mixed; on a CPU 32",
 }
-console = Console()
+console = Terminal()
 
 
 def score_all(model: "ASRModel", tests: "list[TestSet]", nemo: Path, folder: Path) -> None:
@@ -51,7 +50,7 @@ def score_all(model: "ASRModel", tests: "list[TestSet]", nemo: Path, folder: Pat
             results[test.name] = {"model": str(nemo), "name": test.name} | score(model, test.manifest, advance=advance)
             write_json(folder / f"{test.name}.json", results[test.name])
     console.print(score_table(results, f"{nemo.name}\ngreedy decoding"))
-    console.print(f"References and hypotheses alike: {'; '.join(STEPS['default'])}.", highlight=False)
+    console.print(f"References and hypotheses alike: {'; '.join(STEPS['default'])}.")
     console.print(f"scores      {folder}", soft_wrap=True)
 
 
@@ -67,22 +66,25 @@ def finetune(cfg: "DictConfig") -> None:
     Ends with a .nemo and a table of WER and CER. docs/finetuning.md has the rest.
     """
     import lightning.pytorch as pl
-    from nemo.utils.exp_manager import exp_manager
 
     from nemo_birq.finetuning.preparation import prepare
     from nemo_birq.finetuning.training import build_recognizer, build_trainer, save_best
+    from nemo_birq.runs.experiment import experiment
+    from nemo_birq.runs.resuming import prepare_resuming
 
     with errors_in_one_line():
         pretrained, tests = prepare(cfg)
         pl.seed_everything(cfg.seed, workers=True)
         trainer, num_steps = build_trainer(cfg)
-        folder = Path(exp_manager(trainer, cfg.exp_manager))
-        model = build_recognizer(cfg, trainer, num_steps, pretrained)
-    trainer.fit(model)
-    nemo = save_best(model, trainer, folder, cfg.name)
+        with experiment(trainer, cfg.exp_manager) as run:
+            model = build_recognizer(cfg, trainer, num_steps, pretrained)
+            prepare_resuming(model, trainer, cfg.get("resume_with_changed"))
+            trainer.fit(model)
+            run.signals.end_if_received()
+            nemo = save_best(model, trainer, run.folder, cfg.name)
+            if tests and trainer.is_global_zero:
+                model.to(trainer.strategy.root_device)  # Lightning has put it on the CPU
+                score_all(model, tests, nemo, run.folder / "scores")
     if not trainer.is_global_zero:
         return
-    if tests:
-        model.to(trainer.strategy.root_device)  # Lightning has put it on the CPU
-        score_all(model, tests, nemo, folder / "scores")
     console.print(f"recognizer  {nemo}", soft_wrap=True)

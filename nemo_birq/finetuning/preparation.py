@@ -10,8 +10,10 @@ from nemo_birq.finetuning.architecture import take_architecture
 from nemo_birq.finetuning.freezing import check_freeze_encoder
 from nemo_birq.finetuning.initialization import check_fresh_layers
 from nemo_birq.finetuning.pretrained import pretrained_path, read_pretrained_config
+from nemo_birq.finetuning.settings import check_finetuning_keys
 from nemo_birq.finetuning.transcripts import check_covered, read_transcripts
 from nemo_birq.finetuning.vocabulary import Vocabulary, build_tokenizer, characters, pieces
+from nemo_birq.scoring.audio import check_audio
 from nemo_birq.scoring.eval_sets import TestSet, read_test_sets
 
 
@@ -24,19 +26,22 @@ def prepare(cfg: DictConfig) -> tuple[str, list[TestSet]]:
     Raises:
         FileNotFoundError, ValueError: a file or key that training cannot begin with; each says what to do.
     """
+    check_finetuning_keys(cfg)
     check_freeze_encoder(cfg.freeze_encoder)
     path = pretrained_path(cfg)
     take_architecture(cfg.model, read_pretrained_config(path), path)
     check_fresh_layers(cfg.fresh_layers, cfg.model.encoder.n_layers)
     named = cfg.test_manifests or []
     tests = read_test_sets([named] if isinstance(named, str) else list(named))
+    for test in tests:
+        check_audio(test.manifest)  # they are scored at the end
     training = data.manifests(cfg.model.train_ds, "train_ds")
     others = [*data.manifests(cfg.model.validation_ds, "validation_ds"), *(str(test.manifest) for test in tests)]
     transcripts = {manifest: read_transcripts(manifest) for manifest in [*training, *others]}
     data.open_whole(cfg.model.validation_ds)  # NeMo would stop at the first validation, an epoch later
     texts = [line for manifest in training for line in transcripts[manifest]]
     if "tokenizer" in cfg.model and not cfg.model.tokenizer.dir:
-        folder = Path(cfg.exp_manager.exp_dir or "nemo_experiments") / cfg.name
+        folder = Path(cfg.exp_manager.exp_dir or "nemo_experiments") / str(cfg.name)
         with open_dict(cfg.model):
             cfg.model.tokenizer.dir = build_tokenizer(cfg.build_tokenizer, [line.text for line in texts], folder)
     vocabulary = _vocabulary(cfg.model)

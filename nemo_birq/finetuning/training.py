@@ -42,6 +42,8 @@ def build_trainer(cfg: DictConfig) -> tuple[pl.Trainer, int]:
             "validated, and the .nemo has the weights of the best validation. A whole number for "
             "trainer.limit_train_batches, of which max_steps is a multiple, makes such epochs"
         )
+    if min(limits) < trainer.max_steps:
+        trainer.fit_loop.epoch_loop.max_steps = -1  # NeMo would make the schedule as long
     return trainer, min(limits)  # Lightning stops at whichever comes first
 
 

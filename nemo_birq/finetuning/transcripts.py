@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from nemo_birq.data.manifests import iterate_manifest
+from nemo_birq.data.json_lines import show
+from nemo_birq.data.manifests import has_text, iterate_manifest
 
 SHOWN = 3  # example lines
+MAX_SAMPLE_RATE = 1_000_000  # Hz
 SHOWN_CHARACTERS = 8
 
 
@@ -34,13 +36,17 @@ def read_transcripts(manifest: str) -> list[Transcript]:
     if not Path(manifest).is_file():
         raise FileNotFoundError(f"manifest {manifest} does not exist")
     found, silent = [], []
-    for entry, problem in iterate_manifest(manifest):
+    for where, entry, problem in iterate_manifest(manifest):
         if problem:
             raise ValueError(problem)
-        if isinstance(entry.get("text"), str):
+        rate = entry.get("sampling_rate", entry.get("sample_rate"))  # NeMo's loader computes with it
+        is_number = isinstance(rate, int | float) and not isinstance(rate, bool)
+        if rate is not None and not (is_number and 0 < rate <= MAX_SAMPLE_RATE):
+            raise ValueError(f"{where} has the sample rate {show(rate)}, which must be a number of Hz")
+        if has_text(entry):
             found.append(Transcript(entry["audio_filepath"], entry["text"], entry["duration"]))
         else:
-            silent.append(entry["audio_filepath"])
+            silent.append(f"{entry['audio_filepath']} in line {where.rpartition(' ')[2]}")
     if silent:
         raise ValueError(
             f"manifest {manifest}: {len(silent)} of {len(silent) + len(found)} lines have no text, such as {silent[0]}: "

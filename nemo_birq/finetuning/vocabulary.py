@@ -40,13 +40,17 @@ def pieces(folder: str) -> Vocabulary:
 
     Raises:
         FileNotFoundError: there is none.
+        ValueError: SentencePiece cannot read it.
     """
     path = Path(folder) / "tokenizer.model"
     if not path.is_file():
         raise FileNotFoundError(
             f"model.tokenizer.dir={folder} holds no tokenizer.model; without model.tokenizer.dir one is built from the texts"
         )
-    tokenizer = SentencePieceProcessor(model_file=str(path))
+    try:
+        tokenizer = SentencePieceProcessor(model_file=str(path))
+    except (RuntimeError, OSError) as error:
+        raise ValueError(f"{path} is no tokenizer of SentencePiece, or a damaged one ({error}); get it again") from error
 
     def unknown(text: str) -> str:
         encoded = zip(tokenizer.encode(text), tokenizer.encode(text, out_type=str), strict=True)

@@ -18,21 +18,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase as BatchNormalization  # BatchNorm, SyncBatchNorm, InstanceNorm
 
 
-def resolve_layer(layer: int | float, depth: int) -> int:
-    """Layer k as a number in 1..L. A float is a fraction of the depth (0.7 of 10 layers is 7), an int the number itself.
-
-    Raises:
-        ValueError: the layer is not one of the encoder's.
-    """
-    number = round(layer * depth) if isinstance(layer, float) else layer
-    if not 1 <= number <= depth or (isinstance(layer, float) and layer > 1):
-        raise ValueError(
-            f"birq.labels.layer={layer} is not a layer of this encoder: "
-            f"give a whole number from 1 to {depth}, or a fraction of the depth in (0, 1]"
-        )
-    return number
-
-
 @contextmanager
 def label_mode(encoder: ConformerEncoder, dropout: bool) -> Iterator[None]:
     """Within it, a training encoder makes labels: no dropout (unless asked for), and no trace in its statistics.

@@ -4,13 +4,15 @@
 
 The file is in the experiment's folder. ``status`` is ``running``, and at the end ``healthy``, ``unhealthy``, ``interrupted``
 or ``too short to judge``: no alarm, but the run ended before the step from which the anchor task is judged. A resumed run
-keeps the alarms of its checkpoint and those raised after the checkpoint was saved, and does not repeat them.
+keeps the alarms of its checkpoint and those raised after the checkpoint was saved, and does not repeat them. If nothing is
+left to train, it writes the file with them and the verdict.
 """
 
 import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -23,6 +25,11 @@ from nemo_birq.utils.files import write_json
 
 FILE = "alarms.json"
 TOO_SHORT = "too short to judge"
+NUMBER = int, float, NoneType
+
+
+FIELDS = {"name": str, "step": int, "value": NUMBER, "threshold": NUMBER, "message": str}
+"""Keys of an alarm in the file, and the types of their values."""
 
 
 class UnreadableDataError(RuntimeError):
@@ -43,6 +50,11 @@ class Alarm:
     """The number beyond ``threshold``; None where there is none or it is not finite."""
     threshold: float | None
     message: str
+
+    def __post_init__(self):
+        self.value, self.threshold = (
+            number if number is not None and math.isfinite(number) else None for number in (self.value, self.threshold)
+        )  # JSON has no NaN
 
 
 class Alarms:
@@ -69,10 +81,13 @@ class Alarms:
             folder = trainer.log_dir if trainer.loggers else None  # a collective operation of all ranks
         self.path = Path(folder) / FILE if folder and trainer.is_global_zero else None
 
-    def start(self, trainer: Trainer) -> None:
-        """Begins the file; a resumed run keeps the alarms of the part before."""
-        if self.path is not None and trainer.global_step > 0:
+    def keep_earlier(self) -> None:
+        """Adds the alarms in the file of the part of the run before; for a resumed run."""
+        if self.path is not None:
             self._keep(_written_before(self.path))
+
+    def start(self) -> None:
+        """Begins the file."""
         self._write("running")
 
     def state_dict(self) -> dict[str, Any]:
@@ -81,7 +96,9 @@ class Alarms:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.raised, self.at_peak_entropy, self.judged = [], state_dict["widest"], state_dict["judged"]
-        self._keep(state_dict["raised"])
+        if not math.isfinite((self.at_peak_entropy or {}).get("enhanced_normalized_entropy", 0.0)):
+            self.at_peak_entropy = None  # no later entropy would be above it
+        self._keep([Alarm(**alarm) for alarm in state_dict["raised"]])
 
     def check(self, trainer: Trainer, step: int, metrics: dict[str, float]) -> None:
         """Raises an alarm for each rule that is violated for the first time.
@@ -97,7 +114,8 @@ class Alarms:
             violation = rule(logged)
             if violation is not None:
                 self._add(trainer, Alarm(rule.__name__, step, *violation))
-        if metrics["enhanced_weight"] > 0 and "enhanced_normalized_entropy" in metrics:
+        entropy = metrics.get("enhanced_normalized_entropy", math.nan)
+        if metrics["enhanced_weight"] > 0 and math.isfinite(entropy):
             peak = self.at_peak_entropy or metrics
             self.at_peak_entropy = max(peak, metrics, key=lambda m: m["enhanced_normalized_entropy"])
 
@@ -139,22 +157,53 @@ class Alarms:
             logging.warning(f"ALARM {alarm.name} at step {alarm.step}: {alarm.message}")
         self._write("running")
 
-    def _keep(self, earlier: list[dict[str, Any]]) -> None:
+    def _keep(self, earlier: list[Alarm]) -> None:
         known = {alarm.name for alarm in self.raised}
-        self.raised += [Alarm(**alarm) for alarm in earlier if alarm["name"] not in known]
+        self.raised += [alarm for alarm in earlier if alarm.name not in known]
 
     def _write(self, status: str) -> None:
         if self.path is not None:
-            write_json(self.path, {"status": status, "alarms": [_plain(alarm) for alarm in self.raised]})
+            write_json(self.path, {"status": status, "alarms": [asdict(alarm) for alarm in self.raised]})
 
 
-def _written_before(path: Path) -> list[dict[str, Any]]:
-    """Reads the alarms of the part of the run before, whose file NeMo's exp_manager has moved to ``run_<n>/``."""
+def _written_before(path: Path) -> list[Alarm]:
+    """Reads the alarms of the part of the run before, whose file NeMo's exp_manager has moved to ``run_<n>/``.
+
+    A file that is damaged is named in a warning, and has no alarms.
+    """
     moved = path.parent.glob(f"run_*/{path.name}")
     newest = path if path.exists() else max(moved, key=lambda file: file.stat().st_mtime, default=None)
-    return [] if newest is None else json.loads(newest.read_text(encoding="utf-8"))["alarms"]
+    if newest is None:
+        return []
+    try:
+        return _read(newest)
+    except (OSError, ValueError, ArithmeticError, RecursionError) as error:  # ValueError: not UTF-8 or not JSON, too
+        logging.warning(
+            f"{newest} is damaged ({type(error).__name__}: {error}). The alarms of the checkpoint are kept; those that were "
+            "raised after it was saved are lost, unless they are raised again. You can delete the file."
+        )
+        return []
 
 
-def _plain(alarm: Alarm) -> dict[str, Any]:
-    finite = alarm.value is None or math.isfinite(alarm.value)  # JSON has no NaN
-    return asdict(alarm) | ({} if finite else {"value": None})
+def _read(path: Path) -> list[Alarm]:
+    """Reads ``alarms.json``.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it does not hold what ``Alarms`` writes.
+        ArithmeticError: a number is too large.
+        RecursionError: its lists are nested too deeply.
+    """
+    content = json.loads(path.read_text(encoding="utf-8"))
+    alarms = content.get("alarms") if isinstance(content, dict) else None
+    if not isinstance(alarms, list):
+        raise ValueError("it has no list of alarms")
+    for alarm in alarms:
+        if not isinstance(alarm, dict) or alarm.keys() != FIELDS.keys():
+            raise ValueError(f"an alarm does not have the keys {', '.join(FIELDS)}")
+        for key, types in FIELDS.items():
+            value = alarm[key]
+            number = isinstance(value, (int, float))
+            if not isinstance(value, types) or isinstance(value, bool) or (number and not math.isfinite(value)):
+                raise ValueError(f"{key} of an alarm is {str(value)[:80]}")
+    return [Alarm(**alarm) for alarm in alarms]

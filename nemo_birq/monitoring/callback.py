@@ -5,17 +5,16 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from nemo.utils import logging
-from torch import Tensor
 
 from nemo_birq.config import BiRQConfig
 from nemo_birq.data.batch import SpeechBatch
+from nemo_birq.monitoring import checkpoint_state
 from nemo_birq.monitoring.alarm_rules import unreadable_data
 from nemo_birq.monitoring.alarms import Alarms, UnreadableDataError
 from nemo_birq.monitoring.finite_check import FiniteCheck, check_validation, check_weights
 from nemo_birq.monitoring.gradient_health import gradient_products, split_loss
 from nemo_birq.monitoring.label_churn import Churn, LabelProbe
 from nemo_birq.monitoring.label_health import LabelHealth
-from nemo_birq.monitoring.metrics import TASKS
 from nemo_birq.monitoring.training_log import TrainingLog, num_read, one_line
 from nemo_birq.utils.distributed import sum_over_ranks
 from nemo_birq.utils.precision import check_precision
@@ -41,8 +40,12 @@ class HealthMonitor(Callback):
         self.churn = {"train": Churn(), "val": Churn()}
         self.validation: dict[int, ValidationLog] = {}
         """By number of the validation set."""
+        self.optimizer_values: dict[str, float] = {}
+        """Gradient norm and learning rate of the step that is logged next."""
+        self.logged: dict[str, dict[str, float]] = {"training": {}, "validation": {}}
+        """Last logged value of each metric, without prefix; validation is that of the set which ``val_loss`` belongs to."""
         self._step = -1
-        self._optimizer: dict[str, float] = {}
+        self._started = False
 
     # --- called by the model --------------------------------------------------------------------------------------
 
@@ -67,9 +70,13 @@ class HealthMonitor(Callback):
         """Adds a batch of a validation set. The first batches of the first set become the probe."""
         if number == 0:
             self.probe.fill(batch)
+        self.validation_log(number, device).update(batch, health)
+
+    def validation_log(self, number: int, device: torch.device) -> "ValidationLog":
+        """Returns the log of a validation set, which is made when it is asked for first."""
         if number not in self.validation:
             self.validation[number] = ValidationLog(self.birq, device)
-        self.validation[number].update(batch, health)
+        return self.validation[number]
 
     def validation_metrics(self, model: LightningModule, number: int) -> dict[str, float]:
         """Returns the metrics of a validation set over all ranks, without ``val_``, with its ``loss``.
@@ -86,7 +93,11 @@ class HealthMonitor(Callback):
         if number == 0:
             churn = self._churn_of_probe(model, "val")
             metrics |= {} if churn is None else {"enhanced_previous_agreement": 1 - churn}
-        return metrics | {"loss": loss}
+        metrics["loss"] = loss
+        main = getattr(model, "_val_dl_idx", 0)  # NeMo sets it where the configuration names the data
+        if number == main and not model.trainer.sanity_checking:
+            self.logged["validation"] |= metrics
+        return metrics
 
     def check_finite(self, model: LightningModule) -> None:
         """Checks the losses since the last call, and the weights. Every rank must call it.
@@ -118,21 +129,37 @@ class HealthMonitor(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         check_precision(trainer.precision, pl_module.device)
+        # First, because a checkpoint that another callback saves after a step has to hold that the step is logged.
+        trainer.callbacks = [self, *(callback for callback in trainer.callbacks if callback is not self)]
         self.alarms.choose_file(trainer)
+        if trainer.ckpt_path is not None:
+            self.alarms.keep_earlier()
+        self._started = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._started = True
+        if pl_module.schedule.full.enhanced > 0:
+            self._fill_probe(trainer, pl_module)
+        self.alarms.start()
+        self.training_log.start_clock()
+
+    def _fill_probe(self, trainer: Trainer, model: LightningModule) -> None:
+        """Fills the probe where nothing is validated before training, as in a resumed run."""
         loaders = trainer.val_dataloaders
+        if loaders is None and self.probe.resumed_lengths:  # they are not set up in an epoch without validation
+            loaders = model._validation_dl
         first = next(iter(loaders), None) if isinstance(loaders, list) else loaders
-        if pl_module.schedule.full.enhanced > 0 and first is not None:
-            self.probe.fill_from(first)  # nothing is validated before a resumed run goes on
-        self.alarms.start(trainer)
+        if first is not None:
+            self.probe.fill_from(first)
+        if self.probe.signals and self.probe.resumed_lengths not in (None, self.probe.lengths):  # other validation data
+            self.churn = {stage: Churn() for stage in self.churn}
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         if self.is_log_step(trainer):
             gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-            self._optimizer = {
+            self.optimizer_values = {
                 "grad_norm": float(torch.nn.utils.get_total_norm(gradients)),
                 "learning_rate": optimizer.param_groups[0]["lr"],
             }
@@ -145,11 +172,12 @@ class HealthMonitor(Callback):
             return
         self.finite.look()
         weights = pl_module.schedule.at(self._step)
-        metrics = self.training_log.collect() | self._optimizer | {"enhanced_weight": weights.enhanced}
+        metrics = self.training_log.collect() | self.optimizer_values | {"enhanced_weight": weights.enhanced}
         metrics["loss"] = weights.anchor * metrics.get("anchor_loss", 0.0)
         metrics["loss"] += weights.enhanced * metrics.get("enhanced_loss", 0.0)
         churn = self._churn_of_probe(pl_module, "train")
         metrics |= {} if churn is None else {"enhanced_churn": churn}
+        self.logged["training"] |= metrics
         logging.info(one_line(self._step, metrics))
         self.alarms.check(trainer, self._step, metrics)
         named = {f"train_{name}": value for name, value in metrics.items()}
@@ -169,18 +197,27 @@ class HealthMonitor(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.alarms.finish(trainer)
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._started and trainer.global_step > 0:  # a finished run that was started again: nothing was left to train
+            self.alarms.finish(trainer)
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.alarms.interrupt(trainer, exception)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint[CODES_USED] = {task: self._codes_used(task).cpu() for task in TASKS}
+        checkpoint[CODES_USED] = {task: used.cpu().clone() for task, used in self.training_log.health.codes_used.items()}
+        checkpoint[checkpoint_state.KEY] = checkpoint_state.collect(self)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         for task, used in checkpoint.get(CODES_USED, {}).items():
-            self._codes_used(task).copy_(used)
-
-    def _codes_used(self, task: str) -> Tensor:
-        return getattr(self.training_log.health, f"{task}_used")
+            self.training_log.health.codes_used[task].copy_(used)
+        state = checkpoint.get(checkpoint_state.KEY)
+        if state is None:  # saved by an earlier version
+            return
+        checkpoint_state.restore(self, state, trainer.strategy.root_device)
+        if unreadable_data(pl_module.cfg, "train_ds", *checkpoint_state.skipped(state)) is not None:
+            # The run was about to stop. With data that are repaired since, it has to be able to go on.
+            self.training_log.forget_skipped()
 
     def _churn_of_probe(self, model: LightningModule, stage: str) -> float | None:
         """Returns the share of the probe's frames whose enhanced label changed since this stage's last call, if any."""

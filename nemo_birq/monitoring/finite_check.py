@@ -10,11 +10,10 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.utils.distributed import sum_over_ranks, world_size
+from nemo_birq.utils.distributed import gather_over_ranks, sum_over_ranks
 
 MAX_PENDING_STEPS = 1000  # losses that wait for a look, and keep their batch's names in memory
 REMEDY = (
@@ -71,7 +70,8 @@ class FiniteCheck:
                 for s, fine in zip(self.steps, finite.tolist(), strict=True)
                 if not fine
             ]
-            step, value, utterances = _first_of_all_ranks(found[:1])
+            of_all_ranks = [entry for entries in gather_over_ranks(found[:1]) for entry in entries]
+            step, value, utterances = min(of_all_ranks, key=lambda entry: entry[0])
             raise NonFiniteError(_loss_message(step, value, utterances), step)
         self.steps = []
 
@@ -112,14 +112,6 @@ def check_validation(loss: float, steps: int) -> None:
             f"has finite weights. From there, {REMEDY}",
             max(0, steps - 1),
         )
-
-
-def _first_of_all_ranks(found: list) -> tuple:
-    if world_size() > 1:
-        gathered = [None] * world_size()
-        dist.all_gather_object(gathered, found)
-        found = [entry for of_rank in gathered for entry in of_rank]
-    return min(found, key=lambda entry: entry[0])
 
 
 def _loss_message(step: int, loss: float, utterances: list[str] | None) -> str:

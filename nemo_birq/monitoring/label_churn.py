@@ -21,6 +21,22 @@ class LabelProbe:
     def __init__(self, seconds: float, sample_rate: int):
         self.missing = int(seconds * sample_rate)
         self.signals: list[Tensor] = []
+        self.resumed_lengths: list[int] | None = None
+        """Samples of each utterance that the probe had when the run was interrupted; None in a run that is not resumed."""
+
+    @property
+    def lengths(self) -> list[int]:
+        """Samples of each utterance."""
+        return [len(signal) for signal in self.signals]
+
+    def resume(self, lengths: list[int]) -> None:
+        """Empties the probe; it is filled with the same utterances again.
+
+        Args:
+            lengths: of the probe when the run was interrupted, which may be without one.
+        """
+        self.signals, self.resumed_lengths = [], lengths
+        self.missing = sum(lengths) or self.missing
 
     def fill(self, batch: SpeechBatch) -> None:
         """Takes what is still missing from a batch, until the first labels are made."""
@@ -32,8 +48,8 @@ class LabelProbe:
                 self.missing -= length
 
     def fill_from(self, batches: Iterable[SpeechBatch]) -> None:
-        """Takes the first batches, if nothing was taken yet."""
-        if self.missing > 0 and not self.signals:
+        """Takes the first batches, if nothing was taken yet, also not by the run that is resumed."""
+        if self.missing > 0 and not self.signals and self.resumed_lengths != []:
             for batch in batches:
                 self.fill(SpeechBatch(*batch))
                 if self.missing <= 0:
@@ -48,7 +64,7 @@ class LabelProbe:
         if not self.signals:
             return None
         self.missing = 0  # from now on the probe stays what it is
-        lengths = torch.tensor([len(signal) for signal in self.signals], device=model.device)
+        lengths = torch.tensor(self.lengths, device=model.device)
         padded = nn.utils.rnn.pad_sequence(self.signals, batch_first=True).to(model.device)
         with evaluating(model):
             labels = model.extract_labels(padded, lengths).enhanced
@@ -69,7 +85,7 @@ class Churn:
             device: of the sums.
         """
         sums = torch.zeros(2, device=device)
-        if labels is not None and self.last is not None:
+        if labels is not None and self.last is not None and labels.shape == self.last.shape:
             changed = (labels != self.last).float().mean(dim=1)
             sums = torch.stack([changed.sum(), changed.new_tensor(len(changed))])
         self.last = labels

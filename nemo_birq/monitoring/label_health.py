@@ -36,6 +36,11 @@ class LabelHealth(Metric):
         for name in ("as_nearest", "as_anchor", "frames"):
             self.add_state(name, torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
 
+    @property
+    def codes_used(self) -> dict[str, Tensor]:
+        """Codes that each task has ever used: (H, V) bool, the same on all ranks. Resets leave them."""
+        return {task: getattr(self, f"{task}_used") for task in TASKS}
+
     @torch.no_grad()
     def update(self, num_frames: Tensor, anchor_labels: Tensor, found: CrossEntropies) -> None:
         """Adds a batch.
@@ -72,7 +77,7 @@ class LabelHealth(Metric):
             counts = getattr(self, f"{task}_counts")
             nats = float(entropy(counts).mean())
             top1 = float((counts.amax(dim=1) / counts.sum(dim=1).clamp(min=1)).mean())
-            used = getattr(self, f"{task}_used")
+            used = self.codes_used[task]
             used |= counts > 0  # the counts of all ranks, here
             result |= {
                 f"{task}_loss": float(getattr(self, f"{task}_loss")) / frames,

@@ -212,12 +212,12 @@ _METRICS = (
         row="share of silence",
     ),
     Metric(
-        "skipped_utterances", "Utterances that could not be read, since the start of the run or since it was resumed.",
+        "skipped_utterances", "Utterances that could not be read, since the start of the run.",
         "utterances", TRAIN, typical="0", row="skipped utterances",
     ),
     Metric(
         "skipped_share",
-        "Share of the utterances that could not be read, since the start of the run or since it was resumed.",
+        "Share of the utterances that could not be read, since the start of the run.",
         "share of utterances", TRAIN, typical="0", row="skipped share of utterances", curves=(Curve("skipped_share"),),
     ),
     Metric(

@@ -3,10 +3,11 @@
 import resource
 import sys
 import time
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MaxMetric, SumMetric
+from torchmetrics import MaxMetric, Metric, SumMetric
 
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.modules.masking import valid_frames
@@ -54,6 +55,7 @@ class TrainingLog(nn.Module):
         self.memory = MaxMetric(nan_strategy="disable")
         self.gradients: GradientProducts | None = None
         self.since = time.monotonic()
+        self._seconds_before = 0.0  # of the window of the next logged step, in the part of the run before it was resumed
 
     def count(self, batch: SpeechBatch) -> None:
         """Adds a batch; of one whose utterances could not be read, only how many they are."""
@@ -67,7 +69,7 @@ class TrainingLog(nn.Module):
     def collect(self) -> dict[str, float]:
         """The numbers since the last call, over all ranks; every rank must call it at the same step.
 
-        ``skipped_utterances`` and ``skipped_share`` count from the start of the run, or from where it was resumed.
+        ``skipped_utterances`` and ``skipped_share`` count from the start of the run.
         """
         result = self.health.compute()
         now = time.monotonic()
@@ -85,6 +87,34 @@ class TrainingLog(nn.Module):
             metric.reset()
         self.since = now
         return result
+
+    def start_clock(self) -> None:
+        """Begins to measure the throughput; a resumed run goes on with the time before its checkpoint."""
+        self.since, self._seconds_before = time.monotonic() - self._seconds_before, 0.0
+
+    def forget_skipped(self) -> None:
+        """Begins to count skipped utterances."""
+        for metric in (self.skipped, self.utterances):
+            metric.reset()
+
+    def state_of_rank(self) -> dict[str, Any]:
+        """Returns what this rank has gathered, for a checkpoint: ``sums`` (tensors on the CPU by name) and ``seconds``."""
+        sums = {
+            f"{name}.{key}": value.detach().cpu().clone()
+            for name, metric in self._sums()
+            for key, value in metric.metric_state.items()
+        }
+        return {"sums": sums, "seconds": time.monotonic() - self.since}
+
+    def load_state_of_rank(self, state: dict[str, Any]) -> None:
+        """Goes on from a ``state_of_rank``."""
+        for name, metric in self._sums():
+            for key, value in metric.metric_state.items():
+                setattr(metric, key, state["sums"][f"{name}.{key}"].to(value))
+        self._seconds_before = state["seconds"]
+
+    def _sums(self) -> list[tuple[str, Metric]]:
+        return [(name, metric) for name, metric in self.named_children() if metric is not self.memory]
 
 
 def one_line(step: int, metrics: dict[str, float]) -> str:

@@ -7,6 +7,7 @@ from nemo_birq.command_line.command import errors_in_one_line
 from nemo_birq.command_line.configurations import birq_keys
 from nemo_birq.command_line.hydra_command import hydra_command
 from nemo_birq.command_line.options import TRAIN_DATA_KEYS
+from nemo_birq.utils.terminal import printable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -40,24 +41,31 @@ def pretrain(cfg: "DictConfig") -> None:
     """
     import lightning.pytorch as pl
     from nemo.utils import logging
-    from nemo.utils.exp_manager import exp_manager
     from nemo.utils.trainer_utils import resolve_trainer_cfg
     from omegaconf import OmegaConf
 
     from nemo_birq.checkpoint.lightning_checkpoint import check_initial_checkpoints
-    from nemo_birq.config_checks import check_run_keys
+    from nemo_birq.config_checks import check_data_named, check_run_keys
     from nemo_birq.model import BiRQModel
+    from nemo_birq.monitoring.alarms import UnreadableDataError
+    from nemo_birq.monitoring.finite_check import NonFiniteError
+    from nemo_birq.pretraining.result import complete_result
+    from nemo_birq.runs.experiment import experiment
+    from nemo_birq.runs.resuming import prepare_resuming
 
-    logging.info(f"Hydra config: {OmegaConf.to_yaml(cfg)}")
-    with errors_in_one_line():
+    with errors_in_one_line(UnreadableDataError, NonFiniteError):
         check_run_keys(cfg)
+        check_data_named(cfg.model, "train_ds", "validation_ds")
         pl.seed_everything(cfg.seed, workers=True)
         trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer))
-        exp_manager(trainer, cfg.get("exp_manager", None))
-        model = BiRQModel(cfg=cfg.model, trainer=trainer)
-        check_initial_checkpoints(cfg)
-        model.maybe_init_from_pretrained_checkpoint(cfg)
-    trainer.fit(model)
+        logging.info(f"Hydra config: {OmegaConf.to_yaml(cfg)}")
+        with experiment(trainer, cfg.get("exp_manager", None)):
+            model = BiRQModel(cfg=cfg.model, trainer=trainer)
+            check_initial_checkpoints(cfg)
+            model.maybe_init_from_pretrained_checkpoint(cfg)
+            prepare_resuming(model, trainer, cfg.get("resume_with_changed"))
+            trainer.fit(model)
+            complete_result(model, trainer)
 
 
 @hydra_command("untrained-model", config_name=CONFIGURATION, keys=KEYS, more_keys=birq_keys)
@@ -73,16 +81,17 @@ def untrained_model(cfg: "DictConfig") -> None:
     import lightning.pytorch as pl
     from nemo.utils.trainer_utils import resolve_trainer_cfg
 
-    from nemo_birq.config_checks import check_run_keys
+    from nemo_birq.config_checks import check_data_named, check_run_keys
     from nemo_birq.model import BiRQModel
 
     with errors_in_one_line():
         check_run_keys(cfg)
-        path = Path(cfg.exp_manager.exp_dir or "nemo_experiments") / cfg.name / f"{cfg.name}.nemo"
+        check_data_named(cfg.model, "train_ds", "validation_ds")
+        path = Path(cfg.exp_manager.exp_dir or "nemo_experiments") / str(cfg.name) / f"{cfg.name}.nemo"
         if path.exists():
             raise ValueError(f"{path} exists; give another name=")
         pl.seed_everything(cfg.seed, workers=True)
         model = BiRQModel(cfg=cfg.model, trainer=pl.Trainer(**resolve_trainer_cfg(cfg.trainer)))
         path.parent.mkdir(parents=True, exist_ok=True)
         model.save_to(str(path))
-    print(path)
+    print(printable(path))

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from rich.console import Console
-
 from nemo_birq.command_line import options
 from nemo_birq.command_line.command import command
 from nemo_birq.utils.progress import ProgressBars
+from nemo_birq.utils.terminal import Terminal
 
 
 @command("report")
@@ -23,11 +22,13 @@ def report(runs: tuple[str, ...], out: Path) -> None:
     from nemo_birq.report.experiment_folder import read_runs
     from nemo_birq.report.page import write_report
 
-    console = Console()
+    console = Terminal()
     with ProgressBars(console=console, transient=True) as progress:
         advance = progress.start("reading")
         found = read_runs(list(runs))
         page = write_report(found, out, lambda title: advance(0, f"drawing: {title}"))
     for run in found:
-        console.print(f"{run.name}: {run.steps} steps, {len(run.alarms)} alarm(s)", highlight=False)
-    console.print(f"page      {page}\npictures  {page.parent}/*.png", soft_wrap=True, highlight=False)
+        console.print(f"{run.name}: {run.steps} steps, {len(run.alarms)} alarm(s)")
+        for note in run.notes:
+            console.print(f"  Note: {note}", soft_wrap=True)
+    console.print(f"page      {page}\npictures  {page.parent}/*.png", soft_wrap=True)

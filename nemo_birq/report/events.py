@@ -1,9 +1,16 @@
 """Reads the scalars that a run logged for TensorBoard, and joins the files of a resumed run."""
 
+from collections import defaultdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from google.protobuf.message import DecodeError
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.util.tensor_util import make_ndarray
+
+FRAME = 16
+"""Bytes of a record besides its content: its length, and two checksums."""
 
 
 class Point(NamedTuple):
@@ -15,25 +22,65 @@ class Point(NamedTuple):
     """Seconds since 1970."""
 
 
-def read_events(folder: Path) -> list[dict[str, list[Point]]]:
+def read_events(folder: Path, notes: list[str] | None = None) -> list[dict[str, list[Point]]]:
     """Reads the scalars of every event file under a folder, by tag; files are in the order of their first number.
+
+    Args:
+        folder: with event files at any depth.
+        notes: gets a sentence for each file that cannot be read to its end.
 
     Raises:
         ValueError: there is no event file with a scalar.
     """
-    files = []
-    for path in folder.rglob("events.out*"):
-        accumulator = EventAccumulator(str(path), size_guidance={"scalars": 0})  # 0: every point, not a random 10,000
-        accumulator.Reload()
-        tags = accumulator.Tags()["scalars"]
-        if tags:
-            files.append({t: [Point(e.step, e.value, e.wall_time) for e in accumulator.Scalars(t)] for t in tags})
+    files, found = [], [] if notes is None else notes
+    for path in sorted(folder.rglob("events.out*")):
+        curves, problem = _read_file(path)
+        if problem:
+            found.append(f"The event file {path} {problem}")
+        if curves:
+            files.append(curves)
     if not files:
         raise ValueError(
-            f"{folder} holds no TensorBoard scalars (events.out*). Name the folder of a run, such as "
-            "nemo_experiments/<name>, and train with exp_manager.create_tensorboard_logger=true."
-        )
+            "\n".join([
+                f"{folder} holds no TensorBoard scalars (events.out*). Name the folder of a run, such as "
+                "nemo_experiments/<name>, and train with exp_manager.create_tensorboard_logger=true.", *found,
+            ])
+        )  # fmt: skip
     return sorted(files, key=lambda file: min(points[0].time for points in file.values()))
+
+
+def _read_file(path: Path) -> tuple[dict[str, list[Point]], str | None]:
+    """Returns the scalars up to the first record whose checksum is wrong, and what is wrong there."""
+    curves: dict[str, list[Point]] = defaultdict(list)
+    size = 0
+    try:
+        whole = path.stat().st_size
+        for record in RawEventFileLoader(str(path)).Load():
+            event = Event.FromString(record)
+            size += FRAME + len(record)
+            for value in event.summary.value:
+                number = _number(value)
+                if number is not None:
+                    curves[value.tag].append(Point(event.step, number, event.wall_time))
+    except (OSError, DecodeError, OverflowError, MemoryError) as error:
+        return curves, f"cannot be read ({type(error).__name__}: {error}). What follows in it is left out."
+    if size == 0:
+        return curves, "is empty or damaged from its beginning, and is left out."
+    if size < whole:
+        return curves, (
+            f"is damaged, or still being written, at byte {size} of {whole}. What follows in it is left out."
+        )  # fmt: skip
+    return curves, None
+
+
+def _number(value: Any) -> float | None:
+    """Returns a logged scalar in either of the two forms that TensorBoard knows; None for pictures and texts."""
+    form = value.WhichOneof("value")
+    if form == "simple_value":
+        return value.simple_value
+    if form == "tensor" and value.metadata.plugin_data.plugin_name == "scalars":
+        return float(make_ndarray(value.tensor).item())
+    return None
 
 
 def first_step(file: dict[str, list[Point]]) -> int | None:

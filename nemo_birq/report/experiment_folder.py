@@ -91,7 +91,8 @@ def read_run(folder: Path, name: str = "") -> TrainingRun:
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder. Name the folder of a run, such as nemo_experiments/<name>.")
     folder = folder.resolve()
-    files = read_events(folder)
+    damaged: list[str] = []
+    files = read_events(folder, damaged)
     root = _root(folder)
     above = root.parent if root.name.startswith("version_") else root
     curves = join(files)
@@ -118,7 +119,7 @@ def read_run(folder: Path, name: str = "") -> TrainingRun:
         quality=sorted(quality, key=_quality_step),
         seconds=sum(_span(file) for file in files),
         audio_hours=_audio_hours(files, steps),
-        notes=_resumptions(files),
+        notes=[*damaged, *_resumptions(files)],
     )
 
 

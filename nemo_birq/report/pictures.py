@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from nemo_birq.report.catalogue import Line, Picture
 from nemo_birq.report.events import Point
 from nemo_birq.report.experiment_folder import TrainingRun
+from nemo_birq.utils.pictures import plain
 
 COLOURS = ("#3b82d6", "#e0782f", "#2e9e6b", "#b562cc", "#c79a12", "#d64f68", "#3aa7b5", "#8a7f78", "#6f6fe0", "#7f9b2c")
 """Colours of the runs in their order, legible on both backgrounds."""
@@ -80,7 +81,7 @@ def _legend(picture: Picture, curves: list, runs: list[TrainingRun]) -> list[lis
     if len(lines) > 1 or picture.lines[0] not in lines:
         for line in lines:
             marked = {"marker": "o", "markersize": 3.5, "ls": "-", "lw": 0.9} if line.style == "o" else {"ls": line.style}
-            handles.append(Line2D([], [], color=ink if len(runs) > 1 else colour(0), label=line.label, **marked))
+            handles.append(Line2D([], [], color=ink if len(runs) > 1 else colour(0), label=plain(line.label), **marked))
     handles += [
         Line2D([], [], color="#d1495b", ls=(0, (6, 3)), lw=1, label=f"{word} {level:g}" if level else word)
         for word, level in picture.levels.items()
@@ -92,7 +93,7 @@ def _names(runs: list[TrainingRun], shown: list[int]) -> list[Line2D]:
     """Returns the entries of the shown runs, with long names broken into lines; none for a single run."""
     if len(runs) == 1:
         return []
-    return [Line2D([], [], color=colour(i), lw=3, label=textwrap.fill(runs[i].name, WIDTH)) for i in shown]
+    return [Line2D([], [], color=colour(i), lw=3, label=plain(textwrap.fill(runs[i].name, WIDTH))) for i in shown]
 
 
 def _alt(picture: Picture, curves: list) -> str:
@@ -198,7 +199,7 @@ def _png(title: str, paint: Callable[[Axes], list[list[Line2D]]], theme: str) ->
         figure = Figure(figsize=(5.2, 3.2), dpi=170, layout="constrained")
         axes = figure.add_subplot()
         rows = [row for row in paint(axes) if row]
-        axes.set_title(textwrap.fill(title, WIDTH))
+        axes.set_title(plain(textwrap.fill(title, WIDTH)))
         if rows:
             figure.set_figheight(3.2 + _add_legend(figure, rows))
         buffer = io.BytesIO()

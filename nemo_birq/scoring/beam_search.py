@@ -15,6 +15,8 @@ searches go on over the padding. Here Flashlight gets one utterance, and the bat
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -123,6 +125,24 @@ class TokenBeamSearch(BeamSearch):
         return [hypothesis.text for hypothesis in found]
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Gives the errors of the libraries that read the n-grams the name of the file.
+
+    Raises:
+        ValueError: in place of what KenLM and NeMo raise, which is of nearly every type.
+    """
+    try:
+        yield
+    except (ImportError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or ["no message"])[-1]
+        raise ValueError(
+            f"language model {path} cannot be read ({type(error).__name__}: {reason}): it is damaged; get it again"
+        ) from error
+
+
 def open_beam_search(path: Path, model: ASRModel, beam_size: int | None = None) -> BeamSearch:
     """Opens the search for a language model and a CTC model, with its default weights.
 
@@ -135,9 +155,12 @@ def open_beam_search(path: Path, model: ASRModel, beam_size: int | None = None) 
     beam_size = beam_size or kind.beam_size
     if kind is TokenBeamSearch:
         check_tokens(arpa, len(vocabulary(model)))
-        search: BeamSearch = TokenBeamSearch(arpa, model, beam_size)
+        with _reading(path):
+            search: BeamSearch = TokenBeamSearch(arpa, model, beam_size)
     else:
-        search = WordBeamSearch(arpa, spell(arpa, model), model, beam_size)
+        spellings = spell(arpa, model)
+        with _reading(path):
+            search = WordBeamSearch(arpa, spellings, model, beam_size)
     search.set_weights(*search.weights)
     return search
 

@@ -5,17 +5,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from nemo_birq.command_line import options
 from nemo_birq.command_line.command import PATH, command
+from nemo_birq.utils.terminal import Terminal
 
 if TYPE_CHECKING:
     from nemo_birq.scoring.eval_sets import TestSet
     from nemo_birq.scoring.scorer import Scorer
 
-console = Console(highlight=False)
+console = Terminal()
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
 
@@ -28,7 +29,8 @@ def tuned(run: "Scorer", dev: "TestSet") -> dict:
     chosen = best(trials)
     console.print(tuning_table(trials, f"WER % on {dev.name} ({len(dev.lines)} utterances)"))
     for name in at_the_edge(trials):
-        console.print(f"[yellow]Note:[/] the best {name} is at the edge of what was tried; try more with --{name}s")
+        note = f"the best {name} is at the edge of what was tried; try more with --{name}s"
+        console.print(Text.assemble(("Note: ", "yellow"), note))
     console.print(f"Chosen: alpha {chosen.alpha:g}, beta {chosen.beta:g}")
     return run.decoding((chosen.alpha, chosen.beta), dev)
 

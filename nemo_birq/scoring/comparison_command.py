@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-from rich.console import Console
-
 from nemo_birq.command_line import options
 from nemo_birq.command_line.command import PATH, command
 from nemo_birq.utils.files import write_json
+from nemo_birq.utils.terminal import Terminal
 
-console = Console(highlight=False)
+console = Terminal()
 
 
 @command("compare-scores")
@@ -36,10 +35,10 @@ def compare_scores(first: Path, second: Path, most: int, out: Path | None) -> No
     for utterance in found["utterances"][:most]:
         console.print(
             f"{utterance['audio_filepath']}, {utterance['first_errors']} and {utterance['second_errors']} errors",
-            style="dim", markup=False,
-        )  # fmt: skip
+            style="dim",
+        )
         for side in ("first", "second"):
-            console.print(f"[bold]{side}")
+            console.print(side, style="bold")
             console.print(aligned(utterance["reference"], utterance[side], console.width))
     console.print(comparison_table(found))
     console.print(f"{len(found['utterances'])} of {found['num_utterances']} utterances differ in errors.")

@@ -1,5 +1,6 @@
 """Manifests of single files that are transcribed and compared with their transcripts."""
 
+import math
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
@@ -7,7 +8,8 @@ from pathlib import Path
 
 from nemo.collections.asr.models import ASRModel
 
-from nemo_birq.data.manifests import check_manifest_of_files
+from nemo_birq.data.json_lines import show
+from nemo_birq.data.manifests import check_files, has_text, read_lines
 from nemo_birq.scoring.tokens import vocabulary
 from nemo_birq.utils.files import fingerprint
 
@@ -26,16 +28,25 @@ class TestSet:
 def check_test_manifest(manifest: str | Path) -> list[dict]:
     """Reads the lines of a test manifest, with transcripts.
 
+    No line is left out: the error rate would be that of another test set.
+
     Raises:
-        ValueError: a line without ``text``, or no word in all of them; else as ``manifests.check_manifest_of_files``.
+        ValueError: a line that cannot be used or is without ``text``, or no word in all of them.
+        FileNotFoundError: an audio file that is not there.
     """
-    lines = check_manifest_of_files(str(manifest))
-    silent = [line["audio_filepath"] for line in lines if not isinstance(line.get("text"), str)]
+    lines = read_lines(str(manifest))
+    check_files(str(manifest), lines)
+    silent = [line for line in lines if not has_text(line.entry)]
     if silent:
-        raise ValueError(f"test manifest {manifest}: {silent[0]} has no text to compare with ({len(silent)} such lines)")
-    if not any(line["text"].strip() for line in lines):
+        name = silent[0].entry["audio_filepath"]
+        raise ValueError(f"test {silent[0].where}: {name} has no text to compare with ({len(silent)} such lines)")
+    for where, entry, _ in lines:
+        speaker = entry.get("speaker", entry.get("speaker_id"))
+        if isinstance(speaker, bool | list | dict) or (isinstance(speaker, float) and not math.isfinite(speaker)):
+            raise ValueError(f"test {where} has the speaker {show(speaker)}, which must be a name or a number")
+    if not any(entry["text"].strip() for _, entry, _ in lines):
         raise ValueError(f"test manifest {manifest}: the text of all {len(lines)} lines is empty, there is nothing to score")
-    return lines
+    return [entry for _, entry, _ in lines]
 
 
 def read_test_sets(arguments: list[str]) -> list[TestSet]:

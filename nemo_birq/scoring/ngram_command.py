@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from rich.console import Console
-
 from nemo_birq.command_line import options
 from nemo_birq.command_line.command import PATH, command
+from nemo_birq.utils.terminal import Terminal
 
 
 def read_texts(path: Path) -> list[str]:
@@ -62,4 +61,4 @@ def estimate_ngram(
     out.parent.mkdir(parents=True, exist_ok=True)
     write_arpa(ngrams, out)
     sizes = ", ".join(f"{len(of_length):,} {length}-grams" for length, of_length in enumerate(ngrams, start=1))
-    Console().print(f"{out}: {sizes} of {len(sentences):,} sentences", soft_wrap=True, highlight=False)
+    Terminal().print(f"{out}: {sizes} of {len(sentences):,} sentences", soft_wrap=True)

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nemo_birq.utils.pictures import write_picture
+from nemo_birq.utils.pictures import plain, write_picture
 
 FEW = 8  # groups with their number of utterances below the name
 NAMED = 40  # more speakers than this have no names on the axis
@@ -32,7 +32,7 @@ def draw_score(result: dict, title: str, path: Path) -> None:
         axis.axhline(100 * result["wer"], color="tab:orange", lw=1.5, zorder=1)
     axes[0].set_ylabel("WER in %, with 95 % intervals over utterances")
     axes[0].set_ylim(0, _top([group for _, groups in panels for group in groups]))
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(plain(title), fontsize=11)
     axes[-1].annotate(
         f"all: {100 * result['wer']:.1f} %", (1, 100 * result["wer"]), xycoords=("axes fraction", "data"),
         xytext=(4, 0), textcoords="offset points", va="center", color="tab:orange", annotation_clip=False,
@@ -48,7 +48,7 @@ def _draw_groups(axis: Axes, groups: list[dict]) -> None:
         range(len(groups)), rates, yerr=bars, fmt="o", ms=5, color="tab:blue", ecolor="tab:blue", capsize=3, elinewidth=1.2
     )
     few = len(groups) <= FEW
-    names = [f"{group['name']}\n{group['num_utterances']}" if few else group["name"] for group in groups]
+    names = [plain(f"{group['name']}\n{group['num_utterances']}" if few else group["name"]) for group in groups]
     if len(groups) <= NAMED:
         axis.set_xticks(range(len(groups)), names, rotation=0 if few else 90, fontsize=8)
     else:

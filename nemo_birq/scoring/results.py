@@ -7,6 +7,7 @@ from typing import TypeVar
 import numpy as np
 from nemo.collections.asr.models import ASRModel
 
+from nemo_birq.scoring.audio import check_audio
 from nemo_birq.scoring.beam_search import BeamSearch
 from nemo_birq.scoring.confidence import ratio_interval, sum_by
 from nemo_birq.scoring.errors import count_errors
@@ -30,9 +31,10 @@ def score(
         ``wer`` and ``cer`` as fractions with intervals, the groups, and ``utterances``; as ``summarize``.
 
     Raises:
-        ValueError, FileNotFoundError: as ``check_test_manifest``.
+        ValueError, FileNotFoundError: as ``check_test_manifest`` and ``check_audio``.
     """
     lines = check_test_manifest(manifest)
+    check_audio(manifest)
     hypotheses = transcribe(model, Path(manifest), lines, batch_size, beam, advance)
     return {"manifest": str(manifest)} | summarize(lines, hypotheses, normalization, model)
 

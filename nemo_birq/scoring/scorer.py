@@ -6,6 +6,7 @@ from pathlib import Path
 from nemo.collections.asr.models import ASRModel
 
 from nemo_birq.scoring.arpa import read_arpa
+from nemo_birq.scoring.audio import check_audio
 from nemo_birq.scoring.beam_search import BeamSearch, kind_of, open_beam_search
 from nemo_birq.scoring.eval_sets import TestSet
 from nemo_birq.scoring.pictures import draw_score
@@ -87,13 +88,14 @@ class Scorer:
         """Decodes a development set with each pair of weights of the grid.
 
         Raises:
-            ValueError: as ``finished``, and as ``open_beam_search``.
+            ValueError: as ``finished``, ``check_audio`` and ``open_beam_search``.
         """
         alphas, betas = self.lm.grid
         path = self.result_path(f"tuning_{dev.name}")
         made = made_from(self.path, dev.manifest, self._search() | {"alphas": alphas, "betas": betas}, self.normalization)
         found = finished(path, made, self.redo)
         if found is None:
+            check_audio(dev.manifest)
             model, beam = self._open()
             advance = self.progress.start(f"{dev.name}: model", len(dev.lines))
             log_probs = outputs(model, dev.manifest, dev.lines, self.batch_size, advance)

@@ -2,7 +2,6 @@
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -33,14 +32,14 @@ def score_table(results: dict[str, dict], title: str) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for name, found in results.items():
         parts = "/".join(percent(found[part] / found["words"]) for part in ("substitutions", "insertions", "deletions"))
-        table.add_row(escape(name), *_cells(found, "wer", f"{found['words']:,} words"), parts)
+        table.add_row(name, *_cells(found, "wer", f"{found['words']:,} words"), parts)
         table.add_row("", *_cells(found, "cer", f"{found['characters']:,} chars"))
     return table
 
 
-def _cells(found: dict, rate: str, of: str) -> list[str]:
+def _cells(found: dict, rate: str, of: str) -> list[str | Text]:
     over_speakers = interval(found.get(f"{rate}_interval_over_speakers"))
-    return [rate.upper(), of, f"[bold]{percent(found[rate])}", interval(found[f"{rate}_interval"]), over_speakers]
+    return [rate.upper(), of, Text(percent(found[rate]), style="bold"), interval(found[f"{rate}_interval"]), over_speakers]
 
 
 def group_table(groups: list[dict], title: str, max_groups: int = 15) -> Table:
@@ -51,7 +50,7 @@ def group_table(groups: list[dict], title: str, max_groups: int = 15) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for group in groups[:max_groups]:
         table.add_row(
-            escape(group["name"]), f"{group['num_utterances']:,}", f"{group['words']:,}", percent(group["wer"]),
+            group["name"], f"{group['num_utterances']:,}", f"{group['words']:,}", percent(group["wer"]),
             interval(group["wer_interval"]), percent(group["cer"]),
         )  # fmt: skip
     if len(groups) > max_groups:
@@ -72,7 +71,7 @@ def tuning_table(trials: list[Trial], title: str) -> Table:
         cells = []
         for beta in betas:
             trial = found[alpha, beta]
-            cells.append(f"[bold green]{percent(trial.wer)}" if trial == chosen else percent(trial.wer))
+            cells.append(Text(percent(trial.wer), style="bold green" if trial == chosen else ""))
         table.add_row(f"{alpha:g}", *cells)
     return table
 
@@ -108,11 +107,13 @@ def details(found: dict, number: int, width: int) -> Group:
     if found["unwritable"]:
         signs = ", ".join(f"{sign!r} {count} times" for sign, count in list(found["unwritable"].items())[:8])
         note = f"the model has no token for {signs} in the references of {found['name']}"
-        lines.append(f"[yellow]Note:[/] {escape(note)}")
+        lines.append(Text.assemble(("Note: ", "yellow"), note))
     wrong = worst(found["utterances"], number)
     if wrong:
-        colours = "([yellow]substituted[/], [red]left out[/], [cyan]inserted[/])"
-        lines.append(f"\n[bold]{escape(found['name'])}, the worst utterances[/] {colours}")
+        kinds = (("substituted", "substitution"), ("left out", "deletion"), ("inserted", "insertion"))
+        colours = Text(", ").join(Text(word, style=COLOURS[kind]) for word, kind in kinds)
+        title = Text(f"{found['name']}, the worst utterances", style="bold")
+        lines.append(Text.assemble("\n", title, " (", colours, ")"))
     for utterance in wrong:
         lines.append(Text(f"{utterance['audio_filepath']}, {utterance['errors']} errors", style="dim"))
         lines.append(aligned(utterance["reference_scored"], utterance["hypothesis_scored"], width))

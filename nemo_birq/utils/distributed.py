@@ -1,7 +1,11 @@
 """Sums over the ranks of a distributed run."""
 
+from typing import TypeVar
+
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -12,6 +16,19 @@ def world_size() -> int:
 def rank() -> int:
     """Number of this rank; 0 outside a distributed run."""
     return dist.get_rank() if world_size() > 1 else 0
+
+
+def gather_over_ranks(value: T) -> list[T]:
+    """Returns the values of all ranks, in the order of the ranks. Every rank must call it.
+
+    Args:
+        value: a small object that pickle can write.
+    """
+    if world_size() == 1:
+        return [value]
+    gathered: list[T] = [value] * world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
 
 
 def sum_over_ranks(*tensors: Tensor) -> tuple[Tensor, ...]:

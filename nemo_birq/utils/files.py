@@ -43,16 +43,37 @@ def complete_files(folder: Path) -> Iterator[Path]:
             os.replace(path, folder / path.name)
 
 
+def encoded(text: str) -> bytes:
+    """Returns a text in UTF-8, as ``write_text`` writes it."""
+    # JSON reads \\udc80, the escape of a byte of a file name that is not UTF-8, as that byte again.
+    return text.encode("utf-8", errors="backslashreplace")
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a text file in UTF-8; see ``complete_file``."""
     with complete_file(path) as part:
-        # JSON reads \\udc80, the escape of a byte of a file name that is not UTF-8, as that byte again.
-        part.write_text(text, encoding="utf-8", errors="backslashreplace")
+        part.write_bytes(encoded(text))
 
 
 def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file for programs and people; see ``complete_file``."""
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON file that holds an object.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds something else; the message names the file.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # of UTF-8, of JSON, of a number of thousands of digits, of its nesting
+        raise ValueError(f"{path} is damaged, it is not readable as JSON ({error}). Repair it, or move it away.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged, it holds no JSON object. Repair it, or move it away.")
+    return found
 
 
 def flush(path: Path) -> None:

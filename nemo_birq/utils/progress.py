@@ -4,6 +4,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 import rich.progress
+from rich.markup import escape
+
+from nemo_birq.utils.terminal import Terminal
 
 T = TypeVar("T")
 
@@ -31,7 +34,7 @@ class ProgressBars:
     """
 
     def __init__(self, *columns: rich.progress.ProgressColumn, **options: Any):
-        self._bars = rich.progress.Progress(*columns, **options)
+        self._bars = rich.progress.Progress(*columns, **{"console": Terminal()} | options)
 
     def __enter__(self) -> "ProgressBars":
         self._bars.start()
@@ -41,10 +44,11 @@ class ProgressBars:
         self._bars.stop()
 
     def start(self, description: str, total: float | None = None) -> Advance:
-        task = self._bars.add_task(description, total=total)
+        task = self._bars.add_task(escape(description), total=total)  # rich's columns read markup
 
         def advance(amount: float, description: str | None = None) -> None:
-            self._bars.update(task, advance=amount, description=description)
+            shown = None if description is None else escape(description)
+            self._bars.update(task, advance=amount, description=shown)
 
         return advance
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from experiments import results
 from experiments.execution import Interrupted, StageFailed, log_file, remove_checkpoints, run_stages
@@ -117,7 +118,7 @@ class Sweep:
         def on_begin(stage: Stage) -> None:
             progress.begin(stage)
             if not self.console.is_terminal:
-                self.console.print(f"{progress.run.name}: {stage.name}", highlight=False)
+                self.console.print(f"{progress.run.name}: {stage.name}")
 
         return on_begin
 
@@ -126,10 +127,11 @@ class Sweep:
         try:
             path = future.result()
         except (StageFailed, ValueError, OSError) as error:
-            self.console.print(f"[red]failed[/] {run.name}")
-            self.console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+            self.console.print(Text.assemble(("failed", "red"), f" {run.name}"))
+            self.console.print(str(error), soft_wrap=True)
             return False
-        self.console.print(f"[green]done[/] {run.name} after {minutes:.1f} min: {path}", soft_wrap=True)
+        done = Text.assemble(("done", "green"), f" {run.name} after {minutes:.1f} min: {path}")
+        self.console.print(done, soft_wrap=True)
         return True
 
     @contextmanager

@@ -1,16 +1,13 @@
 """Worker of tests/integration/test_distributed.py: training steps of a small model, in one process or in two gloo processes.
 
-python tests/helpers/ddp_worker.py CASE... --devices 1|2 --out FOLDER
+tests.helpers.ddp_worker --devices 1|2 --out FOLDER, once for each rank
 
 Each rank gets its half of the utterances; a single process gets them all. Masks depend on the utterance alone and the Gumbel
 noise is off, so that both runs see the same; everything else is the real thing.
 """
 
 import argparse
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import lightning.pytorch as pl
 import torch
@@ -126,7 +123,7 @@ def run(case: str, devices: int, out: Path) -> None:
     nemo_birq.labels.enhanced.gumbel_noise = real_noise
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--devices", type=int)
     parser.add_argument("--out", type=Path)

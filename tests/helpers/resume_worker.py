@@ -2,23 +2,22 @@
 
 Trains the tiny configuration, keeps the names of the utterances of each step, and may be killed.
 
-python tests/helpers/resume_worker.py FOLDER [--kill-after STEPS] [--workers N]
+tests.helpers.resume_worker FOLDER [--kill-after STEPS] [--workers N]
 """
 
 import argparse
 import json
 import os
 import signal
-import sys
+from collections.abc import Sequence
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import lightning.pytorch as pl
 import torch
 from hydra import compose, initialize_config_dir
 
 from nemo_birq import BiRQModel
+from nemo_birq.runs.resuming import prepare_resuming
 from tests.helpers.paths import CORPUS, ROOT
 
 STEPS = 24
@@ -53,13 +52,16 @@ class Diary(pl.Callback):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def train(folder: Path, kill_after: int | None = None, workers: int = 0, **options) -> dict[str, torch.Tensor]:
+def train(
+    folder: Path, kill_after: int | None = None, workers: int = 0, save_every: int = SAVE_EVERY,
+    overrides: Sequence[str] = (), **options,
+) -> dict[str, torch.Tensor]:  # fmt: skip
     """Weights after the last step; goes on from the newest checkpoint of the folder, if there is one."""
     folder.mkdir(exist_ok=True)
     with initialize_config_dir(str(ROOT / "conf"), version_base=None):
-        cfg = compose("birq_conformer_tiny", overrides=[*OVERRIDES, f"model.train_ds.num_workers={workers}"])
+        cfg = compose("birq_conformer_tiny", [*OVERRIDES, f"model.train_ds.num_workers={workers}", *overrides])
     pl.seed_everything(1)
-    saving = pl.callbacks.ModelCheckpoint(folder, filename="{step}", every_n_train_steps=SAVE_EVERY, save_top_k=-1)
+    saving = pl.callbacks.ModelCheckpoint(folder, filename="{step}", every_n_train_steps=save_every, save_top_k=-1)
     options = {"max_steps": STEPS, "val_check_interval": 7, "check_val_every_n_epoch": None} | options
     trainer = pl.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
@@ -68,11 +70,13 @@ def train(folder: Path, kill_after: int | None = None, workers: int = 0, **optio
     )  # fmt: skip
     model = BiRQModel(cfg=cfg.model, trainer=trainer)
     checkpoints = sorted(folder.glob("*.ckpt"), key=lambda path: int(path.stem.split("=")[1]))
-    trainer.fit(model, ckpt_path=str(checkpoints[-1]) if checkpoints else None)
+    trainer.ckpt_path = str(checkpoints[-1]) if checkpoints else None
+    prepare_resuming(model, trainer, cfg.resume_with_changed)
+    trainer.fit(model)
     return model.state_dict()
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kill-after", type=int)

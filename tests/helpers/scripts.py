@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.helpers.forked import run_forked
 from tests.helpers.paths import CORPUS, ROOT
 
 SMALL = [
@@ -15,6 +16,7 @@ SMALL = [
     "model.birq.quantizer.num_codes=64",
     "enhanced_start_step=2",
     "enhanced_ramp_steps=2",
+    "model.optim.sched.warmup_steps=4",
     "model.train_ds.batch_duration=20",
     "model.train_ds.bucket_buffer_size=40",
     "model.train_ds.shuffle_buffer_size=40",
@@ -29,13 +31,14 @@ DATA = [
 ]
 
 
-def run(script: str, *overrides: str, fails: bool = False) -> str:
-    """Runs a script as a user does and gives what it printed."""
-    env = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / script), *overrides],
-        capture_output=True, text=True, env=env, cwd=ROOT,
-    )  # fmt: skip
+def run(script: str, *overrides: str, fails: bool = False, fresh: bool = False) -> str:
+    """Runs a script as a user does and gives what it printed; ``fresh``: in a new process, which imports NeMo itself."""
+    command = [str(ROOT / "scripts" / script), *overrides]
+    if fresh:
+        env = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=env, cwd=ROOT)
+    else:
+        done = run_forked(command, entry="tests.helpers.forked:run_file")
     printed = done.stdout + done.stderr
     assert (done.returncode != 0) == fails, printed[-5000:]
     return printed

@@ -1,27 +1,24 @@
 """Two processes against one on the joined batch."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
+from benchmarks.reliability.runs import rank_environments
 from tests.helpers.ddp_worker import CASES
-from tests.helpers.paths import ROOT
+from tests.helpers.forked import run_forked
 
 pytestmark = pytest.mark.integration
 WATCHED = ("loss", "masked_fraction", "anchor_cumulative_coverage", "gradient_norm_anchor", "silent_share")
 NOT_COMPARED = ("train_audio_hours_per_hour", "train_memory_gb")  # of a process, not of the batch
-WORKER = ROOT / "tests" / "helpers" / "ddp_worker.py"
+WORKER = "tests.helpers.ddp_worker"
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ddp")
     for devices in (1, 2):
-        done = subprocess.run(
-            [sys.executable, str(WORKER), f"--devices={devices}", f"--out={folder}"], capture_output=True, text=True
-        )
+        arguments = [WORKER, f"--devices={devices}", f"--out={folder}"]
+        done = run_forked(arguments, entry=f"{WORKER}:main", env=rank_environments(devices))
         assert done.returncode == 0, done.stderr[-4000:]
     return {path.stem: torch.load(path, weights_only=True) for path in folder.glob("*.pt")}
 

@@ -20,7 +20,7 @@ def pretrained(tmp_path_factory) -> Path:
 
 def test_script_says_what_it_did_and_never_overwrites(pretrained, tmp_path, monkeypatch):
     out = tmp_path / "bare.nemo"
-    printed = run("export_encoder.py", str(pretrained), str(out), "--license", "apache-2.0")
+    printed = run("export_encoder.py", str(pretrained), str(out), "--license", "apache-2.0", fresh=True)
     assert (
         "removed from the configuration: birq, decoder, optim, train_ds" in printed and "decoder_losses.enhanced" in printed
     )

@@ -8,12 +8,14 @@ import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
 import torch
 from nemo.collections.asr.models import ASRModel
 from nemo.utils.exp_manager import exp_manager
+from omegaconf import open_dict
 
 from nemo_birq.checkpoint.lightning_checkpoint import read_checkpoint
 from nemo_birq.checkpoint.nemo_archive import read_weights
@@ -23,6 +25,8 @@ from nemo_birq.finetuning.preparation import prepare
 from nemo_birq.finetuning.training import build_recognizer, build_trainer, save_best
 from nemo_birq.finetuning.transcripts import Transcript
 from nemo_birq.finetuning.vocabulary import characters
+from nemo_birq.runs import changed_settings
+from nemo_birq.runs.resuming import prepare_resuming
 from nemo_birq.scoring.results import score
 from tests.helpers.finetuning import SMALL, TEST, build, config
 from tests.helpers.models import make_model
@@ -221,6 +225,39 @@ def test_two_learning_rates_through_warmup_hold_and_annealing(trained):
 
     expected = [(factor(step, 1e-3), factor(step, 3e-4)) for step in range(trainer.global_step)]
     torch.testing.assert_close(torch.tensor(watch.rates), torch.tensor(expected))
+
+
+def test_a_resumed_run_follows_its_own_configuration(pretrained, folder, tmp_path, monkeypatch):
+    """Learning rates, schedule and its length; what has changed is listed, and other characters are refused."""
+    said = []
+    monkeypatch.setattr(changed_settings, "logging", SimpleNamespace(info=said.append))
+
+    def prepared(*changes):
+        model, trainer = build(config("ctc_char", pretrained["conformer"], folder, "freeze_encoder=0",
+                                      "+trainer.limit_val_batches=0", "trainer.max_epochs=-1", *changes))  # fmt: skip
+        trainer.ckpt_path = str(tmp_path / "half.ckpt") if (tmp_path / "half.ckpt").exists() else None
+        trainer.callbacks.append(Watch())
+        return model, trainer
+
+    model, trainer = prepared("trainer.max_steps=2")
+    prepare_resuming(model, trainer)
+    trainer.fit(model)
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    model, trainer = prepared("trainer.max_steps=4", "model.optim.lr=2e-3", "model.optim_param_groups.encoder.lr=1e-4")
+    prepare_resuming(model, trainer)
+    assert [line.strip() for line in said[0].splitlines()[1:]] == [
+        "model.optim.lr: 0.001 -> 0.002",
+        "model.optim_param_groups.encoder.lr: 0.0003 -> 0.0001",
+        "trainer.max_steps: 2 -> 4",
+    ]
+    watch = next(callback for callback in trainer.callbacks if isinstance(callback, Watch))
+    trainer.fit(model)
+    expected = [[peak - (peak - 1e-6) * (step - 1) / 3 for peak in (2e-3, 1e-4)] for step in (2, 3)]
+    torch.testing.assert_close(torch.tensor(watch.rates), torch.tensor(expected))
+    with open_dict(model.cfg):
+        model.cfg.labels = model.cfg.labels[::-1]
+    with pytest.raises(ValueError, match=r"the meaning of labels or features would change with model\.labels: "):
+        prepare_resuming(model, trainer)
 
 
 def test_each_epoch_reads_every_utterance_once(trained):

@@ -2,18 +2,19 @@
 
 import json
 import signal
-import subprocess
-import sys
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from tests.helpers.paths import ROOT
+from nemo_birq.monitoring.finite_check import NonFiniteError
+from nemo_birq.runs import changed_settings, optimizer_settings
+from tests.helpers.forked import run_forked
 from tests.helpers.resume_worker import SAVE_EVERY, STEPS, Diary, train
 
 pytestmark = pytest.mark.system
-WORKER = ROOT / "tests" / "helpers" / "resume_worker.py"
+WORKER = "tests.helpers.resume_worker"
 
 
 def seen(folder) -> list[list]:
@@ -23,10 +24,7 @@ def seen(folder) -> list[list]:
 def test_killed_and_resumed_run_sees_the_same_utterances_and_ends_with_the_same_weights(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     expected = train(whole)
-    killed = subprocess.run(
-        [sys.executable, str(WORKER), str(broken), "--kill-after", "18", "--workers", "2"],
-        capture_output=True, text=True,
-    )  # fmt: skip
+    killed = run_forked([WORKER, str(broken), "--kill-after", "18", "--workers", "2"], entry=f"{WORKER}:main")
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
     first_part = seen(broken)
     assert first_part == seen(whole)[:19]  # with two workers the order is that without any
@@ -64,6 +62,9 @@ def test_several_stops_leave_no_trace(tmp_path, monkeypatch, options):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     expected = train(whole, **options)
     monkeypatch.setattr(Diary, "kill", kill_here)
+    said = []
+    for module in (changed_settings, optimizer_settings):
+        monkeypatch.setattr(module, "logging", SimpleNamespace(info=said.append, warning=said.append))
     for step in (7, 21):
         with pytest.raises(KilledError):
             train(broken, kill_after=step, **options)
@@ -71,3 +72,17 @@ def test_several_stops_leave_no_trace(tmp_path, monkeypatch, options):
     assert seen(broken)[-1] == seen(whole)[-1]
     assert {json.dumps(entry) for entry in seen(broken)} == {json.dumps(entry) for entry in seen(whole)}
     assert all(torch.equal(value, expected[name]) for name, value in found.items())
+    assert not said  # no setting has changed
+
+
+def test_the_remedy_of_a_loss_that_is_not_finite_works(tmp_path):
+    """A learning rate that is absurd but in the first step, where the schedule begins with 0."""
+    absurd = ["model.optim.lr=1e30", "+model.optim.sched.constant_steps=1"]
+    with pytest.raises(NonFiniteError, match=r"resume with a lower model\.optim\.lr"):
+        train(tmp_path, overrides=absurd, save_every=1, max_steps=6)
+    for path in tmp_path.glob("step=[2-6].ckpt"):
+        path.unlink()  # finite, but far out of bounds
+    found = train(tmp_path, overrides=["model.optim.lr=1e-3", absurd[1]], max_steps=6)
+    assert seen(tmp_path)[-1][0] == 5 and all(value.isfinite().all() for value in found.values())
+    settings = torch.load(tmp_path / "step=5.ckpt", weights_only=False)["optimizer_states"][0]["param_groups"][0]
+    assert (settings["lr"], settings["initial_lr"]) == (pytest.approx(1e-3 * 5 / 50), 1e-3)

@@ -61,7 +61,7 @@ def test_commands_of_a_user(files, capsys, monkeypatch):
         call("estimate_ngram.py", test, "--out", lm, monkeypatch=monkeypatch)
 
     arguments = ["small.nemo", "test.json", f"second={test}"]
-    printed = run("score.py", *(str(files / name) if "=" not in name else name for name in arguments))  # a process
+    printed = run("score.py", *(str(files / name) if "=" not in name else name for name in arguments), fresh=True)
     greedy = json.loads((out / "small_test_greedy.json").read_text())
     assert len(greedy["utterances"]) == 24 and greedy["decoding"] == "greedy_batch, EncDecCTCModel"
     assert f"{100 * greedy['wer']:.1f}" in printed and "lower case" in printed and "the worst utterances" in printed

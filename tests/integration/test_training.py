@@ -14,8 +14,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from nemo_birq import BiRQModel
+from nemo_birq.config import resolve_layer
 from nemo_birq.data.shards.writer import Utterance, write_shards
-from nemo_birq.modules.layer_pass import resolve_layer
 from nemo_birq.report.events import scalars
 from tests.helpers.models import make_batch
 from tests.helpers.paths import CORPUS, ROOT
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.system
 def trained(tmp_path_factory):
     """12 steps, then the same command with 20: it resumes."""
     folder = tmp_path_factory.mktemp("trained")
-    printed = pretrain(folder, "trainer.max_steps=12", "trainer.val_check_interval=6")
+    printed = pretrain(folder, "trainer.max_steps=12", "trainer.val_check_interval=6", fresh=True)
     first = torch.load(next(folder.rglob("*-last.ckpt")), weights_only=False, map_location="cpu")
     again = pretrain(folder, "trainer.max_steps=20", "trainer.val_check_interval=6")
     return folder, printed, first, again
@@ -119,7 +119,7 @@ def test_webdataset_and_bf16_train_from_the_same_shards(tmp_path):
 def test_best_rq_config_trains_without_the_label_pass(tmp_path):
     printed = pretrain(
         tmp_path, "trainer.max_steps=4", "trainer.val_check_interval=4",
-        "trainer.precision=32", "model.train_ds.num_workers=1", "model.validation_ds.num_workers=0",
+        "trainer.precision=32", "model.train_ds.num_workers=1", "model.validation_ds.num_workers=0", "model.optim.lr=0.05",
         config="best_rq_conformer_large",
     )  # fmt: skip
     step, line = log_lines(printed)[-1]

@@ -260,6 +260,9 @@ def test_hours_are_those_that_were_used():
         ("/dev.json", "dev.json"),
         ("s3://bucket/x/dev.json", "x/dev.json"),
         ("https://host/x/dev.json?signature=a/b", "x/dev.json"),
+        ("https://user:password@host/dev.json", "host/dev.json"),
+        (str(Path.home() / "dev.json"), "dev.json"),
+        (str(Path.home() / "sharded_manifests" / "manifest_0.json"), "manifest_0.json"),
         ("dev.json", "dev.json"),
     ],
 )

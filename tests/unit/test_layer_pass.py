@@ -5,7 +5,8 @@ import torch
 from nemo.collections.asr.modules import ConformerEncoder, ConformerMultiLayerFeatureExtractor
 from torch import nn
 
-from nemo_birq.modules.layer_pass import encode_to_layer, label_mode, resolve_layer
+from nemo_birq.config import resolve_layer
+from nemo_birq.modules.layer_pass import encode_to_layer, label_mode
 from tests.helpers.models import generator
 
 pytestmark = pytest.mark.unit

@@ -19,10 +19,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nemo_birq.command_line.command import Command
-from nemo_birq.config import parse
+from nemo_birq.config import parse, resolve_layer
 from nemo_birq.config_checks import check_modules
 from nemo_birq.data.epoch_plan import BatchSettings, plan_epoch
-from nemo_birq.modules.layer_pass import resolve_layer
 from tests.helpers.benchmarks import SMALL
 from tests.helpers.paths import ROOT
 

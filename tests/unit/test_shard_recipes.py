@@ -325,8 +325,51 @@ def test_a_folder_is_read_at_any_depth_and_in_any_format(tmp_path):
 
 
 def test_links_to_folders_are_followed_once(tmp_path):
-    write(tmp_path / "disk2" / "x.wav", noise(1.0))
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "part").symlink_to(tmp_path / "disk2")
-    (tmp_path / "disk2" / "up").symlink_to(tmp_path / "in")  # round and round
-    assert [segment.identity for segment in read(FolderRecipe(tmp_path / "in"), tmp_path).segments] == ["part/x.wav"]
+    write(tmp_path / "in" / "z" / "x.wav", noise(1.0))
+    (tmp_path / "in" / "part").symlink_to(tmp_path / "in" / "z")
+    (tmp_path / "in" / "z" / "up").symlink_to(tmp_path / "in")  # round and round
+    (tmp_path / "given").symlink_to(tmp_path / "in")
+    for root in ("in", "given"):
+        found = read(FolderRecipe(tmp_path / root), tmp_path)
+        assert [segment.identity for segment in found.segments] == ["part/x.wav"] and found.skipped == []
+
+
+def test_links_that_lead_out_of_the_input_are_left_out_and_counted(tmp_path):
+    """To a file, to a folder, and through a link inside; a link of a corpus is followed."""
+    private = write(tmp_path / "private" / "x.wav", noise(1.0))
+    (tmp_path / "private" / "notes.txt").write_text("mine")
+    write(tmp_path / "in" / "good.wav", noise(1.0))
+    (tmp_path / "in" / "file.wav").symlink_to(private)
+    (tmp_path / "in" / "notes.txt").symlink_to(private.with_name("notes.txt"))
+    (tmp_path / "in" / "folder").symlink_to(private.parent)
+    (tmp_path / "in" / "again.wav").symlink_to(tmp_path / "in" / "file.wav")
+    (tmp_path / "in" / "up").symlink_to("..")
+    manifest = write_lines(
+        tmp_path / "in" / "x.json",
+        {"audio_filepath": "good.wav"}, {"audio_filepath": "file.wav"}, {"audio_filepath": "folder/x.wav"},
+        {"audio_filepath": str(tmp_path / "in" / "file.wav")},
+    )  # fmt: skip
+    found = read(FolderRecipe(tmp_path / "in"), tmp_path)
+    assert [segment.identity for segment in found.segments] == ["good.wav"]
+    assert [(entry.name, entry.kind) for entry in found.skipped] == [
+        (name, "outside") for name in ("again.wav", "file.wav", "folder", "up")
+    ]
+    card = make(FolderRecipe(tmp_path / "in"), tmp_path / "out", max_skipped_share=1.0)
+    assert list(members(tmp_path / "out")) == ["good.flac"] and card["skipped_kinds"] == {"outside": 4}
+    assert str(tmp_path) not in json.dumps(card)
+    listed = read(ManifestRecipe([manifest]), tmp_path)
+    assert [Path(segment.path).name for segment in listed.segments] == ["good.wav", "file.wav"]
+    assert [(entry.name, entry.kind) for entry in listed.skipped] == [
+        ("x.json, line 2", "outside"), ("x.json, line 3", "outside")
+    ]  # fmt: skip
+    (tmp_path / "in" / "good.wav").unlink()
+    with pytest.raises(BuildError, match="in holds no audio, and 4 links that lead out of it: give the folder"):
+        read(FolderRecipe(tmp_path / "in"), tmp_path)
+
+
+def test_librispeech_may_be_a_tree_of_links(tmp_path, librispeech):
+    (tmp_path / "LibriSpeech").mkdir()
+    for part in librispeech.iterdir():
+        (tmp_path / "LibriSpeech" / part.name).symlink_to(part)
+    found = read(LibriSpeechRecipe(tmp_path / "LibriSpeech", ("dev-clean",)), tmp_path)
+    assert len(found.segments) == 2 and found.skipped == []

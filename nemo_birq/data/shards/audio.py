@@ -11,6 +11,7 @@ import soundfile
 import soxr
 
 from nemo_birq.data.manifests import TOLERANCE
+from nemo_birq.data.samples import find_bad_samples
 from nemo_birq.data.shards.cut import Piece
 from nemo_birq.data.shards.segments import said_by
 
@@ -43,7 +44,7 @@ def decode(piece: Piece) -> Decoded:
     """Reads a piece of a file.
 
     Raises:
-        BadAudioError: it cannot be decoded, is shorter than its header says, or holds values that are no numbers.
+        BadAudioError: it cannot be decoded, is shorter than its header says, or holds samples that are no audio.
     """
     try:
         with soundfile.SoundFile(os.fsencode(piece.path)) as file:
@@ -56,8 +57,9 @@ def decode(piece: Piece) -> Decoded:
         raise BadAudioError("truncated", f"{len(signal) / rate:.2f} s of {piece.seconds:.2f} s can be decoded")
     if piece.channels is not None:
         signal = signal[:, list(piece.channels)]
-    if not np.isfinite(signal).all():
-        raise BadAudioError("not a number", f"{int((~np.isfinite(signal)).sum())} samples are not finite numbers")
+    bad = find_bad_samples(signal)
+    if bad is not None:
+        raise BadAudioError(*bad)
     return Decoded(signal, rate)
 
 

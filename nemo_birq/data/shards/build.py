@@ -22,12 +22,14 @@ from nemo_birq.data.shards.plan import (
 )
 from nemo_birq.data.shards.segments import BuildError, Listing, Skipped
 from nemo_birq.data.shards.shard_job import ShardJob, build_shard, is_finished, record_path
+from nemo_birq.data.shards.source import shareable
 from nemo_birq.data.shards.workers import run_jobs
 from nemo_birq.data.shards.writer import merge_manifests
 from nemo_birq.utils.files import file_sha256, write_json
 from nemo_birq.utils.progress import Progress, track
 
 CARD = "dataset_card.json"
+SHOWN = 3  # shards and utterances in an error
 LOCK = ".build.lock"
 _HEADERS_IN_A_JOB = 500
 
@@ -61,7 +63,7 @@ def build(
     Raises:
         BuildError: with what to do about it. What is finished stays.
     """
-    source = json.loads(json.dumps(recipe.describe()))
+    source = shareable(json.loads(json.dumps(recipe.describe())))
     out.mkdir(parents=True, exist_ok=True)
     lock = FileLock(out / LOCK)
     try:
@@ -145,15 +147,16 @@ def _finish(plan: Plan, records: list[dict], out: Path) -> dict:
 
 def _check_card(out: Path, card: dict, max_skipped_share: float) -> None:
     empty = [name for name, entry in card["shards"].items() if not entry["utterances"]]
+    first = "; ".join(f"{entry['name']}: {entry['reason']}" for entry in card["skipped"][:SHOWN])
     if empty:
         raise BuildError(
-            f"{len(empty)} shards are empty, since no utterance planned for them can be used ({', '.join(empty[:3])}): see "
-            f"{out / CARD}, and build with fewer shards in another folder"
+            f"{len(empty)} shards are empty, since no utterance planned for them can be used ({', '.join(empty[:SHOWN])}): "
+            f"{first}. All reasons are in {out / CARD}; build with fewer shards in another folder"
         )
     if card["skipped_share"] > max_skipped_share:
         kinds = ", ".join(f"{count} {kind}" for kind, count in card["skipped_kinds"].items())
         raise BuildError(
             f"{card['skipped_share']:.1%} of the utterances were left out ({kinds}), more than max_skipped_share="
-            f"{max_skipped_share}. The shards are complete and the reasons are in {out / CARD}; mend the input and build "
-            "again in another folder, or use the shards as they are"
+            f"{max_skipped_share}: {first}. The shards are complete and all reasons are in {out / CARD}; mend the input and "
+            "build again in another folder, or use the shards as they are"
         )

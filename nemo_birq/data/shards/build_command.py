@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -24,6 +23,7 @@ from nemo_birq.data.shards.recipes.librispeech import PARTS, TRAIN_960, LibriSpe
 from nemo_birq.data.shards.recipes.manifest import ManifestRecipe
 from nemo_birq.data.shards.recipes.yodas import YodasRecipe
 from nemo_birq.utils.progress import ProgressBars
+from nemo_birq.utils.terminal import Terminal
 
 DEFAULT = BuildOptions()
 OUTPUT_OPTIONS = (
@@ -81,11 +81,11 @@ def make(recipe: Recipe, out: Path, workers: int, max_skipped_share: float, **de
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.2f} of {task.total:,.2f}")
     times = TimeElapsedColumn(), TimeRemainingColumn()
     try:
-        with ProgressBars(*columns, *times, console=Console(stderr=True)) as progress:
+        with ProgressBars(*columns, *times, console=Terminal(stderr=True)) as progress:
             card = build(recipe, out, BuildOptions(**determining), max(1, workers), max_skipped_share, progress)
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on where this one stopped")
-    Console().print(summary(card, out))
+    Terminal().print(summary(card, out))
 
 
 @click.group("make-shards", cls=Group, context_settings=SETTINGS)

@@ -8,6 +8,7 @@ import soundfile
 import soxr
 
 from nemo_birq.data.shards.plan import Plan
+from nemo_birq.data.shards.source import of_any_machine
 
 _MOST_BINS = 60
 _WIDTHS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 120.0, 300.0, 600.0)  # seconds
@@ -41,7 +42,7 @@ def make_card(plan: Plan, records: list[dict], files: dict[str, str]) -> dict:
         "sample_rate": options["sample_rate"],
         "seed": options["seed"],
         "options": options,
-        "source": _without_paths(plan.source),
+        "source": of_any_machine(plan.source),
         "long_recordings": plan.cuts,
         "too_short": plan.too_short | {"below_seconds": options["min_duration"]},
         "bucket_limits_seconds": plan.bucket_limits,
@@ -60,13 +61,6 @@ def make_card(plan: Plan, records: list[dict], files: dict[str, str]) -> dict:
         "skipped": [{"name": name, "kind": kind, "reason": reason} for name, kind, reason in skipped],
         "versions": {"libsndfile": soundfile.__libsndfile_version__, "soxr": soxr.__version__},
         "sha256": dict(sorted(files.items())),
-    }
-
-
-def _without_paths(source: dict) -> dict:
-    """The card goes with the shards to other machines, where the folders of this one say nothing."""
-    return {key: value for key, value in source.items() if key != "root"} | {
-        "input": [Path(path).name for path in source["input"]]
     }
 
 

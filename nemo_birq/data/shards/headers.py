@@ -2,7 +2,6 @@
 
 import os
 import re
-from pathlib import Path
 from typing import NamedTuple
 
 import soundfile
@@ -28,7 +27,7 @@ class Header(NamedTuple):
 
 def read_header(path: str) -> Header | Skipped:
     """The header of a file, or why the file cannot be used; the name in the latter is the path."""
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         return Skipped(path, "missing", "there is no such file")
     try:
         info = soundfile.info(os.fsencode(path), verbose=path.lower().endswith(".wav"))

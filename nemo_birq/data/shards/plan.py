@@ -21,6 +21,7 @@ from nemo_birq.data.shards.audio import CODECS, OPUS_RATES
 from nemo_birq.data.shards.cut import Piece, cut
 from nemo_birq.data.shards.headers import Header
 from nemo_birq.data.shards.segments import BuildError, Segment, Skipped
+from nemo_birq.data.shards.source import shareable
 from nemo_birq.utils.files import write_json
 
 SCRATCH = ".build"
@@ -84,7 +85,7 @@ class Plan(NamedTuple):
     """A whole build."""
 
     source: dict
-    """What the command reads."""
+    """What the command reads, see ``source.shareable``."""
     options: dict
     shards: list[ShardPlan]
     skipped: list[Skipped]
@@ -114,7 +115,8 @@ def make_plan(
     kept = [piece for piece in pieces if piece.seconds >= options.min_duration]
     if not kept:
         reasons = "; ".join(f"{entry.name}: {entry.reason}" for entry in skipped[:3])
-        raise BuildError(f"nothing to build from: {len(skipped)} unusable, {len(pieces)} too short. {reasons}")
+        inputs = ", ".join(source["input"])
+        raise BuildError(f"nothing to build from in {inputs}: {len(skipped)} unusable, {len(pieces)} too short. {reasons}")
     too_short = sum(piece.seconds for piece in pieces) - sum(piece.seconds for piece in kept)
     names = member_names([(piece.name, piece.identity) for piece in kept], options.suffix)
     if len(set(names)) < len(names):
@@ -191,7 +193,7 @@ def read_plan(out: Path) -> Plan | None:
         return None
     plan = Plan(**json.loads((out / PLAN).read_text(encoding="utf-8")))
     shards, skipped = [ShardPlan(*shard) for shard in plan.shards], [Skipped(*entry) for entry in plan.skipped]
-    return plan._replace(shards=shards, skipped=skipped)
+    return plan._replace(source=shareable(plan.source), shards=shards, skipped=skipped)
 
 
 def read_pieces(out: Path, shard: ShardPlan) -> Iterator[tuple[str, Piece]]:

@@ -14,7 +14,7 @@ class Skipped(NamedTuple):
     name: str
     """Of the file, relative to the input folder, or of the utterance."""
     kind: str
-    """missing, unreadable, empty, truncated, not a number, not text, duplicate, outside, unsupported."""
+    """missing, unreadable, empty, truncated, not a number, too loud, not text, duplicate, outside, unsupported."""
     reason: str
 
 
@@ -57,5 +57,5 @@ class Listing(NamedTuple):
 
 
 def said_by(error: Exception) -> str:
-    """The message of libsndfile without the path, which differs from machine to machine."""
-    return getattr(error, "error_string", str(error))
+    """The message of libsndfile or of the system without the path, which differs from machine to machine."""
+    return getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)

@@ -1,22 +1,22 @@
 """Does every shard hold what its manifest and the dataset card say?"""
 
 import io
-import json
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-import numpy as np
 import soundfile
 
-from nemo_birq.data.manifests import SEGMENT, TOLERANCE
+from nemo_birq.data.json_lines import BadLineError, parse_line, show
+from nemo_birq.data.manifests import SEGMENT, TOLERANCE, find_problem_of_entry
+from nemo_birq.data.samples import find_bad_samples
 from nemo_birq.data.shards.build import CARD
 from nemo_birq.data.shards.recipes.inputs import SUFFIXES
 from nemo_birq.data.shards.segments import said_by
 from nemo_birq.data.shards.workers import advance, run_jobs
-from nemo_birq.utils.files import PART, file_sha256
+from nemo_birq.utils.files import PART, file_sha256, read_json
 from nemo_birq.utils.progress import Progress
 
 _SHARD = re.compile(r"^audio_(\d+)\.tar$")
@@ -47,7 +47,7 @@ class ShardCheck(NamedTuple):
 class CheckedShard(NamedTuple):
     problems: list[Problem]
     members: list[str]
-    lines: list[str]
+    lines: list[bytes]
     """Of the manifest."""
 
 
@@ -62,18 +62,19 @@ def verify(folder: Path, decode: bool, workers: int, progress: Progress) -> tupl
 
     Raises:
         FileNotFoundError: there are no shards.
+        ValueError: the dataset card is damaged.
     """
-    card = json.loads((folder / CARD).read_text(encoding="utf-8")) if (folder / CARD).is_file() else {"sha256": {}}
+    sha256 = _read_checksums(folder / CARD)
     tars = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("audio_*.tar") if _SHARD.search(path.name))
     if not tars:
         raise FileNotFoundError(f"there is no audio_*.tar under {folder}")
     problems = [Problem(path.relative_to(folder).as_posix(), "", "left by an interrupted build: run its command again")
                 for path in sorted(folder.rglob(f"*{PART}"))]  # fmt: skip
-    problems += _compare_with_card(folder, tars, card["sha256"])
+    problems += _compare_with_card(folder, tars, sha256)
     jobs = []
     for tar in tars:
-        sha256 = {name: card["sha256"][name] for name in (tar, _manifest_of(tar)) if name in card["sha256"]}
-        jobs.append(ShardCheck(str(folder), tar, _manifest_of(tar), sha256, decode))
+        known = {name: sha256[name] for name in (tar, _manifest_of(tar)) if name in sha256}
+        jobs.append(ShardCheck(str(folder), tar, _manifest_of(tar), known, decode))
     total = sum((folder / tar).stat().st_size for tar in tars)
     results: dict[int, CheckedShard] = dict(run_jobs(check_shard, jobs, workers, progress.start("shards", total)))
     checked = [results[number] for number in range(len(jobs))]
@@ -81,6 +82,13 @@ def verify(folder: Path, decode: bool, workers: int, progress: Progress) -> tupl
     problems += _same_name_in_two_shards(tars, checked)
     problems += _whole_manifests(folder, tars, checked)
     return problems, sum(len(result.members) for result in checked)
+
+
+def _read_checksums(card: Path) -> dict[str, str]:
+    found = read_json(card).get("sha256") if card.is_file() else {}
+    if not isinstance(found, dict):
+        raise ValueError(f"{card} has no checksums under 'sha256': it is damaged; move it away to check without it")
+    return found
 
 
 def _manifest_of(tar: str) -> str:
@@ -110,10 +118,9 @@ def check_shard(job: ShardCheck) -> CheckedShard:
     """A job for a worker: one shard and its manifest."""
     folder = Path(job.folder)
     problems = list(_checksum(folder, job.tar, job.sha256))
-    lines: list[str] = []
     if (folder / job.manifest).is_file():
         problems += _checksum(folder, job.manifest, job.sha256)
-        lines = (folder / job.manifest).read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = _read_lines(folder / job.manifest)
     else:
         # Older sets have the manifest of all shards alone.
         whole = folder / PurePosixPath(job.tar).parent / "tarred_audio_manifest.json"
@@ -131,34 +138,40 @@ def _shard_id(tar: str) -> int:
     return int(_SHARD.search(PurePosixPath(tar).name)[1])
 
 
-def _read_lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+def _read_lines(path: Path) -> list[bytes]:
+    return path.read_bytes().splitlines() if path.is_file() else []
 
 
-def _parsed(line: str) -> dict:
+def _parsed(line: bytes) -> dict:
+    """The object of a line; without keys where there is none."""
     try:
-        entry = json.loads(line)
-    except json.JSONDecodeError:
+        return parse_line(line)
+    except BadLineError:
         return {}
-    return entry if isinstance(entry, dict) else {}
 
 
-def _group(lines: list[str], job: ShardCheck, problems: list[Problem]) -> dict[str, list[dict]]:
+def _group(lines: list[bytes], job: ShardCheck, problems: list[Problem]) -> dict[str, list[dict]]:
     """Lines by the member that they belong to."""
     by_member: dict[str, list[dict]] = {}
     seen: set[tuple[str, float]] = set()
     for number, line in enumerate(lines, start=1):
-        entry = _parsed(line)
-        name, duration = entry.get("audio_filepath"), entry.get("duration")
-        if not isinstance(name, str) or not isinstance(duration, int | float):
-            if line.strip():
-                problems.append(Problem(job.manifest, f"line {number}", "no JSON object with audio_filepath and duration"))
+        if not line.strip():
             continue
-        if (name, entry.get("offset", 0.0)) in seen:
+        try:
+            entry = parse_line(line)
+            problem = find_problem_of_entry(entry)
+        except BadLineError as error:
+            problem = str(error)
+        if problem:
+            reason = f"no JSON object with audio_filepath and duration that can be used: it {problem}"
+            problems.append(Problem(job.manifest, f"line {number}", reason))
+            continue
+        name = entry["audio_filepath"]
+        if (name, entry.get("offset") or 0.0) in seen:
             problems.append(Problem(job.manifest, name, "two lines have this name"))
-        seen.add((name, entry.get("offset", 0.0)))
+        seen.add((name, entry.get("offset") or 0.0))
         if entry.get("shard_id", _shard_id(job.tar)) != _shard_id(job.tar):
-            problems.append(Problem(job.manifest, name, f"its shard_id is {entry['shard_id']}"))
+            problems.append(Problem(job.manifest, name, f"its shard_id is {show(entry['shard_id'])}"))
         by_member.setdefault(SEGMENT.sub("", name), []).append(entry)
     return by_member
 
@@ -209,8 +222,9 @@ def find_problem(data: bytes, lines: list[dict], decode: bool) -> str | None:
             signal, _ = soundfile.read(io.BytesIO(data), dtype="float32")
             if len(signal) < info.frames - TOLERANCE * info.samplerate:
                 return f"only {len(signal) / info.samplerate:.2f} s of {info.duration:.2f} s can be decoded"
-            if not np.isfinite(signal).all():
-                return "it holds samples that are not finite numbers"
+            bad = find_bad_samples(signal)
+            if bad is not None:
+                return bad[1]
     except soundfile.SoundFileError as error:
         return f"it cannot be decoded: {said_by(error)}"
     wanted = max(((line.get("offset") or 0.0) + line["duration"] for line in lines), default=0.0)

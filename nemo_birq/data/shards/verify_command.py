@@ -4,7 +4,6 @@ import os
 import sys
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -13,6 +12,7 @@ from nemo_birq.command_line import options
 from nemo_birq.command_line.command import PATH, command
 from nemo_birq.data.shards.verify import verify
 from nemo_birq.utils.progress import ProgressBars
+from nemo_birq.utils.terminal import Terminal
 
 MAX_ROWS = 200
 
@@ -31,15 +31,15 @@ def verify_shards(folder: Path, fast: bool, workers: int) -> None:
     anything is wrong.
     """
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    with ProgressBars(*columns, console=Console(stderr=True)) as progress:
+    with ProgressBars(*columns, console=Terminal(stderr=True)) as progress:
         problems, members = verify(folder, decode=not fast, workers=max(1, workers), progress=progress)
     if not problems:
-        print(f"{folder}: {members:,} members, nothing wrong")
+        Terminal().print(f"{folder}: {members:,} members, nothing wrong", soft_wrap=True)
         return
     table = Table("shard", "member", "problem", title=f"{len(problems):,} problems, {members:,} members")
     for problem in problems[:MAX_ROWS]:
         table.add_row(*map(Text, problem))
     if len(problems) > MAX_ROWS:
         table.add_row("...", "", f"{len(problems) - MAX_ROWS:,} more")
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    Terminal(width=None if sys.stdout.isatty() else 160).print(table)
     sys.exit(1)

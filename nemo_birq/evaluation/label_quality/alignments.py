@@ -8,8 +8,9 @@ import numpy as np
 from lhotse.supervision import AlignmentItem
 from nemo.utils import logging
 from praatio import textgrid
-from praatio.utilities.errors import PraatioException
 from rich.progress import track
+
+from nemo_birq.utils.terminal import printable
 
 SILENCE = "SIL"
 SILENCES = {"", "SIL", "SP", "SPN", "<EPS>"}  # as aligners name silence, in upper case
@@ -108,7 +109,9 @@ def _read_textgrid(path: Path) -> tuple[list[AlignmentItem], list[AlignmentItem]
     """Reads phones and words of one file; a tier is named ``phones`` or, with a speaker, ``speaker - phones``."""
     try:
         grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=True)
-    except (PraatioException, ValueError, IndexError) as error:
+    except OSError as error:
+        raise ValueError(f"alignments: {path} cannot be opened ({error})") from error
+    except Exception as error:  # praatio takes apart what it finds, and what is damaged leads to errors of any type
         raise ValueError(f"alignments: {path} is not a readable TextGrid ({type(error).__name__}: {error})") from error
     tiers = {}
     for wanted in ("phones", "words"):
@@ -163,7 +166,7 @@ def check_alignments(phones: dict[str, list[AlignmentItem]], durations: dict[str
         message = f"{len(late)} of {len(phones)} alignments end after their audio, {example}"
         if len(late) > len(phones) / 2:
             raise ValueError(f"{message}. Are their times in seconds, and are they of this audio?")
-        logging.warning(message)
+        logging.warning(printable(message))
     total = sum(durations[name] for name in phones)
     share = sum(covered[name] * durations[name] for name in phones) / total
     if share < MIN_COVERAGE:

@@ -3,17 +3,18 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from nemo_birq.command_line import options
 from nemo_birq.command_line.command import command, command_text
+from nemo_birq.utils.terminal import Terminal
 
 if TYPE_CHECKING:
     from nemo_birq.evaluation.label_quality.evaluation import Evaluation
 
 NAMES = {"anchor": "anchor", "enhanced": "enhanced", "layer": "nearest", "kmeans": "k-means"}
-console = Console()
+console = Terminal()
 
 
 def table(evaluation: "Evaluation") -> Table:
@@ -31,7 +32,7 @@ def table(evaluation: "Evaluation") -> Table:
         best = row.labels in ("layer", "kmeans") and q.pnmi == max(r.quality.pnmi for r in evaluation.of(row.labels))
         found.add_row(
             NAMES[row.labels], layer, f"{q.frames:,}", f"{q.codes_used:,}", f"{q.phone_purity:.3f}",
-            f"{q.cluster_purity:.3f}", f"[bold]{q.pnmi:.3f}" if best else f"{q.pnmi:.3f}", f"{q.pnmi_by_chance:.3f}",
+            f"{q.cluster_purity:.3f}", Text(f"{q.pnmi:.3f}", style="bold" if best else ""), f"{q.pnmi_by_chance:.3f}",
         )  # fmt: skip
     return found
 
@@ -84,11 +85,10 @@ def label_quality(
         f"{len(utterances.lines)} utterances, {utterances.seconds / 60:.1f} minutes, {utterances.coverage:.1%} aligned; "
         f"{evaluation.frames_without_phone} frames without a phone left out; H(phone) {evaluation.phone_entropy:.2f} nats; "
         f"{evaluation.silence_share:.0%} of the frames are silence ({silence}).",
-        highlight=False,
     )
-    console.print("Compare labels only at the same number of codes, and on the same utterances.", highlight=False)
+    console.print("Compare labels only at the same number of codes, and on the same utterances.")
     for note in evaluation.notes:
-        console.print(f"[yellow]Note:[/] {note}", highlight=False)
-    console.print(f"[bold]Which layer k?[/] {which_layer(evaluation)}", highlight=False)
+        console.print(Text.assemble(("Note: ", "yellow"), note))
+    console.print(Text.assemble(("Which layer k? ", "bold"), which_layer(evaluation)))
     for path in written:
-        console.print(str(path), soft_wrap=True, highlight=False)
+        console.print(str(path), soft_wrap=True)

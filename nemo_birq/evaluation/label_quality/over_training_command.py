@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from nemo_birq.command_line import options
 from nemo_birq.command_line.command import command
+from nemo_birq.utils.terminal import Terminal
 
-console = Console()
+console = Terminal()
 
 
 def table(rows: list[dict], num_utterances: int) -> Table:
@@ -59,4 +59,4 @@ def label_quality_over_training(
         rows = score_checkpoints(model, utterances, progress)
     write_json(path, rows)
     console.print(table(rows, len(utterances.lines)))
-    console.print(str(path), soft_wrap=True, highlight=False)
+    console.print(str(path), soft_wrap=True)

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from nemo_birq.evaluation.label_quality.evaluation import Evaluation
-from nemo_birq.utils.pictures import write_picture
+from nemo_birq.utils.pictures import plain, write_picture
 
 
 def sorted_given_code(counts: np.ndarray) -> np.ndarray:
@@ -30,7 +30,7 @@ def draw_phones(evaluation: Evaluation, path: Path) -> None:
     for axis, row in zip(axes, evaluation.rows[:2], strict=True):
         given = sorted_given_code(evaluation.joint[row.labels][order])
         image = axis.imshow(given, aspect="auto", cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
-        axis.set_yticks(range(len(order)), [evaluation.phones[i] for i in order], fontsize=7)
+        axis.set_yticks(range(len(order)), [plain(evaluation.phones[i]) for i in order], fontsize=7)
         name = "Anchor labels" if row.layer is None else f"Enhanced labels (layer {row.layer})"
         axis.set_title(f"{name}: PNMI {row.quality.pnmi:.2f}, {row.quality.codes_used} of {row.codes} codes in use")
         axis.set_xlabel("codes in use, sorted by their most likely phone")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from nemo_birq.command_line import options
 from nemo_birq.command_line.command import command
+from nemo_birq.utils.terminal import printable
 
 
 @command("show-utterance")
@@ -43,4 +44,4 @@ def show_utterance(
     path = (out or model.parent) / f"{utterance}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     draw_utterance(view, path)
-    print(path)
+    print(printable(path))

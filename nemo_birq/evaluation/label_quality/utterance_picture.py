@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from nemo_birq.evaluation.label_quality.alignments import SILENCE
 from nemo_birq.evaluation.label_quality.utterance_view import LabelTrack, UtteranceView
-from nemo_birq.utils.pictures import write_picture
+from nemo_birq.utils.pictures import plain, write_picture
 
 INCHES_PER_SECOND, WIDTH = 4.0, (9.0, 40.0)
 RIGHT, WRONG = "#1a9850", "#d73027"
@@ -33,7 +33,7 @@ def draw_utterance(view: UtteranceView, path: Path) -> None:
     axes[0].set_xlim(0, view.seconds)
     axes[-1].set_xlabel("seconds")
     title = f"{view.name}: {view.text}" if view.text else view.name
-    axes[0].set_title(f"{title}\nhatched: masked, seed {view.seed}", fontsize=11)
+    axes[0].set_title(f"{plain(title)}\nhatched: masked, seed {view.seed}", fontsize=11)
     write_picture(figure, path)
 
 
@@ -61,7 +61,8 @@ def _intervals(axis: Axes, items: list[AlignmentItem], name: str) -> None:
         colour = "#f0f0f0" if item.symbol == SILENCE else ("#c6dbef", "#e3eef9")[number % 2]
         axis.axvspan(item.start, item.end, facecolor=colour, edgecolor="white", lw=1)
         if item.symbol != SILENCE:
-            axis.text(item.start + item.duration / 2, 0.5, item.symbol, ha="center", va="center", fontsize=8, clip_on=True)
+            middle, symbol = item.start + item.duration / 2, plain(item.symbol)
+            axis.text(middle, 0.5, symbol, ha="center", va="center", fontsize=8, clip_on=True)
     _bare(axis, [0.5], [name])
     axis.set_ylim(0, 1)
 

@@ -34,12 +34,13 @@ def check_labels(cfg: "DictConfig") -> None:
     import lightning.pytorch as pl
     import torch
     from omegaconf import open_dict
-    from rich.console import Console
+    from rich.text import Text
 
     from nemo_birq.config_checks import check_run_keys
     from nemo_birq.evaluation.preflight import measure as preflight
     from nemo_birq.evaluation.preflight import report
     from nemo_birq.model import BiRQModel
+    from nemo_birq.utils.terminal import Terminal
 
     with errors_in_one_line():
         check_run_keys(cfg, "minutes", "picture")
@@ -48,7 +49,7 @@ def check_labels(cfg: "DictConfig") -> None:
             cfg.model.validation_ds = None
         model = BiRQModel(cfg.model).to("cuda" if torch.cuda.is_available() else "cpu")
         result = preflight.measure(model, model.train_dataloader(), cfg.get("minutes", 5))
-        console = Console(width=max(100, Console().width))
+        console = Terminal(width=max(100, Terminal().width))
         console.print(report.label_table(result), report.selection_table(result))
         console.print(report.suggestion_line(result))
         picture = Path(cfg.get("picture", "label_check.png")).resolve()
@@ -56,7 +57,7 @@ def check_labels(cfg: "DictConfig") -> None:
         console.print(f"curve    {picture}", soft_wrap=True)
         failures = result.failures(model)
     for failure in failures:
-        console.print(f"[bold red]sick[/]     {failure}", soft_wrap=True)
+        console.print(Text.assemble(("sick     ", "bold red"), failure), soft_wrap=True)
     if failures:
         sys.exit(1)
-    console.print("[bold green]healthy[/]  Training may begin.")
+    console.print(Text.assemble(("healthy  ", "bold green"), "Training may begin."))

@@ -5,17 +5,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from nemo_birq.command_line import options
 from nemo_birq.command_line.command import command, command_text
+from nemo_birq.utils.terminal import Terminal
 
 if TYPE_CHECKING:
     from nemo_birq.evaluation.probing.evaluation import ProbeScore
     from nemo_birq.evaluation.probing.tasks import Task
 
-console = Console()
+console = Terminal()
 
 
 def table(rows: "list[ProbeScore]", task: "Task") -> Table:
@@ -117,13 +118,13 @@ def probe(
 
     console.print(table(rows, task))
     audio = ", ".join(f"{name} {minute:.1f}" for name, minute in minutes.items())
-    console.print(f"Minutes of audio: {audio}. {len(task.symbols)} symbols. {about['wall_seconds']} s.", highlight=False)
+    console.print(f"Minutes of audio: {audio}. {len(task.symbols)} symbols. {about['wall_seconds']} s.")
     for row in rows:
         if row.is_weighted_sum:
             shares = ", ".join(f"{layer}: {share:.2f}" for layer, share in zip(numbers, row.layer_weights, strict=True))
-            console.print(f"Weights of the layers, {row.representation}: {shares}", highlight=False)
+            console.print(f"Weights of the layers, {row.representation}: {shares}")
     for note in notes:
-        console.print(f"[yellow]Note:[/] {note}", highlight=False)
-    console.print(conclusion(rows, task, constant), highlight=False)
+        console.print(Text.assemble(("Note: ", "yellow"), note))
+    console.print(conclusion(rows, task, constant))
     for path in written:
-        console.print(str(path), soft_wrap=True, highlight=False)
+        console.print(str(path), soft_wrap=True)

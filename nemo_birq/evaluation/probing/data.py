@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nemo_birq.data.json_lines import show
 from nemo_birq.data.subset import draw_hours
 from nemo_birq.evaluation.label_quality.alignments import (
     Alignments,
@@ -106,7 +107,9 @@ def _sequence(line: dict, key: str, where: str) -> list[str]:
         return list(" ".join(value.split()))
     if isinstance(value, list):
         flat = [phone for entry in value for phone in (entry if isinstance(entry, list) else [entry])]
-        return [phone_name(str(phone)) for phone in flat]
+        if all(isinstance(phone, str | int) and not isinstance(phone, bool) for phone in flat):
+            return [phone_name(str(phone)) for phone in flat]
+        raise ValueError(f"{where}: {line['audio_filepath']} has a symbol under {key!r} that is no name: {show(value)}")
     raise ValueError(
         f"{where}: {line['audio_filepath']} has no {key!r} to compare with (its keys: {', '.join(sorted(line))}). Give "
         "a manifest with transcripts, another --key, or --alignments"

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from nemo_birq.evaluation.probing.evaluation import ProbeScore
 from nemo_birq.evaluation.probing.representations import LOG_MEL, PRETRAINED, UNTRAINED
 from nemo_birq.evaluation.probing.tasks import Task
-from nemo_birq.utils.pictures import write_picture
+from nemo_birq.utils.pictures import plain, write_picture
 
 COLOURS = {PRETRAINED: "tab:red", UNTRAINED: "tab:grey", LOG_MEL: "tab:blue"}
 
@@ -31,7 +31,7 @@ def draw(rows: list[ProbeScore], task: Task, title: str, path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_xlabel("encoder layer")
-    figure.suptitle(title)
+    figure.suptitle(plain(title))
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     write_picture(figure, path)
 
@@ -49,7 +49,7 @@ def _draw_values(axis: Axes, rows: list[ProbeScore], value: str, label: str) -> 
     for row in rows:
         if row.representation == LOG_MEL:
             axis.axhline(getattr(row, value), color=COLOURS[LOG_MEL], lw=1.5, label=LOG_MEL)
-    axis.set_ylabel(label)
+    axis.set_ylabel(plain(label))
     axis.set_title("Probe of each layer, 95 % intervals; lower is better", fontsize=10)
 
 

@@ -16,6 +16,7 @@ from experiments.drawing.error_tables import RATES, scored
 from experiments.drawing.records import Curve, Group, Record
 from experiments.drawing.statistics import counts_of, rate_of
 from nemo_birq.monitoring.metrics import MIN_ENTROPY
+from nemo_birq.utils.pictures import plain
 
 MAX_COLUMNS = 4  # of panels
 
@@ -50,7 +51,7 @@ def draw_errors(group: Group, title: str) -> Figure | None:
             axes.plot(100 * counts.rates, np.full(len(records), row), "o", color=colours[name], ms=4, alpha=0.7, mew=0)
             axes.plot(100 * found.mean, row, "|", color=colours[name], ms=15, mew=2.5)
         axes.set(xlabel=f"{rate.upper()} in %", yticks=range(len(methods)), ylim=(len(methods) - 0.5, -0.5))
-        axes.set_yticklabels(methods)
+        axes.set_yticklabels(map(plain, methods))
         axes.grid(axis="y", visible=False)
     figure.suptitle(title, x=0.01, ha="left")
     caption = f"dots: seeds;  | : their mean;  bars: 95 %, seeds and {counts.rows} resampled"
@@ -136,7 +137,7 @@ def _draw_panel(axes: Axes, name: str, records: list[Record], base: list[Curve])
     if validation := _entropy(records, "val"):
         axes.plot(*zip(*style.mean_curve(validation), strict=True), color=colour, ls=":", lw=1.5)
     axes.axhline(MIN_ENTROPY, color=style.LIMIT, ls=(0, (6, 3)), lw=1)
-    axes.set_title(textwrap.fill(name, 30), color=style.LIMIT if collapsed else "black")
+    axes.set_title(plain(textwrap.fill(name, 30)), color=style.LIMIT if collapsed else "black")
     axes.set_ylim(0, 1)
 
 
@@ -156,7 +157,7 @@ def draw_pictures(group: Group, folder: Path, prefix: str) -> Iterator[tuple[Pic
     for picture in PICTURES:
         path = folder / f"{prefix}_{group.name}_{picture.name}.png"
         with rc_context(style.STYLE):
-            figure = picture.draw(group, f"{picture.title}\n{group.title}")
+            figure = picture.draw(group, plain(f"{picture.title}\n{group.title}"))
             if figure is None:
                 continue
             figure.savefig(path, metadata={"Software": None})  # the same bytes from the same records

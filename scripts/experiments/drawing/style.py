@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from experiments.drawing.records import Curve, Group, Record
 from nemo_birq.report.pictures import COLOURS
+from nemo_birq.utils.pictures import plain
 
 DPI = 110
 OF_METHOD = {
@@ -82,7 +83,9 @@ def curves_picture(
     axes = figure.add_subplot()
     for (name, kind), curves in found.items():
         draw_seeds(axes, curves, colours[name], kinds[kind][0])
-    handles = [Line2D([], [], color=colours[name], lw=3, label=name) for name in dict.fromkeys(name for name, _ in found)]
+    handles = [
+        Line2D([], [], color=colours[name], lw=3, label=plain(name)) for name in dict.fromkeys(name for name, _ in found)
+    ]
     if len(kinds) > 1:
         handles += [Line2D([], [], color=ABLATION, ls=style, label=kind) for kind, (style, _) in kinds.items()]
     if level is not None:

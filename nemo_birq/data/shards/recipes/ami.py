@@ -9,7 +9,7 @@ from xml.etree.ElementTree import ParseError
 import soundfile
 
 from nemo_birq.data.shards.recipes.inputs import files_under, fingerprint, require_folder
-from nemo_birq.data.shards.segments import BuildError, Listing, Segment, Skipped
+from nemo_birq.data.shards.segments import BuildError, Listing, Segment, Skipped, said_by
 from nemo_birq.utils.progress import Progress
 
 FILES = {"ihm": "*Headset-?.wav", "sdm": "*Array1-01.wav"}
@@ -79,7 +79,7 @@ class AmiRecipe:
         try:
             found = list(prepare_audio_grouped(paths) if self.mic == "ihm" else prepare_audio_single(paths, self.mic))
         except (soundfile.SoundFileError, OSError) as error:
-            return Skipped(meeting, "unreadable", f"Lhotse cannot read its audio: {error}")
+            return Skipped(meeting, "unreadable", f"Lhotse cannot read its audio: {said_by(error)}")
         return found[0] if found else Skipped(meeting, "unsupported", "one of its headsets is a stereo file")
 
     def _annotations(self, scratch: Path) -> Path:

@@ -1,9 +1,12 @@
 """Lhotse cuts: a .jsonl or .jsonl.gz file."""
 
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from nemo_birq.data.shards.segments import BuildError, Listing, Segment
+from nemo_birq.data.json_lines import parse_lines, show
+from nemo_birq.data.manifests import find_path_problem, find_seconds_problem
+from nemo_birq.data.shards.segments import BuildError, Listing, Segment, Skipped
 from nemo_birq.utils.files import file_sha256
 from nemo_birq.utils.progress import Progress
 
@@ -20,13 +23,51 @@ class CutsRecipe:
         return {"kind": "cuts", "input": [str(self.path.resolve())], "sha256": file_sha256(self.path)[:16]}
 
     def read(self, scratch: Path, workers: int, progress: Progress) -> Listing:
-        from lhotse import CutSet
+        from lhotse.serialization import open_best
 
-        from nemo_birq.data.shards.recipes.supervisions import segment_of_cut
-
+        segments: list[Segment] = []
+        skipped: list[Skipped] = []
+        damaged = 0
         try:
-            found = [segment_of_cut(cut) for cut in CutSet.from_jsonl_lazy(self.path)]
-        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+            with open_best(self.path, "rb") as file:
+                for number, entry, problem in parse_lines(file):
+                    found = problem or _segment_of_line(entry)
+                    if isinstance(found, Segment):
+                        segments.append(found)
+                    elif isinstance(found, Skipped):
+                        skipped.append(found)
+                    else:
+                        damaged += 1
+                        skipped.append(Skipped(f"{self.path.name}, line {number}", "not text", f"it {found}"))
+        except (OSError, EOFError, zlib.error) as error:
             raise BuildError(f"{self.path} holds something else than Lhotse cuts, or is damaged: {error!r}") from error
-        segments = [entry for entry in found if isinstance(entry, Segment)]
-        return Listing(segments, [entry for entry in found if not isinstance(entry, Segment)])
+        if damaged == len(segments) + len(skipped):
+            reason = f"{skipped[0].name}: {skipped[0].reason}" if skipped else "it is empty"
+            raise BuildError(f"{self.path} holds something else than Lhotse cuts, or is damaged: {reason}")
+        return Listing(segments, skipped)
+
+
+def _segment_of_line(entry: dict) -> Segment | Skipped | str:
+    """The segment of a cut, why it is left out, or why the line is none."""
+    from lhotse.serialization import deserialize_item
+
+    from nemo_birq.data.shards.recipes.supervisions import segment_of_cut
+
+    try:
+        found = segment_of_cut(deserialize_item(entry))
+        problem = _find_problem(found) if isinstance(found, Segment) else None
+    except Exception as error:  # Lhotse checks nothing: a wrong value raises whatever it leads to
+        return f"is no cut that Lhotse reads ({show(error)})"
+    return problem or found
+
+
+def _find_problem(segment: Segment) -> str | None:
+    if not isinstance(segment.identity, str) or not segment.identity:
+        return f"has id={show(segment.identity)}, which must be a name"
+    times = [("start", segment.start), ("duration", segment.duration)]
+    times += [
+        (f"{key} of a supervision", value)
+        for part in segment.spoken
+        for key, value in zip(part._fields, part[:2], strict=False)
+    ]
+    return find_path_problem(segment.path) or next(filter(None, (find_seconds_problem(*time) for time in times)), None)

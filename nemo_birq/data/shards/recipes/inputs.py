@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 import soundfile
@@ -22,8 +23,13 @@ def require_folder(path: Path, remedy: str) -> None:
         raise FileNotFoundError(f"there is no folder {path}: {remedy}")
 
 
-def files_under(root: Path) -> list[Path]:
-    """All files at any depth, also behind links to folders, in the order of their names."""
+def files_under(root: Path, leaving: list[Path] | None = None) -> list[Path]:
+    """All files at any depth, also behind links to folders, in the order of their names.
+
+    Args:
+        root: folder; it may be a link itself.
+        leaving: gets the links to files and folders outside of ``root``, which are not followed then; None follows all.
+    """
     files, seen = [], set()
     for folder, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -31,8 +37,26 @@ def files_under(root: Path) -> list[Path]:
             folders.clear()
             continue
         seen.add(real)
+        if leaving is not None:
+            out = {name for name in (*folders, *names) if not is_inside(os.path.join(folder, name), str(root))}
+            leaving += [Path(folder) / name for name in out]
+            folders[:] = [name for name in folders if name not in out]
+            names = [name for name in names if name not in out]
         files += [Path(folder) / name for name in names]
     return sorted(path for path in files if path.is_file())
+
+
+def is_inside(path: str, root: str) -> bool:
+    """Returns True if a file or folder lies under ``root`` also when all links are followed."""
+    folder, name = os.path.split(path)
+    real = os.path.realpath(path) if os.path.islink(path) else os.path.join(_real_folder(folder), name)
+    top = _real_folder(root)
+    return os.path.commonpath([real, top]) == top
+
+
+@lru_cache(maxsize=100_000)
+def _real_folder(path: str) -> str:
+    return os.path.realpath(path)
 
 
 def fingerprint(root: Path, files: Iterable[Path]) -> dict:

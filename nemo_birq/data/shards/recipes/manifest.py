@@ -1,18 +1,19 @@
 """NeMo manifests: JSON lines that name audio files, or segments of them."""
 
-import json
-import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nemo_birq.data.shards.recipes.inputs import without_suffix
+from nemo_birq.data.json_lines import parse_lines, show
+from nemo_birq.data.manifests import find_path_problem, find_seconds_problem
+from nemo_birq.data.shards.recipes.inputs import is_inside, without_suffix
 from nemo_birq.data.shards.segments import Listing, Segment, Skipped
 from nemo_birq.utils.files import file_sha256
 from nemo_birq.utils.progress import Progress
 
 LOCATION = {"audio_filepath", "duration", "offset"}
+LEAST_SECONDS = 1e-6
 
 
 @dataclass(frozen=True)
@@ -51,33 +52,28 @@ class ManifestRecipe:
 def read_lines(manifest: Path, skipped: list[Skipped]) -> Iterator[tuple[str, dict]]:
     """The lines of a manifest with the place of each; those that are no JSON objects in UTF-8 go to ``skipped``."""
     with open(manifest, "rb") as file:
-        for number, raw in enumerate(file, start=1):
+        for number, entry, problem in parse_lines(file):
             where = f"{manifest.name}, line {number}"
-            if not raw.strip():
-                continue
-            try:
-                line = json.loads(raw.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                skipped.append(Skipped(where, "not text", f"not UTF-8: byte {raw[error.start]:#x} at {error.start}"))
-                continue
-            except json.JSONDecodeError as error:
-                skipped.append(Skipped(where, "not text", f"not JSON: {error}"))
-                continue
-            if isinstance(line, dict):
-                yield where, line
+            if problem is None:
+                yield where, entry
             else:
-                skipped.append(Skipped(where, "not text", f"not a JSON object but {type(line).__name__}"))
+                skipped.append(Skipped(where, "not text", f"it {problem}"))
 
 
 def _segment(line: dict, root: Path) -> Segment | tuple[str, str]:
     """The segment that a line names, or kind and reason why there is none."""
-    given, offset, duration = line.get("audio_filepath"), line.get("offset") or 0.0, line.get("duration")
-    if not isinstance(given, str) or not given:
-        return "missing", f"no audio_filepath; the line has the keys {sorted(line)}"
-    for key, value, least in (("offset", offset, 0.0), ("duration", duration, 1e-6)):
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is not None and not (is_number and least <= value < math.inf):
-            return "empty", f"{key}={value!r} of {given} is no number of seconds"
+    given, offset, duration = line.get("audio_filepath"), line.get("offset"), line.get("duration")
+    if given is None:
+        return "missing", f"no audio_filepath; the line has the keys {show(sorted(line))}"
+    if problem := find_path_problem(given):
+        return "missing", f"it {problem}"
+    for key, value in (("offset", offset), ("duration", duration)):
+        problem = None if value is None else find_seconds_problem(key, value)
+        if problem:
+            return "empty", f"{given} {problem}"
+    offset = offset or 0.0
+    if duration is not None and duration < LEAST_SECONDS:
+        return "empty", f"{given} has duration={duration}"
     path = os.path.normpath(root / given)
     relative = os.path.relpath(path, root)
     if not os.path.isabs(given) and relative.startswith(".."):
@@ -85,6 +81,11 @@ def _segment(line: dict, root: Path) -> Segment | tuple[str, str]:
             "outside",
             f"{given} leaves the folder of the manifest; if that is meant, give the folder with the audio as --root",
         )
+    if not os.path.isabs(given) and not is_inside(path, str(root)):
+        return "outside", f"{given} leaves the folder of the manifest by a link; if that is meant, give its absolute path"
+    home = os.path.expanduser("~")
+    if relative.startswith("..") and path.startswith(f"{home}/") and not f"{root}/".startswith(f"{home}/"):
+        relative = f"~{path.removeprefix(home)}"  # the name of a member does not hold that of an account
     times = ""
     if "offset" in line:
         end = "end" if duration is None else f"{round(1000 * (offset + duration)):08d}"

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from nemo_birq.data.json_lines import show
+from nemo_birq.data.manifests import find_seconds_problem
 from nemo_birq.data.shards.recipes.inputs import SUFFIXES, fingerprint, require_folder
-from nemo_birq.data.shards.segments import BuildError, Listing, Segment, Skipped, Spoken
+from nemo_birq.data.shards.segments import BuildError, Listing, Segment, Skipped, Spoken, said_by
 from nemo_birq.data.shards.workers import advance, run_jobs
 from nemo_birq.utils.files import write_json
 from nemo_birq.utils.progress import Progress
@@ -114,9 +116,10 @@ def unpack(job: tuple[str, str]) -> None:
 def _segments(archive: Archive, unpacked: Path, skipped: list[Skipped]) -> Iterator[Segment]:
     long_form = archive.text.suffix == ".json"
     try:
-        texts = _long_form_texts(archive.text) if long_form else _utterance_texts(archive.text, archive.name, skipped)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        skipped.append(Skipped(f"{archive.name}{archive.text.suffix}", "not text", f"no texts: {error}"))
+        read = _long_form_texts if long_form else _utterance_texts
+        texts = read(archive.text, archive.name, skipped)
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        skipped.append(Skipped(f"{archive.name}{archive.text.suffix}", "not text", f"no texts: {said_by(error)}"))
         texts = {}
     for path in sorted(unpacked.iterdir()):
         if path.name == _PROBLEMS:
@@ -145,11 +148,20 @@ def _utterance_texts(path: Path, name: str, skipped: list[Skipped]) -> dict[str,
     return texts
 
 
-def _long_form_texts(path: Path) -> dict[str, tuple[Spoken, ...]]:
-    videos = json.loads(path.read_text(encoding="utf-8"))
-    return {video["audio_id"]: tuple(sorted(_spoken(*item) for item in video["text"].items())) for video in videos}
+def _long_form_texts(path: Path, name: str, skipped: list[Skipped]) -> dict[str, tuple[Spoken, ...]]:
+    texts = {}
+    for number, video in enumerate(json.loads(path.read_text(encoding="utf-8")), start=1):
+        try:
+            texts[video["audio_id"]] = tuple(sorted(_spoken(*item) for item in video["text"].items()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            skipped.append(Skipped(f"{name}{path.suffix}", "not text", f"no text of video {number}: {show(error)}"))
+    return texts
 
 
 def _spoken(utterance: str, text: str) -> Spoken:
     _, _, start, end = utterance.rsplit("-", 3)
+    for key, hundredths in (("start", int(start)), ("end", int(end))):
+        if problem := find_seconds_problem(key, hundredths // 100):
+            raise ValueError(f"{show(utterance)} {problem}")
+    text.encode()  # half a character, which no manifest line could hold
     return Spoken(int(start) / 100, int(end) / 100, text.strip())

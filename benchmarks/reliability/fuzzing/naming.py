@@ -1,0 +1,52 @@
+"""Names that a message may call a damaged file, besides its path: each function looks at the good and the damaged file."""
+
+import json
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Names = Callable[[Path, Path], list[str]]
+
+
+def path_only(good: Path, bad: Path) -> list[str]:
+    """Accepts no other name."""
+    return []
+
+
+def stem(good: Path, bad: Path) -> list[str]:
+    """Accepts the name of an utterance, that of its audio file without suffix."""
+    return [good.stem]
+
+
+def members(good: Path, bad: Path) -> list[str]:
+    """Accepts the members of a shard, or those that a sharded manifest names."""
+    if good.suffix == ".tar":
+        with tarfile.open(good) as archive:
+            return archive.getnames()
+    return [json.loads(line)["audio_filepath"] for line in good.read_text().splitlines()]
+
+
+def utterances(good: Path, bad: Path) -> list[str]:
+    """Accepts the utterances that a manifest names: one of them says which line is meant."""
+    return [Path(name).stem for name in members(good, bad)]
+
+
+def changed_keys(good: Path, bad: Path) -> list[str]:
+    """Accepts the keys of a configuration whose value is another one: a user may also set them on the command line."""
+    try:
+        known, found = (dict(_flat(yaml.safe_load(path.read_text()))) for path in (good, bad))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return []
+    keys = [key for key in known.keys() | found.keys() if repr(known.get(key)) != repr(found.get(key))]
+    return [part for key in keys for part in (key, key.rpartition(".")[2]) if len(part) > 4]
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value

@@ -1,0 +1,103 @@
+"""Values of ``train_ds``, ``validation_ds`` and ``test_ds``."""
+
+from itertools import pairwise
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AllowInfNan, Field, Strict
+
+from nemo_birq.utils.settings import (
+    MISSING,
+    Count,
+    Flag,
+    Name,
+    Node,
+    Positive,
+    Real,
+    Seed,
+    Share,
+    Size,
+    Whole,
+    read,
+    refuse,
+    shown,
+)
+
+Files = Name | Annotated[list[Any], Field(min_length=1)] | None
+
+
+class DatasetSettings(Node):
+    """Values that the loaders of pretraining and of fine-tuning share."""
+
+    manifest_filepath: Files = None
+    tarred_audio_filepaths: Files = None
+    input_cfg: Files = None
+    use_lhotse: Flag = False
+    is_tarred: Flag = False
+    sample_rate: Annotated[Whole, Field(ge=1000, le=192000)] = 16000
+    shuffle: Flag = False
+    shuffle_n: Count = 0
+    tarred_shard_strategy: Literal["scatter", "replicate"] = "scatter"
+    min_duration: Annotated[Real, Field(ge=-1)] | None = None
+    max_duration: Annotated[float, Strict(), AllowInfNan(True), Field(gt=0)] | None = None  # .inf has a meaning here
+    batch_size: Size | None = None
+    batch_duration: Positive | None = None
+    quadratic_duration: Positive | None = None
+    use_bucketing: Flag = False
+    num_buckets: Annotated[Whole, Field(ge=1, le=10000)] = 30
+    bucket_buffer_size: Size = 10000
+    bucket_duration_bins: Annotated[list[Any], Field(min_length=1)] | None = None
+    bucket_batch_size: Annotated[list[Size], Field(min_length=1)] | None = None
+    shuffle_buffer_size: Count | None = 10000
+    num_workers: Annotated[Whole, Field(ge=0, le=1024)] = 0
+    pin_memory: Flag = False
+
+
+class PretrainingDataset(DatasetSettings):
+    """Values of the loader of nemo_birq/data."""
+
+    max_skipped_share: Share = 0.05
+    seed: Seed = 0
+
+
+class FinetuningDataset(DatasetSettings):
+    """Values of NeMo's Lhotse loader."""
+
+    seed: Seed | Literal["trng", "randomized"] = 0
+    shard_seed: Seed | Literal["trng", "randomized"] = "trng"
+    concurrent_bucketing: Flag = True
+    force_finite: Flag = False
+
+
+Kind = TypeVar("Kind", bound=DatasetSettings)
+
+
+def check_dataset(kind: type[Kind], node: dict[str, Any], where: str) -> Kind:
+    """Checks the values of a dataset node; its files may still be missing.
+
+    Args:
+        kind: the loader's settings.
+        node: plain dictionary of the node.
+        where: its key, such as ``model.train_ds``.
+
+    Raises:
+        ValueError: a value out of range, or values that do not fit each other.
+    """
+    settings = read(kind, {key: value for key, value in node.items() if value != MISSING}, where)
+    low, high = settings.min_duration, settings.max_duration
+    if low is not None and high is not None and low > high:
+        refuse(f"{where}.max_duration", high, f"at least {where}.min_duration={shown(node['min_duration'])}")
+    bins, sizes = settings.bucket_duration_bins, settings.bucket_batch_size
+    if not settings.use_lhotse and not settings.is_tarred:
+        refuse(f"{where}.use_lhotse", settings.use_lhotse, f"true; or false with {where}.is_tarred=true and a batch_size")
+    if not settings.use_lhotse and settings.batch_size is None:
+        refuse(f"{where}.batch_size", None, f"a number of utterances where {where}.use_lhotse is false")
+    if settings.batch_size is None and settings.batch_duration is None and not (bins and sizes):
+        allowed = f"a number of seconds where neither {where}.batch_size nor {where}.bucket_batch_size is given"
+        refuse(f"{where}.batch_duration", None, allowed)
+    if sizes is not None and len(sizes) != len(bins or ()):
+        refuse(f"{where}.bucket_batch_size", sizes, f"as long as {where}.bucket_duration_bins={shown(bins)}")
+    if bins is not None and kind is PretrainingDataset:
+        numbers = all(isinstance(end, int | float) and not isinstance(end, bool) and end > 0 for end in bins)
+        if not numbers or any(following <= end for end, following in pairwise(bins)):
+            refuse(f"{where}.bucket_duration_bins", bins, "a list of seconds above 0 in rising order")
+    return settings

@@ -1,0 +1,31 @@
+"""The description of a build's input that lies beside its shards: it tells inputs apart and names no folder."""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+_DIGEST = re.compile(r" \(path [0-9a-f]{12}\)$")
+
+
+def shareable(source: dict[str, Any]) -> dict[str, Any]:
+    """Returns what a recipe describes with a name and a digest in place of each absolute path in ``input`` and ``root``."""
+    found = dict(source)
+    found["input"] = [_named(path) for path in source["input"]]
+    if source.get("root"):
+        found["root"] = _named(source["root"])
+    return found
+
+
+def of_any_machine(source: dict[str, Any]) -> dict[str, Any]:
+    """Returns the part of a shareable description that does not depend on where the input lies."""
+    names = [_DIGEST.sub("", name) for name in source["input"]]
+    return {key: value for key, value in source.items() if key != "root"} | {"input": names}
+
+
+def _named(path: str) -> str:
+    if not os.path.isabs(path):
+        return path  # named already
+    digest = hashlib.sha256(path.encode(errors="surrogateescape")).hexdigest()[:12]
+    return f"{Path(path).name} (path {digest})"

@@ -1,0 +1,117 @@
+"""The checkpoint that a run goes on from: the newest one that is whole, whatever its name.
+
+NeMo's exp_manager takes the one file that is called ``*last.ckpt``. A process that is killed while it saves leaves two of
+them, or a marker beside one, and a full disk or a copy leaves a damaged one; exp_manager then stops, or begins anew.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from nemo.utils import logging
+from nemo.utils.callbacks import NeMoModelCheckpoint
+
+from nemo_birq.checkpoint.lightning_checkpoint import AVERAGE, check_checkpoint
+from nemo_birq.utils.files import PART
+
+LAST, MARKER = "last.ckpt", NeMoModelCheckpoint.UNFINISHED_CHECKPOINT_SUFFIX
+DAMAGED = ".damaged"
+"""Suffix that a checkpoint gets which cannot be read."""
+
+
+class Candidate(NamedTuple):
+    """A checkpoint whose head could be read."""
+
+    step: int
+    is_last: bool
+    modified: float
+    path: Path
+
+
+def settle(folder: Path, requeue_folder: Path, with_average: bool) -> Path | None:
+    """Chooses the checkpoint to resume from, and clears away what would keep NeMo from taking it.
+
+    Temporary files and markers of unfinished checkpoints are deleted, and so are ``*last.ckpt`` older than the chosen one.
+    A damaged checkpoint is renamed to ``*.ckpt.damaged``, and the one before it is chosen.
+
+    Args:
+        folder: of the checkpoints.
+        requeue_folder: where Lightning saves ``hpc_ckpt_*.ckpt`` before SLURM starts the job again.
+        with_average: a checkpoint is whole only together with its ``*-EMA.ckpt``.
+
+    Returns:
+        Its path; None where there is no checkpoint.
+
+    Raises:
+        ValueError: there are checkpoints, and none can be read.
+    """
+    for leftover in [*folder.glob(f"*{PART}"), *folder.glob(f"*{MARKER}")]:
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    for requeued in requeue_folder.glob("hpc_ckpt_*.ckpt"):  # exp_manager would move it away from there
+        requeued.rename(folder / requeued.name)
+    damaged: list[str] = []
+    candidates = sorted(_candidates(folder, damaged), reverse=True)
+    for number, candidate in enumerate(candidates):
+        if _is_whole(candidate.path, with_average, damaged):
+            for older in candidates[number + 1 :]:
+                if older.is_last:
+                    _remove(older.path)
+            if damaged:
+                logging.warning(f"Resuming from {candidate.path} (step {candidate.step})")
+            return candidate.path
+    if damaged:
+        raise ValueError(
+            f"no checkpoint in {folder} can be read: {'; '.join(damaged)}. Put a good copy there to go on from it, or begin "
+            "anew with another name="
+        )
+    return None
+
+
+def _candidates(folder: Path, damaged: list[str]) -> Iterator[Candidate]:
+    for path in folder.glob("*.ckpt"):
+        if path.name.endswith(AVERAGE) or not path.is_file():
+            continue
+        try:
+            step = _step(path)
+        except ValueError as error:
+            _set_aside(path, error, damaged)
+            continue
+        is_last = path.name.endswith(LAST) or path.name.startswith("hpc_ckpt_")
+        yield Candidate(step, is_last, path.stat().st_mtime, path)
+
+
+def _step(path: Path) -> int:
+    """Returns the number of optimizer steps of a checkpoint; its tensors are not read."""
+    try:
+        return int(torch.load(path, map_location="cpu", mmap=True, weights_only=True)["global_step"])
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file leads to errors of nearly every type
+        check_checkpoint(path)  # says what is wrong with it
+        raise ValueError(f"{path} is no checkpoint of a training run ({type(error).__name__}: {error})") from error
+
+
+def _is_whole(path: Path, with_average: bool, damaged: list[str]) -> bool:
+    average = path.with_name(path.stem + AVERAGE)
+    for file in (path, average) if with_average else (path,):
+        try:
+            check_checkpoint(file)
+        except (ValueError, FileNotFoundError) as error:
+            _set_aside(path, error, damaged)
+            return False
+    return True
+
+
+def _set_aside(path: Path, error: Exception, damaged: list[str]) -> None:
+    aside = path.with_name(path.name + DAMAGED)
+    path.rename(aside)
+    damaged.append(str(error))
+    logging.warning(f"A checkpoint is damaged and becomes {aside}: {error}")
+
+
+def _remove(path: Path) -> None:
+    logging.info(f"Removing {path}: a newer checkpoint is whole")
+    path.unlink()
+    path.with_name(path.stem + AVERAGE).unlink(missing_ok=True)

@@ -1,0 +1,132 @@
+"""An experiment's folder around NeMo's exp_manager: locked, with one checkpoint to go on from, and stopped by signals."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+from hydra.utils import instantiate
+from lightning.pytorch import Trainer
+from nemo.utils import logging
+from nemo.utils.callbacks import NeMoModelCheckpoint
+from nemo.utils.exp_manager import exp_manager, get_log_dir
+from nemo.utils.get_rank import is_global_rank_zero
+from omegaconf import DictConfig, OmegaConf
+
+from nemo_birq.checkpoint.lightning_checkpoint import CompleteCheckpointIO
+from nemo_birq.runs.checkpoints import settle
+from nemo_birq.runs.lock import exclusive
+from nemo_birq.runs.signals import Signals
+from nemo_birq.runs.stopping import StopAndGoOn
+
+CHOSEN = "NEMO_BIRQ_CHECKPOINT"
+"""Variable of the environment in which the first process tells those that Lightning starts what to resume from."""
+
+
+class Experiment(NamedTuple):
+    """A run that may train."""
+
+    folder: Path | None
+    """None without exp_manager."""
+    signals: Signals
+
+
+@contextmanager
+def experiment(trainer: Trainer, config: DictConfig | None) -> Iterator[Experiment]:
+    """Prepares a trainer as NeMo's exp_manager does, for a run that any kill or signal may interrupt.
+
+    Training takes place inside the block. A signal ends the process there, with a checkpoint and exit code 128 + its number.
+
+    Args:
+        trainer: of Lightning, without logger and checkpoint callback.
+        config: node ``exp_manager``; None: no folder, no log, no checkpoint.
+
+    Raises:
+        ValueError: another run has the folder, none of its checkpoints can be read, or NeMo refuses the configuration.
+        OSError: the folder cannot be written.
+    """
+    signals = Signals()
+    with signals.handled(), ExitStack() as stack:
+        if config is None or trainer.fast_dev_run:
+            yield Experiment(run_exp_manager(trainer, config), signals)
+            return
+        config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+        interval = _take_interval(config)
+        log_folder = _log_folder(trainer, config)
+        folder = Path(OmegaConf.select(config, "checkpoint_callback_params.dirpath") or log_folder / "checkpoints")
+
+        def open_folder() -> Path | None:
+            stack.enter_context(exclusive(folder))
+            average = OmegaConf.select(config, "ema.enable", default=False)
+            return settle(folder, log_folder, average) if config.get("resume_if_exists") else None
+
+        child = CHOSEN in os.environ
+        if "://" not in str(folder) and (chosen := _on_first_rank(trainer, open_folder)):
+            config.resume_from_checkpoint, config.resume_ignore_no_checkpoint = str(chosen), True
+        if trainer.world_size > 1 and not child:
+            stack.callback(os.environ.pop, CHOSEN, None)
+        trainer.strategy.checkpoint_io = CompleteCheckpointIO()
+        run_exp_manager(trainer, config)
+        # A checkpoint after a signal follows no validation, so its name has no metric.
+        NeMoModelCheckpoint.CHECKPOINT_NAME_LAST = f"{config.get('name') or 'default'}--{{step}}-last"
+        if trainer.strategy.launcher is not None:
+            signals.before_end = lambda: trainer.strategy.launcher.kill(signal.SIGKILL)
+        # Lightning kills the first process, which reports the exit code, when another one that it started ends with a code.
+        resumes = bool(config.get("resume_if_exists"))
+        trainer.callbacks.append(StopAndGoOn(signals, interval, resumes, exit_code=0 if child else None))
+        yield Experiment(log_folder, signals)
+        signals.end_if_received()
+
+
+def run_exp_manager(trainer: Trainer, config: DictConfig | None) -> Path | None:
+    """Calls NeMo's ``exp_manager``, which compares ``trainer.max_epochs`` with ``trainer.check_val_every_n_epoch``.
+
+    Where validations are counted in batches through all epochs, that is null; meanwhile 1 stands in its place.
+    """
+    every = trainer.check_val_every_n_epoch
+    trainer.check_val_every_n_epoch = every or 1
+    try:
+        return exp_manager(trainer, config)
+    finally:
+        trainer.check_val_every_n_epoch = every
+
+
+def _take_interval(config: DictConfig) -> timedelta | None:
+    """Removes ``train_time_interval``, which NeMo cannot combine with checkpoints at validations."""
+    params = config.get("checkpoint_callback_params") or {}
+    node = params.pop("train_time_interval", None)
+    return instantiate(node) if node is not None else None
+
+
+def _log_folder(trainer: Trainer, config: DictConfig) -> Path:
+    keys = ("exp_dir", "name", "version", "explicit_log_dir", "use_datetime_version", "resume_if_exists")
+    with logging.temp_verbosity(logging.ERROR):  # exp_manager says the same again
+        return get_log_dir(trainer, **{key: config[key] for key in keys if key in config})[0]
+
+
+def _on_first_rank(trainer: Trainer, act: Callable[[], Path | None]) -> str:
+    """Returns the result of ``act`` on the first rank to all ranks, "" for None; raises its error on all.
+
+    exp_manager reads the folder on every rank, so that the first one must have finished before.
+    """
+    if CHOSEN in os.environ:
+        return os.environ[CHOSEN]
+    if trainer.world_size == 1 or not trainer._accelerator_connector.cluster_environment.creates_processes_externally:
+        chosen = str(act() or "") if is_global_rank_zero() else ""
+        if trainer.world_size > 1:
+            os.environ[CHOSEN] = chosen
+        return chosen
+    trainer.strategy.setup_environment()  # earlier than Lightning does, which finds it done
+    outcome = None
+    if is_global_rank_zero():
+        try:
+            outcome = str(act() or ""), None
+        except (ValueError, OSError) as error:
+            outcome = "", str(error)
+    chosen, error = trainer.strategy.broadcast(outcome)
+    if error:
+        raise ValueError(error)
+    return chosen

@@ -1,0 +1,106 @@
+"""What signals do: in a training process they wait for the end of a step, in the workers of its data loaders they pass."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import FrameType
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+ONE_SIGNAL = 1.0
+"""Seconds within which further signals are the same one: ``timeout`` and job managers send it to process and group."""
+
+
+class Signals:
+    """The signals that ask a training process to end.
+
+    The first one ends it at once with exit code 128 + number, unless ``deferred``: then it is kept in ``received``, and a
+    second one ends the process at once.
+    """
+
+    def __init__(self):
+        self.received = 0
+        """Number of the first signal; 0: none."""
+        self.requeue = 0
+        """Number of the signal by which SLURM asks for a checkpoint and a new start of the job; 0: none."""
+        self.deferred = False
+        self.before_end: Callable[[], None] | None = None
+        """Called before a second signal ends the process."""
+        self._process = os.getpid()
+        self._time = 0.0
+
+    @contextmanager
+    def handled(self) -> Iterator[None]:
+        """Handles the signals within the block; afterwards they do what they did before. Needs the main thread."""
+        before = {number: signal.getsignal(number) for number in STOPPING}
+        self.install()
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def install(self) -> None:
+        """Takes the handlers, also from Lightning, which would end with exit code 0 and save nothing."""
+        for number in STOPPING:
+            signal.signal(number, self._handle)
+
+    def end_if_received(self) -> None:
+        """Ends a process that a signal reached in its last step, after which there was nothing to stop.
+
+        Raises:
+            SystemExit: with the code of the signal.
+        """
+        if self.received:
+            raise SystemExit(128 + self.received)
+
+    def install_requeue(self, number: int) -> None:
+        """Takes the handler of SLURM's signal."""
+        signal.signal(number, self._handle_requeue)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return  # in a worker before it has its own handlers
+        if not self.deferred:
+            self.received = self.received or number
+            raise SystemExit(128 + self.received)
+        if not self.received:
+            self.received, self._time = number, time.monotonic()
+            # Not by logging, which may be in the middle of a line.
+            name = signal.Signals(number).name
+            os.write(2, f"\n{name}: a checkpoint is saved after this step. A second signal ends at once.\n".encode())
+        elif time.monotonic() - self._time > ONE_SIGNAL:
+            if self.before_end is not None:
+                self.before_end()
+            os._exit(128 + self.received)
+
+    def _handle_requeue(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() == self._process:
+            self.requeue = number
+
+
+def shield_workers(loader: DataLoader | None) -> None:
+    """Lets the workers of a loader outlast signals to the whole process group, so that the step can be finished."""
+    if isinstance(loader, DataLoader) and loader.num_workers > 0:
+        loader.worker_init_fn = partial(_shield, loader.worker_init_fn)
+
+
+def _shield(init: Callable[[int], Any] | None, worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_for_parent, daemon=True).start()
+    if init is not None:
+        init(worker)
+
+
+def _end_for_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

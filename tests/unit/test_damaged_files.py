@@ -1,0 +1,161 @@
+"""Files that are damaged on the disk: the reader says which file it is, and what it does about it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nemo_birq.data.index import cache_folder, open_index
+from nemo_birq.data.sources import Source
+from nemo_birq.evaluation.label_quality.alignments import read_alignments
+from nemo_birq.extraction.data import open_data
+from nemo_birq.extraction.features import write_npz
+from nemo_birq.extraction.labels import finish, is_complete, parts_folder, settings_path
+from nemo_birq.extraction.store import PartStore
+from nemo_birq.finetuning.vocabulary import pieces
+from nemo_birq.report.experiment_folder import read_run
+from nemo_birq.scoring.beam_search import open_beam_search
+from tests.helpers.scoring_models import make_ctc, write_words
+from tests.helpers.shards import make_shards, noise, write, write_lines
+
+pytestmark = pytest.mark.unit
+
+
+def flip(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+# --- the index --------------------------------------------------------------------------------------------------------
+
+
+def test_an_index_with_a_flipped_bit_is_built_again(tmp_path):
+    manifest = speech(tmp_path)
+    source = Source(str(manifest), None, None)
+    good = open_index(source)
+    durations, path = good.durations.copy(), good.path
+    content = path.read_bytes()
+    at = content.index(np.float64(durations[1]).tobytes())
+    flip(path, at + 6)
+    assert open_index(source).durations.tolist() == durations.tolist()
+    assert path.read_bytes() == content
+    assert path.is_relative_to(cache_folder())
+
+
+def speech(folder: Path) -> Path:
+    for number in range(3):
+        write(folder / f"{number}.wav", noise(1 + 0.1 * number))
+    return write_lines(
+        folder / "data.json", *({"audio_filepath": f"{n}.wav", "duration": 1 + 0.1 * n, "text": "a"} for n in range(3))
+    )
+
+
+def test_a_folder_that_lacks_a_shard_is_refused(tmp_path):
+    shards = make_shards(tmp_path / "shards")
+    assert len(open_data(str(shards), None, 16_000).durations) == 8
+    (shards / "audio_1.tar").unlink()
+    with pytest.raises(FileNotFoundError, match=r"2 manifests .* 1 shards"):
+        open_data(str(shards), None, 16_000)
+
+
+# --- stores -----------------------------------------------------------------------------------------------------------
+
+
+LINES = [{"audio_filepath": f"{number}.wav", "duration": 1.0} for number in range(2)]
+ARRAYS = [{"layer_1": np.full((3, 4), number, np.float32)} for number in range(2)]
+
+
+@pytest.mark.parametrize("name", ["part-000000.npz", "part-000000.jsonl", "part-000000.sha256"])
+def test_a_part_with_a_flipped_bit_is_made_again(tmp_path, name):
+    with PartStore(tmp_path / "store", {}, {}) as store:
+        write_npz(store, 0, LINES, ARRAYS)
+        assert store.has(0)
+        flip(store.folder / name, 70)
+        assert not store.has(0)
+        write_npz(store, 0, LINES, ARRAYS)
+        assert store.has(0)
+        with np.load(store.folder / "part-000000.npz") as arrays:
+            assert arrays["1/layer_1"].tolist() == ARRAYS[1]["layer_1"].tolist()
+
+
+def test_parts_of_earlier_versions_have_no_checksums(tmp_path):
+    with PartStore(tmp_path / "store", {}, {}) as store:
+        write_npz(store, 0, LINES, ARRAYS)
+        store.checksums_path(0).unlink()
+        assert store.has(0)
+
+
+def test_complete_labels_that_were_changed_are_refused(tmp_path):
+    out, settings = tmp_path / "labels.json", {"what": "anchor labels"}
+    with PartStore(parts_folder(out), settings, {}) as store:
+        for number in range(2):
+            with store.writing(number, [line | {"anchor_labels": [1, 2, number]} for line in LINES]):
+                pass
+        finish(store, 2, out)
+    assert len(out.read_text().splitlines()) == 4
+    assert is_complete(out, settings)
+    out.write_text(out.read_text().replace("[1, 2, 1]", "[1, 3, 1]"))
+    with pytest.raises(ValueError, match=r"labels\.json is damaged .*labels\.json\.settings\.json"):
+        is_complete(out, settings)
+    made = json.loads(settings_path(out).read_text())
+    del made["sha256"]  # as earlier versions wrote it
+    settings_path(out).write_text(json.dumps(made))
+    assert is_complete(out, settings)
+
+
+# --- event files ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(tmp_path / "run")) as writer:
+        for step in range(20):
+            writer.add_scalar("train_loss", 10.0 - step, step)
+            writer.add_scalar("train_new", step, step, new_style=True)
+    return tmp_path / "run"
+
+
+def test_both_forms_of_scalars_are_read(run):
+    found = read_run(run)
+    assert [point.value for point in found.curves["train_loss"]] == [10.0 - step for step in range(20)]
+    assert [(point.step, point.value) for point in found.curves["train_new"]] == [(step, step) for step in range(20)]
+    assert found.notes == []
+
+
+def test_an_event_file_is_read_up_to_its_damage(run):
+    events = next(run.glob("events.out*"))
+    content = events.read_bytes()
+    flip(events, len(content) // 2)
+    found = read_run(run)
+    kept = [point.value for point in found.curves["train_loss"]]
+    assert 0 < len(kept) < 20
+    assert kept == [10.0 - step for step in range(len(kept))]
+    assert len(found.notes) == 1 and events.name in found.notes[0] and "left out" in found.notes[0]
+    events.write_bytes(b"")
+    with pytest.raises(ValueError, match=events.name):
+        read_run(run)
+
+
+# --- files that libraries read ----------------------------------------------------------------------------------------
+
+
+def test_libraries_that_fail_get_the_name_of_the_file(tmp_path):
+    (tmp_path / "tokenizer.model").write_bytes(b"\x0a\x05" + bytes(100))
+    with pytest.raises(ValueError, match=r"tokenizer\.model .*damaged"):
+        pieces(str(tmp_path))
+    (tmp_path / "grids").mkdir()
+    (tmp_path / "grids" / "0.TextGrid").write_text('{"a": [1, 2]}\n')
+    with pytest.raises(ValueError, match=r"0\.TextGrid is not a readable TextGrid"):
+        read_alignments(tmp_path / "grids", {"0"})
+
+
+def test_n_grams_that_kenlm_cannot_read_are_of_a_named_file(tmp_path):
+    pytest.importorskip("flashlight.lib.text")
+    arpa = write_words(tmp_path / "words.arpa", ["good day", "day good"])
+    arpa.write_text(arpa.read_text().replace("\\2-grams:", "\\2-gr"))
+    with pytest.raises(ValueError, match=r"words\.arpa cannot be read"):
+        open_beam_search(arpa, make_ctc())
