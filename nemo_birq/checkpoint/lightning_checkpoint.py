@@ -28,7 +28,10 @@ from omegaconf.nodes import AnyNode, BooleanNode, FloatNode, IntegerNode, String
 from nemo_birq.utils.files import complete_file
 from nemo_birq.utils.torch_files import check_torch_file, check_zip, load_torch_file
 
-__all__ = ["SAFE_GLOBALS", "CompleteCheckpointIO", "check_checkpoint", "check_zip", "read_checkpoint", "writing"]
+__all__ = [
+    "SAFE_GLOBALS", "CompleteCheckpointIO", "check_checkpoint", "check_initial_checkpoints", "check_zip", "read_checkpoint",
+    "writing",
+]  # fmt: skip
 
 SAFE_GLOBALS = [
     typing.Any, typing.List, defaultdict, dict, list, int, float, bool, str, ContainerMetadata, Metadata, DictConfig,  # noqa: UP006
@@ -87,6 +90,17 @@ def check_checkpoint(path: str | Path | IO[bytes]) -> None:
         else:
             check_torch_file(path)
             path.seek(0)
+
+
+def check_initial_checkpoints(cfg: DictConfig) -> None:
+    """Checks the files that ``init_from_ptl_ckpt`` names, in either of NeMo's forms, before NeMo reads them.
+
+    Raises:
+        OSError, ValueError: as ``read_checkpoint``.
+    """
+    node = cfg.get("init_from_ptl_ckpt") or {}
+    for path in [node] if isinstance(node, str) else [entry.path for entry in node.values()]:
+        check_checkpoint(path)
 
 
 class CompleteCheckpointIO(TorchCheckpointIO):

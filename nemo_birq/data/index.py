@@ -15,10 +15,11 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 from filelock import FileLock
+from nemo.utils import logging
 
 from nemo_birq.data.build_index import build_table
 from nemo_birq.data.sources import Source
-from nemo_birq.utils.files import complete_file
+from nemo_birq.utils.files import complete_file, file_sha256, write_text
 
 FORMAT = 3  # of the table; part of its name, so that older ones are not read
 
@@ -117,16 +118,28 @@ def open_index(source: Source) -> SpeechIndex:
     path = folder / f"{_fingerprint(source)}.arrow"
     with FileLock(path.with_suffix(".lock")):  # of the ranks of a machine one builds, the others wait
         if not _is_whole(path):
-            table = build_table(source)
-            with complete_file(path) as part, pa.ipc.new_file(str(part), table.schema) as writer:
-                writer.write_batch(table)
+            if path.exists():
+                logging.warning(f"The index {path} of {source.manifest} is damaged, or was not finished: it is built again")
+            _write(build_table(source), path)
     return SpeechIndex(path)
 
 
+def _write(table: pa.RecordBatch, path: Path) -> None:
+    _checksum_path(path).unlink(missing_ok=True)
+    with complete_file(path) as part, pa.ipc.new_file(str(part), table.schema) as writer:
+        writer.write_batch(table)
+    write_text(_checksum_path(path), file_sha256(path))
+
+
+def _checksum_path(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
 def _is_whole(path: Path) -> bool:
+    """Compares the file with its checksum: once for each rank that opens it, before anything in it is believed."""
     try:
-        return pa.ipc.open_file(pa.memory_map(str(path))).num_record_batches == 1
-    except (FileNotFoundError, pa.ArrowInvalid):  # such as what a power failure leaves
+        return _checksum_path(path).read_text(encoding="utf-8") == file_sha256(path)
+    except (OSError, UnicodeDecodeError):  # such as what a power failure leaves
         return False
 
 

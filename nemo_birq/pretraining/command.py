@@ -44,6 +44,7 @@ def pretrain(cfg: "DictConfig") -> None:
     from nemo.utils.trainer_utils import resolve_trainer_cfg
     from omegaconf import OmegaConf
 
+    from nemo_birq.checkpoint.lightning_checkpoint import check_initial_checkpoints
     from nemo_birq.config_checks import check_data_named, check_run_keys
     from nemo_birq.model import BiRQModel
     from nemo_birq.monitoring.alarms import UnreadableDataError
@@ -60,6 +61,7 @@ def pretrain(cfg: "DictConfig") -> None:
         logging.info(f"Hydra config: {OmegaConf.to_yaml(cfg)}")
         with experiment(trainer, cfg.get("exp_manager", None)):
             model = BiRQModel(cfg=cfg.model, trainer=trainer)
+            check_initial_checkpoints(cfg)
             model.maybe_init_from_pretrained_checkpoint(cfg)
             prepare_resuming(model, trainer, cfg.get("resume_with_changed"))
             trainer.fit(model)

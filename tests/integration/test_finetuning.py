@@ -17,6 +17,7 @@ from nemo.collections.asr.models import ASRModel
 from nemo.utils.exp_manager import exp_manager
 from omegaconf import open_dict
 
+from nemo_birq.checkpoint.lightning_checkpoint import read_checkpoint
 from nemo_birq.checkpoint.nemo_archive import read_weights
 from nemo_birq.finetuning.data import batches_per_epoch, warn_of_long_texts
 from nemo_birq.finetuning.initialization import initialize
@@ -72,6 +73,10 @@ def equal(one: dict, other: dict) -> bool:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_encoder_tensor_is_the_pretrained_one(name, encoder, pretrained, folder):
     model, _ = build(config(name, pretrained[encoder], folder))
+    torch.save({"hyper_parameters": {"cfg": model.cfg}}, folder / "configuration.ckpt")
+    assert (
+        read_checkpoint(folder / "configuration.ckpt")["hyper_parameters"]["cfg"] == model.cfg
+    )  # no class of it is foreign
     source = read_weights(pretrained[encoder])
     found = model.state_dict()
     own = {key for key in found if not key.startswith(("encoder.", "preprocessor."))}

@@ -4,14 +4,17 @@ import resource
 import signal
 import tempfile
 from contextlib import contextmanager
+from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from nemo.collections.common.callbacks import EMA
+from nemo.utils.callbacks import NeMoModelCheckpoint
 
 from nemo_birq.checkpoint.lightning_checkpoint import CompleteCheckpointIO, check_checkpoint, read_checkpoint
 from tests.helpers.hostile_files import Bomb, flip
-from tests.helpers.models import make_model
+from tests.helpers.models import make_model, train
 
 pytestmark = pytest.mark.unit
 
@@ -65,6 +68,48 @@ def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path):
     with largest_file(100_000), pytest.raises(OSError, match=r"last\.ckpt cannot be written \(.*File too large.*Make room"):
         io.save_checkpoint({"step": 2, "weight": torch.zeros(100_000)}, path)
     assert names(tmp_path) == ["last.ckpt"] and io.load_checkpoint(path) == {"step": 1}
+
+
+def test_a_nemo_is_written_without_a_temporary_folder(tmp_path, no_temporary_folder):
+    make_model().save_to(str(tmp_path / "model.nemo"))
+    assert names(tmp_path) == ["model.nemo"] and tempfile.tempdir.endswith("absent")
+
+
+def test_a_full_disk_names_the_nemo_and_leaves_the_old_one(tmp_path):
+    path, model = tmp_path / "model.nemo", make_model()
+    model.save_to(str(path))
+    before = path.read_bytes()
+    for size in (1000, 100_000, len(before) - 15_000):  # label tensors, weights, the archive
+        with largest_file(size), pytest.raises(OSError, match=r"model\.nemo cannot be written \(.*Make room"):
+            model.save_to(str(path))
+        assert names(tmp_path) == ["model.nemo"] and path.read_bytes() == before
+
+
+def test_moving_averages_go_on_where_they_were(tmp_path):
+    """With NeMo's callbacks; the averages are in a checkpoint of their own."""
+
+    def run(steps: int, checkpoint: str | None = None) -> tuple[pl.Trainer, str]:
+        saving = NeMoModelCheckpoint(
+            dirpath=str(tmp_path / str(steps)), monitor="step", mode="max", every_n_train_steps=2, save_last=False,
+            save_nemo_on_train_end=False,
+        )  # fmt: skip
+        trainer = train(
+            make_model(), tmp_path, steps, ckpt_path=checkpoint, plugins=[CompleteCheckpointIO()], enable_checkpointing=True,
+            callbacks=[EMA(0.5), saving], num_sanity_val_steps=0,
+        )  # fmt: skip
+        return trainer, saving.best_model_path
+
+    first, path = run(2)
+    averages = first.optimizers[0].ema_params
+    average = path.replace(".ckpt", "-EMA.ckpt")
+    found = read_checkpoint(average)
+    assert names(tmp_path / "2") == sorted([Path(path).name, Path(average).name])
+    assert all(torch.equal(one, two) for one, two in zip(found["optimizer_states"][0]["ema"], averages, strict=True))
+    again, _ = run(4, path)
+    assert again.optimizers[0].current_step == 4 and again.global_step == 4
+    flip(Path(average), Path(average).read_bytes().index(averages[-1].numpy().tobytes()))
+    with pytest.raises(ValueError, match=r"-EMA\.ckpt cannot be read as a checkpoint \(it is damaged"):
+        run(4, path)
 
 
 def test_an_error_of_the_model_stays_what_it_is(tmp_path):

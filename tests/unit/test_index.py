@@ -98,6 +98,25 @@ def test_index_is_built_once_and_again_when_the_data_change(tmp_path, monkeypatc
     assert len(pickle.loads(pickle.dumps(second))) == 8  # as worker processes get it
 
 
+def test_a_damaged_index_is_built_again_in_words(tmp_path, monkeypatch):
+    """Arrow alone ends the process at some of these bytes, and reads other places at others."""
+    one, two = source(make_shards(tmp_path / "one")), source(make_shards(tmp_path / "two", shards=3), 3)
+    warnings = []
+    monkeypatch.setattr(index_module.logging, "warning", warnings.append)
+    index, other = open_index(one), open_index(two)
+    expected = [index.place(row) for row in range(len(index))]
+    whole = index.path.read_bytes()
+    changed = [whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :] for at in range(0, len(whole), 61)]
+    truncated = [whole[: int(share * len(whole))] for share in (0, 0.001, 0.5, 0.999)]
+    damaged = [*changed, *truncated, whole + b"x", b"no table" * 100, other.path.read_bytes()]
+    for data in damaged:
+        index.path.write_bytes(data)
+        again = open_index(one)
+        assert [again.place(row) for row in range(len(again))] == expected
+    assert len(warnings) == len(damaged) and len(changed) > 30
+    assert f"The index {index.path} of {one.manifest} is damaged" in warnings[0]
+
+
 def problems_of(folder, shards=2) -> str:
     index = open_index(source(folder, shards))
     return f"{index.num_lost} lost\n" + "\n".join(index.problems)
