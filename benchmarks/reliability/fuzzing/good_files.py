@@ -23,7 +23,8 @@ PRETRAIN = (
     "trainer.log_every_n_steps=1", "+trainer.limit_val_batches=1", "trainer.val_check_interval=2",
     "model.train_ds.batch_duration=5", "model.validation_ds.batch_duration=8", "model.birq.quantizer.num_codes=16",
     "model.birq.watch.probe_seconds=2", "model.birq.watch.learned_by_step=2", "enhanced_start_step=1",
-    "enhanced_ramp_steps=1", "exp_manager.exp_dir=runs", "model.validation_ds.manifest_filepath=dev.json",
+    "enhanced_ramp_steps=1", "model.optim.sched.warmup_steps=1", "exp_manager.exp_dir=runs",
+    "model.validation_ds.manifest_filepath=dev.json",
 )  # fmt: skip
 FINETUNE = (
     "name=recognizer", "init_from_nemo_model=pretrained.nemo", *QUIET, "trainer.devices=1", "trainer.precision=32",
