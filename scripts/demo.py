@@ -100,7 +100,6 @@ def main() -> None:
     run = start(
         logs[0], 2, "speech_pre_training.py", f"exp_manager.exp_dir={out}/pretrain",
         f"trainer.max_steps={args.pretrain_steps}", f"trainer.val_check_interval={half}",
-        f"model.optim.sched.warmup_steps={min(50, args.pretrain_steps)}",
     )  # fmt: skip
     wait("pretraining on 21 minutes of unlabelled audio", logs, [run], args.pretrain_steps)
     nemo = next((out / "pretrain").rglob("*.nemo"))

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from nemo.core.optim.lr_scheduler import AVAILABLE_SCHEDULERS
 from nemo.core.optim.optimizers import AVAILABLE_OPTIMIZERS
+from nemo.utils import logging
 from pydantic import Field
 
 from nemo_birq.config_checks.trainer import TrainerSettings
@@ -141,13 +142,20 @@ def _check_schedule(node: dict[str, Any], sched: ScheduleSettings, lr: float | N
 
 
 def _check_lengths(sched: ScheduleSettings, length: int, trainer: TrainerSettings) -> None:
-    """Checks that the parts of a schedule are no longer than all of it, where its length is known already."""
+    """Checks that the parts of a schedule are no longer than all of it, where its length is known already.
+
+    A warm-up may be longer: a trial of a few steps leaves the schedule as it is.
+    """
     where, total = "model.optim.sched", 0
     whole = "trainer.max_steps" if trainer.max_steps > 0 else f"{where}.max_steps"
     for part in ("warmup", "hold", "constant"):
         steps = getattr(sched, f"{part}_steps")
         total += steps or 0
-        if length > 0 and steps and (total > length or (part == "hold" and total == length)):
+        if part == "warmup" and 0 < length < total:
+            logging.warning(
+                f"{where}.warmup_steps={steps} reaches beyond {whole}={length}: the learning rate rises until training ends"
+            )
+        elif length > 0 and steps and (total > length or (part == "hold" and total == length)):
             left = length - total + steps
             allowed = f"below {left}" if part == "hold" else f"at most {left}"
             refuse(f"{where}.{part}_steps", steps, f"{allowed}, the steps that {whole}={length} leaves")

@@ -16,7 +16,6 @@ SMALL = [
     "model.birq.quantizer.num_codes=64",
     "enhanced_start_step=2",
     "enhanced_ramp_steps=2",
-    "model.optim.sched.warmup_steps=4",
     "model.train_ds.batch_duration=20",
     "model.train_ds.bucket_buffer_size=40",
     "model.train_ds.shuffle_buffer_size=40",
