@@ -12,21 +12,13 @@ from pydantic import Field
 
 from nemo_birq.config import refuse_unknown_keys
 from nemo_birq.config_checks.trainer import TIME, TrainerSettings
-from nemo_birq.utils.settings import Count, Flag, Name, Node, Share, Size, Text, Whole, read, refuse, shown
+from nemo_birq.utils.settings import Count, Flag, Name, Node, Real, Share, Size, Text, Whole, read, refuse, shown
 
+Minutes = Annotated[Real, Field(ge=0, le=10**6)]
+"""Time between two checkpoints; 0 is one at every step."""
 MAX_NAME = 200
 """Bytes of a name, to which checkpoints append loss and step; file systems allow 255."""
 LOGGERS = ("create_tensorboard_logger", "create_wandb_logger", "create_mlflow_logger")
-
-
-class IntervalSettings(Node):
-    """Arguments of ``datetime.timedelta``."""
-
-    target: Annotated[Literal["datetime.timedelta"], Field(alias="_target_")]
-    days: Count = 0
-    hours: Count = 0
-    minutes: Count = 0
-    seconds: Count = 0
 
 
 class CheckpointSettings(Node):
@@ -40,7 +32,6 @@ class CheckpointSettings(Node):
     dirpath: Name | None = None
     every_n_epochs: Count | None = 1
     every_n_train_steps: Count | None = None
-    train_time_interval: IntervalSettings | None = None
     always_save_nemo: Flag = False
     save_best_model: Flag = False
     save_nemo_on_train_end: Flag = True

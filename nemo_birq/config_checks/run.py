@@ -8,7 +8,7 @@ from pydantic import Field
 
 from nemo_birq.config import BiRQConfig, parse, refuse_unknown_keys, resolve_layer
 from nemo_birq.config_checks.datasets import PretrainingDataset, check_dataset
-from nemo_birq.config_checks.experiment import check_experiment, check_name
+from nemo_birq.config_checks.experiment import Minutes, check_experiment, check_name
 from nemo_birq.config_checks.modules import check_model_parts
 from nemo_birq.config_checks.nodes import ABSENT, resolved
 from nemo_birq.config_checks.optimizer import check_optim
@@ -18,6 +18,7 @@ from nemo_birq.utils.settings import Count, Node, Seed, Text, Whole, read, refus
 ROOT_KEYS = (
     "name", "seed", "enhanced_start_step", "enhanced_ramp_steps", "model", "trainer", "exp_manager",
     "init_from_nemo_model", "init_from_pretrained_model", "init_from_ptl_ckpt", "resume_with_changed",
+    "checkpoint_minutes",
 )  # fmt: skip
 MODEL_KEYS = (
     "sample_rate", "train_ds", "validation_ds", "test_ds", "preprocessor", "encoder", "decoder", "birq", "card", "optim",
@@ -46,6 +47,7 @@ class RootSettings(Node):
     init_from_nemo_model: Text | dict[str, Any] | None = None
     init_from_pretrained_model: Text | dict[str, Any] | None = None
     init_from_ptl_ckpt: Text | dict[str, Any] | None = None
+    checkpoint_minutes: Minutes | None = None
 
 
 class ModelSettings(Node):

@@ -76,7 +76,7 @@ def finetune(cfg: "DictConfig") -> None:
         pretrained, tests = prepare(cfg)
         pl.seed_everything(cfg.seed, workers=True)
         trainer, num_steps = build_trainer(cfg)
-        with experiment(trainer, cfg.exp_manager) as run:
+        with experiment(trainer, cfg.exp_manager, cfg.get("checkpoint_minutes")) as run:
             model = build_recognizer(cfg, trainer, num_steps, pretrained)
             prepare_resuming(model, trainer, cfg.get("resume_with_changed"))
             trainer.fit(model)

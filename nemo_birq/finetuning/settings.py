@@ -7,7 +7,7 @@ from pydantic import Field
 
 from nemo_birq.config import refuse_unknown_keys
 from nemo_birq.config_checks.datasets import FinetuningDataset, check_dataset
-from nemo_birq.config_checks.experiment import check_experiment, check_name
+from nemo_birq.config_checks.experiment import Minutes, check_experiment, check_name
 from nemo_birq.config_checks.modules import check_encoder, check_preprocessor
 from nemo_birq.config_checks.nodes import ABSENT, check_class, find_class, resolved
 from nemo_birq.config_checks.optimizer import ParameterGroup, check_optim
@@ -31,6 +31,7 @@ from nemo_birq.utils.settings import (
 ROOT_KEYS = (
     "name", "seed", "init_from_nemo_model", "from_scratch", "test_manifests", "fresh_layers", "freeze_encoder",
     "build_tokenizer", "model", "trainer", "exp_manager", "resume_with_changed",
+    "checkpoint_minutes",
 )  # fmt: skip
 GROUPS = {
     "model": (), "model.train_ds": (), "model.validation_ds": (), "model.preprocessor": (None, ABSENT),
@@ -182,6 +183,7 @@ class RootSettings(Node):
     """Values at the root; ``freezing`` and ``initialization`` check freeze_encoder and fresh_layers."""
 
     name: Text | Whole = ""
+    checkpoint_minutes: Minutes | None = None
     seed: Seed = 0
     from_scratch: Flag = False
     init_from_nemo_model: Text | dict[str, Any] | None = None

@@ -59,7 +59,7 @@ def pretrain(cfg: "DictConfig") -> None:
         pl.seed_everything(cfg.seed, workers=True)
         trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer))
         logging.info(f"Hydra config: {OmegaConf.to_yaml(cfg)}")
-        with experiment(trainer, cfg.get("exp_manager", None)):
+        with experiment(trainer, cfg.get("exp_manager"), cfg.get("checkpoint_minutes")):
             model = BiRQModel(cfg=cfg.model, trainer=trainer)
             check_initial_checkpoints(cfg)
             model.maybe_init_from_pretrained_checkpoint(cfg)

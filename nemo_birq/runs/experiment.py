@@ -4,11 +4,9 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-from hydra.utils import instantiate
 from lightning.pytorch import Trainer
 from nemo.utils import logging
 from nemo.utils.callbacks import NeMoModelCheckpoint
@@ -35,7 +33,7 @@ class Experiment(NamedTuple):
 
 
 @contextmanager
-def experiment(trainer: Trainer, config: DictConfig | None) -> Iterator[Experiment]:
+def experiment(trainer: Trainer, config: DictConfig | None, minutes: float | None) -> Iterator[Experiment]:
     """Prepares a trainer as NeMo's exp_manager does, for a run that any kill or signal may interrupt.
 
     Training takes place inside the block. A signal ends the process there, with a checkpoint and exit code 128 + its number.
@@ -43,6 +41,7 @@ def experiment(trainer: Trainer, config: DictConfig | None) -> Iterator[Experime
     Args:
         trainer: of Lightning, without logger and checkpoint callback.
         config: node ``exp_manager``; None: no folder, no log, no checkpoint.
+        minutes: between two checkpoints; None: only validations make them.
 
     Raises:
         ValueError: another run has the folder, none of its checkpoints can be read, or NeMo refuses the configuration.
@@ -54,7 +53,6 @@ def experiment(trainer: Trainer, config: DictConfig | None) -> Iterator[Experime
             yield Experiment(run_exp_manager(trainer, config), signals)
             return
         config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
-        interval = _take_interval(config)
         log_folder = _log_folder(trainer, config)
         folder = Path(OmegaConf.select(config, "checkpoint_callback_params.dirpath") or log_folder / "checkpoints")
 
@@ -76,7 +74,7 @@ def experiment(trainer: Trainer, config: DictConfig | None) -> Iterator[Experime
             signals.before_end = lambda: trainer.strategy.launcher.kill(signal.SIGKILL)
         # Lightning kills the first process, which reports the exit code, when another one that it started ends with a code.
         resumes = bool(config.get("resume_if_exists"))
-        trainer.callbacks.append(StopAndGoOn(signals, interval, resumes, exit_code=0 if child else None))
+        trainer.callbacks.append(StopAndGoOn(signals, minutes, resumes, exit_code=0 if child else None))
         yield Experiment(log_folder, signals)
         signals.end_if_received()
 
@@ -92,13 +90,6 @@ def run_exp_manager(trainer: Trainer, config: DictConfig | None) -> Path | None:
         return exp_manager(trainer, config)
     finally:
         trainer.check_val_every_n_epoch = every
-
-
-def _take_interval(config: DictConfig) -> timedelta | None:
-    """Removes ``train_time_interval``, which NeMo cannot combine with checkpoints at validations."""
-    params = config.get("checkpoint_callback_params") or {}
-    node = params.pop("train_time_interval", None)
-    return instantiate(node) if node is not None else None
 
 
 def _log_folder(trainer: Trainer, config: DictConfig) -> Path:

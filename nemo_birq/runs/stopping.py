@@ -2,7 +2,6 @@
 
 import signal
 import time
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -23,15 +22,15 @@ class StopAndGoOn(Checkpoint):
 
     Args:
         signals: what arrives.
-        interval: time between two checkpoints; None: only validation makes them.
+        minutes: between two checkpoints; None: only validations make them.
         resumes: the same command goes on from the last checkpoint.
         exit_code: of this process after a signal; None: 128 + its number.
     """
 
-    def __init__(self, signals: Signals, interval: timedelta | None, resumes: bool, exit_code: int | None = None):
+    def __init__(self, signals: Signals, minutes: float | None, resumes: bool, exit_code: int | None = None):
         self.signals = signals
         self.resumes = resumes
-        self.interval = float("inf") if interval is None else interval.total_seconds()
+        self.interval = float("inf") if minutes is None else 60 * minutes
         self.exit_code = exit_code
         self._saved = time.monotonic()
         self._step = 0

@@ -315,6 +315,9 @@ model.optim.sched.name=Cosine
 model.optim.sched.name=null
 model.optim.sched.name=NoamAnnealing +model.optim.sched.power=2
 model.optim.sched.warmup_steps=-1
+checkpoint_minutes=-1
+checkpoint_minutes=nan
+checkpoint_minutes=often
 model.optim.sched.warmup_steps=abc
 model.optim.sched.min_lr=1
 model.optim.sched.min_lr=-1
@@ -595,6 +598,8 @@ model.optim.name=adamw +model.optim.amsgrad=true +model.optim.eps=1e-9
 model.optim.sched=null
 model.optim.sched.warmup_steps=0
 model.optim.sched.warmup_steps=450
+checkpoint_minutes=0
+checkpoint_minutes=null
 model.optim.sched.warmup_steps=451
 model.optim.sched.warmup_steps=null +model.optim.sched.warmup_ratio=0.1
 model.optim.sched.min_lr=0

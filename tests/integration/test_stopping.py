@@ -52,7 +52,7 @@ def train(folder: Path, send: Send | None = None, *overrides: str) -> dict[str, 
         cfg = compose("birq_conformer_tiny", overrides=changes)
     pl.seed_everything(1)
     trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer), callbacks=[send] if send else [])
-    with experiment(trainer, cfg.exp_manager):
+    with experiment(trainer, cfg.exp_manager, cfg.checkpoint_minutes):
         model = BiRQModel(cfg=cfg.model, trainer=trainer)
         trainer.fit(model)
         complete_result(model, trainer)
@@ -99,7 +99,6 @@ def test_checkpoints_by_time(tmp_path):
             if trainer.global_step == 3:
                 raise RuntimeError("killed")
 
-    interval = "exp_manager.checkpoint_callback_params.train_time_interval"
     with pytest.raises(RuntimeError, match="killed"):
-        train(tmp_path, Kill(), f"{interval}.minutes=0")
+        train(tmp_path, Kill(), "checkpoint_minutes=0")
     assert steps_saved(tmp_path) == [3]
