@@ -24,6 +24,7 @@ RANDOM = [(re.compile(r"\d{4}-\d\d-\d\d"), "<date>"), (re.compile(r"[0-9a-f]{32}
 IGNORED = re.compile(
     r"model_config\.yaml:pretraining\.ended$"
     r"|\.ckpt:callbacks\..*\.last_model_path$"  # names another file after a checkpoint that a signal has caused
+    r"|\.ckpt:callbacks\..*\.current_score$"  # of the last validation of this process
     r"|birq_checksums\.json"  # of the bytes of files whose contents are compared
     r"|epoch_progress\.total\."  # Lightning counts an epoch twice in which a run was resumed, and uses the count for nothing
 )

@@ -12,6 +12,7 @@ from pydantic import Field
 from nemo_birq.config_checks.trainer import TrainerSettings
 from nemo_birq.utils.settings import Count, Flag, Name, Node, Positive, Real, Share, Size, Whole, choose, read, refuse, shown
 
+RATE = "a number above 0"
 WITHOUT_RATE = ("adafactor", "rprop")
 """Optimizers that find a learning rate themselves where none is given."""
 SCHEDULE_KEYS = {"name", "args", "monitor", "reduce_on_plateau", "max_steps", "iters_per_batch"}
@@ -42,7 +43,7 @@ class OptimizerSettings(Node):
     """Arguments of the optimizers that NeMo knows by name."""
 
     name: Name | None = None
-    lr: Annotated[Real, Field(gt=0, le=1000)] | None = None
+    lr: Annotated[Positive | None, Field(json_schema_extra={"allowed": RATE})] = None
     betas: Annotated[list[Annotated[Real, Field(ge=0, lt=1)]], Field(min_length=2, max_length=3)] | None = None
     eps: Annotated[Real, Field(ge=0, le=1)] | list[Real] = 1e-8
     weight_decay: Annotated[Real, Field(ge=0, le=1000)] = 0.0
@@ -56,7 +57,7 @@ class OptimizerSettings(Node):
 class ParameterGroup(Node):
     """Values of their own of a part of the model."""
 
-    lr: Annotated[Real, Field(gt=0, le=1000)] | None = None
+    lr: Annotated[Positive | None, Field(json_schema_extra={"allowed": RATE})] = None
     weight_decay: Annotated[Real, Field(ge=0, le=1000)] = 0.0
 
 
@@ -92,7 +93,7 @@ def check_optim(node: dict[str, Any], trainer: TrainerSettings) -> None:
             node, AVAILABLE_OPTIMIZERS[settings.name or "adam"], {"name", "cls", "sched", "args"}, "model.optim"
         )
     if settings.lr is None and settings.name not in WITHOUT_RATE:
-        refuse("model.optim.lr", None, "a number in (0, 1000]")
+        refuse("model.optim.lr", None, RATE)
     number = 3 if settings.name == "adan" else 2
     if settings.betas is not None and len(settings.betas) != number:
         refuse("model.optim.betas", settings.betas, f"a list of {number}, each a number in [0, 1)")

@@ -90,8 +90,8 @@ def is_complete(out: Path, settings: dict[str, Any]) -> bool:
         return False
     if not settings_path(out).is_file():
         raise ValueError(
-            f"{out} exists already, without {settings_path(out).name}, which would say what made it: give another name with "
-            "--out"
+            f"{out} exists already, without {settings_path(out).name}, which would name the script that made it: give "
+            "another name with --out"
         )
     made = check_same(settings_path(out), settings, f"{out} was made with other settings", "Give another name with --out")
     if made.get("sha256") not in (None, file_sha256(out)):  # earlier versions wrote none

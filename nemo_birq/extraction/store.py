@@ -130,7 +130,7 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
     path = folder / SETTINGS
     if not path.is_file():
         if folder.exists() and (not folder.is_dir() or any(file.name != ".lock" for file in folder.iterdir())):
-            raise ValueError(f"{folder} holds something else already, and no {SETTINGS}: give a new folder")
+            raise ValueError(f"{folder} holds something else already: give a new folder")
         return
     check_same(path, settings, f"{folder} was made with other settings", "Give a new folder")
 

@@ -25,10 +25,10 @@ def complete_result(model: BiRQModel, trainer: Trainer) -> None:
     path = Path(callback._format_nemo_checkpoint_name())
     if model.saved == path:
         return
-    if not _is_result(path, trainer.global_step):
-        model.save_to(str(path))
-    if trainer.is_global_zero and (model.saved == path or not (path.parent / "README.md").is_file()):
-        write_card_beside(model, path)
+    if not _is_result(path, trainer.global_step) or not (path.parent / "README.md").is_file():
+        model.save_to(str(path))  # the record of the training that the card is written from is made here
+        if trainer.is_global_zero:
+            write_card_beside(model, path)
     logging.info(f"Nothing was left to train after {trainer.global_step} steps: {path}")
 
 

@@ -15,14 +15,7 @@ class Restoring(Callback):
             PyTorch or Lightning raises while it restores.
     """
 
-    def __init__(self) -> None:
-        self.is_restored = False
-
-    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.is_restored = True
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.is_restored = True
         if not trainer.ckpt_path:
             return
         for number, optimizer in enumerate(trainer.optimizers):
@@ -34,7 +27,7 @@ class Restoring(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         of_content = RuntimeError | KeyError | TypeError | AttributeError | IndexError
         is_of_content = isinstance(exception, of_content) and not isinstance(exception, torch.OutOfMemoryError)
-        if trainer.ckpt_path and is_of_content and not self.is_restored:
+        if trainer._checkpoint_connector._loaded_checkpoint and is_of_content:  # until all of it is restored
             first = (str(exception).splitlines() or ["no message"])[0]
             raise ValueError(_message(trainer, f"{type(exception).__name__}: {first}")) from exception
 

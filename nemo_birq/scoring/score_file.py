@@ -81,7 +81,10 @@ def _check_types(path: Path, where: str, utterance: object) -> None:
 
 
 def _is_text(value: object) -> bool:
-    return isinstance(value, str) and value.encode(errors="replace").decode() == value  # no half of a character
+    try:  # names of files may hold bytes that are no UTF-8, in the form that Python gives them
+        return isinstance(value, str) and value.encode(errors="surrogateescape") is not None
+    except UnicodeEncodeError:
+        return False  # half of a character
 
 
 def _check_unwritable(path: Path, found: dict[str, Any]) -> None:

@@ -300,7 +300,6 @@ model.optim.lr=inf
 model.optim.lr=abc
 model.optim.lr='1e-3'
 model.optim.lr=null
-model.optim.lr=1e9
 model.optim.betas=[0.9]
 model.optim.betas=[0.9,0.98,0.99]
 model.optim.betas=[0.9,1]
@@ -589,7 +588,7 @@ model.birq.loss.enhanced_weight=0 model.birq.relabelling.teacher=teacher.pt
 model.birq.watch.gradient_interval=0
 model.birq.watch.probe_seconds=0
 model.card.language=[en,de]
-model.optim.lr=1000
+model.optim.lr=1e25
 model.optim.betas=[0,0]
 model.optim.weight_decay=0
 model.optim.name=adan model.optim.betas=[0.9,0.95,0.99]

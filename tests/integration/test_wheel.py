@@ -21,6 +21,7 @@ IMPORT_NAMES = {
     "flashlight-text": "flashlight",
     "hydra-core": "hydra",
     "nemo_toolkit": "nemo",
+    "protobuf": "google",
     "PyYAML": "yaml",
     "scikit-learn": "sklearn",
 }

@@ -178,7 +178,7 @@ def test_a_report_of_a_hostile_run(tmp_path, capsys, monkeypatch):
         folder = make_run(
             tmp_path / f"{name}[" / f"b]{name}{NAME}", yaml.dump(config), f"train.py model.x={HOSTILE!r}", **tag
         )
-        alarm = {"name": NAME, "step": NAME, "message": f"<img src=x onerror=alert(1)>{NAME}"}
+        alarm = {"name": NAME, "step": 7, "message": f"<img src=x onerror=alert(1)>{NAME}"}
         (folder / "alarms.json").write_text(json.dumps({"status": f'"><script>{NAME}', "alarms": [alarm]}))
         config = {"cfg": {"optim": {"name": "other"}, f"<b>{NAME}": 1}}
     cli.main(
