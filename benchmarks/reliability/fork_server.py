@@ -65,7 +65,7 @@ class Child:
         self.returncode: int | None = None
         """As in ``subprocess``: a negative number is a signal."""
         self.processor_seconds = 0.0
-        """Of the process and of its children that it has waited for, when it has ended."""
+        """Sum over the process and the children that it has waited for, when it has ended."""
 
     def poll(self) -> int | None:
         """Returns the exit status, or None while the process runs."""

@@ -39,7 +39,7 @@ class Run:
 
     name: str
     arguments: Sequence[str]
-    """Of the command, without the folder of the experiment."""
+    """Arguments of the command, without the folder of the experiment."""
     ranks: int = 1
     has_workers: bool = False
     """Worker processes load the data."""

@@ -47,7 +47,7 @@ class Storm:
 
 @dataclass
 class Result:
-    """How a storm ended."""
+    """The ending of a storm."""
 
     storm: str
     kind: str
@@ -63,7 +63,7 @@ class Result:
     """Seconds that other ranks ran on after one had ended."""
     seconds: float = 0.0
     processor_seconds: float = 0.0
-    """Of all starts."""
+    """Sum over all starts."""
 
     @property
     def is_well(self) -> bool:

@@ -1,4 +1,4 @@
-"""What a ``.nemo`` must be before anything is taken from it, and how it is written.
+"""Checks of a ``.nemo`` before anything is taken from it, and its writing.
 
 NeMo opens a file first and finds out later: a truncated archive ends in an error of tarfile, a member that would be written
 outside its folder is left out with a warning and is missed afterwards, and a changed bit is another weight. Here nothing is

@@ -1,4 +1,4 @@
-"""What signals do: in a training process they wait for the end of a step, in the workers of its data loaders they pass."""
+"""Effects of signals: in a training process they wait for the end of a step, in the workers of its data loaders they pass."""
 
 import os
 import signal

@@ -246,7 +246,7 @@ KEYS = ("audio_filepath", "duration", "offset", "text", "shard_id", "id", "lang"
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.dictionaries(st.sampled_from(KEYS), VALUES) | VALUES | st.binary(max_size=40), max_size=6))
 def test_any_lines_become_an_index_of_those_that_can_be_used(shards, tmp_path, monkeypatch, entries):
-    """Of single files, and of shards with one manifest."""
+    """Single files, and shards with one manifest."""
     monkeypatch.setenv("NEMO_BIRQ_CACHE", str(tmp_path))
     raw = [entry if isinstance(entry, bytes) else json.dumps(entry).encode() for entry in entries]
     content = b"\n".join([*raw, b"", line()])

@@ -35,7 +35,7 @@ from tests.integration.test_report import make_run
 pytestmark = pytest.mark.unit
 HOSTILE = r"[/b][red]$\bad{$ :smile: <script>x</script> a|b" + "\x1b[2J\x9b2J\x07\udc80"
 SHOWN = r"[/b][red]$\bad{$ :smile: <script>x</script> a|b" + "[2J2J"
-"""What of it a terminal shows."""
+"""The part of it that a terminal shows."""
 NAME = r"[red]$\bad{$<script>x|y" + "\x1b[2J"
 """A name that a file can have; ``[/b]`` is made of two folders."""
 

@@ -1,4 +1,4 @@
-"""What leaves the machine names neither its folders nor its account: exports, uploads, shards."""
+"""Tests that files which leave the machine name neither its folders nor its account: exports, uploads, shards."""
 
 import io
 import json

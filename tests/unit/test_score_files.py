@@ -112,7 +112,7 @@ def test_another_draw_of_the_bootstrap_is_believed(score, tmp_path):
     "content", [b"", b'{"utterances": [', b"[]", b"\xff", b"[" * 100_000, b'{"wer": ' + b"9" * 5000 + b"}"]
 )
 def test_files_that_are_cut_off_or_something_else(tmp_path, content):
-    """Of every kind that a command reads back."""
+    """Files of every kind that a command reads back."""
     path = tmp_path / "score.json"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"score\.json is damaged"):

@@ -20,7 +20,7 @@ ABSENT = "the file may be absent"
 
 @dataclass(frozen=True)
 class Case:
-    """How one case ended."""
+    """The ending of one case."""
 
     kind: str
     number: int

@@ -1,4 +1,4 @@
-"""What a command has computed, as a flat table: compared by content, so that times and names of folders do not count."""
+"""The results of a command, as a flat table: compared by content, so that times and names of folders do not count."""
 
 import io
 import json

@@ -26,7 +26,7 @@ class MemoryLimit:
 
 
 class Ended(NamedTuple):
-    """How a command ended."""
+    """The ending of a command."""
 
     code: int | None
     """Exit code, negative after a signal; None: it was still running at the limit of time."""

@@ -55,7 +55,7 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True)
 class Expected:
-    """What the command printed with the good file, and the names that a message may call the damaged one."""
+    """Output of the command with the good file, and the names that a message may call the damaged one."""
 
     output: str
     names: Sequence[str]

@@ -85,7 +85,7 @@ class Plan(NamedTuple):
     """A whole build."""
 
     source: dict
-    """What the command reads, see ``source.shareable``."""
+    """Input of the command, see ``source.shareable``."""
     options: dict
     shards: list[ShardPlan]
     skipped: list[Skipped]
