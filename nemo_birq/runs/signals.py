@@ -1,4 +1,4 @@
-"""Effects of signals: in a training process they wait for the end of a step, in the workers of its data loaders they pass."""
+"""Effects of signals: a training process waits for the end of its step, the workers of its data loaders go on."""
 
 import os
 import signal
