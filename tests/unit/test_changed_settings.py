@@ -10,6 +10,7 @@ from omegaconf import open_dict
 from nemo_birq.runs import changed_settings
 from nemo_birq.runs.changed_settings import TrainerSettings, check_changed_settings
 from nemo_birq.runs.resuming import prepare_resuming
+from tests.helpers.hostile_files import Bomb
 from tests.helpers.models import make_model, train
 
 pytestmark = pytest.mark.unit
@@ -185,3 +186,7 @@ def test_a_damaged_checkpoint_is_named(same, tmp_path):
     (tmp_path / "last.ckpt").write_bytes(b"PK")
     with pytest.raises(ValueError, match=r"training cannot go on from .*last\.ckpt: it cannot be read"):
         check_changed_settings(same, trainer_at(tmp_path / "last.ckpt"))
+    torch.save({"bomb": Bomb(tmp_path / "ran")}, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=r"training cannot go on from .*last\.ckpt: .* could run code"):
+        check_changed_settings(same, trainer_at(tmp_path / "last.ckpt"))
+    assert not (tmp_path / "ran").exists()
