@@ -34,7 +34,8 @@ def read_sources(config: DictConfig) -> list[Source]:
     tarred_audio_filepaths, weight}`` and ``{type: group, weight, input_cfg}``, or the path of a yaml file with it.
 
     Raises:
-        ValueError: the lists differ in length, some datasets have a weight and others none, another type in ``input_cfg``.
+        ValueError: the lists differ in length, some datasets have a weight and others none, another type in ``input_cfg``,
+            or a command (``pipe:``) in the yaml file, which may be somebody else's.
     """
     sources = _sources_of_input_cfg(config.input_cfg) if config.get("input_cfg") else _sources_of_lists(config)
     if len({source.weight is None for source in sources}) > 1:
@@ -66,22 +67,36 @@ def _entries(value: str | list | ListConfig) -> list[list]:
     return [[entry] if isinstance(entry, str) else list(entry) for entry in value]
 
 
-def _sources_of_input_cfg(node: str | ListConfig) -> list[Source]:
+def _sources_of_input_cfg(node: str | ListConfig, file: str | None = None) -> list[Source]:
+    """Reads a list, or the yaml file of that name; ``file`` is the one that a list comes from."""
+    file = node if isinstance(node, str) else file
     entries = OmegaConf.load(node) if isinstance(node, str) else node
     sources: list[Source] = []
     for entry in entries:
         weight = entry.get("weight")
         if entry.type == "group":
-            inner = _sources_of_input_cfg(entry.input_cfg)
+            inner = _sources_of_input_cfg(entry.input_cfg, file)
             total = sum(source.weight or 0.0 for source in inner)
             if weight is not None and total == 0:
                 raise ValueError("input_cfg: a group with a weight must give weights to its datasets, too")
             sources += [s if weight is None else s._replace(weight=weight * s.weight / total) for s in inner]
         elif entry.type in TYPES:
             tars = entry.get("tarred_audio_filepaths") if entry.type == "nemo_tarred" else None
-            sources.append(Source(entry.manifest_filepath, tars, None if weight is None else float(weight)))
+            source = Source(entry.manifest_filepath, tars, None if weight is None else float(weight))
+            if file is not None:
+                _refuse_commands(source, file)
+            sources.append(source)
         else:
             raise ValueError(
                 f"input_cfg: type={entry.type} is not one of {TYPES}; birq make-shards makes shards of Lhotse cuts"
             )
     return sources
+
+
+def _refuse_commands(source: Source, file: str) -> None:
+    commands = [path for path in (*source.manifest_paths, *source.tar_paths) if path.startswith("pipe:")]
+    if commands:
+        raise ValueError(
+            f"{file} names the command {commands[0]}, and a file may be somebody else's: nothing is run. Name it in the "
+            "configuration itself (input_cfg as a list, or tarred_audio_filepaths) if it is to be run"
+        )

@@ -195,6 +195,16 @@ def test_several_datasets_mix_by_weight(tmp_path):
     assert names == {f"other{i}.wav": 1 for i in range(8)} | {f"clip{i}.wav": 3 for i in range(8)}
 
 
+@pytest.mark.parametrize("tars", ["pipe:touch ran; cat audio_0.tar", "pip_OP_e..e_CL_:touch ran; cat audio_0.tar"])
+def test_a_file_with_input_cfg_runs_no_command(tmp_path, tars):
+    """Webdataset would run it; a configuration of one's own may name one."""
+    entry = {"type": "nemo_tarred", "manifest_filepath": "manifest_0.json", "tarred_audio_filepaths": tars}
+    OmegaConf.save([{"type": "group", "input_cfg": [entry]}], tmp_path / "foreign.yaml")
+    with pytest.raises(ValueError, match=r"foreign\.yaml names the command pipe:touch ran"):
+        read_sources(OmegaConf.create({"input_cfg": str(tmp_path / "foreign.yaml")}))
+    assert read_sources(OmegaConf.create({"input_cfg": [entry]}))[0].tars == tars
+
+
 def test_input_cfg_of_nemo_names_the_same_datasets(tmp_path):
     one, two = node(make_shards(tmp_path / "one")), node(make_shards(tmp_path / "two"))
     tarred = [
