@@ -34,9 +34,9 @@ def complete_file(path: Path) -> Iterator[Path]:
 def complete_files(folder: Path) -> Iterator[Path]:
     """Yields a temporary folder, and moves its files to ``folder`` when the block ends without an error.
 
-    The files are moved in the order of their names.
+    The files are moved in the order of their names. A process that is killed leaves a folder whose name ends with ``PART``.
     """
-    with tempfile.TemporaryDirectory(dir=folder) as new:
+    with tempfile.TemporaryDirectory(dir=folder, suffix=PART) as new:
         yield Path(new)
         for path in sorted(Path(new).iterdir()):
             flush(path)
