@@ -13,7 +13,7 @@ from nemo_birq.data.dataloader import SpeechLoader
 
 KEY = "birq_data_position"
 OWED = "birq_validation_owed"
-"""Key of a checkpoint: True where validation is due after its last batch and has not run."""
+"""Key of a checkpoint: the settings by which a validation is due after its last batch; empty if it has run, or none is."""
 
 
 def check_trainer(trainer: Trainer | None) -> None:
@@ -74,7 +74,9 @@ class TrainingPosition(Callback):
     def __init__(self):
         self.validated = 0
         """Number of training batches, all epochs together, before the last validation."""
-        self._owed: bool | None = None  # at the checkpoint from which the run resumes; None once it goes on
+        # A validation is owed at the checkpoint from which the run resumes. None once the run goes on, and where the
+        # checkpoint does not tell: it was saved by an earlier version, or the settings of validation have changed.
+        self._owed: bool | None = None
         self._max_steps = self._limit_val_batches = None  # of the trainer, while this callback replaces them
 
     # --- saving ---------------------------------------------------------------------------------------------------
@@ -93,8 +95,9 @@ class TrainingPosition(Callback):
         fit_loop["state_dict"].pop("combined_loader", None)  # Lightning's copy: there is one way to restore, this one
         if isinstance(pl_module._train_dl, SpeechLoader):
             checkpoint[KEY] = pl_module._train_dl.state_dict()
-        checkpoint[OWED] = self._owes_validation(trainer, fit_loop)
-        _complete_batch(fit_loop, trainer, checkpoint[OWED])
+        owed = self._owes_validation(trainer, fit_loop)
+        checkpoint[OWED] = _validation_settings(trainer) if owed else []
+        _complete_batch(fit_loop, trainer, owed)
 
     def _owes_validation(self, trainer: Trainer, fit_loop: dict[str, Any]) -> bool:
         batch, epoch = fit_loop["epoch_loop.batch_progress"]["current"], fit_loop["epoch_progress"]["current"]
@@ -114,7 +117,8 @@ class TrainingPosition(Callback):
         validation = fit_loop["epoch_loop.val_loop.batch_progress"]["current"]
         validation.update(dict.fromkeys(validation, 0))  # otherwise an owed validation leaves out as many batches
         trainer.num_sanity_val_steps = 0  # Lightning omits it, too, unless the checkpoint ends an epoch
-        self._owed = checkpoint.get(OWED)  # None: saved by an earlier version
+        owed = checkpoint.get(OWED)
+        self._owed = False if owed == [] else True if owed == _validation_settings(trainer) else None
         self.validated = 0 if self._owed else fit_loop["epoch_loop.batch_progress"]["total"]["processed"]
         load_position(checkpoint, pl_module._train_dl)
 
@@ -147,6 +151,11 @@ class TrainingPosition(Callback):
         if self._limit_val_batches is not None:
             trainer.limit_val_batches = self._limit_val_batches
         self._owed = self._max_steps = self._limit_val_batches = None
+
+
+def _validation_settings(trainer: Trainer) -> list[Any]:
+    steps = trainer.val_check_interval, trainer.check_val_every_n_epoch
+    return [*steps, trainer.limit_train_batches, trainer.limit_val_batches]
 
 
 def _complete_batch(fit_loop: dict[str, Any], trainer: Trainer, validation_owed: bool) -> None:

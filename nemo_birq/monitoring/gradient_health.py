@@ -31,9 +31,10 @@ class GradientProducts(NamedTuple):
         """Lengths ``gradient_norm_*`` of w2 grad G, w1 grad F and its two paths, and the cosine of the two gradients."""
         table = self.products.cpu()
         tasks = torch.tensor([[name == "anchor" for name in self.names], [name != "anchor" for name in self.names]]).double()
-        anchor, enhanced = (float(task @ table @ task) ** 0.5 for task in tasks)
+        squares = [task @ table @ task for task in tasks]
+        anchor, enhanced = (float(square.clamp(min=0).sqrt()) for square in squares)  # paths that cancel may round below 0
         result = {
-            f"gradient_norm_{name}": float(square) ** 0.5 for name, square in zip(self.names, table.diagonal(), strict=True)
+            f"gradient_norm_{name}": float(square.sqrt()) for name, square in zip(self.names, table.diagonal(), strict=True)
         }
         if len(self.names) > 1:
             result["gradient_norm_enhanced"] = enhanced

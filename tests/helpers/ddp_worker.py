@@ -14,6 +14,8 @@ import torch
 
 import nemo_birq.labels.enhanced
 from nemo_birq.data.batch import SpeechBatch
+from nemo_birq.monitoring import checkpoint_state
+from nemo_birq.monitoring.callback import HealthMonitor
 from nemo_birq.monitoring.finite_check import FiniteCheck
 from nemo_birq.monitoring.label_churn import Churn
 from nemo_birq.utils.rng import step_seed
@@ -70,6 +72,15 @@ def find_broken_loss(rank: int) -> str:
     return ""
 
 
+def keep_state(model, rank: int) -> list[dict]:
+    """State of the health monitor in a checkpoint, and that of a monitor that goes on from it."""
+    model.monitor.churn["train"].last = torch.full((2 + rank, 1), rank)
+    state = checkpoint_state.collect(model.monitor)
+    resumed = HealthMonitor(model.birq, model.cfg.preprocessor.sample_rate)
+    checkpoint_state.restore(resumed, state, model.device)
+    return [state, checkpoint_state.collect(resumed)]
+
+
 def run(case: str, devices: int, out: Path) -> None:
     model = make_model(**(QUIET | CASES[case]))
     if case == "tracked":  # at work already: the frames at which codes begin are drawn by each rank among its own
@@ -111,6 +122,7 @@ def run(case: str, devices: int, out: Path) -> None:
     result = {
         "churn": look_at_labels(rank),
         "not_finite": find_broken_loss(rank),
+        "state": keep_state(model, rank),
         "gradients": record.gradients,
         "metrics": {k: float(v) for k, v in trainer.callback_metrics.items()},
         "fixed": {n: b for n, b in model.named_buffers() if n.endswith(("projection", "codebook"))},

@@ -201,6 +201,14 @@ def test_alarms_survive_the_exp_manager_which_moves_their_file(tmp_path, hermeti
     assert names(again) == {"noise_labels": 0} and again["status"] == "unhealthy"
 
 
+def test_a_finished_run_that_is_started_again_has_its_alarms_and_its_verdict(tmp_path, hermetic):
+    noise = {"birq__labels__logit_scale": 1.0}
+    finished = managed(tmp_path, steps=2, **noise)
+    again = managed(tmp_path, steps=2, **noise)
+    assert (tmp_path / "run" / "run_0" / "alarms.json").exists()  # moved away, and nothing is left to train
+    assert again == finished and names(again) == {"noise_labels": 0} and again["status"] == "unhealthy"
+
+
 def test_a_run_that_nan_stopped_is_not_healthy_after_resuming(tmp_path, hermetic):
     """The alarm came after the last checkpoint, so only the moved file knows of it."""
     seen = []

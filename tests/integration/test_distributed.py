@@ -61,6 +61,24 @@ def test_churn_is_over_the_frames_of_all_ranks(results):
         assert results[f"birq-2-{rank}"]["churn"] == [None, pytest.approx(2 / 6), 1.0]
 
 
+def test_a_checkpoint_has_the_sums_and_the_labels_of_every_rank(results):
+    """After two steps, of which the second is not logged. Rank 0 writes the file; each rank goes on with its own part."""
+    (joined, _), ranks = results["separate_before_start-1-0"]["state"], []
+    for rank in (0, 1):
+        state, resumed = results[f"separate_before_start-2-{rank}"]["state"]
+        ranks.append(state["ranks"])
+        assert [of_rank["labels"]["train"].tolist() for of_rank in state["ranks"]] == [[[0], [0]], [[1], [1], [1]]]
+        for before, after in zip(state["ranks"], resumed["ranks"], strict=True):
+            assert all(torch.equal(value, after["log"]["sums"][name]) for name, value in before["log"]["sums"].items())
+            assert torch.equal(before["labels"]["train"], after["labels"]["train"])
+    for name, value in joined["ranks"][0]["log"]["sums"].items():
+        for gathered in ranks:
+            torch.testing.assert_close(
+                sum(of_rank["log"]["sums"][name] for of_rank in gathered), value, rtol=1e-4, atol=1e-4
+            )
+    assert joined["ranks"][0]["log"]["sums"]["health.anchor_frames"] > 0
+
+
 def test_a_loss_that_is_not_finite_stops_all_ranks(results):
     for rank in (0, 1):
         assert "at step 3; the batch held: broken" in results[f"birq-2-{rank}"]["not_finite"]
