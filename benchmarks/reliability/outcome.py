@@ -16,6 +16,7 @@ import torch
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from nemo_birq.checkpoint.lightning_checkpoint import peek_checkpoint
 from nemo_birq.report.events import read_events
 
 FOLDER = "<experiment>"
@@ -39,7 +40,7 @@ def read_outcome(folder: Path) -> dict[str, Any]:
     checkpoints = folder / "checkpoints"
     for path in sorted(checkpoints.rglob("*")):
         found[f"checkpoints/{path.relative_to(checkpoints)}"] = "present"
-    readers = {"checkpoints/*.ckpt": _checkpoint, "checkpoints/*.nemo": _nemo, "checkpoints/*.md": Path.read_text}
+    readers = {"checkpoints/*.ckpt": peek_checkpoint, "checkpoints/*.nemo": _nemo, "checkpoints/*.md": Path.read_text}
     readers |= {"alarms.json": _json, "scores/*.json": _json}
     for pattern, reader in readers.items():
         for path in sorted(folder.glob(pattern)):
@@ -76,12 +77,8 @@ def last_checkpoint_step(folder: Path) -> int:
         if path.with_name(f"{path.stem}-unfinished").exists():
             continue
         with contextlib.suppress(Exception):  # partly written, or damaged
-            steps.append(_checkpoint(path)["global_step"])
+            steps.append(peek_checkpoint(path)["global_step"])
     return max(steps)
-
-
-def _checkpoint(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=False)
 
 
 def _nemo(path: Path) -> dict[str, Any]:

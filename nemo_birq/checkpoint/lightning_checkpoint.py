@@ -29,7 +29,8 @@ from nemo_birq.utils.files import complete_file
 from nemo_birq.utils.torch_files import check_torch_file, check_zip, load_torch_file
 
 __all__ = [
-    "SAFE_GLOBALS", "CompleteCheckpointIO", "check_checkpoint", "check_initial_checkpoints", "check_zip", "read_checkpoint",
+    "SAFE_GLOBALS", "CompleteCheckpointIO", "check_checkpoint", "check_initial_checkpoints", "check_zip", "peek_checkpoint",
+    "read_checkpoint",
     "writing",
 ]  # fmt: skip
 
@@ -90,6 +91,24 @@ def check_checkpoint(path: str | Path | IO[bytes]) -> None:
         else:
             check_torch_file(path)
             path.seek(0)
+
+
+def peek_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Returns the content of a local ``.ckpt`` for a look at its settings: its tensors stay in the file until they are used.
+
+    Runs no code of the file. Its checksums are compared only where it cannot be read, to say what is wrong.
+
+    Raises:
+        OSError, ValueError: as ``read_checkpoint``.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file leads to errors of nearly every type
+        check_checkpoint(path)
+        with _readable(path):
+            raise ValueError((str(error).splitlines() or [type(error).__name__])[0]) from error
 
 
 def check_initial_checkpoints(cfg: DictConfig) -> None:

@@ -10,7 +10,7 @@ from nemo.utils import logging
 from nemo.utils.trainer_utils import resolve_trainer_cfg
 from omegaconf import DictConfig, open_dict
 
-from nemo_birq.checkpoint.lightning_checkpoint import CompleteCheckpointIO, read_checkpoint
+from nemo_birq.checkpoint.lightning_checkpoint import AVERAGE, read_checkpoint
 from nemo_birq.checkpoint.nemo_archive import complete_nemo
 from nemo_birq.finetuning.data import batches_per_epoch, is_endless
 from nemo_birq.finetuning.freezing import FreezeEncoder
@@ -23,10 +23,10 @@ def build_trainer(cfg: DictConfig) -> tuple[pl.Trainer, int]:
     Raises:
         FileNotFoundError, ValueError: as ``data.batches_per_epoch``; neither ``max_epochs`` nor ``max_steps``.
     """
-    trainer = _trainer(cfg)
+    trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer))
     if trainer.world_size > 1 and cfg.trainer.strategy == "auto" and cfg.freeze_encoder and not cfg.from_scratch:
         # Frozen parameters get no gradient, which plain DDP takes for an error.
-        trainer = _trainer(cfg, strategy="ddp_find_unused_parameters_true")
+        trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer) | {"strategy": "ddp_find_unused_parameters_true"})
     batches = batches_per_epoch(cfg.model.train_ds, trainer.world_size)
     trainer.limit_train_batches = _limit(trainer.limit_train_batches, batches, is_endless(cfg.model.train_ds))
     if isinstance(trainer.limit_train_batches, int):
@@ -45,12 +45,6 @@ def build_trainer(cfg: DictConfig) -> tuple[pl.Trainer, int]:
     if min(limits) < trainer.max_steps:
         trainer.fit_loop.epoch_loop.max_steps = -1  # NeMo would make the schedule as long
     return trainer, min(limits)  # Lightning stops at whichever comes first
-
-
-def _trainer(cfg: DictConfig, **changes: str) -> pl.Trainer:
-    trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer) | changes)
-    trainer.strategy.checkpoint_io = CompleteCheckpointIO()
-    return trainer
 
 
 def _limit(limit: int | float, batches: int, endless: bool) -> int | float:
@@ -94,7 +88,7 @@ def save_best(model: ASRModel, trainer: pl.Trainer, folder: Path, name: str) -> 
     best, last = (getattr(callback, key, "") for key in ("best_model_path", "last_model_path"))
     if best or last:
         source = Path(best or last)
-        average = source.with_name(f"{source.stem}-EMA.ckpt")
+        average = source.with_name(f"{source.stem}{AVERAGE}")
         source = average if average.is_file() else source
         model.load_state_dict(read_checkpoint(source)["state_dict"])
         logging.info(f"The weights are those of {source.name}, {'the best of the validations' if best else 'the last'}")

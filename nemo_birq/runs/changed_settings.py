@@ -5,13 +5,12 @@ from dataclasses import asdict
 from textwrap import shorten
 from typing import Any, NamedTuple
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from nemo.core import ModelPT
 from nemo.utils import logging
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_birq.checkpoint.lightning_checkpoint import check_checkpoint
+from nemo_birq.checkpoint.lightning_checkpoint import peek_checkpoint
 from nemo_birq.config import BiRQConfig
 
 KEY = "birq_trainer_settings"
@@ -93,26 +92,17 @@ def trainer_settings(trainer: Trainer) -> dict[str, Any]:
 
 
 def _open(path: str) -> dict[str, Any]:
-    """Returns the content of a checkpoint; its tensors stay in the file until they are used.
-
-    No code of the file is run. Lightning compares its checksums when it loads it afterwards.
+    """Returns the content of a checkpoint without its tensors. Lightning compares its checksums when it loads it afterwards.
 
     Raises:
         ValueError: the file is damaged, or holds objects that could run code.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged file leads to errors of nearly every type
-        reason = str(error).splitlines()[0] if str(error) else "it is truncated"
-        try:
-            check_checkpoint(path)
-        except ValueError as found:  # says more
-            reason = str(found)
+        return peek_checkpoint(path)
+    except ValueError as error:
         raise ValueError(
-            f"training cannot go on from {path}: it cannot be read ({type(error).__name__}: {reason}). Restore an undamaged "
-            "copy, or remove it so that an older checkpoint is taken"
+            f"training cannot go on from {path}: it cannot be read ({error}). Restore an undamaged copy, or remove it so "
+            "that an older checkpoint is taken"
         ) from error
 
 

@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from nemo.utils import logging
 from nemo.utils.callbacks import NeMoModelCheckpoint
 
-from nemo_birq.checkpoint.lightning_checkpoint import AVERAGE, check_checkpoint
+from nemo_birq.checkpoint.lightning_checkpoint import AVERAGE, check_checkpoint, peek_checkpoint
 from nemo_birq.utils.files import PART
 
 LAST, MARKER = "last.ckpt", NeMoModelCheckpoint.UNFINISHED_CHECKPOINT_SUFFIX
@@ -84,12 +83,10 @@ def _candidates(folder: Path, damaged: list[str]) -> Iterator[Candidate]:
 
 def _step(path: Path) -> int:
     """Returns the number of optimizer steps of a checkpoint; its tensors are not read."""
+    content = peek_checkpoint(path)
     try:
-        return int(torch.load(path, map_location="cpu", mmap=True, weights_only=True)["global_step"])
-    except OSError:
-        raise
-    except Exception as error:  # a damaged file leads to errors of nearly every type
-        check_checkpoint(path)  # says what is wrong with it
+        return int(content["global_step"])
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no checkpoint of a training run ({type(error).__name__}: {error})") from error
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint keeps of the health monitor, where a whole run would show little of it."""
+"""The state of the health monitor in a checkpoint, where a whole run would show little of it."""
 
 import math
 import time

@@ -13,6 +13,7 @@ import pyarrow as pa
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+import nemo_birq.checkpoint.lightning_checkpoint  # noqa: F401  allows the classes of NeMo's checkpoints
 from benchmarks.reliability.fuzzing.corruptions import BYTES, Corruption, of_bytes
 from benchmarks.reliability.fuzzing.text_corruptions import change_field, yaml_file
 
@@ -96,7 +97,7 @@ TAR = (
 
 def torch_file(content: bytes, rng: random.Random) -> bytes:
     """Changes a tensor or another value inside a file of ``torch.save``."""
-    value = torch.load(io.BytesIO(content), map_location="cpu", weights_only=False)
+    value = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     tensors = list(_tensors(value))
     if tensors and rng.random() < 0.6:
         container, key = rng.choice(tensors)
