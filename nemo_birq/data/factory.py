@@ -6,6 +6,7 @@
 
 from dataclasses import fields
 
+import numpy as np
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from nemo.collections.common.data.lhotse.dataloader import LhotseDataLoadingConfig, determine_bucket_duration_bins
@@ -16,6 +17,7 @@ from nemo_birq.data.dataloader import BatchOrder, SpeechLoader
 from nemo_birq.data.dataset import SpeechDataset
 from nemo_birq.data.epoch_plan import BatchSettings
 from nemo_birq.data.index import SpeechIndex, open_index
+from nemo_birq.data.longest import find_longest
 from nemo_birq.data.manifests import is_remote
 from nemo_birq.data.skipped_share import MAX_SKIPPED_SHARE, check_skipped_share
 from nemo_birq.data.sources import Source, read_sources
@@ -137,6 +139,14 @@ def _say(sources: list[Source], indexes: list[SpeechIndex], settings: BatchSetti
     if len(plan) == 0:
         raise ValueError(
             f"no utterance of {[source.manifest for source in sources]} is between min_duration and max_duration"
+        )
+    planned = np.concatenate([index.durations for index in indexes])[plan.rows]
+    if order.endless and settings.batch_duration and planned.max() > settings.batch_duration:
+        longest = find_longest(indexes, plan.rows)
+        logging.warning(
+            f"{(planned > settings.batch_duration).sum()} utterances are longer than batch_duration="
+            f"{settings.batch_duration}, up to {longest.seconds:.2f} s ({longest.name}). Each is a batch by itself, which "
+            f"may not fit into memory: max_duration={settings.batch_duration} leaves them out"
         )
     logging.info(
         f"An epoch: {len(plan.rows)} utterances in {len(plan)} batches, {len(order)} steps on {order.world_size} rank(s)"

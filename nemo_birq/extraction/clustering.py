@@ -13,6 +13,7 @@ from nemo_birq.data.manifests import TOLERANCE
 from nemo_birq.data.subset import draw_hours
 from nemo_birq.extraction.data import SpeechData, batches_by_length, make_loader
 from nemo_birq.extraction.features import compute_features, layer_name
+from nemo_birq.extraction.memory import check_longest
 from nemo_birq.labels.kmeans import fit_kmeans
 from nemo_birq.labels.statistics import CodeUse
 from nemo_birq.labels.teacher import TeacherFile, TeacherLabeler
@@ -74,8 +75,9 @@ def collect_frames(
         (N, D) float32, and the number of utterances that were read.
 
     Raises:
-        ValueError: nothing could be read, or the layer's output is not finite.
+        ValueError: nothing could be read, the layer's output is not finite, or an utterance is too long for the memory.
     """
+    check_longest(opened.model, data, rows)
     durations = data.durations
     batches = batches_by_length(rows, durations, batch_seconds)
     longest = durations[rows] + 2 * TOLERANCE  # files may be that much longer than their manifest says; and an open frame

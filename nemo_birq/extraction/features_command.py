@@ -38,6 +38,7 @@ def extract_features(
 
     from nemo_birq.extraction.data import open_data
     from nemo_birq.extraction.features import DTYPES, FORMATS, check_space, compute_features
+    from nemo_birq.extraction.memory import check_longest
     from nemo_birq.extraction.run import progress_bar, run_parts
     from nemo_birq.extraction.store import PartStore
     from nemo_birq.extraction.summary import print_summary
@@ -51,6 +52,7 @@ def extract_features(
     numbers = parse_layers(layers, opened.depth)
     speech = open_data(data, tars, opened.sample_rate)
     check_space(out, opened, speech, numbers, dtype)
+    check_longest(opened.model, speech)
     settings = {
         "what": "features", "model_sha256": file_sha256(model)[:16], "layers": numbers, "dtype": dtype,
         "format": format, "data": speech.fingerprint, "part_minutes": part_minutes,

@@ -44,6 +44,7 @@ def extract_labels(
         parts_folder,
         write_labels,
     )
+    from nemo_birq.extraction.memory import check_longest
     from nemo_birq.extraction.run import progress_bar, run_parts
     from nemo_birq.extraction.store import PartStore
     from nemo_birq.extraction.summary import print_summary
@@ -55,6 +56,8 @@ def extract_labels(
     opened = load_model(model)
     check_can_label(opened, labels)
     speech = open_data(data, tars, opened.cfg.sample_rate)
+    if labels == "enhanced" or opened.teacher is not None:  # other anchor labels need no encoder
+        check_longest(opened, speech)
     settings = {"what": f"{labels} labels", "model_sha256": file_sha256(model)[:16], "data": speech.fingerprint,
                 "part_minutes": part_minutes}  # fmt: skip
     if is_complete(out, settings):

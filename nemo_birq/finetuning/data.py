@@ -7,12 +7,14 @@ batches that make an epoch are counted here, by laying one out as the same Lhots
 import math
 from dataclasses import fields
 
+import numpy as np
 from nemo.collections.common.data.lhotse.dataloader import LhotseDataLoadingConfig, determine_bucket_duration_bins
 from nemo.utils import logging
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_birq.data.epoch_plan import BatchSettings, plan_epoch
 from nemo_birq.data.index import SpeechIndex, open_index
+from nemo_birq.data.longest import LongUtterance, find_longest
 from nemo_birq.data.sources import Source, read_sources
 from nemo_birq.finetuning.transcripts import Transcript
 from nemo_birq.finetuning.vocabulary import Vocabulary
@@ -72,6 +74,19 @@ def batches_per_epoch(train: DictConfig, world_size: int) -> int:
     total = sum(map(len, indexes))
     logging.info(f"An epoch: {len(plan.rows)} of {total} utterances ({hours:.2f} h in all), {number} batches on each rank")
     return number
+
+
+def longest_utterance(config: DictConfig) -> LongUtterance | None:
+    """Finds the longest utterance that a ``train_ds`` or ``validation_ds`` node takes; None where it takes none.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``open_whole``.
+    """
+    _, indexes = open_whole(config)
+    durations = np.concatenate([index.durations for index in indexes])
+    low, high = config.get("min_duration"), config.get("max_duration")
+    taken = (durations >= (-1.0 if low is None else low)) & (durations <= (np.inf if high is None else high))
+    return find_longest(indexes, np.flatnonzero(taken)) if taken.any() else None
 
 
 def is_endless(train: DictConfig) -> bool:

@@ -12,9 +12,10 @@ from omegaconf import DictConfig, open_dict
 
 from nemo_birq.checkpoint.lightning_checkpoint import AVERAGE, read_checkpoint
 from nemo_birq.checkpoint.nemo_archive import complete_nemo
-from nemo_birq.finetuning.data import batches_per_epoch, is_endless
+from nemo_birq.finetuning.data import batches_per_epoch, is_endless, longest_utterance
 from nemo_birq.finetuning.freezing import FreezeEncoder
 from nemo_birq.finetuning.initialization import initialize
+from nemo_birq.modules.attention_memory import check_attention_fits
 
 
 def build_trainer(cfg: DictConfig) -> tuple[pl.Trainer, int]:
@@ -60,12 +61,17 @@ def build_recognizer(cfg: DictConfig, trainer: pl.Trainer, num_steps: int, pretr
     """Builds the NeMo class that ``model.target`` names, with the pretrained encoder unless ``from_scratch``.
 
     Raises:
-        ValueError: an encoder tensor that is not the pretrained one.
+        ValueError: an encoder tensor that is not the pretrained one, or an utterance that is too long for the memory.
     """
     if cfg.model.optim.get("sched"):
         with open_dict(cfg.model.optim.sched):
             cfg.model.optim.sched.max_steps = num_steps  # NeMo counts them for batches of one fixed size only
     model = ASRModel.from_config_dict(cfg.model, trainer=trainer)
+    for node in ("train_ds", "validation_ds"):
+        if longest := longest_utterance(cfg.model[node]):
+            remedy = f"Leave out what is longer with model.{node}.max_duration={{seconds}}"
+            training, device = node == "train_ds", trainer.strategy.root_device
+            check_attention_fits(model, longest.name, longest.seconds, remedy, training, device)
     pl.seed_everything(cfg.seed + trainer.global_rank)  # NeMo's loaders have set one seed for all ranks
     if cfg.from_scratch:
         logging.info(f"from_scratch: only the architecture is that of {pretrained}")

@@ -49,6 +49,7 @@ def pretrain(cfg: "DictConfig") -> None:
     from nemo_birq.model import BiRQModel
     from nemo_birq.monitoring.alarms import UnreadableDataError
     from nemo_birq.monitoring.finite_check import NonFiniteError
+    from nemo_birq.pretraining.memory import check_longest_batches
     from nemo_birq.pretraining.result import complete_result
     from nemo_birq.runs.experiment import experiment
     from nemo_birq.runs.resuming import prepare_resuming
@@ -63,6 +64,7 @@ def pretrain(cfg: "DictConfig") -> None:
             model = BiRQModel(cfg=cfg.model, trainer=trainer)
             check_initial_checkpoints(cfg)
             model.maybe_init_from_pretrained_checkpoint(cfg)
+            check_longest_batches(model, trainer.strategy.root_device)
             prepare_resuming(model, trainer, cfg.get("resume_with_changed"))
             trainer.fit(model)
             complete_result(model, trainer)

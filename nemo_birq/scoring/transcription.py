@@ -11,8 +11,11 @@ from nemo.collections.asr.models import ASRModel
 from nemo.collections.asr.parts.mixins.transcription import TranscribeConfig
 from nemo.collections.asr.parts.utils.rnnt_utils import Hypothesis
 
+from nemo_birq.modules.attention_memory import check_attention_fits
 from nemo_birq.scoring.beam_search import BeamSearch
 from nemo_birq.utils.progress import Advance
+
+REMEDY = "Cut it into parts of at most {seconds} s, one in a line of the manifest with offset and duration"
 
 
 def transcribe(
@@ -21,6 +24,9 @@ def transcribe(
     """Returns the hypothesis of each line: greedily, or by a beam search over a CTC model's output.
 
     ``advance`` is called with the number of utterances that are done since the last call.
+
+    Raises:
+        ValueError: an utterance is too long for the memory.
     """
     texts = [""] * len(lines)
     for rows, hypotheses in _batches(model, manifest, lines, batch_size, with_outputs=beam is not None):
@@ -46,6 +52,8 @@ def _batches(
 ) -> Iterator[tuple[list[int], list[Hypothesis]]]:
     """Yields rows of ``lines`` and NeMo's hypotheses of them; the longest first, so that little is padding."""
     order = sorted(range(len(lines)), key=lambda row: -lines[row]["duration"])
+    longest = lines[order[0]]
+    check_attention_fits(model, f"test manifest {manifest}: {longest['audio_filepath']}", longest["duration"], REMEDY)
     options = TranscribeConfig(batch_size=batch_size, return_hypotheses=with_outputs, num_workers=0, verbose=False)
     done = 0
     with _manifest_of([lines[row] for row in order], manifest.parent) as sorted_manifest:

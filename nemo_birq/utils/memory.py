@@ -1,14 +1,25 @@
 """Checks of what fits into the memory of this machine."""
 
 import os
+from pathlib import Path
 
 MEMORY_SHARE = 0.7
 """Share of the machine's memory that data held at once may take."""
 
 
+LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Files with the limit of a container, of both versions of control groups."""
+
+
 def total_memory_bytes() -> int:
-    """Returns the size of this machine's memory."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Returns the size of this machine's memory, or of what its container may use of it."""
+    sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for path in LIMITS:
+        try:
+            sizes.append(int(path.read_text()))
+        except (OSError, ValueError):  # none of this version, or "max"
+            continue
+    return min(sizes)
 
 
 def check_room(

@@ -9,6 +9,7 @@ from nemo_birq.evaluation.label_quality.alignments import SILENCE, phones_at, un
 from nemo_birq.evaluation.label_quality.label_sets import collect_frames, label_sets
 from nemo_birq.evaluation.label_quality.pnmi import Quality, joint_counts, phone_entropy, score_labels
 from nemo_birq.evaluation.label_quality.utterances import Utterances
+from nemo_birq.extraction.memory import check_longest
 from nemo_birq.model import BiRQModel
 from nemo_birq.modules.frame_times import FrameTimes, anchor_times, encoder_times
 from nemo_birq.utils.memory import check_room
@@ -90,6 +91,7 @@ def evaluate(
         ValueError: too much audio for the memory, or nothing readable.
     """
     check_memory(model, utterances.seconds)
+    check_longest(model, utterances.speech.data, list(utterances.speech.rows.values()))
     sample_rate = model.cfg.sample_rate
     advance = progress.start("all layers of all utterances", utterances.seconds)
     frames = collect_frames(

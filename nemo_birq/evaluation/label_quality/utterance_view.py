@@ -7,6 +7,7 @@ import torch
 from lhotse.supervision import AlignmentItem
 
 from nemo_birq.evaluation.label_quality.utterances import NamedSpeech
+from nemo_birq.extraction.memory import check_longest
 from nemo_birq.model import BiRQModel
 from nemo_birq.modules.frame_times import FrameTimes, anchor_times, encoder_times, mel_times
 from nemo_birq.utils.rng import draw_seed
@@ -66,9 +67,10 @@ def view_utterance(
         seed: of mask and noise.
 
     Raises:
-        ValueError: the audio cannot be read.
+        ValueError: the audio cannot be read, or is too long for the memory.
     """
     line = speech.lines[name]
+    check_longest(model, speech.data, [speech.rows[name]])
     (batch,) = speech.choose([name]).load(model.cfg.sample_rate)
     if batch.is_silent_stand_in:
         raise ValueError(f"{line['audio_filepath']} cannot be read; the warning above says why")

@@ -37,9 +37,11 @@ def check_labels(cfg: "DictConfig") -> None:
     from rich.text import Text
 
     from nemo_birq.config_checks import check_run_keys
+    from nemo_birq.data.longest import find_longest_of_loader
     from nemo_birq.evaluation.preflight import measure as preflight
     from nemo_birq.evaluation.preflight import report
     from nemo_birq.model import BiRQModel
+    from nemo_birq.modules.attention_memory import check_attention_fits
     from nemo_birq.utils.terminal import Terminal
 
     with errors_in_one_line():
@@ -48,6 +50,9 @@ def check_labels(cfg: "DictConfig") -> None:
         with open_dict(cfg):
             cfg.model.validation_ds = None
         model = BiRQModel(cfg.model).to("cuda" if torch.cuda.is_available() else "cpu")
+        if longest := find_longest_of_loader(model.train_dataloader()):
+            remedy = "Leave out what is longer with model.train_ds.max_duration={seconds}"
+            check_attention_fits(model, longest.name, longest.seconds, remedy)
         result = preflight.measure(model, model.train_dataloader(), cfg.get("minutes", 5))
         console = Terminal(width=max(100, Terminal().width))
         console.print(report.label_table(result), report.selection_table(result))

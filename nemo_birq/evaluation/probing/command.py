@@ -81,6 +81,7 @@ def probe(
     from nemo_birq.evaluation.probing.results import kind_of, write_results
     from nemo_birq.evaluation.probing.tasks import CtcTask
     from nemo_birq.evaluation.results import check_out
+    from nemo_birq.extraction.memory import check_longest
     from nemo_birq.extraction.run import progress_bar
     from nemo_birq.loading import load_encoder
     from nemo_birq.modules.layer_pass import parse_layers
@@ -96,6 +97,8 @@ def probe(
     sets, task = open_sets(dict(zip(NAMES, (train, dev, test), strict=True)), key, named, hours, opened.sample_rate)
     check_out(folder, kind_of(task), model)
     check_memory(opened, sum(one.seconds for one in sets.values()), values_per_frame(opened, numbers, not no_baselines))
+    for one in sets.values():
+        check_longest(opened.model, one.data, one.rows)
     untrained = None if no_baselines else untrained_encoder(opened, seed)
 
     splits, notes = {}, []
