@@ -54,8 +54,3 @@ class Listing(NamedTuple):
 
     segments: list[Segment]
     skipped: list[Skipped]
-
-
-def said_by(error: Exception) -> str:
-    """The message of libsndfile or of the system without the path, which differs from machine to machine."""
-    return getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
