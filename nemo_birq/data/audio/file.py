@@ -6,7 +6,7 @@ libsndfile would read wrongly or in part (see ``layout``, ``samples.check_sample
 
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from io import BytesIO
 from typing import NamedTuple
@@ -17,6 +17,7 @@ import soxr
 from nemo_birq.data.audio.channels import mix
 from nemo_birq.data.audio.errors import IN_PART, AudioError, Remedy, said_by
 from nemo_birq.data.audio.layout import find_layout
+from nemo_birq.data.audio.media import MediaStream
 from nemo_birq.data.audio.parts import Data, Layout, PartFile
 from nemo_birq.data.audio.stream import UNKNOWN, Header, Stream
 from nemo_birq.data.samples import check_samples
@@ -39,7 +40,7 @@ class AudioFile:
         layout: how they were found.
     """
 
-    def __init__(self, streams: list[Stream], layout: Layout):
+    def __init__(self, streams: Sequence[Stream | MediaStream], layout: Layout):
         self._streams, self._layout = streams, layout
         first = streams[0].header
         self._lengths = [_frames_at(stream.header, first.sample_rate) for stream in streams]
@@ -54,7 +55,7 @@ class AudioFile:
     @property
     def is_plain(self) -> bool:
         """Tests if other programs that read with libsndfile read the same."""
-        return not self._layout.parts
+        return not self._layout.parts and not self._layout.is_media
 
     def __enter__(self) -> "AudioFile":
         return self
@@ -101,7 +102,7 @@ class AudioFile:
             begin += length
         return np.concatenate(found) if found else np.zeros((0, self.header.channels), np.float32)
 
-    def _read_stream(self, stream: Stream, first: int, frames: int, length: int) -> np.ndarray:
+    def _read_stream(self, stream: Stream | MediaStream, first: int, frames: int, length: int) -> np.ndarray:
         """A part of one of several streams, with the sample rate and the channels of the first."""
         own, rate, channels = stream.header, self.header.sample_rate, self.header.channels
         if own.sample_rate == rate:
@@ -119,7 +120,10 @@ def open_audio(source: str | bytes) -> AudioFile:
         AudioError: it cannot be read, or holds no audio.
     """
     layout = _layout_of_file(source, *_version(source)) if isinstance(source, str) else find_layout(source)
-    audio = _open_parts(_data(source), layout) if layout.parts else AudioFile([Stream(_opener(source))], layout)
+    if layout.parts:
+        audio = _open_parts(_data(source), layout)
+    else:
+        audio = AudioFile([MediaStream(source) if layout.is_media else Stream(_opener(source))], layout)
     if audio.header.frames == 0:
         audio.close()
         raise AudioError("empty", "it holds no audio")

@@ -4,6 +4,7 @@ Headers may lie about lengths, and one file may hold several streams, of which l
 """
 
 from nemo_birq.data.audio.flac import flac_layout
+from nemo_birq.data.audio.media import is_media
 from nemo_birq.data.audio.mp3 import mp3_layout
 from nemo_birq.data.audio.ogg import ogg_layout
 from nemo_birq.data.audio.parts import Data, Layout, tag_size
@@ -18,6 +19,8 @@ def find_layout(data: Data) -> Layout:
     Raises:
         AudioError: a stream whose length nothing tells cannot be decoded.
     """
+    if is_media(bytes(data[:16])):
+        return Layout(is_media=True)
     start = tag_size(data, 0)
     finder = _FINDERS.get(bytes(data[start : start + 4]))
     if finder is None and data[start : start + 1] == b"\xff":

@@ -28,6 +28,8 @@ class Layout(NamedTuple):
     """Why the file is shorter than it says."""
     most_frames: int | None = None
     """Frames of the whole file, where libsndfile guesses too many."""
+    is_media: bool = False
+    """It is for FFmpeg."""
 
 
 class PartFile(io.RawIOBase):

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from nemo_birq.data.audio.suffixes import MEDIA_REMEDY
 from nemo_birq.data.shards.recipes.inputs import SUFFIXES, files_under, fingerprint, require_folder, without_suffix
 from nemo_birq.data.shards.segments import BuildError, Listing, Segment, Skipped
 from nemo_birq.utils.progress import Progress
@@ -34,7 +35,7 @@ class FolderRecipe:
             others = Counter(path.suffix.lower() or "no suffix" for path in files_under(self.root))
             raise BuildError(
                 f"{self.root} holds no audio that libsndfile reads, only {dict(others.most_common(5)) or 'nothing'}; "
-                "convert it first, for example: ffmpeg -i a.m4a a.flac"
+                f"{MEDIA_REMEDY}"
             )
         names = [path.relative_to(self.root).as_posix() for path in files]
         segments = [

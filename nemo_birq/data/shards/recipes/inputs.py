@@ -6,16 +6,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
-import soundfile
-
-# Suffixes that libsndfile reads; raw samples have no header, and nobody could say what they are.
-SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"} | {
-    ".opus",
-    ".oga",
-    ".aif",
-    ".aifc",
-    ".sph",
-}
+from nemo_birq.data.audio.suffixes import SUFFIXES
 
 
 def require_folder(path: Path, remedy: str) -> None:
