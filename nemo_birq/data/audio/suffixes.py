@@ -10,7 +10,6 @@ MEDIA_SUFFIXES = frozenset(
 )  # fmt: skip
 """Of containers and codecs that FFmpeg reads and libsndfile does not."""
 MEDIA_REMEDY = "pip install 'nemo_birq[ffmpeg]' to read it, or convert it first, for example: ffmpeg -i a.m4a a.flac"
-HAS_FFMPEG = find_spec("av") is not None
 
 # Raw samples have no header, and nobody could say what they are.
 SUFFIXES = frozenset(f".{name.lower()}" for name in soundfile.available_formats()) - {".raw"} | {
@@ -20,5 +19,5 @@ SUFFIXES = frozenset(f".{name.lower()}" for name in soundfile.available_formats(
     ".aifc",
     ".sph",
 }
-if HAS_FFMPEG:
+if find_spec("av") is not None:
     SUFFIXES |= MEDIA_SUFFIXES
