@@ -1,6 +1,7 @@
 """``birq make-shards``: tar shards in NeMo's format, with one command for each kind of input."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -84,7 +85,8 @@ def make(recipe: Recipe, out: Path, workers: int, max_skipped_share: float, **de
         with ProgressBars(*columns, *times, console=Terminal(stderr=True)) as progress:
             card = build(recipe, out, BuildOptions(**determining), max(1, workers), max_skipped_share, progress)
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on where this one stopped")
+        click.echo("interrupted; the same command goes on where this one stopped", err=True)
+        sys.exit(128 + signal.SIGINT)
     Terminal().print(summary(card, out))
 
 
