@@ -13,6 +13,7 @@ from omegaconf import DictConfig, open_dict
 
 from nemo_birq.checkpoint.lightning_checkpoint import AVERAGE, read_checkpoint
 from nemo_birq.checkpoint.nemo_archive import complete_nemo, read_weights, verify_nemo
+from nemo_birq.data.trainer_hooks import ValidateAtEnd
 from nemo_birq.finetuning.data import batches_per_epoch, is_endless, longest_utterance
 from nemo_birq.finetuning.freezing import FreezeEncoder
 from nemo_birq.finetuning.initialization import initialize
@@ -29,6 +30,7 @@ def build_trainer(cfg: DictConfig) -> tuple[pl.Trainer, int]:
     if trainer.world_size > 1 and cfg.trainer.strategy == "auto" and cfg.freeze_encoder and not cfg.from_scratch:
         # Frozen parameters get no gradient, which plain DDP takes for an error.
         trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer) | {"strategy": "ddp_find_unused_parameters_true"})
+    trainer.callbacks.append(ValidateAtEnd())
     batches = batches_per_epoch(cfg.model.train_ds, trainer.world_size)
     trainer.limit_train_batches = _limit(trainer.limit_train_batches, batches, is_endless(cfg.model.train_ds))
     if isinstance(trainer.limit_train_batches, int):
