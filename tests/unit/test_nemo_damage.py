@@ -164,6 +164,21 @@ def test_label_tensors_of_another_shape_name_the_file_and_print_no_traceback(nem
     assert "Traceback" not in printed and "instantiation failed" not in printed, printed
 
 
+def test_exchanged_files_of_tensors_are_found(nemo, tmp_path):
+    """Each has right checksums of its own, and no list says which is which."""
+
+    def exchange(folder):
+        weights, labels = folder / "model_weights.ckpt", next(folder.glob(f"*{TENSORS}"))
+        weights.rename(folder / "other")
+        labels.rename(weights)
+        (folder / "other").rename(labels)
+
+    path = tmp_path / "exchanged.nemo"
+    repack(nemo, path, exchange)
+    with pytest.raises(ValueError, match=r"exchanged\.nemo: .*there is no anchor_projection and no "):
+        load_model(path)
+
+
 def arm(bomb: Bomb, name: str):
     """A change for ``repack`` that puts a bomb into a file of torch.save."""
 
