@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Protocol
 
@@ -34,6 +35,14 @@ LOCK = ".build.lock"
 _HEADERS_IN_A_JOB = 500
 
 
+class LeftOutError(BuildError):
+    """A complete build that left out too much; ``card`` is its dataset card."""
+
+    def __init__(self, message: str, card: dict):
+        super().__init__(message)
+        self.card = card
+
+
 class Recipe(Protocol):
     """A kind of input."""
 
@@ -61,6 +70,7 @@ def build(
         max_skipped_share: of the utterances; more than that is an error, once everything is written.
 
     Raises:
+        LeftOutError: more was left out than ``max_skipped_share``, or a shard is empty. Everything is written.
         BuildError: with what to do about it. What is finished stays.
     """
     source = shareable(json.loads(json.dumps(recipe.describe())))
@@ -101,7 +111,7 @@ def _plan(recipe: Recipe, source: dict, out: Path, options: BuildOptions, worker
         raise BuildError(f"{out} holds shards, but no {PLAN} of this script: give another folder")
     listing = recipe.read(out / SCRATCH / "unpacked", workers, progress)
     headers = _read_headers(sorted({segment.path for segment in listing.segments}), workers, progress)
-    plan, contents = make_plan(source, options, listing.segments, headers, listing.skipped)
+    plan, contents = make_plan(source, options, listing, headers)
     write_plan(out, plan, contents)
     return plan
 
@@ -147,16 +157,28 @@ def _finish(plan: Plan, records: list[dict], out: Path) -> dict:
 
 def _check_card(out: Path, card: dict, max_skipped_share: float) -> None:
     empty = [name for name, entry in card["shards"].items() if not entry["utterances"]]
-    first = "; ".join(f"{entry['name']}: {entry['reason']}" for entry in card["skipped"][:SHOWN])
+    first = "; ".join(f"{entry['name']}: {entry['reason']}" for entry in examples(card["skipped"], SHOWN))
     if empty:
-        raise BuildError(
+        raise LeftOutError(
             f"{len(empty)} shards are empty, since no utterance planned for them can be used ({', '.join(empty[:SHOWN])}): "
-            f"{first}. All reasons are in {out / CARD}; build with fewer shards in another folder"
+            f"{first}. All reasons are in {out / CARD}; build with fewer shards in another folder",
+            card,
         )
     if card["skipped_share"] > max_skipped_share:
         kinds = ", ".join(f"{count} {kind}" for kind, count in card["skipped_kinds"].items())
-        raise BuildError(
+        raise LeftOutError(
             f"{card['skipped_share']:.1%} of the utterances were left out ({kinds}), more than max_skipped_share="
             f"{max_skipped_share}: {first}. The shards are complete and all reasons are in {out / CARD}; mend the input and "
-            "build again in another folder, or use the shards as they are"
+            "build again in another folder, or use the shards as they are",
+            card,
         )
+
+
+def examples(skipped: list[dict], number: int) -> list[dict]:
+    """Returns the first entries of ``skipped`` in a card, one of each kind before a second of any."""
+    seen: Counter = Counter()
+    ranks = []
+    for entry in skipped:
+        ranks.append(seen[entry["kind"]])
+        seen[entry["kind"]] += 1
+    return [skipped[i] for i in sorted(range(len(skipped)), key=ranks.__getitem__)[:number]]

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from rich.text import Text
 from nemo_birq.command_line import options
 from nemo_birq.command_line.command import PATH, SETTINGS, Group
 from nemo_birq.data.shards.audio import CODECS
-from nemo_birq.data.shards.build import CARD, Recipe, build
+from nemo_birq.data.shards.build import CARD, LeftOutError, Recipe, build, examples
 from nemo_birq.data.shards.plan import BuildOptions
 from nemo_birq.data.shards.recipes.ami import AmiRecipe
 from nemo_birq.data.shards.recipes.cuts import CutsRecipe
@@ -26,6 +27,7 @@ from nemo_birq.utils.progress import ProgressBars
 from nemo_birq.utils.terminal import Terminal
 
 DEFAULT = BuildOptions()
+SUFFIXES_SHOWN = 10
 OUTPUT_OPTIONS = (
     options.out_option("Folder for shards and manifests: a new one, or that of the same command.", required=True),
     options.option("--codec", type=click.Choice(CODECS), default=DEFAULT.codec, help="Format of the members."),
@@ -65,8 +67,12 @@ def summary(card: dict, out: Path) -> Table:
     table.add_row("left out", f"{len(card['skipped']):,} ({card['skipped_share']:.2%}): {kinds}")
     share, number = card["clipped_sample_share"], card["utterances_with_clipping"]
     table.add_row("clipped", f"{share:.1e} of the samples, in {number:,} utterances" if number else "nothing")
-    for entry in card["skipped"][:5]:
+    for entry in examples(card["skipped"], 5):
         table.add_row("", Text(f"{entry['name']}: {entry['reason']}"))
+    if others := card.get("not_taken"):  # earlier versions did not count them
+        suffixes = ", ".join(f"{number:,} {suffix}" for suffix, number in Counter(others).most_common(SUFFIXES_SHOWN))
+        more = ", ..." if len(others) > SUFFIXES_SHOWN else ""
+        table.add_row("not taken", Text(f"{sum(others.values()):,} files that are no known audio: {suffixes}{more}"))
     table.add_row("more", f"{CARD}, durations.png; check with birq verify-shards {out}")
     return table
 
@@ -83,6 +89,9 @@ def make(recipe: Recipe, out: Path, workers: int, max_skipped_share: float, **de
     try:
         with ProgressBars(*columns, *times, console=Terminal(stderr=True)) as progress:
             card = build(recipe, out, BuildOptions(**determining), max(1, workers), max_skipped_share, progress)
+    except LeftOutError as error:
+        Terminal().print(summary(error.card, out))
+        raise
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on where this one stopped")
     Terminal().print(summary(card, out))
