@@ -25,7 +25,7 @@ from nemo_birq.data.shards.segments import BuildError, Listing, Skipped
 from nemo_birq.data.shards.shard_job import ShardJob, build_shard, is_finished, record_path
 from nemo_birq.data.shards.source import shareable
 from nemo_birq.data.shards.workers import run_jobs
-from nemo_birq.data.shards.writer import merge_manifests
+from nemo_birq.data.shards.writer import AUDIO, MANIFEST, merge_manifests, write_manifest
 from nemo_birq.utils.files import file_sha256, write_json
 from nemo_birq.utils.progress import Progress, track
 
@@ -109,6 +109,8 @@ def _plan(recipe: Recipe, source: dict, out: Path, options: BuildOptions, worker
         return plan
     if any(out.glob("audio_*.tar")) or any(out.glob("bucket*")):
         raise BuildError(f"{out} holds shards, but no {PLAN} of this script: give another folder")
+    if options.single_files and ((out / AUDIO).exists() or (out / MANIFEST).exists()):
+        raise BuildError(f"{out} holds {AUDIO} or {MANIFEST}, but no {PLAN} of this script: give another folder")
     listing = recipe.read(out / SCRATCH / "unpacked", workers, progress)
     headers = _read_headers(sorted({segment.path for segment in listing.segments}), workers, progress)
     plan, contents = make_plan(source, options, listing, headers)
@@ -134,7 +136,8 @@ def _build_shards(plan: Plan, out: Path, options: BuildOptions, workers: int, pr
             if is_finished(out, record):
                 records[number] = record
     missing = [number for number in range(len(plan.shards)) if number not in records]
-    jobs = [ShardJob(str(out), plan.shards[number], options.codec, options.sample_rate) for number in missing]
+    how = options.codec, options.sample_rate, options.single_files
+    jobs = [ShardJob(str(out), plan.shards[number], *how) for number in missing]
     total = sum(shard.seconds for shard in plan.shards)
     advance = progress.start("hours of audio", total / 3600)
     advance((total - sum(job.shard.seconds for job in jobs)) / 3600)
@@ -145,9 +148,12 @@ def _build_shards(plan: Plan, out: Path, options: BuildOptions, workers: int, pr
 
 def _finish(plan: Plan, records: list[dict], out: Path) -> dict:
     files = {name: digest for record in records for name, digest in record["files"].items()}
-    for folder in dict.fromkeys(shard.folder for shard in plan.shards):
-        whole = merge_manifests(out / folder, sum(shard.folder == folder for shard in plan.shards))
-        files[whole.relative_to(out).as_posix()] = file_sha256(whole)
+    if plan.options["single_files"]:
+        manifests = [write_manifest(out, (line for record in records for line in record["lines"]))]
+    else:
+        sizes = Counter(shard.folder for shard in plan.shards)
+        manifests = [merge_manifests(out / folder, number) for folder, number in sizes.items()]
+    files |= {path.relative_to(out).as_posix(): file_sha256(path) for path in manifests}
     card = make_card(plan, records, files)
     draw_durations(card, out / "durations.png")
     write_json(out / CARD, card)

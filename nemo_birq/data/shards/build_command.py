@@ -23,6 +23,7 @@ from nemo_birq.data.shards.recipes.folder import FolderRecipe
 from nemo_birq.data.shards.recipes.librispeech import PARTS, TRAIN_960, LibriSpeechRecipe
 from nemo_birq.data.shards.recipes.manifest import ManifestRecipe
 from nemo_birq.data.shards.recipes.yodas import YodasRecipe
+from nemo_birq.data.shards.writer import MANIFEST
 from nemo_birq.utils.progress import ProgressBars
 from nemo_birq.utils.terminal import Terminal
 
@@ -39,6 +40,12 @@ OUTPUT_OPTIONS = (
         "--num-shards", type=int, help="Number of shards (of each bucket); at least GPUs times workers of the training."
     ),
     options.option("--buckets", type=int, default=DEFAULT.buckets, help="Shard sets by duration: bucket1/, bucket2/, ..."),
+    options.option(
+        "--files",
+        "single_files",
+        is_flag=True,
+        help=f"Single files and {MANIFEST} in place of shards, as for validation sets.",
+    ),
     options.seed_option("Seed of the shuffle over shards."),
     options.workers_option(os.cpu_count(), "Processes; the shards do not depend on their number."),
     options.option(
@@ -59,7 +66,8 @@ def summary(card: dict, out: Path) -> Table:
     table = Table(title=str(out), show_header=False, title_justify="left")
     table.add_row("utterances", f"{card['utterances']:,}")
     table.add_row("hours", f"{card['hours']:,.2f}")
-    table.add_row("shards", f"{len(card['shards'])} of {card['codec']}, {card['bytes'] / 1e6:,.1f} MB")
+    made = ("shards", len(card["shards"])) if card["shards"] else ("files", card["utterances"])
+    table.add_row(made[0], f"{made[1]:,} of {card['codec']}, {card['bytes'] / 1e6:,.1f} MB")
     table.add_row("long recordings", ", ".join(f"{number:,} {how}" for how, number in card["long_recordings"].items()))
     short = card["too_short"]
     table.add_row("too short", f"{short['utterances']:,} below {short['below_seconds']} s, {short['hours']:.2f} hours")
@@ -74,6 +82,8 @@ def summary(card: dict, out: Path) -> Table:
         more = ", ..." if len(others) > SUFFIXES_SHOWN else ""
         table.add_row("not taken", Text(f"{sum(others.values()):,} files that are no known audio: {suffixes}{more}"))
     table.add_row("more", f"{CARD}, durations.png; check with birq verify-shards {out}")
+    if not card["shards"]:
+        table.add_row("manifest", str(out / MANIFEST))
     return table
 
 
@@ -106,6 +116,7 @@ def make_shards() -> None:
         birq make-shards librispeech /data/LibriSpeech --out /data/librispeech_960 --workers 32
         birq make-shards ami /data/ami --mic sdm --split train --out /data/ami_sdm_train
         birq make-shards yodas /data/yodas2 --subsets en000 --out /data/yodas_en --buckets 4
+        birq make-shards manifest dev.json --out /data/dev --files
 
     The same command again resumes an interrupted build.
     """

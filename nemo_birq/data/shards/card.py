@@ -36,6 +36,7 @@ def make_card(plan: Plan, records: list[dict], files: dict[str, str]) -> dict:
                 "bytes": record["bytes"],
             }
             for shard, record in zip(plan.shards, records, strict=True)
+            if not options["single_files"]
         },
         "bytes": sum(record["bytes"] for record in records),
         "codec": options["codec"],

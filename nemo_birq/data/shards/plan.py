@@ -48,6 +48,8 @@ class BuildOptions:
     """Shard sets of utterances of similar length."""
     seed: int = 0
     """Of the shuffle over shards."""
+    single_files: bool = False
+    """Single files and one manifest in place of shards."""
 
     def __post_init__(self) -> None:
         if self.codec not in CODECS:
@@ -60,6 +62,10 @@ class BuildOptions:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise BuildError(f"{name} is {value} and must be above 0")
+
+        if self.single_files and (self.num_shards is not None or self.buckets > 1):
+            key = "buckets" if self.buckets > 1 else "num_shards"
+            raise BuildError(f"{key} is {getattr(self, key)}, but single files have no shards: leave out {key}")
 
     @property
     def suffix(self) -> str:
@@ -193,10 +199,11 @@ def read_plan(out: Path) -> Plan | None:
     """The plan of an earlier build in this folder."""
     if not (out / PLAN).is_file():
         return None
-    written_later = {"not_taken": {}}  # which plans of earlier versions lack
+    written_later = {"not_taken": {}}  # which plans of earlier versions lack, as they do single_files
     plan = Plan(**written_later | json.loads((out / PLAN).read_text(encoding="utf-8")))
     shards, skipped = [ShardPlan(*shard) for shard in plan.shards], [Skipped(*entry) for entry in plan.skipped]
-    return plan._replace(source=shareable(plan.source), shards=shards, skipped=skipped)
+    options = plan.options | {"single_files": plan.options.get("single_files", False)}
+    return plan._replace(source=shareable(plan.source), options=options, shards=shards, skipped=skipped)
 
 
 def read_pieces(out: Path, shard: ShardPlan) -> Iterator[tuple[str, Piece]]:
