@@ -17,6 +17,7 @@ from nemo_birq.data.dataloader import BatchOrder, SpeechLoader
 from nemo_birq.data.dataset import SpeechDataset
 from nemo_birq.data.epoch_plan import BatchSettings
 from nemo_birq.data.index import SpeechIndex, open_index
+from nemo_birq.data.length_limits import all_left_out, find_left_out_of_order, warn_of_left_out
 from nemo_birq.data.longest import find_longest
 from nemo_birq.data.manifests import is_remote
 from nemo_birq.data.skipped_share import MAX_SKIPPED_SHARE, check_skipped_share
@@ -136,10 +137,10 @@ def _say(sources: list[Source], indexes: list[SpeechIndex], settings: BatchSetti
                 text += f"; {left_out.sum()} left out, {index.durations[left_out].sum() / 3600:.2f} h, {why}"
         logging.info(text)
     plan = order.plan(0, order.world_size)
+    left_out = find_left_out_of_order(order)
     if len(plan) == 0:
-        raise ValueError(
-            f"no utterance of {[source.manifest for source in sources]} is between min_duration and max_duration"
-        )
+        raise ValueError(all_left_out([source.manifest for source in sources], left_out))
+    warn_of_left_out(left_out)
     planned = np.concatenate([index.durations for index in indexes])[plan.rows]
     if order.endless and settings.batch_duration and planned.max() > settings.batch_duration:
         longest = find_longest(indexes, plan.rows)

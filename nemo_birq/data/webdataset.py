@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import soundfile
 import torch
 import webdataset as wds
@@ -27,6 +28,7 @@ from torch import Tensor
 
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.build_index import Problems, entries_by_shard
+from nemo_birq.data.length_limits import all_left_out, find_left_out, warn_of_left_out
 from nemo_birq.data.samples import find_bad_samples
 from nemo_birq.data.skipped_share import MAX_SKIPPED_SHARE, check_skipped_share
 from nemo_birq.data.sources import Source
@@ -144,7 +146,12 @@ def build_webdataset_loader(
     replicate = config.get("tarred_shard_strategy", "scatter") == "replicate"
     shards = [sources[0].tar_paths] if replicate else [sources[0].tar_paths[r::world_size] for r in range(world_size)]
     entries = _usable_entries(config, sources[0])
+    durations = np.array([entry["duration"] for lines in entries.values() for entry in lines], float)
+    left_out = find_left_out(durations, config.get("min_duration") or 0.0, config.get("max_duration") or float("inf"))
+    warn_of_left_out(left_out)
     samples = _samples_per_worker(config, sources[0], entries, shards, max(1, num_workers))
+    if samples == 0:
+        raise ValueError(all_left_out([sources[0].manifest], left_out))
     with _manifest_for_nemo(entries) as manifest:
         dataset = ShuffledTarredDataset(
             shards[0 if replicate else rank],
@@ -158,7 +165,7 @@ def build_webdataset_loader(
             max_duration=config.get("max_duration"),
             min_duration=config.get("min_duration"),
         )
-    return torch.utils.data.DataLoader(
+    loader = torch.utils.data.DataLoader(
         dataset,
         batch_size=config.batch_size,
         collate_fn=dataset.collate_fn,
@@ -166,6 +173,8 @@ def build_webdataset_loader(
         pin_memory=config.get("pin_memory", False),
         persistent_workers=num_workers > 0,  # keeps the state of the shuffles over epochs
     )
+    loader.left_out = left_out
+    return loader
 
 
 def _usable_entries(config: DictConfig, source: Source) -> dict[str, list[dict]]:
@@ -200,7 +209,7 @@ def _manifest_for_nemo(entries: dict[str, list[dict]]) -> Iterator[str]:
 def _samples_per_worker(
     config: DictConfig, source: Source, entries: dict[str, list[dict]], shards_of_ranks: list[list[str]], workers: int
 ) -> int:
-    """The most that any worker of any rank holds, in whole batches; the others repeat some of theirs."""
+    """The most that any worker of any rank holds, in whole batches; the others repeat some of theirs. 0: nothing is left."""
     low, high = config.get("min_duration") or 0.0, config.get("max_duration") or float("inf")
     sizes = {tar: sum(low <= entry["duration"] <= high for entry in lines) for tar, lines in entries.items()}
     held = []
@@ -210,8 +219,6 @@ def _samples_per_worker(
                 f"rank {rank} has {len(shards)} shards for {workers} workers: make more shards or use fewer workers"
             )
         held += [sum(sizes[shard] for shard in shards[worker::workers]) for worker in range(workers)]
-    if max(held) == 0:
-        raise ValueError(f"no utterance of {source.manifest} is between min_duration and max_duration")
     samples = -(-max(held) // config.batch_size) * config.batch_size
     repeated = samples * len(held) - sum(held)
     if repeated:

@@ -1,6 +1,8 @@
 """What the recipes give to the planner."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 
@@ -54,6 +56,8 @@ class Listing(NamedTuple):
 
     segments: list[Segment]
     skipped: list[Skipped]
+    not_taken: Mapping[str, int] = MappingProxyType({})
+    """Number of files of the input that are no audio of a known format, by suffix."""
 
 
 def said_by(error: Exception) -> str:

@@ -57,7 +57,8 @@ def check_labels(cfg: "DictConfig") -> None:
         result = preflight.measure(model, model.train_dataloader(), cfg.get("minutes", 5))
         console = Terminal(width=max(100, Terminal().width))
         console.print(report.label_table(result), report.selection_table(result))
-        console.print(report.suggestion_line(result))
+        for line in (report.suggestion_line(result), *report.length_lines(result)):
+            console.print(line, soft_wrap=True)
         picture = Path(cfg.get("picture", "label_check.png")).resolve()
         report.draw(result, picture)
         console.print(f"curve    {picture}", soft_wrap=True)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from nemo_birq.data.json_lines import show
 from nemo_birq.data.manifests import find_seconds_problem
-from nemo_birq.data.shards.recipes.inputs import SUFFIXES, fingerprint, require_folder
+from nemo_birq.data.shards.recipes.inputs import SUFFIXES, fingerprint, is_companion, require_folder
 from nemo_birq.data.shards.segments import BuildError, Listing, Segment, Skipped, Spoken, said_by
 from nemo_birq.data.shards.workers import advance, run_jobs
 from nemo_birq.utils.files import write_json
@@ -70,13 +70,14 @@ class YodasRecipe:
         data = self.root / "data"
         remedy = "hf download --repo-type dataset espnet/yodas2 --include 'data/en000/*' --local-dir <folder>"
         require_folder(data, f"{remedy}, and give <folder>")
-        there = sorted(path.name for path in data.iterdir() if path.is_dir())
+        there = sorted(path.name for path in data.iterdir() if path.is_dir() and not is_companion(path.name))
         absent = set(self.subsets) - set(there)
         if absent:
             raise BuildError(f"{data} has no subset {', '.join(sorted(absent))}; it has {', '.join(there) or 'none'}")
         archives = []
         for subset in self.subsets or there:
-            for tar in sorted((data / subset / "audio").glob("*.tar.gz")):
+            tars = sorted((data / subset / "audio").glob("*.tar.gz"))
+            for tar in (tar for tar in tars if not is_companion(tar.name)):
                 long_form = data / subset / "text" / tar.name.replace(".tar.gz", ".json")
                 archives.append(Archive(tar, long_form if long_form.is_file() else long_form.with_suffix(".txt"), subset))
         if not archives:
@@ -100,6 +101,8 @@ def unpack(job: tuple[str, str]) -> None:
         with tarfile.open(archive, "r|gz") as tar:
             for member in tar:
                 path = PurePosixPath(member.name)
+                if any(map(is_companion, path.parts)):
+                    continue
                 if path.is_absolute() or ".." in path.parts:
                     skipped.append(Skipped(f"{name}/{path.name}", "outside", f"the archive calls it {member.name}"))
                 elif path.name in seen:
