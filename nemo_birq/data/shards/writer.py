@@ -5,7 +5,6 @@ tarred_audio_manifest.json                             one line for each utteran
 sharded_manifests/manifest_0.json ... _{n-1}.json      the lines of each shard, in the order of its members
 """
 
-import json
 import tarfile
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -13,6 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
+from nemo_birq.data.json_lines import to_line
 from nemo_birq.utils.files import complete_file
 
 
@@ -58,7 +58,7 @@ class ShardWriter:
         member.size = len(utterance.audio)
         self._tar.addfile(member, BytesIO(utterance.audio))
         line = utterance.line | {"audio_filepath": utterance.member, "shard_id": self.shard_id}
-        self._manifest.write(json.dumps(line) + "\n")
+        self._manifest.write(to_line(line))
 
     def __exit__(self, *error: object) -> None:
         self._files.__exit__(*error)
