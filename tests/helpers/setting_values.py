@@ -424,6 +424,7 @@ name=
 seed=-1
 from_scratch=5
 from_scratch=abc
+allow_unknown_symbols=abc
 test_manifests=5
 test_manifests=[5]
 build_tokenizr=3
@@ -647,6 +648,7 @@ trainer.logger=true exp_manager.create_tensorboard_logger=false
 GOOD_FINETUNING = """
 fresh_layers=0
 from_scratch=true
+allow_unknown_symbols=true
 test_manifests=test.json
 test_manifests=[a.json,'b=b.json']
 init_from_nemo_model={a:{path:x.nemo,include:[encoder]}}

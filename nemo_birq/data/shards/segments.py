@@ -26,7 +26,8 @@ class Spoken(NamedTuple):
     start: float
     """Seconds from the beginning of the file."""
     end: float
-    text: str
+    text: str | None
+    """None: nobody knows which words are in this part."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ audio/                                                 single files
 manifest.json                                          one line for each of them, in the order of their names
 """
 
-import json
 import tarfile
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -17,6 +16,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
+from nemo_birq.data.json_lines import to_line
 from nemo_birq.utils.files import complete_file
 
 AUDIO, MANIFEST = "audio", "manifest.json"
@@ -68,7 +68,7 @@ class ShardWriter:
         member.size = len(utterance.audio)
         self._tar.addfile(member, BytesIO(utterance.audio))
         line = utterance.line | {"audio_filepath": utterance.member, "shard_id": self.shard_id}
-        self._manifest.write(json.dumps(line) + "\n")
+        self._manifest.write(to_line(line))
 
     def __exit__(self, *error: object) -> None:
         self._files.__exit__(*error)

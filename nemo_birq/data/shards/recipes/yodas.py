@@ -20,6 +20,7 @@ from nemo_birq.data.shards.segments import BuildError, Listing, Segment, Skipped
 from nemo_birq.data.shards.workers import advance, run_jobs
 from nemo_birq.utils.files import write_json
 from nemo_birq.utils.progress import Progress
+from nemo_birq.utils.text_files import read_lines, read_text
 
 _PROBLEMS = "problems.json"
 
@@ -142,7 +143,7 @@ def _segments(archive: Archive, unpacked: Path, skipped: list[Skipped]) -> Itera
 
 def _utterance_texts(path: Path, name: str, skipped: list[Skipped]) -> dict[str, str]:
     texts = {}
-    for raw in path.read_bytes().splitlines():
+    for raw in read_lines(path):
         utterance, _, text = raw.partition(b" ")
         try:
             texts[utterance.decode("utf-8")] = text.decode("utf-8").strip()
@@ -153,7 +154,7 @@ def _utterance_texts(path: Path, name: str, skipped: list[Skipped]) -> dict[str,
 
 def _long_form_texts(path: Path, name: str, skipped: list[Skipped]) -> dict[str, tuple[Spoken, ...]]:
     texts = {}
-    for number, video in enumerate(json.loads(path.read_text(encoding="utf-8")), start=1):
+    for number, video in enumerate(json.loads(read_text(path)), start=1):
         try:
             texts[video["audio_id"]] = tuple(sorted(_spoken(*item) for item in video["text"].items()))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
