@@ -3,19 +3,18 @@
 import os
 from collections.abc import Sequence
 from functools import lru_cache
-from io import BytesIO
 
 import numpy as np
-import soundfile
 import soxr
 import torch
 from nemo.utils import logging
 from torch.multiprocessing.reductions import shared_cache
 
+from nemo_birq.data.audio.errors import AudioError
+from nemo_birq.data.audio.file import AudioFile, open_audio
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.index import Place, SpeechIndex
 from nemo_birq.data.manifests import TOLERANCE
-from nemo_birq.data.samples import find_bad_samples
 from nemo_birq.utils.terminal import printable
 
 OPEN_FILES = 128  # shards that a process keeps open
@@ -56,46 +55,51 @@ class SpeechDataset(torch.utils.data.Dataset):
 
 
 def read_utterance(place: Place, sample_rate: int) -> np.ndarray:
-    """Signal of an utterance: (samples,) float32, mono, at the sample rate.
+    """Reads the signal of an utterance; shape and errors as ``read_audio``."""
+    if place.file == place.name:
+        return read_audio(place.file, place.start, place.duration, sample_rate)
+    try:
+        encoded = os.pread(_open(place.file).fileno(), place.size, place.position)
+    except OSError as error:
+        raise UnusableAudio(f"it cannot be read ({error})") from error
+    return read_audio(encoded, place.start, place.duration, sample_rate)
+
+
+def read_audio(source: str | bytes, start: float, duration: float, sample_rate: int) -> np.ndarray:
+    """Reads the signal of an utterance: (samples,) float32, mono, at the sample rate.
+
+    Args:
+        source: path of a file, or an encoded file.
+        start: of the utterance, in seconds.
+        duration: by the manifest, in seconds. It may be off by ``manifests.TOLERANCE`` for a whole file.
 
     Raises:
         UnusableAudio: it cannot be read or decoded, is empty, shorter than its manifest says, or holds samples that are no
             audio, see ``samples.find_bad_samples``.
     """
     try:
-        if place.file == place.name:
-            source: str | BytesIO = place.file
-        else:
-            source = BytesIO(os.pread(_open(place.file).fileno(), place.size, place.position))
-        signal, rate = _decode(source, place)
-    except (OSError, soundfile.SoundFileError) as error:
-        raise UnusableAudio(f"it cannot be decoded ({error})") from error
+        with open_audio(source) as audio:
+            signal, rate = _decode(audio, start, duration), audio.header.sample_rate
+    except AudioError as error:
+        raise UnusableAudio(str(error)) from error
     except MemoryError as error:
         raise UnusableAudio("it does not fit into memory; max_duration leaves out what is too long") from error
     return signal if rate == sample_rate else soxr.resample(signal, rate, sample_rate)
 
 
-def _decode(source: str | BytesIO, place: Place) -> tuple[np.ndarray, int]:
-    with soundfile.SoundFile(source) as file:
-        rate, duration = file.samplerate, file.frames / file.samplerate
-        end = place.start + place.duration
-        if file.frames == 0:
-            raise UnusableAudio("it holds no audio")
-        if end > duration + TOLERANCE:
-            raise UnusableAudio(f"it holds {duration:.2f} s, but the manifest wants {end:.2f} s of it")
-        whole = place.start == 0 and duration - end <= TOLERANCE
-        wanted = file.frames if whole else round(place.duration * rate)
-        if wanted < 1:
-            raise UnusableAudio(f"the manifest wants {place.duration} s of it")
-        if not whole:
-            file.seek(round(place.start * rate))
-        signal = file.read(wanted, dtype="float32", always_2d=True)
-    bad = find_bad_samples(signal)
-    if bad is not None:
-        raise UnusableAudio(bad[1])
+def _decode(audio: AudioFile, start: float, duration: float) -> np.ndarray:
+    header = audio.header
+    rate, end = header.sample_rate, start + duration
+    if end > header.seconds + TOLERANCE:
+        raise UnusableAudio(f"it holds {header.seconds:.2f} s, but the manifest wants {end:.2f} s of it")
+    whole = start == 0 and header.seconds - end <= TOLERANCE
+    wanted = header.frames if whole else round(duration * rate)
+    if wanted < 1:
+        raise UnusableAudio(f"the manifest wants {duration} s of it")
+    signal = audio.decode_mono(0 if whole else round(start * rate), wanted)
     if len(signal) < wanted - TOLERANCE * rate or (whole and len(signal) < wanted):
         raise UnusableAudio(f"it breaks off after {len(signal) / rate:.2f} of {wanted / rate:.2f} s")
-    return signal[:, 0] if signal.shape[1] == 1 else signal.mean(axis=1), rate
+    return signal
 
 
 @lru_cache(maxsize=OPEN_FILES)

@@ -4,20 +4,26 @@ import math
 
 import numpy as np
 
+from nemo_birq.data.audio.errors import INTEGERS, Remedy
+
 MAX_AMPLITUDE = 100.0
 """Largest absolute sample that is taken for audio; full scale is 1.
 
 Float audio may exceed full scale by a factor of a few, where tracks were mixed or a lossy codec overshoots. 100 is 40 dB
-above full scale, which no such audio reaches. Integers that were stored as floats are beyond it, of 16 bits (32768) and of
-24 bits (8388608), and so are damaged data (1e30), whose squares overflow. Nothing is scaled: the right factor is not known.
+above full scale, which no such audio reaches. Damaged data (1e30) are beyond it, whose squares overflow, and so are integers
+of 24 or 32 bits that were stored as floats (8388608): which of the two they are, and what to divide by, is not certain.
 """
+FULL_SCALE_16 = 32768.0
+"""What integers of 16 bits are divided by."""
+LEAST_VALUES = 8
+"""Different values that show integers stored as floats, where all samples are whole numbers; a square wave has two."""
 
 
 def find_bad_samples(signal: np.ndarray) -> tuple[str, str] | None:
     """Returns kind and reason where samples (of any shape, full scale 1) are no audio, else None."""
     if not signal.size:
         return None
-    peak = float(max(signal.max(), -signal.min()))  # NaN if one of them is
+    peak = _peak(signal)
     if not math.isfinite(peak):
         return "not a number", f"{int((~np.isfinite(signal)).sum())} samples are not finite numbers (NaN or infinity)"
     if peak > MAX_AMPLITUDE:
@@ -26,3 +32,22 @@ def find_bad_samples(signal: np.ndarray) -> tuple[str, str] | None:
             "stored as floats?"
         )
     return None
+
+
+def scale_integers(signal: np.ndarray) -> tuple[np.ndarray, Remedy | None]:
+    """Divides samples that are integers of 16 bits stored as floats by 32768.
+
+    Returns:
+        the samples, in the same shape, and the remedy where they were divided.
+    """
+    peak = _peak(signal) if signal.size else 0.0
+    if not 1.0 < peak <= FULL_SCALE_16 or not np.array_equal(signal, np.rint(signal)):  # NaN fails the first comparison
+        return signal, None
+    if len(np.unique(signal)) < LEAST_VALUES:
+        return signal, None
+    reason = f"its samples are whole numbers up to {peak:.6g}, stored as floats; they are divided by {FULL_SCALE_16:g}"
+    return signal / np.float32(FULL_SCALE_16), Remedy(INTEGERS, reason)
+
+
+def _peak(signal: np.ndarray) -> float:
+    return float(max(signal.max(), -signal.min()))  # NaN if one of them is

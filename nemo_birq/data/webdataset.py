@@ -11,13 +11,11 @@ import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BytesIO
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import soundfile
 import torch
 import webdataset as wds
 from nemo.collections.asr.data.audio_to_text import VALID_FILE_FORMATS, TarredAudioToCharDataset
@@ -28,8 +26,8 @@ from torch import Tensor
 
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.build_index import Problems, entries_by_shard
+from nemo_birq.data.dataset import UnusableAudio, read_audio
 from nemo_birq.data.length_limits import all_left_out, find_left_out, warn_of_left_out
-from nemo_birq.data.samples import find_bad_samples
 from nemo_birq.data.skipped_share import MAX_SKIPPED_SHARE, check_skipped_share
 from nemo_birq.data.sources import Source
 from nemo_birq.utils.terminal import printable
@@ -78,18 +76,12 @@ class ShuffledTarredDataset(TarredAudioToCharDataset):
         return True
 
     def _build_sample(self, tup: tuple[bytes, str, int]) -> tuple | None:
-        audio_bytes, name, offset = tup
+        audio_bytes, name, segment = tup
+        row = self.manifest_processor.collection.mapping[os.path.splitext(os.path.basename(name))[0]][segment]
+        entry = self.manifest_processor.collection[row]
         try:
-            info = soundfile.info(BytesIO(audio_bytes))
-            if info.frames == 0:
-                raise ValueError("it holds no audio")
-            if info.channels > 1:
-                audio_bytes = _mixed(audio_bytes)
-            sample = super()._build_sample((audio_bytes, name, offset))
-            bad = find_bad_samples(sample[0].numpy())
-            if bad is not None:
-                raise ValueError(bad[1])
-        except (soundfile.SoundFileError, ValueError, RuntimeError) as error:
+            signal = read_audio(audio_bytes, entry.offset or 0.0, entry.duration, self.featurizer.sample_rate)
+        except UnusableAudio as error:
             logging.warning(printable(f"Skipped '{name}': {error}"))
             self.skipped += 1
             self.skipped_in_a_row += 1
@@ -99,7 +91,8 @@ class ShuffledTarredDataset(TarredAudioToCharDataset):
                 ) from error
             return None
         self.skipped_in_a_row = 0
-        return sample
+        no_text = torch.zeros(0, dtype=torch.int64)
+        return torch.from_numpy(signal), torch.tensor(len(signal)), no_text, torch.tensor(0), row
 
     def _collate_fn(self, batch: list[tuple]) -> SpeechBatch:
         signal, signal_length, _, _, ids = super()._collate_fn(batch)
@@ -110,14 +103,6 @@ class ShuffledTarredDataset(TarredAudioToCharDataset):
 
 class UnreadableShardsError(Exception):
     """A worker that would never give a batch."""
-
-
-def _mixed(audio: bytes) -> bytes:
-    """The mean of all channels, as a wav file: NeMo takes channels for time here."""
-    signal, rate = soundfile.read(BytesIO(audio), dtype="float32")
-    buffer = BytesIO()
-    soundfile.write(buffer, signal.mean(axis=1), rate, format="WAV", subtype="FLOAT")
-    return buffer.getvalue()
 
 
 def _is_usable(sample: tuple | None) -> bool:

@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
-import soundfile
-
+from nemo_birq.data.audio.channels import mix
+from nemo_birq.data.audio.errors import INTEGERS, AudioError
+from nemo_birq.data.audio.file import open_audio
 from nemo_birq.data.manifests import read_lines
-from nemo_birq.data.samples import find_bad_samples
 
 
 def check_audio(manifest: str | Path) -> None:
@@ -16,7 +16,8 @@ def check_audio(manifest: str | Path) -> None:
         manifest: of single files.
 
     Raises:
-        ValueError: an utterance that cannot be decoded, or whose samples are no audio; naming file and line.
+        ValueError: an utterance that cannot be decoded, whose samples are no audio, or that NeMo, which reads without the
+            package's own reader, would read wrongly; naming file and line.
     """
     for where, entry, _ in read_lines(str(manifest)):
         path = os.path.join(os.path.dirname(manifest), entry["audio_filepath"])
@@ -27,15 +28,20 @@ def check_audio(manifest: str | Path) -> None:
 
 def _find_problem(path: str, offset: float, duration: float) -> str | None:
     try:
-        with soundfile.SoundFile(path) as file:
-            first = int(offset * file.samplerate)
-            if first >= file.frames:
-                return f"has no audio at {offset} s, it is {file.frames / file.samplerate:.2f} s long"
-            file.seek(first)
-            signal = file.read(int(duration * file.samplerate), dtype="float32")
-    except (OSError, soundfile.SoundFileError) as error:
-        return f"cannot be decoded ({error})"
-    if not signal.size:
-        return "holds no audio"
-    bad = find_bad_samples(signal)
-    return None if bad is None else f"is no audio: {bad[1]}"
+        with open_audio(path) as audio:
+            header = audio.header
+            first = int(offset * header.sample_rate)
+            if first >= header.frames:
+                return f"has no audio at {offset} s, it is {header.seconds:.2f} s long"
+            decoded = audio.decode(first, min(int(duration * header.sample_rate), header.frames - first))
+            if not decoded.signal.size:
+                return "holds no audio"
+            _, cancelled = mix(decoded.signal)
+            mended = [*decoded.remedies, *([cancelled] if cancelled else [])]
+            if cancelled or not audio.is_plain or INTEGERS in {remedy.kind for remedy in mended}:
+                return (
+                    f"is read wrongly by NeMo ({'; '.join(remedy.reason for remedy in mended)}): convert it to another file"
+                )
+    except AudioError as error:
+        return f"is no audio that can be used: {error}"
+    return None

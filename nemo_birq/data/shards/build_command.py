@@ -76,6 +76,9 @@ def summary(card: dict, out: Path) -> Table:
     table.add_row("left out", f"{len(card['skipped']):,} ({card['skipped_share']:.2%}): {kinds}")
     share, number = card["clipped_sample_share"], card["utterances_with_clipping"]
     table.add_row("clipped", f"{share:.1e} of the samples, in {number:,} utterances" if number else "nothing")
+    for kind, total in card.get("remedies", {}).items():
+        first = next(entry for entry in card["remedied"] if entry["kind"] == kind)
+        table.add_row(kind, Text(f"{total['utterances']:,} utterances, {total['hours']:.2f} hours, such as {first['name']}"))
     for entry in examples(card["skipped"], 5):
         table.add_row("", Text(f"{entry['name']}: {entry['reason']}"))
     if others := card.get("not_taken"):  # earlier versions did not count them

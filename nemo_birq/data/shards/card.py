@@ -11,6 +11,7 @@ from nemo_birq.data.shards.plan import Plan
 from nemo_birq.data.shards.source import of_any_machine
 
 _MOST_BINS = 60
+_MOST_NAMED = 100  # utterances with a remedy
 _WIDTHS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 120.0, 300.0, 600.0)  # seconds
 
 
@@ -22,6 +23,7 @@ def make_card(plan: Plan, records: list[dict], files: dict[str, str]) -> dict:
         files: SHA-256 of every tar and manifest, by path relative to the output folder.
     """
     durations = np.array([duration for record in records for duration in record["durations"]])
+    remedies = sorted(tuple(entry) for record in records for entry in record.get("remedies", ()))  # older records have none
     # A record that was read from its file has lists where a new one has tuples.
     skipped = sorted(tuple(entry) for entry in [*plan.skipped, *(e for record in records for e in record["skipped"])])
     bounds = _bounds(durations.max(initial=1.0))
@@ -61,6 +63,8 @@ def make_card(plan: Plan, records: list[dict], files: dict[str, str]) -> dict:
         "skipped_kinds": dict(sorted(Counter(kind for _, kind, _ in skipped).items())),
         "skipped": [{"name": name, "kind": kind, "reason": reason} for name, kind, reason in skipped],
         "not_taken": plan.not_taken,
+        "remedies": _remedies(remedies),
+        "remedied": _first_of_each_kind(remedies),
         "versions": {"libsndfile": soundfile.__libsndfile_version__, "soxr": soxr.__version__},
         "sha256": dict(sorted(files.items())),
     }
@@ -79,6 +83,27 @@ def _summary(durations: np.ndarray) -> dict:
     low, median, high = np.percentile(durations, [5, 50, 95])
     values = {"least": durations.min(), "5%": low, "median": median, "mean": durations.mean(), "95%": high}
     return {name: round(float(value), 3) for name, value in (values | {"most": durations.max()}).items()}
+
+
+def _remedies(entries: list[tuple[str, str, str, float]]) -> dict:
+    """Utterances and hours that the reader mended, by the kind of the remedy."""
+    found: dict[str, dict] = {}
+    for _, kind, _, seconds in sorted(entries, key=lambda entry: entry[1]):
+        total = found.setdefault(kind, {"utterances": 0, "hours": 0.0})
+        total["utterances"] += 1
+        total["hours"] += seconds / 3600
+    return {kind: total | {"hours": round(total["hours"], 6)} for kind, total in found.items()}
+
+
+def _first_of_each_kind(entries: list[tuple[str, str, str, float]]) -> list[dict]:
+    """Names with reasons, ``_MOST_NAMED`` of each kind: a whole corpus may come from pipes."""
+    named: Counter = Counter()
+    found = []
+    for name, kind, reason, seconds in entries:
+        named[kind] += 1
+        if named[kind] <= _MOST_NAMED:
+            found.append({"name": name, "kind": kind, "reason": reason, "seconds": seconds})
+    return found
 
 
 def _sum(records: list[dict], key: str) -> int:

@@ -59,8 +59,3 @@ class Listing(NamedTuple):
     skipped: list[Skipped]
     not_taken: Mapping[str, int] = MappingProxyType({})
     """Number of files of the input that are no audio of a known format, by suffix."""
-
-
-def said_by(error: Exception) -> str:
-    """The message of libsndfile or of the system without the path, which differs from machine to machine."""
-    return getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)

@@ -5,8 +5,9 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+from nemo_birq.data.audio.errors import AudioError
 from nemo_birq.data.manifests import RESERVED_KEYS
-from nemo_birq.data.shards.audio import BadAudioError, decode, encode, to_mono
+from nemo_birq.data.shards.audio import clipped_samples, decode, encode, to_mono
 from nemo_birq.data.shards.cut import Piece
 from nemo_birq.data.shards.plan import SCRATCH, ShardPlan, read_pieces
 from nemo_birq.data.shards.workers import advance
@@ -41,6 +42,7 @@ def build_shard(job: ShardJob) -> dict:
     """
     out = Path(job.out)
     skipped: list[tuple[str, str, str]] = []
+    remedies: list[tuple[str, str, str, float]] = []
     durations: list[float] = []
     rates: Counter = Counter()
     channels: Counter = Counter()
@@ -49,18 +51,19 @@ def build_shard(job: ShardJob) -> dict:
         for member, piece in read_pieces(out, job.shard):
             try:
                 decoded = decode(piece)
-            except BadAudioError as error:
+            except AudioError as error:
                 skipped.append((piece.identity, error.kind, str(error)))
                 advance(piece.seconds)
                 continue
-            signal = to_mono(decoded, job.sample_rate)
+            signal, mended = to_mono(decoded, job.sample_rate)
             audio = encode(signal, job.sample_rate, job.codec, serial=zlib.crc32(member.encode()))
             duration = round(len(signal) / job.sample_rate, 6)
             writer.add(Utterance(member, audio, {"duration": duration} | _carried(piece)))
             durations.append(duration)
+            remedies += [(piece.identity, *remedy, duration) for remedy in mended]
             rates[str(decoded.sample_rate)] += 1
             channels[str(decoded.signal.shape[1])] += 1
-            full = decoded.clipped_samples()
+            full = clipped_samples(decoded)
             samples, clipped = samples + decoded.signal.size, clipped + full
             utterances_clipped += full > 0
             advance(piece.seconds)
@@ -76,6 +79,7 @@ def build_shard(job: ShardJob) -> dict:
         "clipped_samples": clipped,
         "utterances_with_clipping": utterances_clipped,
         "skipped": skipped,
+        "remedies": remedies,
     }
     write_json(record_path(out, job.shard), record)
     return record

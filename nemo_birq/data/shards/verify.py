@@ -1,20 +1,17 @@
 """Does every shard hold what its manifest and the dataset card say?"""
 
-import io
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-import soundfile
-
+from nemo_birq.data.audio.errors import AudioError
+from nemo_birq.data.audio.file import measure, open_audio
 from nemo_birq.data.json_lines import BadLineError, parse_line, show
 from nemo_birq.data.manifests import SEGMENT, TOLERANCE, find_problem_of_entry
-from nemo_birq.data.samples import find_bad_samples
 from nemo_birq.data.shards.build import CARD
 from nemo_birq.data.shards.recipes.inputs import SUFFIXES
-from nemo_birq.data.shards.segments import said_by
 from nemo_birq.data.shards.workers import advance, run_jobs
 from nemo_birq.utils.files import PART, file_sha256, read_json
 from nemo_birq.utils.progress import Progress
@@ -215,21 +212,17 @@ def _check_members(job: ShardCheck, by_member: dict[str, list[dict]], problems: 
 def find_problem(data: bytes, lines: list[dict], decode: bool) -> str | None:
     """What is wrong with a member, or None."""
     try:
-        info = soundfile.info(io.BytesIO(data))
-        if info.frames == 0:
-            return "it holds no audio"
+        header = measure(data)
         if decode:
-            signal, _ = soundfile.read(io.BytesIO(data), dtype="float32")
-            if len(signal) < info.frames - TOLERANCE * info.samplerate:
-                return f"only {len(signal) / info.samplerate:.2f} s of {info.duration:.2f} s can be decoded"
-            bad = find_bad_samples(signal)
-            if bad is not None:
-                return bad[1]
-    except soundfile.SoundFileError as error:
-        return f"it cannot be decoded: {said_by(error)}"
+            with open_audio(data) as audio:
+                decoded = len(audio.decode(0, header.frames).signal)
+            if decoded < header.frames - TOLERANCE * header.sample_rate:
+                return f"only {decoded / header.sample_rate:.2f} s of {header.seconds:.2f} s can be decoded"
+    except AudioError as error:
+        return f"it cannot be decoded: {error}" if error.kind == "unreadable" else str(error)
     wanted = max(((line.get("offset") or 0.0) + line["duration"] for line in lines), default=0.0)
-    if wanted > info.duration + TOLERANCE:
-        return f"it holds {info.duration:.2f} s, but the manifest wants {wanted:.2f} s of it"
+    if wanted > header.seconds + TOLERANCE:
+        return f"it holds {header.seconds:.2f} s, but the manifest wants {wanted:.2f} s of it"
     return None
 
 

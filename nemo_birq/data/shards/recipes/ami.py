@@ -9,8 +9,9 @@ from xml.etree.ElementTree import ParseError
 
 import soundfile
 
+from nemo_birq.data.audio.errors import said_by
 from nemo_birq.data.shards.recipes.inputs import files_under, fingerprint, is_companion, require_folder
-from nemo_birq.data.shards.segments import BuildError, Listing, Segment, Skipped, said_by
+from nemo_birq.data.shards.segments import BuildError, Listing, Segment, Skipped
 from nemo_birq.utils.progress import Progress
 
 FILES = {"ihm": "*Headset-?.wav", "sdm": "*Array1-01.wav"}

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from nemo_birq.data.audio.errors import said_by
 from nemo_birq.data.json_lines import show
 from nemo_birq.data.manifests import find_seconds_problem
 from nemo_birq.data.shards.recipes.inputs import SUFFIXES, fingerprint, is_companion, require_folder
-from nemo_birq.data.shards.segments import BuildError, Listing, Segment, Skipped, Spoken, said_by
+from nemo_birq.data.shards.segments import BuildError, Listing, Segment, Skipped, Spoken
 from nemo_birq.data.shards.workers import advance, run_jobs
 from nemo_birq.utils.files import write_json
 from nemo_birq.utils.progress import Progress

@@ -1,0 +1,25 @@
+"""The streams of an audio file, where the file as it is would mislead libsndfile.
+
+Headers may lie about lengths, and one file may hold several streams, of which libsndfile reads the first.
+"""
+
+from nemo_birq.data.audio.flac import flac_layout
+from nemo_birq.data.audio.mp3 import mp3_layout
+from nemo_birq.data.audio.ogg import ogg_layout
+from nemo_birq.data.audio.parts import Data, Layout, tag_size
+from nemo_birq.data.audio.wav import wav_layout
+
+_FINDERS = {b"fLaC": flac_layout, b"OggS": ogg_layout, b"RIFF": wav_layout}
+
+
+def find_layout(data: Data) -> Layout:
+    """Finds the streams of an encoded file of any format.
+
+    Raises:
+        AudioError: a stream whose length nothing tells cannot be decoded.
+    """
+    start = tag_size(data, 0)
+    finder = _FINDERS.get(bytes(data[start : start + 4]))
+    if finder is None and data[start : start + 1] == b"\xff":
+        finder = mp3_layout
+    return finder(data, start) if finder else Layout()

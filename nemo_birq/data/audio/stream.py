@@ -1,0 +1,103 @@
+"""One stream that libsndfile decodes, read forward."""
+
+from collections.abc import Callable
+from typing import IO, NamedTuple
+
+import numpy as np
+import soundfile
+
+from nemo_birq.data.audio.errors import AudioError, said_by
+
+UNKNOWN = 2**62
+"""Frames from which on a length is none: libsndfile gives 2^63 - 1 where it does not know."""
+_BLOCK = 65536  # frames
+
+
+class Header(NamedTuple):
+    """Length and format of audio."""
+
+    frames: int
+    sample_rate: int
+    channels: int
+
+    @property
+    def seconds(self) -> float:
+        return self.frames / self.sample_rate
+
+
+class _Forward(soundfile.SoundFile):
+    """A file that soundfile does not seek in after each read, which fails at the end of some (FLAC without length, DWVW)."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class Stream:
+    """A stream, from which any part can be decoded; parts in ascending order are cheapest.
+
+    Args:
+        source: gives a path or a file anew at each call.
+
+    Raises:
+        AudioError: libsndfile does not read it.
+    """
+
+    def __init__(self, source: Callable[[], bytes | IO[bytes]]):
+        self._source = source
+        self._open()
+        frames = self._file.frames
+        if frames >= UNKNOWN:
+            frames = self._count()
+        self.header = Header(frames, self._file.samplerate, self._file.channels)
+
+    def read(self, first: int, frames: int) -> np.ndarray:
+        """Decodes ``frames`` frames from ``first`` on: (frames, channels) float32, fewer where the stream breaks off.
+
+        Raises:
+            AudioError: it cannot be decoded.
+            MemoryError: the frames do not fit into memory.
+        """
+        try:
+            if first != self._position:
+                self._go_to(first)
+            signal = self._file.read(frames, dtype="float32", always_2d=True)
+        except soundfile.SoundFileError as error:
+            raise AudioError("unreadable", f"cannot be decoded: {said_by(error)}") from error
+        self._position = first + len(signal)
+        return signal
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _open(self) -> None:
+        try:
+            self._file, self._position = _Forward(self._source()), 0
+        except (soundfile.SoundFileError, OSError) as error:
+            raise AudioError("unreadable", f"no audio that libsndfile reads: {said_by(error)}") from error
+
+    def _go_to(self, first: int) -> None:
+        try:
+            self._position = self._file.seek(first)
+        except soundfile.SoundFileError:  # a codec in which nobody can seek, such as GSM 6.10
+            if first < self._position:
+                self.close()
+                self._open()
+            while self._position < first and self._skip(min(_BLOCK, first - self._position)):
+                pass
+
+    def _skip(self, frames: int) -> int:
+        skipped = len(self._file.read(frames, dtype="float32", always_2d=True))
+        self._position += skipped
+        return skipped
+
+    def _count(self) -> int:
+        try:
+            while self._skip(_BLOCK):
+                pass
+        except soundfile.SoundFileError as error:
+            seconds = self._position / self._file.samplerate
+            raise AudioError("unreadable", f"cannot be decoded beyond {seconds:.2f} s: {said_by(error)}") from error
+        counted = self._position
+        self.close()
+        self._open()
+        return counted
