@@ -30,8 +30,8 @@ NO_EFFECT: dict[str, Sequence[str]] = {
         "keep_excessive_supervisions", "rir_path", "rir_prob", "pad_direction", "lowpass_frequencies_interval",
         "lowpass_prob", "compression_prob", "compression_level_interval", "compression_codecs",
         "compression_codec_weights", "compression_enable_for_custom_fields", "clipping_gain_db", "clipping_normalize",
-        "clipping_oversampling", "clipping_prob_hard", "clipping_prob", "code_switched", "batch_augmentor",
-        "batch_tokens", "quadratic_factor",
+        "clipping_oversampling", "clipping_prob_hard", "clipping_prob", "code_switched", "batch_tokens",
+        "quadratic_factor",
     ),
     "memory is left to PyTorch": ("cuda_expandable_segments",),
     "it names a validation set": ("name", "ds_item", "val_dl_idx"),
@@ -42,6 +42,7 @@ ALTERS = "it would alter the audio, which pretraining does not do: remove it"
 SELECTS = 'it would leave out utterances: leave them out of the manifest, or mark their lines with "_skipme": true'
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "augmentor": ((None,), ALTERS),
+    "batch_augmentor": ((None,), ALTERS),
     "noise_manifest": ((None,), ALTERS),
     "noise_path": ((None,), ALTERS),
     "perturb_speed": ((False, None), ALTERS),

@@ -40,11 +40,11 @@ class ShardLines(NamedTuple):
     tar: str
     entries: list[dict]
     left_out: list[dict]
-    """Entries that ``_skipme`` marks."""
+    """Entries that are marked with ``_skipme`` or ``validation_status``."""
 
 
 class Problems:
-    """Utterances that cannot be used, with the reasons, and the number of those that ``_skipme`` leaves out."""
+    """Utterances that cannot be used, with the reasons, and the number of lines that are marked to be left out."""
 
     def __init__(self):
         self.words: list[str] = []
@@ -58,7 +58,7 @@ class Problems:
 
     def of_empty(self, manifest: str) -> str:
         """Returns the message for a dataset of which nothing can be used."""
-        marked = [f"_skipme leaves out {self.num_left_out} lines"] if self.num_left_out else []
+        marked = [f"_skipme or validation_status leaves out {self.num_left_out} lines"] if self.num_left_out else []
         return "\n".join([f"{manifest} holds nothing that can be used:", *(self.words[:10] + marked or ["it is empty"])])
 
 
@@ -168,7 +168,7 @@ def _shard_id(entry: dict) -> int | float | None:
 
 
 def _counted(manifest: str, problems: Problems, left_out: list[dict]) -> Iterator[ManifestLine]:
-    """Yields the lines of a manifest, and counts those that ``_skipme`` leaves out, which are added to ``left_out``."""
+    """Yields the lines of a manifest, and counts those that are marked to be left out, which are added to ``left_out``."""
     yield from iterate_manifest(manifest, left_out)
     problems.num_left_out += len(left_out)
 

@@ -133,7 +133,7 @@ def _say(sources: list[Source], indexes: list[SpeechIndex], settings: BatchSetti
             if left_out.any():
                 text += f"; {left_out.sum()} left out, {index.durations[left_out].sum() / 3600:.2f} h, {why}"
         if index.num_left_out:
-            text += f"; {index.num_left_out} more left out, marked with _skipme"
+            text += f"; {index.num_left_out} more left out, marked with _skipme or validation_status"
         logging.info(text)
     plan = order.plan(0, order.world_size)
     if len(plan) == 0:

@@ -87,7 +87,7 @@ class SpeechIndex:
 
     @property
     def num_left_out(self) -> int:
-        """Lines that ``_skipme`` leaves out."""
+        """Lines that ``_skipme`` or ``validation_status`` leaves out."""
         return self._metadata["num_left_out"]
 
     def place(self, row: int) -> Place:

@@ -18,8 +18,8 @@ from nemo_birq.data.json_lines import parse_lines, show
 RESERVED_KEYS = {"id", "start", "channel", "supervisions", "features", "recording", "custom"}
 SEGMENT = re.compile(r"-sub\d+(?=\.\w+$|$)")  # NeMo: lines of parts of one member are called member-sub1, member-sub2, ...
 GZIP_MAGIC = b"\x1f\x8b"
-LEFT_OUT = "_skipme"
-"""Key by which NeMo's tools mark a line that its loader leaves out."""
+SKIP, STATUS = "_skipme", "validation_status"
+"""Keys by which NeMo's tools mark a line that its loader leaves out: ``_skipme: true``, or a status that is not "pass"."""
 TOLERANCE = 0.2  # seconds by which a manifest and an audio file may disagree on a duration; NeMo's own
 MAX_SECONDS = 1e6
 """Eleven days: no audio is so long, and one such number would spoil every sum of hours."""
@@ -63,18 +63,18 @@ def open_manifest(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 
 def iterate_manifest(path: str, left_out: list[dict[str, Any]] | None = None) -> Iterator[ManifestLine]:
-    """Yields the lines of a manifest; blank ones, and those that ``_skipme`` marks, are passed over.
+    """Yields the lines of a manifest; blank ones, and those that are marked to be left out, are passed over.
 
     Args:
         path: of the manifest, which may be compressed with gzip.
-        left_out: list to which the entries that ``_skipme`` marks are added.
+        left_out: list to which the entries that are marked with ``_skipme`` or ``validation_status`` are added.
 
     Raises:
         FileNotFoundError, ValueError: as ``open_manifest``.
     """
     with open_manifest(path) as file:
         for number, entry, problem in parse_lines(file):
-            if entry.get(LEFT_OUT):  # whatever else may be wrong with it
+            if entry.get(SKIP) or entry.get(STATUS, "pass") != "pass":  # whatever else may be wrong with it
                 if left_out is not None:
                     left_out.append(entry)
                 continue

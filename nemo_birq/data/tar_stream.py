@@ -35,7 +35,7 @@ class StreamLine(NamedTuple):
     """Name that no other line of the dataset has; without dots and folders."""
     entry: dict[str, Any]
     wanted: bool
-    """The utterance is to be given; False where it is too short or long, or left out by ``_skipme``."""
+    """The utterance is to be given; False where it is too short or long, or marked to be left out."""
 
 
 class Member(NamedTuple):

@@ -216,7 +216,9 @@ def _lines_of_shards(config: DictConfig, sources: list[Source]) -> dict[str, lis
             raise ValueError(problems.of_empty(source.manifest))
         check_skipped_share(source.manifest, problems.words, problems.num_lost, total + problems.num_lost, most)
         if problems.num_left_out:
-            logging.info(f"{source.manifest}: {problems.num_left_out} utterances left out, marked with _skipme")
+            logging.info(
+                f"{source.manifest}: {problems.num_left_out} utterances left out, marked with _skipme or validation_status"
+            )
     return found
 
 

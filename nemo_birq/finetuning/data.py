@@ -48,7 +48,9 @@ def open_whole(config: DictConfig) -> tuple[list[Source], list[SpeechIndex]]:
                 "(birq verify-shards names all of a folder of shards)"
             )
         if index.num_left_out:
-            logging.info(f"{source.manifest}: {index.num_left_out} utterances left out, marked with _skipme")
+            logging.info(
+                f"{source.manifest}: {index.num_left_out} utterances left out, marked with _skipme or validation_status"
+            )
     return sources, indexes
 
 

@@ -200,8 +200,10 @@ def test_segments_of_one_member(tmp_path, reader, suffix):
 def test_lines_that_skipme_marks_are_left_out(tmp_path, reader, caplog):
     """Whatever is wrong with them."""
     made = Converted(tmp_path)
-    for number in (1, 2, 5):
+    for number in (1, 5):
         made.lines[number]["_skipme"] = True
+    made.lines[2]["validation_status"] = "fail"
+    made.lines[3]["validation_status"] = "pass"
     made.lines[5]["duration"] = 0
     made.lines[0]["_skipme"] = False
     made.write()
@@ -212,7 +214,9 @@ def test_lines_that_skipme_marks_are_left_out(tmp_path, reader, caplog):
         assert "cannot be used" not in caplog.text and "no line of its manifest names" not in caplog.text
     made.lines = [line | {"_skipme": 1} for line in made.lines]
     made.write()
-    with pytest.raises(ValueError, match=r"(?s)_CL_\.json holds nothing that can be used:.*_skipme leaves out 6 lines"):
+    with pytest.raises(
+        ValueError, match=r"(?s)_CL_\.json holds nothing that can be used:.*_skipme or validation_status leaves out 6 lines"
+    ):
         read(node(reader, made.manifest, made.tars))
 
 
