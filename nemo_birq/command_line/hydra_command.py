@@ -10,7 +10,7 @@ import click
 
 from nemo_birq.command_line.command import SETTINGS, Command, interruptible
 from nemo_birq.command_line.configurations import config_folder, configurations, presets
-from nemo_birq.command_line.override_hints import current_spelling, explain
+from nemo_birq.command_line.override_hints import current_spelling, expanded_by_shell, explain
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -64,6 +64,8 @@ class HydraCommand(Command):
     def invoke(self, ctx: click.Context) -> None:
         from nemo.core.config import hydra_runner
 
+        if hint := expanded_by_shell(ctx.args):
+            sys.exit(f"{ctx.command_path}: {hint}")
         whole, full_error = sys.argv, os.environ.get(FULL_ERROR)
         is_composed = False
 

@@ -3,10 +3,11 @@
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pydantic import Field
 
 from nemo_birq.config import BiRQConfig, parse, refuse_unknown_keys, resolve_layer
+from nemo_birq.config_checks.data_files import find_unset, given
 from nemo_birq.config_checks.datasets import PretrainingDataset, check_dataset
 from nemo_birq.config_checks.experiment import Minutes, check_experiment, check_name
 from nemo_birq.config_checks.modules import check_model_parts
@@ -111,10 +112,9 @@ def check_data_named(model: DictConfig, *datasets: str) -> None:
         node = model.get(dataset)
         if node is None:
             continue
-        for key in FILES:
-            if OmegaConf.is_missing(node, key):
-                raise ValueError(f"model.{dataset}.{key} is not set: name the data, model.{dataset}.{key}={_example(key)}")
-        if dataset == "train_ds" and not node.get("manifest_filepath") and not node.get("input_cfg"):
+        for key in find_unset(node):
+            raise ValueError(f"model.{dataset}.{key} is not set: name the data, model.{dataset}.{key}={_example(key)}")
+        if dataset == "train_ds" and not given(node, "input_cfg") and not given(node, "manifest_filepath"):
             refuse("model.train_ds.manifest_filepath", node.get("manifest_filepath"), "a manifest, where input_cfg is null")
 
 

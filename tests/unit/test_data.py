@@ -261,7 +261,6 @@ def test_missing_files_are_named(tmp_path):
         ('{"audio_filepath": "clip0.wav", "duration": "long"}\n', "duration='long'"),
         ('{"audio_filepath": "clip0.wav", "duration": 0}\n', r"\bline 1\b.*duration=0\b"),
         ('{"audio_filepath": null, "duration": 1.0}\n', r"\bline 1\b.*audio_filepath=None"),
-        ('{"audio_filepath": "clip0.wav", "duration": 1.0, "recording": 3}\n', r"\bline 1\b.*\['recording'\]"),
         ('{"audio_filepath": "clip99.wav", "duration": 1.0}\n', r"audio_0\.tar.*clip99\.wav"),
     ],
 )

@@ -104,7 +104,7 @@ def write_manifest(folder: Path, lines: Iterable[dict]) -> Path:
     target = folder / MANIFEST
     ordered = sorted(lines, key=itemgetter("audio_filepath"))
     with complete_file(target) as part, open(part, "w", encoding="utf-8") as manifest:
-        manifest.writelines(json.dumps(line) + "\n" for line in ordered)
+        manifest.writelines(to_line(line) for line in ordered)
     return target
 
 
