@@ -50,10 +50,10 @@ def build_dataloader(
     for key in find_unset(config):
         raise ValueError(f"{key} is not set: name the data on the command line, e.g. model.train_ds.{key}=...")
     config = OmegaConf.create(dict.fromkeys((MANIFESTS, SHARDS, INPUT_CFG)) | without_unset(config))  # open to new keys
-    _check_keys(config)
     if not config.manifest_filepath and not config.input_cfg:
         logging.warning(f"No manifest_filepath is given, so there is no data loader for {config}")
         return None
+    _check_keys(config)
     if config.manifest_filepath and config.input_cfg:
         logging.warning(f"input_cfg names the data; manifest_filepath={config.manifest_filepath} is not read")
     config.sample_rate = sample_rate
