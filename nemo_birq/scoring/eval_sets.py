@@ -82,7 +82,7 @@ def check_apart(tests: list[TestSet], dev: TestSet) -> None:
 def identity(line: dict) -> str:
     """Returns the identity of an utterance: its file, and its offset if it is a part."""
     offset = line.get("offset")
-    return line["audio_filepath"] if not offset else f"{line['audio_filepath']}@{offset:g}"
+    return line["audio_filepath"] if not offset else f"{line['audio_filepath']}@{offset:.10g}"
 
 
 def speaker_of(line: dict) -> str | None:
