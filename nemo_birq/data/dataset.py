@@ -75,7 +75,7 @@ def read_audio(source: str | bytes, start: float, duration: float, sample_rate: 
 
     Raises:
         UnusableAudio: it cannot be read or decoded, is empty, shorter than its manifest says, or holds samples that are no
-            audio, see ``samples.find_bad_samples``.
+            audio, see ``samples.check_samples``.
     """
     try:
         with open_audio(source) as audio:

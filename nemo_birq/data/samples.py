@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from nemo_birq.data.audio.errors import INTEGERS, Remedy
+from nemo_birq.data.audio.errors import INTEGERS, AudioError, Remedy
 
 MAX_AMPLITUDE = 100.0
 """Largest absolute sample that is taken for audio; full scale is 1.
@@ -19,35 +19,35 @@ LEAST_VALUES = 8
 """Different values that show integers stored as floats, where all samples are whole numbers; a square wave has two."""
 
 
-def find_bad_samples(signal: np.ndarray) -> tuple[str, str] | None:
-    """Returns kind and reason where samples (of any shape, full scale 1) are no audio, else None."""
-    if not signal.size:
-        return None
-    peak = _peak(signal)
-    if not math.isfinite(peak):
-        return "not a number", f"{int((~np.isfinite(signal)).sum())} samples are not finite numbers (NaN or infinity)"
-    if peak > MAX_AMPLITUDE:
-        return "too loud", (
-            f"its samples reach {peak:.6g}, where full scale is 1 and the limit {MAX_AMPLITUDE:g}: are they integers, "
-            "stored as floats?"
-        )
-    return None
+def check_samples(signal: np.ndarray) -> tuple[np.ndarray, Remedy | None]:
+    """Checks decoded samples, and divides integers of 16 bits that were stored as floats by 32768.
 
-
-def scale_integers(signal: np.ndarray) -> tuple[np.ndarray, Remedy | None]:
-    """Divides samples that are integers of 16 bits stored as floats by 32768.
+    Args:
+        signal: of any shape, full scale 1.
 
     Returns:
-        the samples, in the same shape, and the remedy where they were divided.
+        the samples, and the remedy where they were divided.
+
+    Raises:
+        AudioError: they are no audio: not finite, or beyond ``MAX_AMPLITUDE``.
     """
-    peak = _peak(signal) if signal.size else 0.0
-    if not 1.0 < peak <= FULL_SCALE_16 or not np.array_equal(signal, np.rint(signal)):  # NaN fails the first comparison
+    if not signal.size:
         return signal, None
-    if len(np.unique(signal)) < LEAST_VALUES:
-        return signal, None
-    reason = f"its samples are whole numbers up to {peak:.6g}, stored as floats; they are divided by {FULL_SCALE_16:g}"
-    return signal / np.float32(FULL_SCALE_16), Remedy(INTEGERS, reason)
+    peak = float(max(signal.max(), -signal.min()))  # NaN if one of them is
+    if not math.isfinite(peak):
+        count = int((~np.isfinite(signal)).sum())
+        raise AudioError("not a number", f"{count} samples are not finite numbers (NaN or infinity)")
+    if 1.0 < peak <= FULL_SCALE_16 and _are_integers(signal):
+        reason = f"its samples are whole numbers up to {peak:.6g}, stored as floats; they are divided by {FULL_SCALE_16:g}"
+        return signal / np.float32(FULL_SCALE_16), Remedy(INTEGERS, reason)
+    if peak > MAX_AMPLITUDE:
+        raise AudioError(
+            "too loud",
+            f"its samples reach {peak:.6g}, where full scale is 1 and the limit {MAX_AMPLITUDE:g}: are they integers, "
+            "stored as floats?",
+        )
+    return signal, None
 
 
-def _peak(signal: np.ndarray) -> float:
-    return float(max(signal.max(), -signal.min()))  # NaN if one of them is
+def _are_integers(signal: np.ndarray) -> bool:
+    return np.array_equal(signal, np.rint(signal)) and len(np.unique(signal)) >= LEAST_VALUES

@@ -1,7 +1,7 @@
 """The reader of audio: every file and every member of a shard of the package is opened, measured and decoded here.
 
 ``open_audio`` gives an ``AudioFile`` of a path or of encoded bytes. It reads what libsndfile reads, and mends what
-libsndfile would read wrongly or in part (see ``layout``, ``samples.scale_integers`` and ``channels.mix``).
+libsndfile would read wrongly or in part (see ``layout``, ``samples.check_samples`` and ``channels.mix``).
 """
 
 import mmap
@@ -19,7 +19,7 @@ from nemo_birq.data.audio.errors import IN_PART, AudioError, Remedy, said_by
 from nemo_birq.data.audio.layout import find_layout
 from nemo_birq.data.audio.parts import Data, Layout, PartFile
 from nemo_birq.data.audio.stream import UNKNOWN, Header, Stream
-from nemo_birq.data.samples import find_bad_samples, scale_integers
+from nemo_birq.data.samples import check_samples
 
 
 class Decoded(NamedTuple):
@@ -79,10 +79,7 @@ class AudioFile:
         signal = self._read(first, frames)
         if channels is not None:
             signal = signal[:, list(channels)]
-        signal, scaled = scale_integers(signal)
-        bad = find_bad_samples(signal)
-        if bad is not None:
-            raise AudioError(*bad)
+        signal, scaled = check_samples(signal)
         at_end = first + frames >= self.header.frames
         remedies = [remedy for remedy in self._layout.remedies if at_end or remedy.kind != IN_PART]
         return Decoded(signal, self.header.sample_rate, (*remedies, *([scaled] if scaled else [])))

@@ -16,6 +16,8 @@ def flac_layout(data: Data, start: int) -> Layout:
     Raises:
         AudioError: a stream without number of samples cannot be decoded to its end.
     """
+    if _total(data, start) and data.find(b"fLaC", start + 4) < 0:
+        return Layout()
     starts = [match.start() for match in _STREAM.finditer(data, start)]
     if not starts or (len(starts) == 1 and _total(data, start)):
         return Layout()
