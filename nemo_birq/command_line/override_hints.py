@@ -106,7 +106,7 @@ def explain(error: Exception, folder: Path, config_name: str, arguments: Sequenc
         key, _, value = error.override.partition("=")
         without_brackets = NUMBERS.sub(r"_OP_\1_CL_", value)
         remedy = SYNTAX
-        if without_brackets != value:
+        if without_brackets != value and not set("'\"") & set(error.override):
             quoted = "" if value.startswith("[") else f", or {_quoted(key, without_brackets)} with both quotes"
             remedy = f"write '{key}={without_brackets}'{quoted}"
         return f"{error.override} cannot be read ({on_one_line(reason)}): {remedy}"

@@ -34,7 +34,6 @@ NO_EFFECT: dict[str, Sequence[str]] = {
         "quadratic_factor",
     ),
     "memory is left to PyTorch": ("cuda_expandable_segments",),
-    "it names a validation set": ("name", "ds_item", "val_dl_idx"),
 }  # fmt: skip
 """By what they mean here: keys that are taken, whatever their value."""
 

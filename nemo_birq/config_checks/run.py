@@ -3,7 +3,7 @@
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
 
 from nemo_birq.config import BiRQConfig, parse, refuse_unknown_keys, resolve_layer
@@ -101,6 +101,9 @@ def check_run_keys(cfg: DictConfig, *others: str) -> None:
 def check_data_named(model: DictConfig, *datasets: str) -> None:
     """Checks that the datasets of ``model`` name their data; a validation set may be null.
 
+    Of ``input_cfg`` and ``manifest_filepath`` one is enough. The other one becomes null where it is still to be given: NeMo
+    stops at any value that is.
+
     Args:
         model: node of the configuration.
         datasets: such as ``train_ds``.
@@ -114,6 +117,9 @@ def check_data_named(model: DictConfig, *datasets: str) -> None:
             continue
         for key in find_unset(node):
             raise ValueError(f"model.{dataset}.{key} is not set: name the data, model.{dataset}.{key}={_example(key)}")
+        for key in FILES:
+            if OmegaConf.is_missing(node, key):
+                node[key] = None
         if dataset == "train_ds" and not given(node, "input_cfg") and not given(node, "manifest_filepath"):
             refuse("model.train_ds.manifest_filepath", node.get("manifest_filepath"), "a manifest, where input_cfg is null")
 

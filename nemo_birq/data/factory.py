@@ -29,7 +29,7 @@ from nemo_birq.data.webdataset import build_webdataset_loader
 SETTINGS = {field.name for field in fields(BatchSettings)}
 OTHER_KEYS = {
     "use_lhotse", "is_tarred", "manifest_filepath", "tarred_audio_filepaths", "input_cfg", "sample_rate", "num_workers",
-    "pin_memory", "max_skipped_share", "shuffle_n", "tarred_shard_strategy",
+    "pin_memory", "max_skipped_share", "shuffle_n", "tarred_shard_strategy", "name", "ds_item", "val_dl_idx",
 }  # fmt: skip
 
 

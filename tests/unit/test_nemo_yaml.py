@@ -139,6 +139,7 @@ def test_input_cfg_stands_beside_an_unset_manifest(tmp_path, unset):
     }
     model = OmegaConf.create({"train_ds": node, "validation_ds": node})
     check_data_named(model, "train_ds", "validation_ds")
+    assert not OmegaConf.missing_keys(model)
     check_dataset(PretrainingDataset, OmegaConf.to_container(model.train_ds), "model.train_ds")
     assert sum(len(batch.ids) for batch in build_dataloader(model.train_ds, SAMPLE_RATE, 0, 1, training=False)) == 8
     model.train_ds.input_cfg = None
