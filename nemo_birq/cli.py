@@ -20,11 +20,12 @@ Earlier spellings are accepted and not shown: ``--manifest`` for DATA, ``--tarre
 """
 
 from importlib import import_module
+from typing import Any
 
 import click
 
 from nemo_birq import __version__
-from nemo_birq.command_line.command import SETTINGS
+from nemo_birq.command_line.command import SETTINGS, interruptible
 
 COMMANDS = {
     "make-shards": ("nemo_birq.data.shards.build_command:make_shards", "Build tar shards from audio of any kind."),
@@ -66,6 +67,10 @@ class LazyGroup(click.Group):
             return None
         module, _, function = COMMANDS[name][0].partition(":")
         return getattr(import_module(module), function)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with interruptible():  # imports take seconds
+            return super().invoke(ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

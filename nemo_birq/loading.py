@@ -8,13 +8,12 @@ import torch
 from nemo.collections.asr.models import ASRModel
 from nemo.collections.asr.modules import ConformerEncoder
 from nemo.core import ModelPT
-from nemo.utils import logging
 from omegaconf import DictConfig
 from torch import nn
 
 from nemo_birq.checkpoint.foreign_config import refuse_resolvers
 from nemo_birq.checkpoint.lightning_checkpoint import read_checkpoint
-from nemo_birq.checkpoint.nemo_archive import misfit, opening, read_config
+from nemo_birq.checkpoint.nemo_archive import misfit, opening, quiet_nemo, read_config
 from nemo_birq.model import BiRQModel
 
 
@@ -67,14 +66,14 @@ def load_model(path: str | Path) -> BiRQModel:
     device = _device()
     if path.suffix == ".nemo":
         _check_is_birq(path, read_config(path))
-        with logging.temp_verbosity(logging.ERROR):  # it would print how the model was trained
+        with quiet_nemo():
             model = BiRQModel.restore_from(str(path), map_location=device)
     elif path.suffix == ".ckpt":
         content = read_checkpoint(path)
         config = content.get(ModelPT.CHECKPOINT_HYPER_PARAMS_KEY, {}).get("cfg")
         refuse_resolvers(config, str(path))
         _check_is_birq(path, config)
-        with logging.temp_verbosity(logging.ERROR):
+        with quiet_nemo():
             model = _build(content, path)
     else:
         raise ValueError(f"model {path}: its name must end with .nemo or .ckpt")
@@ -100,7 +99,7 @@ def load_encoder(path: str | Path) -> LoadedEncoder:
             f"model {path} is a {config.target} with the encoder {encoder.get('_target_')}: features are taken from the "
             "layers of a ConformerEncoder (also FastConformer) without `reduction`"
         )
-    with opening(path), logging.temp_verbosity(logging.ERROR):  # it would print how the model was trained
+    with opening(path), quiet_nemo():
         model = ASRModel.restore_from(str(path), map_location=_device())
     return LoadedEncoder(model.eval().to(_device()))
 

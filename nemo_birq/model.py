@@ -29,6 +29,7 @@ from nemo_birq.config_checks import check_modules, check_optimizer
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.factory import build_dataloader
 from nemo_birq.data.trainer_hooks import TrainingPosition, ValidateAtEnd, check_trainer, with_schedule_length
+from nemo_birq.data.validation_sets import separate_sets
 from nemo_birq.labels.enhanced import EnhancedTargets
 from nemo_birq.labels.factory import build_labelers
 from nemo_birq.labels.teacher import find_teacher
@@ -315,6 +316,10 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
         check_trainer(self._trainer)
         self._update_dataset_config(dataset_name="train", config=train_data_config)
         self._train_dl = self._build_dataloader(train_data_config, training=True)
+
+    def setup_multiple_validation_data(self, val_data_config: DictConfig | dict) -> None:
+        super().setup_multiple_validation_data(separate_sets(val_data_config))
+        self._update_dataset_config(dataset_name="validation", config=val_data_config)
 
     def setup_validation_data(self, val_data_config: DictConfig | dict) -> None:
         self._update_dataset_config(dataset_name="validation", config=val_data_config)

@@ -14,13 +14,14 @@ import tarfile
 import tempfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from nemo.core import ModelPT
 from nemo.core.classes.common import ALLOWED_TARGET_PREFIXES, UnsafeTargetError
+from nemo.utils import logging
 from nemo.utils.get_rank import is_global_rank_zero
 from nemo.utils.tar_utils import is_safe_tar_member
 from omegaconf import DictConfig
@@ -70,14 +71,17 @@ def opening(path: str | Path) -> Iterator[None]:
     """Checks a ``.nemo`` with ``verify_nemo`` before NeMo opens it in the block, and names the file in NeMo's errors.
 
     Raises:
-        FileNotFoundError, ValueError: as ``verify_nemo``; a configuration with a class that NeMo does not allow.
+        FileNotFoundError, ValueError: as ``verify_nemo``; a configuration with a class that NeMo does not allow; an error of
+            the block, in which the file is named.
         OSError: no room to unpack the file.
     """
     if "://" not in str(path) and not Path(path).is_dir():  # NeMo's own ways: an object store, and an unpacked file
         verify_nemo(path)
     try:
         yield
-    except UnsafeTargetError as error:
+    except (UnsafeTargetError, ValueError) as error:
+        if str(path) in str(error):
+            raise
         raise ValueError(f"{path}: {error}") from error
     except RuntimeError as error:
         if "state_dict" not in str(error):
@@ -92,6 +96,11 @@ def opening(path: str | Path) -> Iterator[None]:
             f"{path} cannot be unpacked to {tempfile.gettempdir()} ({error}): set TMPDIR to a folder with "
             f"{Path(path).stat().st_size / 1e9:.1f} GB of room"
         ) from error
+
+
+def quiet_nemo() -> AbstractContextManager[None]:
+    """Keeps NeMo from logging how a model was trained, and from printing the traceback of an error that it raises anyway."""
+    return logging.temp_verbosity(logging.CRITICAL)
 
 
 def misfit(error: RuntimeError) -> str:

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,20 @@ def errors_in_one_line(*others: type[Exception]) -> Iterator[None]:
         if isinstance(error, (ValueError, OSError, ImportError, *others)):
             sys.exit(f"{click.get_current_context().command_path}: {printable(error)}")
         raise
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ends the process with the exit code of SIGINT, 130, where click would take 1.
+
+    Raises:
+        SystemExit: in place of a KeyboardInterrupt.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("\nInterrupted", err=True)
+        sys.exit(128 + signal.SIGINT)
 
 
 def on_one_line(text: str) -> str:
@@ -83,7 +98,7 @@ class Command(click.Command):
         return super().parse_args(ctx, self._canonical(ctx, args))
 
     def invoke(self, ctx: click.Context) -> Any:
-        with errors_in_one_line():
+        with interruptible(), errors_in_one_line():
             return super().invoke(ctx)
 
     def _canonical(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -115,6 +130,10 @@ class Group(click.Group):
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         _format_help_text(self, formatter)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with interruptible():
+            return super().invoke(ctx)
 
 
 def command(name: str) -> Callable[[Callable[..., None]], Command]:

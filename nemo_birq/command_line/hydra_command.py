@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nemo_birq.command_line.command import SETTINGS, Command
+from nemo_birq.command_line.command import SETTINGS, Command, interruptible
 from nemo_birq.command_line.configurations import config_folder, configurations, presets
-from nemo_birq.command_line.override_hints import current_spelling, explain
+from nemo_birq.command_line.override_hints import current_spelling, expanded_by_shell, explain
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -64,6 +64,8 @@ class HydraCommand(Command):
     def invoke(self, ctx: click.Context) -> None:
         from nemo.core.config import hydra_runner
 
+        if hint := expanded_by_shell(ctx.args):
+            sys.exit(f"{ctx.command_path}: {hint}")
         whole, full_error = sys.argv, os.environ.get(FULL_ERROR)
         is_composed = False
 
@@ -78,7 +80,8 @@ class HydraCommand(Command):
         sys.argv = [whole[0], *_with_absolute_config_path(ctx.args)]
         _set_full_error("1")
         try:
-            hydra_runner(config_path=str(folder), config_name=self.config_name)(run)()
+            with interruptible():
+                hydra_runner(config_path=str(folder), config_name=self.config_name)(run)()
         except Exception as error:
             if is_composed or full_error:
                 raise

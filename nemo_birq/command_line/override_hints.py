@@ -1,12 +1,17 @@
 """Hints for what Hydra refuses: overrides that it cannot read, and keys, presets and configurations that do not exist."""
 
+import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from nemo_birq.command_line.command import on_one_line
 from nemo_birq.command_line.configurations import configurations
 
 SYNTAX = "write KEY=VALUE, and a VALUE with commas, brackets, quotes or equals signs as 'KEY=\"VALUE\"'"
+DATA_KEYS = ("manifest_filepath", "tarred_audio_filepaths")
+NUMBERS = re.compile(r"[({[<](\d+\.\.\d+)[)}\]>]")
+"""NeMo's pattern of numbered files, in any of its brackets; it may be written with _OP_ and _CL_, which need no quotes."""
 RENAMED_GROUPS = {"labels": "objective"}
 """Groups of configurations in conf/ that had another name in earlier versions."""
 
@@ -15,6 +20,34 @@ def current_spelling(argument: str) -> str:
     """Returns an override with the group's current name: ``labels=paper`` is ``objective=paper``."""
     group, equals, preset = argument.partition("=")
     return f"{RENAMED_GROUPS[group]}={preset}" if equals and group in RENAMED_GROUPS else argument
+
+
+def expanded_by_shell(arguments: Sequence[str]) -> str | None:
+    """Returns a sentence about a pattern that the shell has replaced by an argument for each file; None if there is none.
+
+    ``manifest_filepath=/data/manifest_{0..3}.json`` without quotes arrives as four arguments, of which the last would count.
+    """
+    for first, second in pairwise(arguments):
+        key, _, value = first.partition("=")
+        if key.rpartition(".")[2] not in DATA_KEYS or not second.startswith(f"{key}="):
+            continue
+        values = [argument.removeprefix(f"{key}=") for argument in arguments if argument.startswith(f"{key}=")]
+        parts, last = (re.split(r"(\d+)", text) for text in (value, values[-1]))
+        differing = [i for i, pair in enumerate(zip(parts, last, strict=False)) if pair[0] != pair[1]]
+        if len(parts) == len(last) and len(differing) == 1 and differing[0] % 2:  # one number
+            parts[differing[0]] = f"_OP_{parts[differing[0]]}..{last[differing[0]]}_CL_"
+            pattern = "".join(parts)
+            return (
+                f"{key} is given {len(values)} times, from {value} to {values[-1]}: the shell has replaced braces. Write "
+                f"{key}={pattern}, or put the argument into quotes: {_quoted(key, pattern)}"
+            )
+    return None
+
+
+def _quoted(key: str, value: str) -> str:
+    """An override with braces in the quotes that shell and Hydra need."""
+    value = value.replace("_OP_", "{").replace("_CL_", "}")
+    return f"'{key}=\"{value}\"'"
 
 
 def unknown_key(folder: Path, config_name: str, arguments: Sequence[str]) -> str | None:
@@ -70,7 +103,13 @@ def explain(error: Exception, folder: Path, config_name: str, arguments: Sequenc
     folder = Path(_option(arguments, ("--config-path", "-cp")) or folder)
     if isinstance(error, OverrideParseException):
         reason = error.message.partition("\nSee http")[0].removeprefix(f"Error parsing override '{error.override}'")
-        return f"{error.override} cannot be read ({on_one_line(reason)}): {SYNTAX}"
+        key, _, value = error.override.partition("=")
+        without_brackets = NUMBERS.sub(r"_OP_\1_CL_", value)
+        remedy = SYNTAX
+        if without_brackets != value and not set("'\"") & set(error.override):
+            quoted = "" if value.startswith("[") else f", or {_quoted(key, without_brackets)} with both quotes"
+            remedy = f"write '{key}={without_brackets}'{quoted}"
+        return f"{error.override} cannot be read ({on_one_line(reason)}): {remedy}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return unknown_name(group or "--config-name", name, error.options or list(configurations(folder)))

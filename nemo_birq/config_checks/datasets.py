@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AllowInfNan, Field, Strict
 
+from nemo_birq.config_checks.data_files import INPUT_CFG, MANIFESTS, SHARDS
+from nemo_birq.config_checks.nemo_keys import explain_keys
 from nemo_birq.utils.settings import (
     MISSING,
     Count,
@@ -82,7 +84,10 @@ def check_dataset(kind: type[Kind], node: dict[str, Any], where: str) -> Kind:
     Raises:
         ValueError: a value out of range, or values that do not fit each other.
     """
-    settings = read(kind, {key: value for key, value in node.items() if value != MISSING}, where)
+    others = (MANIFESTS, SHARDS) if node.get(INPUT_CFG) else ()  # which may be empty beside it
+    settings = read(kind, {k: v for k, v in node.items() if v != MISSING and not (k in others and v == "")}, where)
+    if kind is PretrainingDataset:
+        explain_keys(node, f"{where}.")
     low, high = settings.min_duration, settings.max_duration
     if low is not None and high is not None and low > high:
         refuse(f"{where}.max_duration", high, f"at least {where}.min_duration={shown(node['min_duration'])}")

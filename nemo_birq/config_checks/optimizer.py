@@ -102,15 +102,16 @@ def check_optim(node: dict[str, Any], trainer: TrainerSettings) -> None:
 
 
 def _check_arguments(node: dict[str, Any], made: type, own: set[str], where: str) -> None:
-    """Checks that the keys are arguments of the class that ``name`` stands for."""
-    parameters = inspect.signature(made).parameters
-    if "args" in node or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+    """Checks that the keys are arguments of the class that ``name`` stands for, or of those that it derives from."""
+    if "args" in node:
         return
-    for key in node.keys() - parameters.keys() - own:
-        known = ", ".join(sorted(parameters.keys() - {"params", "optimizer"}))
+    constructors = [kind.__init__ for kind in made.__mro__ if "__init__" in vars(kind)]
+    known = {name for constructor in constructors for name in inspect.signature(constructor).parameters}
+    for key in sorted(node.keys() - known - own):
+        names = ", ".join(sorted(known - {"self", "args", "kwargs", "params", "optimizer", "defaults"}))
         raise ValueError(
             f"{where}.{key}={shown(node[key])} is no argument of {where}.name={shown(node.get('name'))}: remove it with "
-            f"~{where}.{key}, or use one of {known}"
+            f"~{where}.{key}, or use one of {names}"
         )
 
 

@@ -7,13 +7,14 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
 
 from nemo_birq.config import BiRQConfig, parse, refuse_unknown_keys, resolve_layer
+from nemo_birq.config_checks.data_files import find_unset, given
 from nemo_birq.config_checks.datasets import PretrainingDataset, check_dataset
 from nemo_birq.config_checks.experiment import Minutes, check_experiment, check_name
 from nemo_birq.config_checks.modules import check_model_parts
 from nemo_birq.config_checks.nodes import ABSENT, resolved
 from nemo_birq.config_checks.optimizer import check_optim
 from nemo_birq.config_checks.trainer import check_trainer_settings
-from nemo_birq.utils.settings import Count, Node, Seed, Text, Whole, read, refuse
+from nemo_birq.utils.settings import Count, Name, Node, Positive, Seed, Text, Whole, read, refuse
 
 ROOT_KEYS = (
     "name", "seed", "enhanced_start_step", "enhanced_ramp_steps", "model", "trainer", "exp_manager",
@@ -48,6 +49,8 @@ class RootSettings(Node):
     init_from_pretrained_model: Text | dict[str, Any] | None = None
     init_from_ptl_ckpt: Text | dict[str, Any] | None = None
     checkpoint_minutes: Minutes | None = None
+    minutes: Annotated[Positive, Field(le=10**6)] = 5  # this and the next of birq check-labels
+    picture: Name = "label_check.png"
 
 
 class ModelSettings(Node):
@@ -98,6 +101,9 @@ def check_run_keys(cfg: DictConfig, *others: str) -> None:
 def check_data_named(model: DictConfig, *datasets: str) -> None:
     """Checks that the datasets of ``model`` name their data; a validation set may be null.
 
+    Of ``input_cfg`` and ``manifest_filepath`` one is enough. The other one becomes null where it is still to be given: NeMo
+    stops at any value that is.
+
     Args:
         model: node of the configuration.
         datasets: such as ``train_ds``.
@@ -109,10 +115,12 @@ def check_data_named(model: DictConfig, *datasets: str) -> None:
         node = model.get(dataset)
         if node is None:
             continue
+        for key in find_unset(node):
+            raise ValueError(f"model.{dataset}.{key} is not set: name the data, model.{dataset}.{key}={_example(key)}")
         for key in FILES:
             if OmegaConf.is_missing(node, key):
-                raise ValueError(f"model.{dataset}.{key} is not set: name the data, model.{dataset}.{key}={_example(key)}")
-        if dataset == "train_ds" and not node.get("manifest_filepath") and not node.get("input_cfg"):
+                node[key] = None
+        if dataset == "train_ds" and not given(node, "input_cfg") and not given(node, "manifest_filepath"):
             refuse("model.train_ds.manifest_filepath", node.get("manifest_filepath"), "a manifest, where input_cfg is null")
 
 

@@ -17,7 +17,8 @@ import pyarrow as pa
 from rich.progress import track
 
 from nemo_birq.data.json_lines import show
-from nemo_birq.data.manifests import SEGMENT, iterate_manifest
+from nemo_birq.data.manifests import ManifestLine, iterate_manifest
+from nemo_birq.data.member_names import find_members
 from nemo_birq.data.sources import Source
 
 MAX_PROBLEMS = 1000  # kept in words; all are counted
@@ -33,17 +34,32 @@ class _Part(NamedTuple):
     durations: list[float]
 
 
+class ShardLines(NamedTuple):
+    """A shard with the entries of its manifest."""
+
+    tar: str
+    entries: list[dict]
+    left_out: list[dict]
+    """Entries that are marked with ``_skipme`` or ``validation_status``."""
+
+
 class Problems:
-    """What cannot be used, in words, and how many utterances that costs."""
+    """Utterances that cannot be used, with the reasons, and the number of lines that are marked to be left out."""
 
     def __init__(self):
         self.words: list[str] = []
         self.num_lost = 0
+        self.num_left_out = 0
 
     def add(self, problem: str, lost: int = 1) -> None:
         self.num_lost += lost
         if len(self.words) < MAX_PROBLEMS:
             self.words.append(problem)
+
+    def of_empty(self, manifest: str) -> str:
+        """Returns the message for a dataset of which nothing can be used."""
+        marked = [f"_skipme or validation_status leaves out {self.num_left_out} lines"] if self.num_left_out else []
+        return "\n".join([f"{manifest} holds nothing that can be used:", *(self.words[:10] + marked or ["it is empty"])])
 
 
 def build_table(source: Source) -> pa.RecordBatch:
@@ -57,7 +73,7 @@ def build_table(source: Source) -> pa.RecordBatch:
         parts = [_files(path, problems) for path in _watched(source.manifest_paths, "Indexing audio files")]
     else:
         entries = entries_by_shard(source, problems)
-        parts = [_shard(tar, lines, problems) for tar, lines in _watched(entries, "Indexing shards", len(source.tar_paths))]
+        parts = [_shard(lines, problems) for lines in _watched(entries, "Indexing shards", len(source.tar_paths))]
     columns = {
         "name": pa.array([name for part in parts for name in part.names], pa.large_string()),
         "shard": np.repeat(np.arange(len(parts), dtype=np.int32), [len(part.names) for part in parts]),
@@ -68,13 +84,12 @@ def build_table(source: Source) -> pa.RecordBatch:
     }
     table = pa.RecordBatch.from_pydict(columns)
     if table.num_rows == 0:
-        raise ValueError(
-            "\n".join([f"{source.manifest} holds nothing that can be used:", *(problems.words[:10] or ["it is empty"])])
-        )
+        raise ValueError(problems.of_empty(source.manifest))
     about = {
         "shards": [os.path.abspath(path) for path in source.tar_paths],
         "problems": problems.words,
         "num_lost": problems.num_lost,
+        "num_left_out": problems.num_left_out,
     }
     return table.replace_schema_metadata({"birq": json.dumps(about)})
 
@@ -91,7 +106,7 @@ def _watched(things: Iterable, description: str, total: int | None = None) -> It
 def _files(manifest: str, problems: Problems) -> _Part:
     part = _Part([], [], [], [], [])
     folder = os.path.dirname(os.path.abspath(manifest))
-    for where, entry, problem in iterate_manifest(manifest):
+    for where, entry, problem in _counted(manifest, problems, []):
         path = None if problem else os.path.join(folder, os.path.expanduser(entry["audio_filepath"]))
         if path is not None and not os.path.isfile(path):
             problem = f"{where} names {path}, which does not exist"
@@ -105,8 +120,8 @@ def _files(manifest: str, problems: Problems) -> _Part:
 # --- tar shards -------------------------------------------------------------------------------------------------------
 
 
-def entries_by_shard(source: Source, problems: Problems) -> Iterator[tuple[str, list[dict]]]:
-    """Each shard with its manifest lines.
+def entries_by_shard(source: Source, problems: Problems) -> Iterator[ShardLines]:
+    """Yields each shard with its manifest lines.
 
     Raises:
         ValueError: shards and manifests that do not belong together.
@@ -120,29 +135,50 @@ def entries_by_shard(source: Source, problems: Problems) -> Iterator[tuple[str, 
     if len(manifests) > 1 or len(tars) == 1:
         _check_numbers(manifests, tars)
         for tar, manifest in zip(tars, manifests, strict=True):
-            yield tar, [entry for _, entry in _usable(manifest, problems)]
+            left_out: list[dict] = []
+            lines = _counted(manifest, problems, left_out)
+            yield ShardLines(tar, list(_usable(lines, problems)), left_out)
         return
-    numbers = {_number(tar, "audio"): tar for tar in tars}
-    grouped: dict[str, list[dict]] = {tar: [] for tar in tars}
-    for where, entry in _usable(manifests[0], problems):
-        shard_id = entry.get("shard_id")
-        if isinstance(shard_id, int | float) and not isinstance(shard_id, bool) and shard_id in numbers:
-            grouped[numbers[shard_id]].append(entry)
+    numbers: dict[int, str] = {}
+    for tar in tars:
+        number = _number(tar, "audio")
+        if number in numbers:
+            raise ValueError(f"{numbers[number]} and {tar} both have number {number}, by which {manifests[0]} names shards")
+        numbers[number] = tar
+    grouped = {tar: ShardLines(tar, [], []) for tar in tars}
+    marked: list[dict] = []
+    for where, entry, problem in _counted(manifests[0], problems, marked):
+        tar = numbers.get(_shard_id(entry))
+        if problem:
+            problems.add(problem)
+        elif tar is not None:
+            grouped[tar].entries.append(entry)
         else:
-            problems.add(
-                f"{where}: {entry['audio_filepath']} has shard_id={show(shard_id)}, but the shards are numbered "
-                f"{min(numbers)} to {max(numbers)}"
-            )
-    yield from grouped.items()
+            shown = f"{entry['audio_filepath']} has shard_id={show(entry.get('shard_id'))}"
+            problems.add(f"{where}: {shown}, but the shards are numbered {min(numbers)} to {max(numbers)}")
+    for entry in marked:
+        if (tar := numbers.get(_shard_id(entry))) is not None:
+            grouped[tar].left_out.append(entry)
+    yield from grouped.values()
 
 
-def _usable(manifest: str, problems: Problems) -> Iterator[tuple[str, dict]]:
-    """Yields place and entry of each line that can be used."""
-    for where, entry, problem in iterate_manifest(manifest):
+def _shard_id(entry: dict) -> int | float | None:
+    value = entry.get("shard_id")
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _counted(manifest: str, problems: Problems, left_out: list[dict]) -> Iterator[ManifestLine]:
+    """Yields the lines of a manifest, and counts those that are marked to be left out, which are added to ``left_out``."""
+    yield from iterate_manifest(manifest, left_out)
+    problems.num_left_out += len(left_out)
+
+
+def _usable(lines: Iterable[ManifestLine], problems: Problems) -> Iterator[dict]:
+    for _, entry, problem in lines:
         if problem:
             problems.add(problem)
         else:
-            yield where, entry
+            yield entry
 
 
 def _check_numbers(manifests: list[str], tars: list[str]) -> None:
@@ -160,27 +196,29 @@ def _number(path: str, prefix: str) -> int:
     return int(match.group(1))
 
 
-def _shard(tar: str, entries: list[dict], problems: Problems) -> _Part:
+def _shard(lines: ShardLines, problems: Problems) -> _Part:
     """The utterances of a shard, in the order of its members."""
+    tar = lines.tar
     members = _members(tar, problems)
     order = {name: number for number, name in enumerate(members)}
+    marked = {str(entry.get("audio_filepath")) for entry in lines.left_out}
+    meant = find_members({entry["audio_filepath"] for entry in lines.entries} | marked, members)
     part, used, found = _Part([], [], [], [], []), set(), []
-    for entry in entries:
+    for entry in lines.entries:
         name = entry["audio_filepath"]
-        member = name if name in members else SEGMENT.sub("", name)
         utterance = (name, entry.get("offset") or 0.0)
-        if _leaves_folder(name):
+        if leaves_folder(name):
             problems.add(f"shard {tar}: the name {name} leaves the folder")
-        elif member not in members:
+        elif name not in meant:
             problems.add(f"shard {tar} lacks {name}, which its manifest names")
         elif utterance in used:
             problems.add(f"shard {tar}: {name} stands twice in its manifest; the first is used")
         else:
             used.add(utterance)
-            found.append((order[member], member, entry))
+            found.append((order[meant[name]], meant[name], entry))
     for _, member, entry in sorted(found, key=lambda triple: triple[0]):
         _append(part, entry["audio_filepath"], *members[member], entry)
-    foreign = sorted(members.keys() - {member for _, member, _ in found})
+    foreign = sorted(members.keys() - set(meant.values()))
     if foreign:
         problems.add(
             f"shard {tar} holds {len(foreign)} members that no line of its manifest names, such as {foreign[0]}", lost=0
@@ -213,7 +251,8 @@ def _members(tar: str, problems: Problems) -> dict[str, tuple[int, int]]:
     return members
 
 
-def _leaves_folder(name: str) -> bool:
+def leaves_folder(name: str) -> bool:
+    """Tests if the name of a member leads out of the folder into which its shard is unpacked."""
     path = PurePosixPath(name)
     return path.is_absolute() or ".." in path.parts
 

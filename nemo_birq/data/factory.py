@@ -13,10 +13,13 @@ from nemo.collections.common.data.lhotse.dataloader import LhotseDataLoadingConf
 from nemo.utils import logging
 from omegaconf import DictConfig, OmegaConf
 
+from nemo_birq.config_checks.data_files import INPUT_CFG, MANIFESTS, SHARDS, find_unset, without_unset
+from nemo_birq.config_checks.nemo_keys import REFUSED, explain_keys
 from nemo_birq.data.dataloader import BatchOrder, SpeechLoader
 from nemo_birq.data.dataset import SpeechDataset
 from nemo_birq.data.epoch_plan import BatchSettings
 from nemo_birq.data.index import SpeechIndex, open_index
+from nemo_birq.data.length_limits import all_left_out, find_left_out_of_order, warn_of_left_out
 from nemo_birq.data.longest import find_longest
 from nemo_birq.data.manifests import is_remote
 from nemo_birq.data.skipped_share import MAX_SKIPPED_SHARE, check_skipped_share
@@ -26,10 +29,8 @@ from nemo_birq.data.webdataset import build_webdataset_loader
 SETTINGS = {field.name for field in fields(BatchSettings)}
 OTHER_KEYS = {
     "use_lhotse", "is_tarred", "manifest_filepath", "tarred_audio_filepaths", "input_cfg", "sample_rate", "num_workers",
-    "pin_memory", "max_skipped_share", "shuffle_n", "tarred_shard_strategy",
+    "pin_memory", "max_skipped_share", "shuffle_n", "tarred_shard_strategy", "name", "ds_item", "val_dl_idx",
 }  # fmt: skip
-# Keys of NeMo's Lhotse loader that say how tar files are streamed. They have no meaning where the order is planned.
-STREAMING_KEYS = {"shard_seed", "concurrent_bucketing", "num_cuts_for_bins_estimate", "force_finite", "force_map_dataset"}
 
 
 def build_dataloader(
@@ -46,14 +47,15 @@ def build_dataloader(
             ``max_skipped_share`` of the utterances cannot be used.
     """
     config = OmegaConf.create(config)
-    for key in config:
-        if OmegaConf.is_missing(config, key):
-            raise ValueError(f"{key} is not set: name the data on the command line, e.g. model.train_ds.{key}=...")
-    config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))  # a copy, open to new keys
-    if not config.get("manifest_filepath") and not config.get("input_cfg"):
+    for key in find_unset(config):
+        raise ValueError(f"{key} is not set: name the data on the command line, e.g. model.train_ds.{key}=...")
+    config = OmegaConf.create(dict.fromkeys((MANIFESTS, SHARDS, INPUT_CFG)) | without_unset(config))  # open to new keys
+    if not config.manifest_filepath and not config.input_cfg:
         logging.warning(f"No manifest_filepath is given, so there is no data loader for {config}")
         return None
     _check_keys(config)
+    if config.manifest_filepath and config.input_cfg:
+        logging.warning(f"input_cfg names the data; manifest_filepath={config.manifest_filepath} is not read")
     config.sample_rate = sample_rate
     sources = read_sources(config)
     with isolate_rng():
@@ -75,15 +77,12 @@ def _check_keys(config: DictConfig) -> None:
             f"cannot load {config.get('manifest_filepath')}: set use_lhotse=true (tar shards or single files), or "
             "is_tarred=true for NeMo's webdataset loader"
         )
-    defaults = OmegaConf.structured(LhotseDataLoadingConfig)
-    for key in set(config) - SETTINGS - OTHER_KEYS - STREAMING_KEYS:
-        if key not in defaults:
-            logging.warning(f"{key} is no key of a data loader; it is ignored")
-        elif config[key] != defaults[key]:
-            raise ValueError(f"{key}={config[key]} of NeMo's Lhotse loader is not supported for pretraining; remove it")
-    ignored = sorted(STREAMING_KEYS & set(config))
-    if ignored:
-        logging.warning(f"{', '.join(ignored)}: of no effect, the order of the data is planned from seed (docs/data.md)")
+    no_effect = explain_keys(config)
+    for meaning, keys in no_effect.items():
+        logging.info(f"{', '.join(keys)}: no effect, {meaning}")
+    known = SETTINGS | OTHER_KEYS | REFUSED.keys() | {key for keys in no_effect.values() for key in keys}
+    for key in sorted(set(config) - known):
+        logging.warning(f"{key} is no key of a data loader; it is ignored")
 
 
 def _batch_settings(config: DictConfig) -> BatchSettings:
@@ -134,12 +133,14 @@ def _say(sources: list[Source], indexes: list[SpeechIndex], settings: BatchSetti
         ):
             if left_out.any():
                 text += f"; {left_out.sum()} left out, {index.durations[left_out].sum() / 3600:.2f} h, {why}"
+        if index.num_left_out:
+            text += f"; {index.num_left_out} more left out, marked with _skipme or validation_status"
         logging.info(text)
     plan = order.plan(0, order.world_size)
+    left_out = find_left_out_of_order(order)
     if len(plan) == 0:
-        raise ValueError(
-            f"no utterance of {[source.manifest for source in sources]} is between min_duration and max_duration"
-        )
+        raise ValueError(all_left_out([source.manifest for source in sources], left_out))
+    warn_of_left_out(left_out)
     planned = np.concatenate([index.durations for index in indexes])[plan.rows]
     if order.endless and settings.batch_duration and planned.max() > settings.batch_duration:
         longest = find_longest(indexes, plan.rows)

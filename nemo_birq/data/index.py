@@ -21,7 +21,7 @@ from nemo_birq.data.build_index import build_table
 from nemo_birq.data.sources import Source
 from nemo_birq.utils.files import complete_file, file_sha256, write_text
 
-FORMAT = 3  # of the table; part of its name, so that older ones are not read
+FORMAT = 4  # of the table; part of its name, so that older ones are not read
 
 
 class Place(NamedTuple):
@@ -84,6 +84,11 @@ class SpeechIndex:
     def num_lost(self) -> int:
         """Utterances that cannot be read."""
         return self._metadata["num_lost"]
+
+    @property
+    def num_left_out(self) -> int:
+        """Lines that ``_skipme`` or ``validation_status`` leaves out."""
+        return self._metadata["num_left_out"]
 
     def place(self, row: int) -> Place:
         """Where utterance ``row`` is."""

@@ -1,10 +1,13 @@
 """Lines of JSON from other programs: a line that cannot be used is a problem of that line, and does not end the reading."""
 
 import json
+import math
 import re
 import reprlib
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO, NamedTuple
+
+from nemo_birq.utils.text_files import MARK_BYTES
 
 MAX_LINE_BYTES = 64 << 20
 """An hour of labels in eight codebooks has 5 MB; a file of another kind may be one line of gigabytes."""
@@ -38,6 +41,23 @@ def show(value: object) -> str:
     return _shown.repr(value)
 
 
+def to_line(entry: dict[str, Any], ensure_ascii: bool = True) -> str:
+    """Returns the line of an object. NaN and infinities, which JSON does not have, become null."""
+    try:
+        return json.dumps(entry, ensure_ascii=ensure_ascii, allow_nan=False) + "\n"
+    except ValueError:
+        return json.dumps(without_nan(entry), ensure_ascii=ensure_ascii) + "\n"
+
+
+def without_nan(value: Any) -> Any:
+    """Returns a value of JSON with null in place of numbers that JSON does not have."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: without_nan(inner) for key, inner in value.items()}
+    return [without_nan(inner) for inner in value] if isinstance(value, list) else value
+
+
 def parse_lines(file: BinaryIO) -> Iterator[ParsedLine]:
     """Yields the lines of a binary file; blank ones are passed over."""
     for number, raw in _raw_lines(file):
@@ -57,6 +77,7 @@ def parse_line(raw: bytes) -> dict[str, Any]:
         BadLineError: the line is not one JSON object in UTF-8, is too long or nested too deep, or holds a number of
             thousands of digits, a key twice, or half a character (a lone surrogate).
     """
+    raw = raw.removeprefix(MARK_BYTES)  # at the head of a file, or in the middle of files that were joined
     if len(raw) > MAX_LINE_BYTES:
         raise BadLineError(f"is longer than {MAX_LINE_BYTES >> 20} MiB; a manifest holds one JSON object a line")
     try:
@@ -91,7 +112,7 @@ def _raw_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
             rest = raw
             while rest and not rest.endswith(b"\n"):
                 rest = file.readline(MAX_LINE_BYTES)
-        elif not raw.strip():
+        elif not raw.removeprefix(MARK_BYTES).strip():
             continue
         yield number, raw
 

@@ -3,16 +3,23 @@
 A line that cannot be used costs one utterance: it becomes a problem, which names file and line.
 """
 
+import gzip
+import io
 import os
 import re
+import zlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from contextlib import contextmanager
+from typing import Any, BinaryIO, NamedTuple
 
 from nemo_birq.data.json_lines import parse_lines, show
 
-# Manifest keys become attributes of a Lhotse cut; these are the cut's own and would overwrite what it is.
+# Attributes of a Lhotse cut. Lines may have them; in shards that are made here they are renamed to source_id, ...
 RESERVED_KEYS = {"id", "start", "channel", "supervisions", "features", "recording", "custom"}
 SEGMENT = re.compile(r"-sub\d+(?=\.\w+$|$)")  # NeMo: lines of parts of one member are called member-sub1, member-sub2, ...
+GZIP_MAGIC = b"\x1f\x8b"
+SKIP, STATUS = "_skipme", "validation_status"
+"""Keys by which NeMo's tools mark a line that its loader leaves out: ``_skipme: true``, or a status that is not "pass"."""
 TOLERANCE = 0.2  # seconds by which a manifest and an audio file may disagree on a duration; NeMo's own
 MAX_SECONDS = 1e6
 """Eleven days: no audio is so long, and one such number would spoil every sum of hours."""
@@ -35,17 +42,50 @@ def is_remote(path: str) -> bool:
     return path.startswith("pipe:") or "://" in path
 
 
-def iterate_manifest(path: str) -> Iterator[ManifestLine]:
-    """Yields the lines of a manifest; blank ones are passed over.
+@contextmanager
+def open_manifest(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Opens a file of lines, which may be compressed with gzip whatever it is called.
 
     Raises:
         FileNotFoundError: there is no such file.
+        ValueError: a URL or a command, or a compressed file that is damaged, which shows while it is read.
     """
+    if is_remote(str(path)):
+        raise ValueError(f"manifest {path} is not a local file: copy it, and name the copy")
     with open(path, "rb") as file:
+        if file.peek(2)[:2] != GZIP_MAGIC:
+            yield file
+            return
+        try:
+            yield io.BufferedReader(gzip.GzipFile(fileobj=file))
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ValueError(f"manifest {path} is damaged: {error}. Copy it again, or unpack it with gunzip") from error
+
+
+def iterate_manifest(path: str, left_out: list[dict[str, Any]] | None = None) -> Iterator[ManifestLine]:
+    """Yields the lines of a manifest; blank ones, and those that are marked to be left out, are passed over.
+
+    Args:
+        path: of the manifest, which may be compressed with gzip.
+        left_out: list to which the entries that are marked with ``_skipme`` or ``validation_status`` are added.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``open_manifest``.
+    """
+    with open_manifest(path) as file:
         for number, entry, problem in parse_lines(file):
+            if is_marked(entry):  # whatever else may be wrong with it
+                if left_out is not None:
+                    left_out.append(entry)
+                continue
             where = f"manifest {path}, line {number}"
             problem = problem or find_problem_of_entry(entry)
             yield ManifestLine(where, {}, f"{where} {problem}") if problem else ManifestLine(where, entry, None)
+
+
+def is_marked(entry: dict[str, Any]) -> bool:
+    """Tests if a line is to be left out by its own words: ``_skipme: true``, or a ``validation_status`` but "pass"."""
+    return bool(entry.get(SKIP)) or entry.get(STATUS, "pass") != "pass"
 
 
 def find_problem_of_entry(entry: dict[str, Any]) -> str | None:
@@ -53,9 +93,6 @@ def find_problem_of_entry(entry: dict[str, Any]) -> str | None:
     missing = [key for key in ("audio_filepath", "duration") if key not in entry]
     if missing:
         return f"lacks {missing}; it has the keys {show(sorted(entry))}"
-    reserved = RESERVED_KEYS & entry.keys()
-    if reserved:
-        return f"uses the reserved keys {sorted(reserved)}; rename them"
     problem = find_path_problem(entry["audio_filepath"])
     if problem is None and not _is_utf8(entry["audio_filepath"]):
         problem = f"has audio_filepath={show(entry['audio_filepath'])}, which is not UTF-8: rename the file"

@@ -145,9 +145,9 @@ def _lines_of_files(source: Source, index: SpeechIndex) -> Iterator[dict]:
 
 def _lines_of_shards(source: Source, index: SpeechIndex) -> Iterator[dict]:
     bounds = np.searchsorted(index.shards, np.arange(len(source.tar_paths) + 1))
-    for number, (_, entries) in enumerate(entries_by_shard(source, Problems())):
+    for number, lines in enumerate(entries_by_shard(source, Problems())):
         found: dict[tuple[str, float], dict] = {}
-        for entry in entries:
+        for entry in lines.entries:
             found.setdefault((entry["audio_filepath"], float(entry.get("offset") or 0.0)), entry)
         for row in range(bounds[number], bounds[number + 1]):
             place = index.place(row)

@@ -4,9 +4,8 @@ Shapes: B utterances, T' encoder frames, D encoder width.
 """
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +15,9 @@ from lhotse.features.io import MemoryRawWriter
 from lhotse.shar import SharWriter
 
 from nemo_birq.data.batch import SpeechBatch
+from nemo_birq.data.json_lines import without_nan
 from nemo_birq.extraction.data import SpeechData
-from nemo_birq.extraction.run import stack_by_utterance
+from nemo_birq.extraction.run import Write, stack_by_utterance
 from nemo_birq.extraction.store import PartStore
 from nemo_birq.loading import LoadedEncoder
 from nemo_birq.modules.frame_times import encoder_times
@@ -55,26 +55,28 @@ def compute_features(
 # --- formats ----------------------------------------------------------------------------------------------------------
 
 
-def write_npz(store: PartStore, number: int, lines: list[dict], results: list[dict[str, np.ndarray]]) -> None:
-    """Writes ``part-000000.npz`` with an array ``<key>/layer_4`` for each utterance and layer; the lines name both."""
-    keys = _keys(lines)
-    name = f"part-{number:06d}.npz"
+def write_npz(
+    store: PartStore, number: int, lines: list[dict], results: list[dict[str, np.ndarray]], names: list[str]
+) -> None:
+    """Writes ``part-000000.npz`` with an array ``<name>/layer_4`` for each utterance and layer; the lines name both."""
+    file = f"part-{number:06d}.npz"
     listed = [
-        line | {"features_filepath": name, "features_key": key, "num_frames": _num_frames(result)}
-        for line, key, result in zip(lines, keys, results, strict=True)
+        line | {"features_filepath": file, "features_key": name, "num_frames": _num_frames(result)}
+        for line, name, result in zip(lines, names, results, strict=True)
     ]
     with store.writing(number, listed) as folder:
-        arrays = zip(keys, results, strict=True)
-        np.savez(folder / name, **{f"{key}/{layer}": array for key, result in arrays for layer, array in result.items()})
+        arrays = zip(names, results, strict=True)
+        np.savez(folder / file, **{f"{name}/{layer}": array for name, result in arrays for layer, array in result.items()})
 
 
-def write_shar(store: PartStore, number: int, lines: list[dict], results: list[dict[str, np.ndarray]]) -> None:
+def write_shar(
+    store: PartStore, number: int, lines: list[dict], results: list[dict[str, np.ndarray]], names: list[str]
+) -> None:
     """Writes a shard of Lhotse's Shar format: ``shar/cuts.000000.jsonl.gz``, and ``shar/layer_4.000000.tar`` of each layer.
 
     The arrays are Lhotse's ``Array`` and not ``TemporalArray``, which would round the number of frames of a cut and lose the
     last one now and then.
     """
-    keys = _keys(lines)
     listed = [line | {"num_frames": _num_frames(result)} for line, result in zip(lines, results, strict=True)]
     with store.writing(number, listed) as folder:
         (folder / "shar").mkdir()  # where Lhotse finds nothing but its own files
@@ -82,41 +84,28 @@ def write_shar(store: PartStore, number: int, lines: list[dict], results: list[d
         with SharWriter(
             folder / "shar", fields, shard_size=None, shard_suffix=f".{number:06d}", warn_unused_fields=False
         ) as shar:
-            for line, key, result in zip(lines, keys, results, strict=True):
-                shar.write(_cut(line, key, result))
+            for line, name, result in zip(lines, names, results, strict=True):
+                shar.write(_cut(line, name, result))
 
 
-FORMATS: dict[str, Callable[[PartStore, int, list[dict], list[Any]], None]] = {"npz": write_npz, "lhotse": write_shar}
-
-
-def _keys(lines: list[dict]) -> list[str]:
-    """Names of a part's utterances: of their files without suffix, numbered where that is not enough."""
-    keys, seen = [], set()
-    for line in lines:
-        stem = key = Path(line["audio_filepath"]).stem
-        number = 1
-        while key in seen:
-            number += 1
-            key = f"{stem}-{number}"
-        seen.add(key)
-        keys.append(key)
-    return keys
+FORMATS: dict[str, Write] = {"npz": write_npz, "lhotse": write_shar}
 
 
 def _num_frames(result: dict[str, np.ndarray]) -> int:
     return len(next(iter(result.values())))
 
 
-def _cut(line: dict, key: str, arrays: dict[str, np.ndarray]) -> MonoCut:
+def _cut(line: dict, name: str, arrays: dict[str, np.ndarray]) -> MonoCut:
+    line = without_nan(line)
     spoken = SupervisionSegment(
-        id=key, recording_id=key, start=0.0, duration=line["duration"], text=line.get("text"), speaker=line.get("speaker")
+        id=name, recording_id=name, start=0.0, duration=line["duration"], text=line.get("text"), speaker=line.get("speaker")
     )
     writer = MemoryRawWriter()
-    held: dict[str, Array] = {name: writer.store_array(key, array) for name, array in arrays.items()}
+    held: dict[str, Array] = {layer: writer.store_array(name, array) for layer, array in arrays.items()}
     known = {"duration", "text", "speaker"}
-    custom = {name: value for name, value in line.items() if name not in known}
+    custom = {key: value for key, value in line.items() if key not in known}
     return MonoCut(
-        id=key, start=0.0, duration=line["duration"], channel=0, supervisions=[spoken], custom=custom | held
+        id=name, start=0.0, duration=line["duration"], channel=0, supervisions=[spoken], custom=custom | held
     )  # fmt: skip
 
 

@@ -52,13 +52,13 @@ def compute_labels(model: BiRQModel, batch: SpeechBatch, kind: str) -> list[np.n
     return [one.numpy() for one in labels.cpu().split(encoded_len.tolist())]
 
 
-def write_labels(kind: str) -> Callable[[PartStore, int, list[dict], list[np.ndarray]], None]:
+def write_labels(kind: str) -> Callable[[PartStore, int, list[dict], list[np.ndarray], list[str]], None]:
     """Returns a writer of parts: the manifest's line and ``anchor_labels`` or ``enhanced_labels``.
 
     With one codebook that is a list of T' numbers, with H > 1 a list of T' lists.
     """
 
-    def write(store: PartStore, number: int, lines: list[dict], results: list[np.ndarray]) -> None:
+    def write(store: PartStore, number: int, lines: list[dict], results: list[np.ndarray], names: list[str]) -> None:
         flat = [labels[:, 0] if labels.shape[1] == 1 else labels for labels in results]
         labelled = [line | {f"{kind}_labels": labels.tolist()} for line, labels in zip(lines, flat, strict=True)]
         with store.writing(number, labelled):

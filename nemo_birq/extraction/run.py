@@ -1,8 +1,10 @@
 """Processes the parts that are not done yet: decoding in worker processes, the model here, writing in a thread."""
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +18,8 @@ from nemo_birq.utils.progress import Progress, ProgressBars
 
 Compute = Callable[[SpeechBatch], list[Any]]
 """From a batch to one result for each of its utterances."""
-Write = Callable[[PartStore, int, list[dict], list[Any]], None]
-"""Writes a part: store, number, manifest lines, results."""
+Write = Callable[[PartStore, int, list[dict], list[Any], list[str]], None]
+"""Writes a part: store, number, manifest lines, results, and names of the utterances, which differ in all of the data."""
 
 
 class ExtractionSummary(NamedTuple):
@@ -96,13 +98,13 @@ def run_parts(
                 advance(float(durations[planned].sum()))
             if pending is not None:
                 pending.result()  # at most two parts are in memory
-            found = [(line, results[row]) for row, line in lines.of(part) if row in results]
+            found = [(line, results[row], name) for row, line, name in lines.of(part) if row in results]
             if not found and part.last - part.first > 1:
                 raise ValueError(
                     f"none of {part.last - part.first} utterances one after the other could be read; the warnings say why. "
                     "If the disk was away, the same command goes on; if the audio is broken, take it out of the manifest"
                 )
-            pending = writer.submit(write, store, part.number, [line for line, _ in found], [r for _, r in found])
+            pending = writer.submit(write, store, part.number, *([entry[i] for entry in found] for i in range(3)))
             written += len(found)
             unreadable += part.last - part.first - len(found)
         if pending is not None:
@@ -111,15 +113,28 @@ def run_parts(
 
 
 class _Lines:
-    """Manifest lines, part by part in rising order; those between are passed over."""
+    """Rows, manifest lines and names of utterances, part by part in rising order; those between are passed over."""
 
     def __init__(self, lines: Iterator[dict]):
-        self.lines, self.position = lines, 0
+        self.lines, self.position = with_names(lines), 0
 
-    def of(self, part: Part) -> list[tuple[int, dict]]:
+    def of(self, part: Part) -> list[tuple[int, dict, str]]:
         found = list(islice(self.lines, part.first - self.position, part.last - self.position))
         self.position = part.last
-        return list(zip(range(part.first, part.last), found, strict=True))
+        return [(row, *entry) for row, entry in zip(range(part.first, part.last), found, strict=True)]
+
+
+def with_names(lines: Iterable[dict]) -> Iterator[tuple[dict, str]]:
+    """Yields manifest lines with names that differ: of their files without suffix, numbered from the second of a name on."""
+    seen: Counter[str] = Counter()
+    taken: set[str] = set()
+    for line in lines:
+        stem = name = Path(line["audio_filepath"]).stem
+        while name in taken:
+            seen[stem] += 1
+            name = f"{stem}-{seen[stem] + 1}"
+        taken.add(name)
+        yield line, name
 
 
 def stack_by_utterance(arrays: dict[str, np.ndarray], lengths: list[int]) -> list[dict[str, np.ndarray]]:

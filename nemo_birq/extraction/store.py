@@ -6,7 +6,6 @@ part without its list ``part-000000.jsonl`` is not there. ``part-000000.sha256``
 """
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -17,6 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from nemo.utils import logging
 
+from nemo_birq.data.json_lines import to_line
 from nemo_birq.utils.files import complete_file, encoded, file_sha256, flush, read_json, write_json, write_text
 
 SETTINGS = "settings.json"
@@ -99,7 +99,7 @@ class PartStore:
         folder = self.folder / _WRITING
         folder.mkdir()
         yield folder
-        listed = encoded("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        listed = encoded("".join(to_line(line, ensure_ascii=False) for line in lines))
         digests = {self.list_path(number).name: hashlib.sha256(listed).hexdigest()}
         self.list_path(number).unlink(missing_ok=True)  # of a damaged part
         for path in (path for path in sorted(folder.rglob("*")) if path.is_file()):

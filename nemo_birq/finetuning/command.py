@@ -21,6 +21,7 @@ KEYS = {
     "init_from_nemo_model": "pretrained .nemo of BiRQ, BEST-RQ or another self-supervised NeMo model",
     "from_scratch": "true: train the architecture of that .nemo without its weights, the baseline",
     "test_manifests": "[MANIFEST,NAME=MANIFEST,...] of single files; scored at the end",
+    "allow_unknown_symbols": "true: dev and test sets may have characters that the vocabulary lacks; they are counted",
     "fresh_layers": "number of top layers of the encoder that begin with random weights",
     "freeze_encoder": "share of the training, or number of steps, in which only the head learns",
     "build_tokenizer.vocab_size": "pieces of a tokenizer made from the training texts; *_bpe without model.tokenizer.dir",

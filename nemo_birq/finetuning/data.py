@@ -12,6 +12,7 @@ from nemo.collections.common.data.lhotse.dataloader import LhotseDataLoadingConf
 from nemo.utils import logging
 from omegaconf import DictConfig, OmegaConf
 
+from nemo_birq.config_checks.data_files import INPUT_CFG, MANIFESTS, SHARDS, given
 from nemo_birq.data.epoch_plan import BatchSettings, plan_epoch
 from nemo_birq.data.index import SpeechIndex, open_index
 from nemo_birq.data.longest import LongUtterance, find_longest
@@ -26,7 +27,7 @@ def manifests(config: DictConfig, node: str) -> list[str]:
     Raises:
         ValueError: it names none.
     """
-    if not config.get("input_cfg") and not config.get("manifest_filepath"):
+    if not given(config, INPUT_CFG) and not given(config, MANIFESTS):
         raise ValueError(f"model.{node}.manifest_filepath is not set: name a manifest of labelled speech")
     return [path for source in read_sources(config) for path in source.manifest_paths]
 
@@ -45,6 +46,10 @@ def open_whole(config: DictConfig) -> tuple[list[Source], list[SpeechIndex]]:
                 f"{index.num_lost} of {len(index) + index.num_lost} utterances of {source.manifest} cannot be used, for "
                 f"example: {index.problems[0]}. NeMo's loader would stop there: mend or leave out what is named "
                 "(birq verify-shards names all of a folder of shards)"
+            )
+        if index.num_left_out:
+            logging.info(
+                f"{source.manifest}: {index.num_left_out} utterances left out, marked with _skipme or validation_status"
             )
     return sources, indexes
 
@@ -91,7 +96,7 @@ def longest_utterance(config: DictConfig) -> LongUtterance | None:
 
 def is_endless(train: DictConfig) -> bool:
     """Tests if NeMo's loader has no end; it ends only for the single files of one manifest."""
-    return not isinstance(train.manifest_filepath, str) or bool(train.tarred_audio_filepaths or train.input_cfg)
+    return not isinstance(given(train, MANIFESTS), str) or bool(given(train, SHARDS) or given(train, INPUT_CFG))
 
 
 def warn_of_long_texts(transcripts: list[Transcript], vocabulary: Vocabulary, frame_seconds: float) -> int:

@@ -15,6 +15,7 @@ from nemo_birq.finetuning.transcripts import check_covered, read_transcripts
 from nemo_birq.finetuning.vocabulary import Vocabulary, build_tokenizer, characters, pieces
 from nemo_birq.scoring.audio import check_audio
 from nemo_birq.scoring.eval_sets import TestSet, read_test_sets
+from nemo_birq.utils.text_files import refuse_mark
 
 
 def prepare(cfg: DictConfig) -> tuple[str, list[TestSet]]:
@@ -36,8 +37,11 @@ def prepare(cfg: DictConfig) -> tuple[str, list[TestSet]]:
     for test in tests:
         check_audio(test.manifest)  # they are scored at the end
     training = data.manifests(cfg.model.train_ds, "train_ds")
-    others = [*data.manifests(cfg.model.validation_ds, "validation_ds"), *(str(test.manifest) for test in tests)]
+    validation = data.manifests(cfg.model.validation_ds, "validation_ds")
+    others = [*validation, *(str(test.manifest) for test in tests)]
     transcripts = {manifest: read_transcripts(manifest) for manifest in [*training, *others]}
+    for manifest in (*training, *validation):
+        refuse_mark(Path(manifest))
     data.open_whole(cfg.model.validation_ds)  # NeMo would stop at the first validation, an epoch later
     texts = [line for manifest in training for line in transcripts[manifest]]
     if "tokenizer" in cfg.model and not cfg.model.tokenizer.dir:
@@ -49,7 +53,8 @@ def prepare(cfg: DictConfig) -> tuple[str, list[TestSet]]:
         logging.warning(f"model.tokenizer.type={cfg.model.tokenizer.type}: not looked at whether it covers the texts")
         return path, tests
     for manifest, lines in transcripts.items():
-        check_covered(lines, vocabulary.unknown, manifest, vocabulary.name)
+        allowed = cfg.get("allow_unknown_symbols", False) and manifest not in training
+        check_covered(lines, vocabulary.unknown, manifest, vocabulary.name, allowed)
     if "CTC" in cfg.model.target:
         frame_seconds = cfg.model.preprocessor.get("window_stride", 0.01) * cfg.model.encoder.subsampling_factor
         data.warn_of_long_texts(texts, vocabulary, frame_seconds)

@@ -30,7 +30,7 @@ from nemo_birq.utils.settings import (
 
 ROOT_KEYS = (
     "name", "seed", "init_from_nemo_model", "from_scratch", "test_manifests", "fresh_layers", "freeze_encoder",
-    "build_tokenizer", "model", "trainer", "exp_manager", "resume_with_changed",
+    "allow_unknown_symbols", "build_tokenizer", "model", "trainer", "exp_manager", "resume_with_changed",
     "checkpoint_minutes",
 )  # fmt: skip
 GROUPS = {
@@ -186,6 +186,7 @@ class RootSettings(Node):
     checkpoint_minutes: Minutes | None = None
     seed: Seed = 0
     from_scratch: Flag = False
+    allow_unknown_symbols: Flag = False
     init_from_nemo_model: Text | dict[str, Any] | None = None
     test_manifests: Name | list[Name] | None = None
     build_tokenizer: TokenizerBuild | None = None

@@ -5,13 +5,15 @@ import math
 from pathlib import Path
 
 import lightning.pytorch as pl
+import torch
 from nemo.collections.asr.models import ASRModel
 from nemo.utils import logging
 from nemo.utils.trainer_utils import resolve_trainer_cfg
 from omegaconf import DictConfig, open_dict
 
 from nemo_birq.checkpoint.lightning_checkpoint import AVERAGE, read_checkpoint
-from nemo_birq.checkpoint.nemo_archive import complete_nemo
+from nemo_birq.checkpoint.nemo_archive import complete_nemo, read_weights, verify_nemo
+from nemo_birq.data.trainer_hooks import ValidateAtEnd
 from nemo_birq.finetuning.data import batches_per_epoch, is_endless, longest_utterance
 from nemo_birq.finetuning.freezing import FreezeEncoder
 from nemo_birq.finetuning.initialization import initialize
@@ -28,6 +30,7 @@ def build_trainer(cfg: DictConfig) -> tuple[pl.Trainer, int]:
     if trainer.world_size > 1 and cfg.trainer.strategy == "auto" and cfg.freeze_encoder and not cfg.from_scratch:
         # Frozen parameters get no gradient, which plain DDP takes for an error.
         trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer) | {"strategy": "ddp_find_unused_parameters_true"})
+    trainer.callbacks.append(ValidateAtEnd())
     batches = batches_per_epoch(cfg.model.train_ds, trainer.world_size)
     trainer.limit_train_batches = _limit(trainer.limit_train_batches, batches, is_endless(cfg.model.train_ds))
     if isinstance(trainer.limit_train_batches, int):
@@ -88,7 +91,7 @@ def save_best(model: ASRModel, trainer: pl.Trainer, folder: Path, name: str) -> 
     """Writes ``<name>.nemo`` with the weights of the best validation, those of the moving average where there is one.
 
     NeMo's own ``save_best_model`` would write the weights that the average was taken of. A file that is there already, of
-    the same run before it was resumed, becomes ``<name>-v1.nemo`` and so on, as in NeMo.
+    the same run before it was resumed, becomes ``<name>-v1.nemo`` and so on, as in NeMo, unless it has the same weights.
     """
     callback = trainer.checkpoint_callback
     best, last = (getattr(callback, key, "") for key in ("best_model_path", "last_model_path"))
@@ -99,10 +102,24 @@ def save_best(model: ASRModel, trainer: pl.Trainer, folder: Path, name: str) -> 
         model.load_state_dict(read_checkpoint(source)["state_dict"])
         logging.info(f"The weights are those of {source.name}, {'the best of the validations' if best else 'the last'}")
     path = folder / "checkpoints" / f"{name}.nemo"
-    if trainer.is_global_zero:
+    if trainer.is_global_zero and not _has_weights(path, model):
         with complete_nemo(path) as part:
             model.save_to(str(part))
             if path.exists():
                 older = (path.with_name(f"{name}-v{number}.nemo") for number in itertools.count(1))
                 path.rename(next(other for other in older if not other.exists()))
     return path
+
+
+def _has_weights(path: Path, model: ASRModel) -> bool:
+    """Tests if a ``.nemo`` is there, whole, with the weights of the model."""
+    if not path.exists():
+        return False
+    try:
+        verify_nemo(path)
+        saved = read_weights(path)
+    except ValueError as error:
+        logging.warning(f"{error}. It is written again.")
+        return False
+    own = model.state_dict()
+    return saved.keys() == own.keys() and all(torch.equal(saved[name], own[name].cpu()) for name in own)

@@ -4,13 +4,18 @@ NeMo drops characters that it has no label for, and turns what a tokenizer does 
 show as an error rate that does not fall.
 """
 
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from nemo.utils import logging
+
 from nemo_birq.data.json_lines import show
 from nemo_birq.data.manifests import has_text, iterate_manifest
+from nemo_birq.scoring.normalization import APOSTROPHE, APOSTROPHES
+from nemo_birq.utils.terminal import printable
 
 SHOWN = 3  # example lines
 MAX_SAMPLE_RATE = 1_000_000  # Hz
@@ -59,34 +64,40 @@ def read_transcripts(manifest: str) -> list[Transcript]:
     return found
 
 
-def check_covered(transcripts: Iterable[Transcript], unknown: Callable[[str], str], manifest: str, vocabulary: str) -> None:
+def check_covered(
+    transcripts: Iterable[Transcript], unknown: Callable[[str], str], manifest: str, vocabulary: str, allowed: bool = False
+) -> None:
     """Looks for characters that cannot be written.
 
     Args:
         transcripts: what a manifest holds.
         unknown: the characters of a text that are outside the vocabulary, each as often as it occurs.
         manifest, vocabulary: their names for the message.
+        allowed: say it in the log and go on.
 
     Raises:
         ValueError: with the characters, how often they occur, and examples.
     """
     counts: Counter[str] = Counter()
     examples = []
+    num_texts = num_outside = 0
     for transcript in transcripts:
         outside = unknown(transcript.text)
         counts.update(outside)
+        num_texts, num_outside = num_texts + 1, num_outside + bool(outside)
         if outside and len(examples) < SHOWN:
             examples.append(f"{transcript.name}: {transcript.text}")
     if not counts:
         return
     listed = ", ".join(f"{character!r} {number} times" for character, number in counts.most_common(SHOWN_CHARACTERS))
     listed += f" and {len(counts) - SHOWN_CHARACTERS} others" if len(counts) > SHOWN_CHARACTERS else ""
-    raise ValueError(
-        f"manifest {manifest} has characters that are not in {vocabulary}: {listed}, for example\n  "
-        + "\n  ".join(examples)
-        + "\n"
-        + _remedy(counts, unknown)
-    )
+    message = f"manifest {manifest} has characters that are not in {vocabulary}: {listed}"
+    if allowed:
+        logging.warning(
+            printable(f"{message}; {num_outside} of {num_texts} texts hold one, which the recognizer cannot write")
+        )
+        return
+    raise ValueError(f"{message}, for example\n  " + "\n  ".join(examples) + "\n" + _remedy(counts, unknown))
 
 
 def _remedy(counts: Counter[str], unknown: Callable[[str], str]) -> str:
@@ -95,5 +106,9 @@ def _remedy(counts: Counter[str], unknown: Callable[[str], str]) -> str:
         remedies.append("Put the texts in lower case (make_shards.py librispeech has --lower-case).")
     if any(character.isdigit() for character in counts):
         remedies.append("Write numbers as words.")
+    if any(map(unicodedata.combining, counts)):
+        remedies.append("Put the texts in Unicode form NFC, in which a letter and its accent are one character.")
+    if counts.keys() & set(APOSTROPHES) and not unknown(APOSTROPHE):
+        remedies.append("Write apostrophes as ' (U+0027).")
     remedies.append("Or change the vocabulary: model.labels of ctc_char, another or a new tokenizer of the others.")
     return " ".join(remedies)

@@ -46,8 +46,14 @@ def verify(tensors: dict[str, Tensor], expected: str | None, source: str) -> Non
     """Refuses projections and a codebook that are not the ones the model was trained with.
 
     Raises:
-        ValueError: the checksum differs.
+        ValueError: a tensor is missing, or the checksum differs.
     """
+    missing = [name for name in FIXED if not isinstance(tensors.get(name), Tensor)]
+    if missing:
+        raise ValueError(
+            f"{source}: there is no {' and no '.join(missing)} among {', '.join(map(str, tensors))}. Use an undamaged copy "
+            "of the file"
+        )
     found = fixed_checksum(tensors)
     if expected is not None and found != expected:
         raise ValueError(

@@ -46,6 +46,7 @@ def pretrain(cfg: "DictConfig") -> None:
 
     from nemo_birq.checkpoint.lightning_checkpoint import check_initial_checkpoints
     from nemo_birq.config_checks import check_data_named, check_run_keys
+    from nemo_birq.data.tar_stream import UnreadableShardsError
     from nemo_birq.model import BiRQModel
     from nemo_birq.monitoring.alarms import UnreadableDataError
     from nemo_birq.monitoring.finite_check import NonFiniteError
@@ -54,7 +55,7 @@ def pretrain(cfg: "DictConfig") -> None:
     from nemo_birq.runs.experiment import experiment
     from nemo_birq.runs.resuming import prepare_resuming
 
-    with errors_in_one_line(UnreadableDataError, NonFiniteError):
+    with errors_in_one_line(UnreadableDataError, UnreadableShardsError, NonFiniteError):
         check_run_keys(cfg)
         check_data_named(cfg.model, "train_ds", "validation_ds")
         pl.seed_everything(cfg.seed, workers=True)

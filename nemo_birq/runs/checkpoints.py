@@ -13,9 +13,11 @@ from nemo.utils import logging
 from nemo.utils.callbacks import NeMoModelCheckpoint
 
 from nemo_birq.checkpoint.lightning_checkpoint import AVERAGE, check_checkpoint, peek_checkpoint
-from nemo_birq.utils.files import PART
+from nemo_birq.utils.files import PART, complete_file
 
 LAST, MARKER = "last.ckpt", NeMoModelCheckpoint.UNFINISHED_CHECKPOINT_SUFFIX
+LAST_NAME = "{name}--{{step}}-last"
+"""Name of the last checkpoint, which after a signal follows no validation and so has no metric in it."""
 DAMAGED = ".damaged"
 """Suffix that a checkpoint gets which cannot be read."""
 
@@ -29,14 +31,16 @@ class Candidate(NamedTuple):
     path: Path
 
 
-def settle(folder: Path, requeue_folder: Path, with_average: bool) -> Path | None:
+def settle(folder: Path, name: str, requeue_folder: Path, with_average: bool) -> Path | None:
     """Chooses the checkpoint to resume from, and clears away what would keep NeMo from taking it.
 
     Temporary files and markers of unfinished checkpoints are deleted, and so are ``*last.ckpt`` older than the chosen one.
-    A damaged checkpoint is renamed to ``*.ckpt.damaged``, and the one before it is chosen.
+    A damaged checkpoint is renamed to ``*.ckpt.damaged``, and the one before it is chosen. If that is one of the best and
+    not the last one, because the process was killed between the two, the last one becomes a copy of it.
 
     Args:
         folder: of the checkpoints.
+        name: of the run, with which the name of the last checkpoint begins.
         requeue_folder: where Lightning saves ``hpc_ckpt_*.ckpt`` before SLURM starts the job again.
         with_average: a checkpoint is whole only together with its ``*-EMA.ckpt``.
 
@@ -54,12 +58,13 @@ def settle(folder: Path, requeue_folder: Path, with_average: bool) -> Path | Non
     candidates = sorted(_candidates(folder, damaged), reverse=True)
     for number, candidate in enumerate(candidates):
         if _is_whole(candidate.path, with_average, damaged):
+            chosen = candidate.path if candidate.is_last else _copied(candidate, name, with_average)
             for older in candidates[number + 1 :]:
                 if older.is_last:
                     _remove(older.path)
             if damaged:
                 logging.warning(f"Resuming from {candidate.path} (step {candidate.step})")
-            return candidate.path
+            return chosen
     if damaged:
         raise ValueError(
             f"no checkpoint in {folder} can be read: {'; '.join(damaged)}. Put a good copy there to go on from it, or begin "
@@ -106,6 +111,15 @@ def _set_aside(path: Path, error: Exception, damaged: list[str]) -> None:
     path.rename(aside)
     damaged.append(str(error))
     logging.warning(f"A checkpoint is damaged and becomes {aside}: {error}")
+
+
+def _copied(best: Candidate, name: str, with_average: bool) -> Path:
+    """Copies a checkpoint, after its average, to the name that the last one of its step has."""
+    last = best.path.with_name(LAST_NAME.format(name=name).format(step=f"step={best.step}") + ".ckpt")
+    for suffix in (AVERAGE, ".ckpt") if with_average else (".ckpt",):
+        with complete_file(last.with_name(last.stem + suffix)) as part:
+            shutil.copyfile(best.path.with_name(best.path.stem + suffix), part)
+    return last
 
 
 def _remove(path: Path) -> None:

@@ -15,7 +15,7 @@ from nemo.utils.get_rank import is_global_rank_zero
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_birq.checkpoint.lightning_checkpoint import CompleteCheckpointIO
-from nemo_birq.runs.checkpoints import settle
+from nemo_birq.runs.checkpoints import LAST_NAME, settle
 from nemo_birq.runs.lock import exclusive
 from nemo_birq.runs.signals import Signals
 from nemo_birq.runs.stopping import StopAndGoOn
@@ -53,13 +53,13 @@ def experiment(trainer: Trainer, config: DictConfig | None, minutes: float | Non
             yield Experiment(run_exp_manager(trainer, config), signals)
             return
         config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
-        log_folder = _log_folder(trainer, config)
+        log_folder, name = _log_folder(trainer, config), config.get("name") or "default"
         folder = Path(OmegaConf.select(config, "checkpoint_callback_params.dirpath") or log_folder / "checkpoints")
 
         def open_folder() -> Path | None:
             stack.enter_context(exclusive(folder))
             average = OmegaConf.select(config, "ema.enable", default=False)
-            return settle(folder, log_folder, average) if config.get("resume_if_exists") else None
+            return settle(folder, name, log_folder, average) if config.get("resume_if_exists") else None
 
         child = CHOSEN in os.environ
         if "://" not in str(folder) and (chosen := _on_first_rank(trainer, open_folder)):
@@ -68,8 +68,7 @@ def experiment(trainer: Trainer, config: DictConfig | None, minutes: float | Non
             stack.callback(os.environ.pop, CHOSEN, None)
         trainer.strategy.checkpoint_io = CompleteCheckpointIO()
         run_exp_manager(trainer, config)
-        # A checkpoint after a signal follows no validation, so its name has no metric.
-        NeMoModelCheckpoint.CHECKPOINT_NAME_LAST = f"{config.get('name') or 'default'}--{{step}}-last"
+        NeMoModelCheckpoint.CHECKPOINT_NAME_LAST = LAST_NAME.format(name=name)
         if trainer.strategy.launcher is not None:
             signals.before_end = lambda: trainer.strategy.launcher.kill(signal.SIGKILL)
         # Lightning kills the first process, which reports the exit code, when another one that it started ends with a code.

@@ -43,6 +43,9 @@ class StopAndGoOn(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step, self._saved = trainer.global_step, time.monotonic()
+        if trainer.ckpt_path and isinstance(trainer.checkpoint_callback, ModelCheckpoint):
+            # A copy of the best checkpoint names the last one before it, and this one would never be removed.
+            trainer.checkpoint_callback.last_model_path = str(trainer.ckpt_path)
         if trainer.world_size > 1:
             self._group = dist.new_group(backend="gloo")
         self.signals.deferred = True

@@ -1,10 +1,16 @@
 """Reads what a language model in ARPA format predicts: its vocabulary, which stands at the head of the file."""
 
 import re
-from dataclasses import dataclass
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from nemo_birq.scoring.ngram_estimation import BEGIN, END, UNKNOWN
+from nemo_birq.utils.text_files import MARK_BYTES
 
 SPECIAL = {BEGIN, END, UNKNOWN, "<UNK>"}
 REMEDY = "give the text form of an n-gram model, as KenLM's lmplz and SRILM's ngram-count write it"
@@ -24,7 +30,7 @@ def read_arpa(path: Path) -> Arpa:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: not an ARPA file, or a truncated one.
+        ValueError: not an ARPA file, a truncated one, or one that has a 1-gram twice.
     """
     if not path.is_file():
         raise FileNotFoundError(f"language model {path} does not exist")
@@ -33,7 +39,7 @@ def read_arpa(path: Path) -> Arpa:
     if compressed:
         raise ValueError(f"language model {path} is compressed; unpack it first: gunzip {path}")
     try:
-        with open(path, encoding="utf-8", newline="\n") as file:
+        with open(path, encoding="utf-8-sig", newline="\n") as file:
             counts = _read_counts(file, path)
             symbols = _read_unigrams(file, path, counts[0])
     except UnicodeDecodeError as error:
@@ -42,7 +48,41 @@ def read_arpa(path: Path) -> Arpa:
     missing = {BEGIN, END} - set(symbols)
     if missing:
         raise ValueError(f"language model {path} has no 1-gram {' and no '.join(sorted(missing))}; {REMEDY}")
+    symbol, count = Counter(symbols).most_common(1)[0]
+    if count > 1:
+        raise ValueError(
+            f"language model {path} has the 1-gram {symbol!r} {count} times, and decoders disagree on which of its "
+            "probabilities counts: estimate the model again, or leave one in"
+        )
     return Arpa(path, len(counts), [symbol for symbol in symbols if symbol not in SPECIAL])
+
+
+@contextmanager
+def decodable(arpa: Arpa) -> Iterator[Arpa]:
+    """Yields the model in a file that KenLM and NeMo read: the same one, or a copy for the time of the block.
+
+    They read no byte order mark, and no model without 2-grams. A copy of such a model gets one 2-gram with the probability
+    that backing off gives it, so that it predicts the same.
+    """
+    with open(arpa.path, "rb") as file, TemporaryDirectory() as folder:
+        marked = file.read(len(MARK_BYTES)) == MARK_BYTES
+        if not marked and arpa.order > 1:
+            yield arpa
+            return
+        file.seek(len(MARK_BYTES) if marked else 0)
+        copy = Path(folder) / arpa.path.name
+        with open(copy, "wb") as target:
+            if arpa.order > 1:
+                shutil.copyfileobj(file, target)
+            else:
+                target.write(_with_one_bigram(file.read().decode("utf-8")).encode("utf-8"))
+        yield replace(arpa, path=copy)
+
+
+def _with_one_bigram(text: str) -> str:
+    probability = re.search(rf"^(\S+)\t{END}\s", text, re.MULTILINE)[1]
+    text = re.sub(r"^(ngram\s+1\s*=.*)$", r"\1\nngram 2=1", text.replace("\r\n", "\n"), count=1, flags=re.MULTILINE)
+    return text.replace("\n\\end\\", f"\n\\2-grams:\n{probability}\t{BEGIN} {END}\n\n\\end\\", 1)
 
 
 def _read_counts(file, path: Path) -> list[int]:
@@ -65,7 +105,7 @@ def _read_counts(file, path: Path) -> list[int]:
 def _read_unigrams(file, path: Path, count: int) -> list[str]:
     symbols = []
     for line in file:
-        fields = line.rstrip("\n").split("\t")
+        fields = line.rstrip("\r\n").split("\t")
         if not line.strip() or line.startswith("\\"):
             break
         if len(fields) < 2 or not fields[1]:

@@ -26,9 +26,9 @@ from nemo.collections.asr.parts.submodules.ctc_beam_decoding import DEFAULT_TOKE
 from nemo.collections.asr.parts.submodules.ctc_decoding import CTCBPEDecoding, CTCDecoding, CTCDecodingConfig
 from omegaconf import OmegaConf
 
-from nemo_birq.scoring.arpa import Arpa, read_arpa
+from nemo_birq.scoring.arpa import Arpa, decodable, read_arpa
 from nemo_birq.scoring.ngram_estimation import UNKNOWN
-from nemo_birq.scoring.tokens import vocabulary
+from nemo_birq.scoring.tokens import vocabulary, with_own_apostrophes
 
 IMPOSSIBLE = -1e4  # log probability; finite, as sums of it must not become NaN
 TOKENS_OF_A_FRAME = 64  # the likeliest, which the search over words looks at
@@ -155,12 +155,12 @@ def open_beam_search(path: Path, model: ASRModel, beam_size: int | None = None) 
     beam_size = beam_size or kind.beam_size
     if kind is TokenBeamSearch:
         check_tokens(arpa, len(vocabulary(model)))
-        with _reading(path):
-            search: BeamSearch = TokenBeamSearch(arpa, model, beam_size)
+        with _reading(path), decodable(arpa) as file:
+            search: BeamSearch = TokenBeamSearch(file, model, beam_size)
     else:
         spellings = spell(arpa, model)
-        with _reading(path):
-            search = WordBeamSearch(arpa, spellings, model, beam_size)
+        with _reading(path), decodable(arpa) as file:
+            search = WordBeamSearch(file, spellings, model, beam_size)
     search.set_weights(*search.weights)
     return search
 
@@ -217,7 +217,7 @@ def spell(arpa: Arpa, model: ASRModel) -> dict[str, list[str]]:
         raise ValueError("the recognizer's characters have no space; a language model of words cannot be used with it")
     found = {}
     for word in arpa.symbols:
-        for written in (word, word.lower()):
+        for written in (with_own_apostrophes(word, tokens_held), with_own_apostrophes(word.lower(), tokens_held)):
             tokens = tokenizer.text_to_tokens(written) if tokenizer else list(written)
             if tokens_held.issuperset(tokens) and UNKNOWN not in tokens:
                 found[word] = tokens

@@ -1,5 +1,7 @@
 """Two models on one test set, utterance by utterance."""
 
+import os
+
 import numpy as np
 
 from nemo_birq.scoring.confidence import matched_pairs_p, permutation_p, ratio_interval, sum_by
@@ -62,6 +64,8 @@ def _pairs(first: dict, second: dict) -> list[tuple[dict, dict]]:
         if len(named) < len(side["utterances"]):
             raise ValueError(f"{side['manifest']} has an utterance more than once; pairs cannot be told")
         sides.append(named)
+    if sides[0].keys() != sides[1].keys():
+        sides = [_by_place(side) for side in sides]  # a test set that was moved
     one, two = sides
     only = sorted(one.keys() ^ two.keys())
     if only:
@@ -72,3 +76,12 @@ def _pairs(first: dict, second: dict) -> list[tuple[dict, dict]]:
     if changed:
         raise ValueError(f"the scores have different references for {changed[0]} ({len(changed)} such utterances)")
     return [(one[name], two[name]) for name in one]
+
+
+def _by_place(named: dict[str, dict]) -> dict[str, dict]:
+    """Returns utterances by their place below the folder that holds all of them."""
+    folders = [os.path.dirname(os.path.normpath(utterance["audio_filepath"])) for utterance in named.values()]
+    if len({os.path.isabs(folder) for folder in folders}) > 1:
+        return named
+    common = os.path.commonpath(folders)
+    return {os.path.relpath(name, common or "."): utterance for name, utterance in named.items()}

@@ -10,6 +10,7 @@ from nemo.collections.asr.models import ASRModel
 
 from nemo_birq.data.json_lines import show
 from nemo_birq.data.manifests import check_files, has_text, read_lines
+from nemo_birq.scoring.normalization import plain_apostrophes
 from nemo_birq.scoring.tokens import vocabulary
 from nemo_birq.utils.files import fingerprint
 
@@ -81,7 +82,7 @@ def check_apart(tests: list[TestSet], dev: TestSet) -> None:
 def identity(line: dict) -> str:
     """Returns the identity of an utterance: its file, and its offset if it is a part."""
     offset = line.get("offset")
-    return line["audio_filepath"] if not offset else f"{line['audio_filepath']}@{offset:g}"
+    return line["audio_filepath"] if not offset else f"{line['audio_filepath']}@{offset:.10g}"
 
 
 def speaker_of(line: dict) -> str | None:
@@ -92,5 +93,5 @@ def speaker_of(line: dict) -> str | None:
 
 def unwritable(model: ASRModel, texts: list[str]) -> Counter:
     """Counts the characters of normalized references that no token of the model has; they are always errors."""
-    held = unicodedata.normalize("NFKC", "".join(vocabulary(model))).lower()
+    held = plain_apostrophes(unicodedata.normalize("NFKC", "".join(vocabulary(model)))).lower()
     return Counter(sign for text in texts for sign in text if sign != " " and sign not in held)

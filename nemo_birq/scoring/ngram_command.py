@@ -5,6 +5,7 @@ from pathlib import Path
 from nemo_birq.command_line import options
 from nemo_birq.command_line.command import PATH, command
 from nemo_birq.utils.terminal import Terminal
+from nemo_birq.utils.text_files import read_text
 
 
 def read_texts(path: Path) -> list[str]:
@@ -18,7 +19,7 @@ def read_texts(path: Path) -> list[str]:
     if path.suffix in (".json", ".jsonl"):
         return [transcript.text for transcript in read_transcripts(str(path))]
     try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line for line in read_text(path).splitlines() if line.strip()]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not text in UTF-8 ({error}); convert it with iconv -t UTF-8") from error
 

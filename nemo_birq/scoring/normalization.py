@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from nemo.collections.asr.parts.utils.transcribe_utils import PunctuationCapitalization
 
 APOSTROPHE = "'"  # part of words, as in don't
+APOSTROPHES = APOSTROPHE + "\u2019\u2018\u02bc"  # the same sign, as keyboards of several languages write it
 PUNCTUATION = "".join(
     sign for sign in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(sign)[0] == "P" and sign != APOSTROPHE
 )
@@ -31,6 +32,11 @@ class Normalized:
     changed: int
 
 
+def plain_apostrophes(text: str) -> str:
+    """Returns a text with its typographic apostrophes as '."""
+    return text.translate(dict.fromkeys(map(ord, APOSTROPHES), APOSTROPHE))
+
+
 def normalize(texts: list[str], way: str = "default") -> Normalized:
     """Applies the steps of one way of ``STEPS`` to each text.
 
@@ -41,7 +47,7 @@ def normalize(texts: list[str], way: str = "default") -> Normalized:
         raise ValueError(f"normalization {way!r} is unknown; there are {', '.join(STEPS)}")
     found = texts
     if way == "default":
-        found = [unicodedata.normalize("NFKC", text).replace("\u2019", APOSTROPHE) for text in found]
+        found = [plain_apostrophes(unicodedata.normalize("NFKC", text)) for text in found]
         found = _marks.rm_punctuation(_marks.do_lowercase(found))
     found = [" ".join(text.split()) for text in found]
     return Normalized(found, sum(new != old for new, old in zip(found, texts, strict=True)))

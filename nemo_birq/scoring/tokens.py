@@ -1,6 +1,10 @@
 """The tokens that a recognizer writes, in the order of its outputs."""
 
+from collections.abc import Iterable
+
 from nemo.collections.asr.models import ASRModel
+
+from nemo_birq.scoring.normalization import APOSTROPHES
 
 
 def vocabulary(model: ASRModel) -> list[str]:
@@ -13,15 +17,24 @@ def vocabulary(model: ASRModel) -> list[str]:
     raise ValueError(f"{type(model).__name__} names no vocabulary")
 
 
+def with_own_apostrophes(text: str, tokens: Iterable[str]) -> str:
+    """Returns a text in which an apostrophe that no token has is the one that tokens have, if any."""
+    held = set("".join(tokens))
+    own = next((sign for sign in APOSTROPHES if sign in held), None)
+    return text if own is None else "".join(own if sign in APOSTROPHES and sign not in held else sign for sign in text)
+
+
 def token_ids(model: ASRModel, text: str) -> list[int]:
     """Returns the numbers of the tokens of a text in the vocabulary.
 
     Raises:
         ValueError: a character that the model has no token for.
     """
+    tokens = vocabulary(model)
+    text = with_own_apostrophes(text, tokens)
     if hasattr(model, "tokenizer"):
         return model.tokenizer.text_to_ids(text)
-    places = {token: place for place, token in enumerate(vocabulary(model))}
+    places = {token: place for place, token in enumerate(tokens)}
     missing = sorted(set(text) - places.keys())
     if missing:
         raise ValueError(f"the recognizer has no token for {', '.join(map(repr, missing))}, as in {text!r}")

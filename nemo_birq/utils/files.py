@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from nemo_birq.utils.text_files import read_text
+
 PART = ".part"
 """Suffix of the name under which a file is written until it is complete."""
 
@@ -68,7 +70,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: it holds something else; the message names the file.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:  # of UTF-8, of JSON, of a number of thousands of digits, of its nesting
         raise ValueError(f"{path} is damaged, it is not readable as JSON ({error}). Repair it, or move it away.") from error
     if not isinstance(found, dict):

@@ -276,8 +276,14 @@ def test_the_file_at_the_end_has_the_moving_average_of_the_best_validation(train
     assert not equal(average, torch.load(best, weights_only=False)["state_dict"]) and not equal(average, last)
     model = ASRModel.restore_from(str(nemo))
     assert equal(model.state_dict(), average)
+    content = nemo.read_bytes()
     with torch.no_grad():
         next(model.parameters()).zero_()
+    assert save_best(model, trainer, nemo.parents[1], "ema") == nemo and nemo.read_bytes() == content
+    assert not nemo.with_name("ema-v1.nemo").exists()  # the same command after its end
+    with torch.no_grad():
+        next(model.parameters()).zero_()
+    model.save_to(str(nemo))
     content = nemo.read_bytes()
     assert save_best(model, trainer, nemo.parents[1], "ema") == nemo and equal(read_weights(nemo), average)
     assert nemo.with_name("ema-v1.nemo").read_bytes() == content  # what was there is kept

@@ -1,9 +1,7 @@
 """The scripts that compare labels with phones, as a user runs them."""
 
 import json
-import os
 import runpy
-import subprocess
 import sys
 from collections import Counter
 from math import log
@@ -12,6 +10,7 @@ from pathlib import Path
 import pytest
 from nemo.utils import logging
 
+from tests.helpers.forked import run_forked
 from tests.helpers.label_quality import CTM, MANIFEST, make_model_with_losses
 from tests.helpers.paths import ROOT
 
@@ -27,11 +26,9 @@ def small(tmp_path) -> Path:
 def test_command_of_a_user(small, tmp_path):
     out = tmp_path / "out"
     command = [str(ROOT / "scripts" / "label_quality.py"), str(small), f"--manifest={MANIFEST}", f"--alignments={CTM}"]
-    done = subprocess.run(
-        [sys.executable, *command, f"--out={out}", "--hours=0.02"],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"COLUMNS": "120"}, cwd=ROOT,
-    )  # fmt: skip
-    printed = done.stdout
+    arguments = [*command, f"--out={out}", "--hours=0.02"]
+    done = run_forked(arguments, entry="tests.helpers.forked:run_file", env=[{"COLUMNS": "120"}])
+    printed = done.stdout + done.stderr
     assert done.returncode == 0, printed
     result = json.loads((out / "label_quality_small.json").read_text())
     assert (result["model"], result["step"], result["num_codes"]) == (str(small), None, 24)

@@ -29,6 +29,7 @@ from nemo_birq.report.page import write_report
 from nemo_birq.report.pictures import draw, draw_layers, draw_quality_over_time, quality_over_time
 from nemo_birq.report.table import number, table
 from tests.helpers.paths import ROOT
+from tests.helpers.scripts import run
 
 pytestmark = pytest.mark.integration
 HEALTH = ("perplexity", "coverage", "cumulative_coverage", "top1", "accuracy")
@@ -336,8 +337,7 @@ def comparison(tmp_path_factory):
     for step in (10, 20):
         (runs[0] / f"label_quality_{step}.json").write_text(quality(step, step / 100))
     (runs[0] / "alarms.json").write_text('{"status": "healthy", "alarms": []}')
-    command = [sys.executable, str(ROOT / "scripts/report.py"), *map(str, runs), "--out", str(folder / "report")]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    printed = run("report.py", *map(str, runs), "--out", str(folder / "report"))
     assert "one: 100 steps, 0 alarm(s)" in printed
     return folder / "report" / "index.html"
 

@@ -1,10 +1,13 @@
 """The command line: birq and its subcommands, spellings, errors, help, and where the configurations are found."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass
+from functools import partial
 from pathlib import Path
 
 import click
@@ -60,6 +63,29 @@ def test_help_of_every_command_is_light(name):
     done = run(name, "--help")
     assert done.returncode == 0, done.stderr
     assert f"Usage: birq {name} " in done.stdout and f"birq {name} " in done.stdout.split("\n", 1)[1]
+
+
+def test_ctrl_c_ends_every_command_with_its_exit_code(monkeypatch, capsys):
+    """Also while a command imports its libraries, and in the scripts."""
+
+    @command("interrupted")
+    def interrupted() -> None:
+        """Is interrupted."""
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
+    try:
+        for call in (partial(run_script, interrupted, "sample.py"), partial(interrupted_import, monkeypatch)):
+            with pytest.raises(SystemExit) as end:
+                call()
+            assert end.value.code == 130 and "Interrupted" in capsys.readouterr().err
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def interrupted_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "import_module", lambda name: os.kill(os.getpid(), signal.SIGINT))
+    cli.main(["pretrain"], prog_name="birq")
 
 
 def test_every_command_has_its_name_and_a_script():

@@ -53,11 +53,11 @@ ARRAYS = [{"layer_1": np.full((3, 4), number, np.float32)} for number in range(2
 @pytest.mark.parametrize("name", ["part-000000.npz", "part-000000.jsonl", "part-000000.sha256"])
 def test_a_part_with_a_flipped_bit_is_made_again(tmp_path, name):
     with PartStore(tmp_path / "store", {}, {}) as store:
-        write_npz(store, 0, LINES, ARRAYS)
+        write_npz(store, 0, LINES, ARRAYS, ["0", "1"])
         assert store.has(0)
         flip(store.folder / name, 70)
         assert not store.has(0)
-        write_npz(store, 0, LINES, ARRAYS)
+        write_npz(store, 0, LINES, ARRAYS, ["0", "1"])
         assert store.has(0)
         with np.load(store.folder / "part-000000.npz") as arrays:
             assert arrays["1/layer_1"].tolist() == ARRAYS[1]["layer_1"].tolist()
@@ -65,7 +65,7 @@ def test_a_part_with_a_flipped_bit_is_made_again(tmp_path, name):
 
 def test_parts_of_earlier_versions_have_no_checksums(tmp_path):
     with PartStore(tmp_path / "store", {}, {}) as store:
-        write_npz(store, 0, LINES, ARRAYS)
+        write_npz(store, 0, LINES, ARRAYS, ["0", "1"])
         store.checksums_path(0).unlink()
         assert store.has(0)
 

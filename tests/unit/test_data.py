@@ -261,7 +261,6 @@ def test_missing_files_are_named(tmp_path):
         ('{"audio_filepath": "clip0.wav", "duration": "long"}\n', "duration='long'"),
         ('{"audio_filepath": "clip0.wav", "duration": 0}\n', r"\bline 1\b.*duration=0\b"),
         ('{"audio_filepath": null, "duration": 1.0}\n', r"\bline 1\b.*audio_filepath=None"),
-        ('{"audio_filepath": "clip0.wav", "duration": 1.0, "recording": 3}\n', r"\bline 1\b.*\['recording'\]"),
         ('{"audio_filepath": "clip99.wav", "duration": 1.0}\n', r"audio_0\.tar.*clip99\.wav"),
     ],
 )
@@ -321,7 +320,7 @@ def test_webdataset_ends_where_nothing_can_be_read(tmp_path):
     """Instead of searching for ever, while other ranks wait."""
     write_shards([Utterance(f"bad{i}.wav", b"RIFF", {"duration": 1.0}) for i in range(6)], tmp_path / "shards", 1)
     config = node(tmp_path / "shards", shards=1, use_lhotse=False, is_tarred=True, batch_size=2)
-    with pytest.raises(UnreadableShardsError, match=r"\b6 members\b.*'bad5'"):
+    with pytest.raises(UnreadableShardsError, match=r"\b6 members\b.*'bad5\.wav'"):
         list(load(config))
 
 

@@ -4,8 +4,6 @@ import copy
 import json
 import math
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +19,7 @@ from experiments.drawing.style import mean_curve
 from scipy import stats
 
 from tests.helpers.paths import ROOT
+from tests.helpers.scripts import run
 
 pytestmark = pytest.mark.unit
 PAGE = "# Title\n\nWritten by people.\n\n" + "\n\nBetween.\n\n".join(
@@ -317,10 +316,7 @@ def test_a_page_as_a_user_draws_it(folder: Path, tmp_path: Path):
     page = tmp_path / "docs" / "results.md"
     page.parent.mkdir()
     page.write_text(PAGE)
-    command = [sys.executable, str(ROOT / "scripts" / "draw_results.py"), str(folder), "--out", str(page)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "15 runs of 6 settings" in done.stdout
+    assert "15 runs of 6 settings" in run("draw_results.py", str(folder), "--out", str(page))
     first = page.read_text()
     for text in ("# Title", "Written by people.", "Between."):
         assert text in first

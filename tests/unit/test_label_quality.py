@@ -29,6 +29,7 @@ from nemo_birq.evaluation.label_quality.evaluation import (
 )
 from nemo_birq.evaluation.label_quality.label_sets import collect_frames, kmeans_codes, nearest_codes
 from nemo_birq.evaluation.label_quality.over_training import score_checkpoints
+from nemo_birq.evaluation.label_quality.phone_sets import ARPABET, phone_name
 from nemo_birq.evaluation.label_quality.pictures import sorted_given_code
 from nemo_birq.evaluation.label_quality.pnmi import Quality, joint_counts, phone_entropy, score_labels
 from nemo_birq.evaluation.label_quality.utterance_view import view_utterance
@@ -202,7 +203,7 @@ def test_phones_of_frames_of_the_corpus_against_a_search_line_by_line():
     for name, _, start, duration, phone in (line.split() for line in CTM.read_text().splitlines()):
         begin = round(1000 * float(start))  # whole milliseconds: no rounding
         intervals.setdefault(name, []).append((begin, begin + round(1000 * float(duration)), phone))
-    names = sorted(al.ARPABET)
+    names = sorted(ARPABET)
     counts = {name: int(line["duration"] / 0.04) for name, line in utterances.lines.items()}
     for shift in (0, 15):
         expected = [
@@ -295,7 +296,7 @@ def test_textgrids_as_an_aligner_writes_them(tmp_path):
      ("", "SIL"), ("SIL_S", "SIL"), ("aa2", "AA"), ("ə", "ə"), ("tʃ", "tʃ")],
 )  # fmt: skip
 def test_phone_names(label, phone):
-    assert al.phone_name(label) == phone
+    assert phone_name(label) == phone
 
 
 def test_ctm_with_comments_confidence_and_disorder(tmp_path):

@@ -147,6 +147,38 @@ def test_a_file_that_was_changed_on_purpose_opens_without_the_list(nemo, tmp_pat
     assert are_same(content(tmp_path / "mine.nemo"), content(nemo))
 
 
+def test_label_tensors_of_another_shape_name_the_file_and_print_no_traceback(nemo, tmp_path, capfd):
+    """Whole by every checksum; the model finds out while NeMo builds it, and NeMo would print where."""
+
+    def change(folder):
+        path = next(folder.glob(f"*{TENSORS}"))
+        torch.save(torch.load(path, weights_only=True) | {"running_covariance": torch.zeros(3, 3)}, path)
+
+    path = tmp_path / "other.nemo"
+    repack(nemo, path, change)
+    capfd.readouterr()
+    for opens in (load_model, load_encoder):
+        with pytest.raises(ValueError, match=r"other\.nemo: running_covariance has the shape \(3, 3\)"):
+            opens(path)
+    printed = "".join(capfd.readouterr())
+    assert "Traceback" not in printed and "instantiation failed" not in printed, printed
+
+
+def test_exchanged_files_of_tensors_are_found(nemo, tmp_path):
+    """Each has right checksums of its own, and no list says which is which."""
+
+    def exchange(folder):
+        weights, labels = folder / "model_weights.ckpt", next(folder.glob(f"*{TENSORS}"))
+        weights.rename(folder / "other")
+        labels.rename(weights)
+        (folder / "other").rename(labels)
+
+    path = tmp_path / "exchanged.nemo"
+    repack(nemo, path, exchange)
+    with pytest.raises(ValueError, match=r"exchanged\.nemo: .*there is no anchor_projection and no "):
+        load_model(path)
+
+
 def arm(bomb: Bomb, name: str):
     """A change for ``repack`` that puts a bomb into a file of torch.save."""
 

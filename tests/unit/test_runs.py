@@ -16,6 +16,7 @@ from nemo_birq.runs.lock import exclusive
 from nemo_birq.runs.signals import Signals, shield_workers
 
 pytestmark = pytest.mark.unit
+NAME = "a"
 
 
 def save(path: Path, step: int) -> Path:
@@ -35,8 +36,8 @@ def names(folder: Path) -> list[str]:
 
 
 def test_without_checkpoints_there_is_nothing_to_go_on_from(tmp_path):
-    assert settle(tmp_path, tmp_path, False) is None
-    assert settle(tmp_path / "missing", tmp_path, False) is None
+    assert settle(tmp_path, NAME, tmp_path, False) is None
+    assert settle(tmp_path / "missing", NAME, tmp_path, False) is None
 
 
 def test_of_two_last_checkpoints_the_newer_one_stays(tmp_path):
@@ -44,7 +45,7 @@ def test_of_two_last_checkpoints_the_newer_one_stays(tmp_path):
     newer = save(tmp_path / "a--step=16-last.ckpt", 16)
     save(tmp_path / "a--step=8-last.ckpt", 8)  # later on the clock: steps count, not times
     best = save(tmp_path / "a--val_loss=3-step=8.ckpt", 8)
-    assert settle(tmp_path, tmp_path, False) == newer
+    assert settle(tmp_path, NAME, tmp_path, False) == newer
     assert names(tmp_path) == sorted([newer.name, best.name])
 
 
@@ -53,7 +54,7 @@ def test_marker_of_an_unfinished_checkpoint_does_not_condemn_a_whole_one(tmp_pat
     (tmp_path / "a--step=8-last-unfinished").touch()
     (tmp_path / "a--step=16-last-unfinished").touch()
     (tmp_path / "a--step=16-last.ckpt.part").write_bytes(b"half")
-    assert settle(tmp_path, tmp_path, False) == whole
+    assert settle(tmp_path, NAME, tmp_path, False) == whole
     assert names(tmp_path) == [whole.name]
 
 
@@ -63,14 +64,27 @@ def test_damaged_last_checkpoint_falls_back_to_the_one_before_of_any_name(tmp_pa
     best = save(tmp_path / "a--val_loss=3-step=8.ckpt", 8)
     last = save(tmp_path / "a--step=16-last.ckpt", 16)
     damage(last)
-    assert settle(tmp_path, tmp_path, False) == best
-    assert names(tmp_path) == sorted([f"{last.name}.damaged", best.name])
+    copy = settle(tmp_path, NAME, tmp_path, False)
+    assert copy.read_bytes() == best.read_bytes()
+    assert names(tmp_path) == sorted([f"{last.name}.damaged", best.name, copy.name])
+
+
+@pytest.mark.parametrize("suffixes", [[".ckpt"], [".ckpt", "-EMA.ckpt"]])
+def test_best_checkpoint_is_copied_where_the_last_one_of_its_step_was_not_saved(tmp_path, suffixes):
+    """The process was killed between the two: Lightning would neither save the last one nor remove the best one later."""
+    for suffix in suffixes:
+        save(tmp_path / f"a--step=8-last{suffix}", 8)
+        save(tmp_path / f"a--val_loss=3-step=16{suffix}", 16)
+    assert settle(tmp_path, NAME, tmp_path, len(suffixes) == 2) == tmp_path / "a--step=16-last.ckpt"
+    assert names(tmp_path) == sorted(
+        f"a--{kind}{suffix}" for kind in ("step=16-last", "val_loss=3-step=16") for suffix in suffixes
+    )
 
 
 def test_nothing_readable_is_an_error_that_names_folder_and_files(tmp_path):
     save(tmp_path / "a--step=16-last.ckpt", 16).write_bytes(b"garbage")
     with pytest.raises(ValueError, match=r"(?s)no checkpoint in .*a--step=16-last\.ckpt.*another name="):
-        settle(tmp_path, tmp_path, False)
+        settle(tmp_path, NAME, tmp_path, False)
 
 
 def test_checkpoint_of_a_requeued_job_is_found(tmp_path):
@@ -79,7 +93,7 @@ def test_checkpoint_of_a_requeued_job_is_found(tmp_path):
     folder.mkdir()
     save(folder / "a--step=8-last.ckpt", 8)
     save(tmp_path / "hpc_ckpt_1.ckpt", 11)
-    assert settle(folder, tmp_path, False) == folder / "hpc_ckpt_1.ckpt"
+    assert settle(folder, NAME, tmp_path, False) == folder / "hpc_ckpt_1.ckpt"
     assert names(folder) == ["hpc_ckpt_1.ckpt"]
 
 
@@ -87,7 +101,7 @@ def test_checkpoint_counts_only_together_with_its_average(tmp_path):
     save(tmp_path / "a--step=8-last.ckpt", 8)
     save(tmp_path / "a--step=8-last-EMA.ckpt", 8)
     alone = save(tmp_path / "a--step=16-last.ckpt", 16)
-    assert settle(tmp_path, tmp_path, True) == tmp_path / "a--step=8-last.ckpt"
+    assert settle(tmp_path, NAME, tmp_path, True) == tmp_path / "a--step=8-last.ckpt"
     assert not alone.exists()
 
 

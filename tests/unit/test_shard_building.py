@@ -25,7 +25,7 @@ from nemo.collections.common.data.lhotse.nemo_adapters import LazyNeMoTarredIter
 
 from nemo_birq.data.shards.audio import encode
 from nemo_birq.data.shards.build import CARD, LOCK
-from nemo_birq.data.shards.cut import AT_UTTERANCES, EQUAL, WHOLE, Span, cut, join_utterances
+from nemo_birq.data.shards.cut import AT_UTTERANCES, EQUAL, WHOLE, cut, join_utterances
 from nemo_birq.data.shards.headers import Header, read_header
 from nemo_birq.data.shards.plan import PLAN, SCRATCH, member_names
 from nemo_birq.data.shards.recipes.folder import FolderRecipe
@@ -149,7 +149,7 @@ def test_long_files_are_cut_into_equal_pieces_without_text(tmp_path):
 
 def test_long_recordings_are_cut_between_their_utterances():
     spoken = (Spoken(1, 3, "a"), Spoken(3, 6, "b"), Spoken(8, 9, "c"), Spoken(9, 21, "d"), Spoken(22, 24, "e"))
-    assert join_utterances(spoken, 8.0) == [Span(1, 9, "a b c"), Span(9, 21, "d"), Span(22, 24, "e")]
+    assert join_utterances(spoken, 8.0) == [Spoken(1, 9, "a b c"), Spoken(9, 21, "d"), Spoken(22, 24, "e")]
     counts = Counter()
     segment = Segment("x.wav", "x", "x", line={"text": "a b c d e", "lang": "en"}, spoken=spoken)
     pieces = cut(segment, Header(25 * 100, 100, 1), 8.0, counts)
@@ -478,7 +478,7 @@ def test_ctrl_c_stops_at_once_and_cleans_up(tmp_path, much):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, printed = process.communicate(timeout=20)
-    assert process.returncode == 1 and "the same command goes on" in printed and "Traceback" not in printed, printed
+    assert process.returncode == 130 and "the same command goes on" in printed and "Traceback" not in printed, printed
     assert not list(tmp_path.rglob("*.part")) and not list(tmp_path.glob("*.tar"))
 
 

@@ -9,6 +9,7 @@ writer.py        the tar file and its manifest
 build.py         the whole build, with the lock and the processes
 card.py          dataset_card.json and durations.png
 verify.py        the way back: does every shard hold what its manifest and the card say?
+verify_files.py  the same for single files
 
 Nothing here imports NeMo, so that a process that builds shards starts at once.
 """

@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Protocol
 
@@ -24,7 +25,7 @@ from nemo_birq.data.shards.segments import BuildError, Listing, Skipped
 from nemo_birq.data.shards.shard_job import ShardJob, build_shard, is_finished, record_path
 from nemo_birq.data.shards.source import shareable
 from nemo_birq.data.shards.workers import run_jobs
-from nemo_birq.data.shards.writer import merge_manifests
+from nemo_birq.data.shards.writer import AUDIO, MANIFEST, merge_manifests, write_manifest
 from nemo_birq.utils.files import file_sha256, write_json
 from nemo_birq.utils.progress import Progress, track
 
@@ -32,6 +33,14 @@ CARD = "dataset_card.json"
 SHOWN = 3  # shards and utterances in an error
 LOCK = ".build.lock"
 _HEADERS_IN_A_JOB = 500
+
+
+class LeftOutError(BuildError):
+    """A complete build that left out too much; ``card`` is its dataset card."""
+
+    def __init__(self, message: str, card: dict):
+        super().__init__(message)
+        self.card = card
 
 
 class Recipe(Protocol):
@@ -61,6 +70,7 @@ def build(
         max_skipped_share: of the utterances; more than that is an error, once everything is written.
 
     Raises:
+        LeftOutError: more was left out than ``max_skipped_share``, or a shard is empty. Everything is written.
         BuildError: with what to do about it. What is finished stays.
     """
     source = shareable(json.loads(json.dumps(recipe.describe())))
@@ -99,9 +109,11 @@ def _plan(recipe: Recipe, source: dict, out: Path, options: BuildOptions, worker
         return plan
     if any(out.glob("audio_*.tar")) or any(out.glob("bucket*")):
         raise BuildError(f"{out} holds shards, but no {PLAN} of this script: give another folder")
+    if options.single_files and ((out / AUDIO).exists() or (out / MANIFEST).exists()):
+        raise BuildError(f"{out} holds {AUDIO} or {MANIFEST}, but no {PLAN} of this script: give another folder")
     listing = recipe.read(out / SCRATCH / "unpacked", workers, progress)
     headers = _read_headers(sorted({segment.path for segment in listing.segments}), workers, progress)
-    plan, contents = make_plan(source, options, listing.segments, headers, listing.skipped)
+    plan, contents = make_plan(source, options, listing, headers)
     write_plan(out, plan, contents)
     return plan
 
@@ -124,7 +136,8 @@ def _build_shards(plan: Plan, out: Path, options: BuildOptions, workers: int, pr
             if is_finished(out, record):
                 records[number] = record
     missing = [number for number in range(len(plan.shards)) if number not in records]
-    jobs = [ShardJob(str(out), plan.shards[number], options.codec, options.sample_rate) for number in missing]
+    how = options.codec, options.sample_rate, options.single_files
+    jobs = [ShardJob(str(out), plan.shards[number], *how) for number in missing]
     total = sum(shard.seconds for shard in plan.shards)
     advance = progress.start("hours of audio", total / 3600)
     advance((total - sum(job.shard.seconds for job in jobs)) / 3600)
@@ -135,9 +148,12 @@ def _build_shards(plan: Plan, out: Path, options: BuildOptions, workers: int, pr
 
 def _finish(plan: Plan, records: list[dict], out: Path) -> dict:
     files = {name: digest for record in records for name, digest in record["files"].items()}
-    for folder in dict.fromkeys(shard.folder for shard in plan.shards):
-        whole = merge_manifests(out / folder, sum(shard.folder == folder for shard in plan.shards))
-        files[whole.relative_to(out).as_posix()] = file_sha256(whole)
+    if plan.options["single_files"]:
+        manifests = [write_manifest(out, (line for record in records for line in record["lines"]))]
+    else:
+        sizes = Counter(shard.folder for shard in plan.shards)
+        manifests = [merge_manifests(out / folder, number) for folder, number in sizes.items()]
+    files |= {path.relative_to(out).as_posix(): file_sha256(path) for path in manifests}
     card = make_card(plan, records, files)
     draw_durations(card, out / "durations.png")
     write_json(out / CARD, card)
@@ -147,16 +163,28 @@ def _finish(plan: Plan, records: list[dict], out: Path) -> dict:
 
 def _check_card(out: Path, card: dict, max_skipped_share: float) -> None:
     empty = [name for name, entry in card["shards"].items() if not entry["utterances"]]
-    first = "; ".join(f"{entry['name']}: {entry['reason']}" for entry in card["skipped"][:SHOWN])
+    first = "; ".join(f"{entry['name']}: {entry['reason']}" for entry in examples(card["skipped"], SHOWN))
     if empty:
-        raise BuildError(
+        raise LeftOutError(
             f"{len(empty)} shards are empty, since no utterance planned for them can be used ({', '.join(empty[:SHOWN])}): "
-            f"{first}. All reasons are in {out / CARD}; build with fewer shards in another folder"
+            f"{first}. All reasons are in {out / CARD}; build with fewer shards in another folder",
+            card,
         )
     if card["skipped_share"] > max_skipped_share:
         kinds = ", ".join(f"{count} {kind}" for kind, count in card["skipped_kinds"].items())
-        raise BuildError(
+        raise LeftOutError(
             f"{card['skipped_share']:.1%} of the utterances were left out ({kinds}), more than max_skipped_share="
             f"{max_skipped_share}: {first}. The shards are complete and all reasons are in {out / CARD}; mend the input and "
-            "build again in another folder, or use the shards as they are"
+            "build again in another folder, or use the shards as they are",
+            card,
         )
+
+
+def examples(skipped: list[dict], number: int) -> list[dict]:
+    """Returns the first entries of ``skipped`` in a card, one of each kind before a second of any."""
+    seen: Counter = Counter()
+    ranks = []
+    for entry in skipped:
+        ranks.append(seen[entry["kind"]])
+        seen[entry["kind"]] += 1
+    return [skipped[i] for i in sorted(range(len(skipped)), key=ranks.__getitem__)[:number]]

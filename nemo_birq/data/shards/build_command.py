@@ -1,7 +1,9 @@
 """``birq make-shards``: tar shards in NeMo's format, with one command for each kind of input."""
 
 import os
+import signal
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from rich.text import Text
 from nemo_birq.command_line import options
 from nemo_birq.command_line.command import PATH, SETTINGS, Group
 from nemo_birq.data.shards.audio import CODECS
-from nemo_birq.data.shards.build import CARD, Recipe, build
+from nemo_birq.data.shards.build import CARD, LeftOutError, Recipe, build, examples
 from nemo_birq.data.shards.plan import BuildOptions
 from nemo_birq.data.shards.recipes.ami import AmiRecipe
 from nemo_birq.data.shards.recipes.cuts import CutsRecipe
@@ -22,10 +24,12 @@ from nemo_birq.data.shards.recipes.folder import FolderRecipe
 from nemo_birq.data.shards.recipes.librispeech import PARTS, TRAIN_960, LibriSpeechRecipe
 from nemo_birq.data.shards.recipes.manifest import ManifestRecipe
 from nemo_birq.data.shards.recipes.yodas import YodasRecipe
+from nemo_birq.data.shards.writer import MANIFEST
 from nemo_birq.utils.progress import ProgressBars
 from nemo_birq.utils.terminal import Terminal
 
 DEFAULT = BuildOptions()
+SUFFIXES_SHOWN = 10
 OUTPUT_OPTIONS = (
     options.out_option("Folder for shards and manifests: a new one, or that of the same command.", required=True),
     options.option("--codec", type=click.Choice(CODECS), default=DEFAULT.codec, help="Format of the members."),
@@ -37,6 +41,12 @@ OUTPUT_OPTIONS = (
         "--num-shards", type=int, help="Number of shards (of each bucket); at least GPUs times workers of the training."
     ),
     options.option("--buckets", type=int, default=DEFAULT.buckets, help="Shard sets by duration: bucket1/, bucket2/, ..."),
+    options.option(
+        "--files",
+        "single_files",
+        is_flag=True,
+        help=f"Single files and {MANIFEST} in place of shards, as for validation sets.",
+    ),
     options.seed_option("Seed of the shuffle over shards."),
     options.workers_option(os.cpu_count(), "Processes; the shards do not depend on their number."),
     options.option(
@@ -57,7 +67,8 @@ def summary(card: dict, out: Path) -> Table:
     table = Table(title=str(out), show_header=False, title_justify="left")
     table.add_row("utterances", f"{card['utterances']:,}")
     table.add_row("hours", f"{card['hours']:,.2f}")
-    table.add_row("shards", f"{len(card['shards'])} of {card['codec']}, {card['bytes'] / 1e6:,.1f} MB")
+    made = ("shards", len(card["shards"])) if card["shards"] else ("files", card["utterances"])
+    table.add_row(made[0], f"{made[1]:,} of {card['codec']}, {card['bytes'] / 1e6:,.1f} MB")
     table.add_row("long recordings", ", ".join(f"{number:,} {how}" for how, number in card["long_recordings"].items()))
     short = card["too_short"]
     table.add_row("too short", f"{short['utterances']:,} below {short['below_seconds']} s, {short['hours']:.2f} hours")
@@ -68,9 +79,15 @@ def summary(card: dict, out: Path) -> Table:
     for kind, total in card.get("remedies", {}).items():
         first = next(entry for entry in card["remedied"] if entry["kind"] == kind)
         table.add_row(kind, Text(f"{total['utterances']:,} utterances, {total['hours']:.2f} hours, such as {first['name']}"))
-    for entry in card["skipped"][:5]:
+    for entry in examples(card["skipped"], 5):
         table.add_row("", Text(f"{entry['name']}: {entry['reason']}"))
+    if others := card.get("not_taken"):  # earlier versions did not count them
+        suffixes = ", ".join(f"{number:,} {suffix}" for suffix, number in Counter(others).most_common(SUFFIXES_SHOWN))
+        more = ", ..." if len(others) > SUFFIXES_SHOWN else ""
+        table.add_row("not taken", Text(f"{sum(others.values()):,} files that are no known audio: {suffixes}{more}"))
     table.add_row("more", f"{CARD}, durations.png; check with birq verify-shards {out}")
+    if not card["shards"]:
+        table.add_row("manifest", str(out / MANIFEST))
     return table
 
 
@@ -86,8 +103,12 @@ def make(recipe: Recipe, out: Path, workers: int, max_skipped_share: float, **de
     try:
         with ProgressBars(*columns, *times, console=Terminal(stderr=True)) as progress:
             card = build(recipe, out, BuildOptions(**determining), max(1, workers), max_skipped_share, progress)
+    except LeftOutError as error:
+        Terminal().print(summary(error.card, out))
+        raise
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on where this one stopped")
+        click.echo("interrupted; the same command goes on where this one stopped", err=True)
+        sys.exit(128 + signal.SIGINT)
     Terminal().print(summary(card, out))
 
 
@@ -100,6 +121,7 @@ def make_shards() -> None:
         birq make-shards librispeech /data/LibriSpeech --out /data/librispeech_960 --workers 32
         birq make-shards ami /data/ami --mic sdm --split train --out /data/ami_sdm_train
         birq make-shards yodas /data/yodas2 --subsets en000 --out /data/yodas_en --buckets 4
+        birq make-shards manifest dev.json --out /data/dev --files
 
     The same command again resumes an interrupted build.
     """

@@ -38,6 +38,7 @@ def make_card(plan: Plan, records: list[dict], files: dict[str, str]) -> dict:
                 "bytes": record["bytes"],
             }
             for shard, record in zip(plan.shards, records, strict=True)
+            if not options["single_files"]
         },
         "bytes": sum(record["bytes"] for record in records),
         "codec": options["codec"],
@@ -61,6 +62,7 @@ def make_card(plan: Plan, records: list[dict], files: dict[str, str]) -> dict:
         "skipped_share": len(skipped) / max(1, len(skipped) + len(durations)),
         "skipped_kinds": dict(sorted(Counter(kind for _, kind, _ in skipped).items())),
         "skipped": [{"name": name, "kind": kind, "reason": reason} for name, kind, reason in skipped],
+        "not_taken": plan.not_taken,
         "remedies": _remedies(remedies),
         "remedied": _first_of_each_kind(remedies),
         "versions": {"libsndfile": soundfile.__libsndfile_version__, "soxr": soxr.__version__},

@@ -1,9 +1,9 @@
 """Segments that are longer than wanted become pieces."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
 
 from nemo_birq.data.manifests import TOLERANCE
 from nemo_birq.data.shards.headers import Header
@@ -29,18 +29,13 @@ class Piece:
     line: dict
 
 
-class Span(NamedTuple):
-    start: float
-    end: float
-    text: str | None
-
-
 def cut(segment: Segment, header: Header, max_duration: float, counts: Counter) -> list[Piece] | Skipped:
     """The pieces of a segment, none longer than ``max_duration`` seconds; counts how they were cut.
 
     A segment that is short enough stays whole. A longer one is cut at the boundaries of its utterances: neighbours stay
     together while they fit. Where there are none, and inside an utterance that is too long itself, it is cut into equal
-    pieces; these lose the key ``text``, since nobody knows which words are in which piece.
+    pieces; these lose the key ``text``, since nobody knows which words are in which piece. So does a piece that ends where
+    another utterance goes on. No audio is in two pieces, and none is from outside of the segment.
     """
     end = header.seconds if segment.duration is None else segment.start + segment.duration
     if end > header.seconds + TOLERANCE or segment.start >= header.seconds:
@@ -60,32 +55,68 @@ def cut(segment: Segment, header: Header, max_duration: float, counts: Counter) 
     if not segment.spoken:
         return _equal_pieces(segment, header, first, last, longest, counts)
     pieces = []
-    for span in join_utterances(segment.spoken, max_duration):
+    for span in join_utterances(clipped(segment.spoken, segment.start, end, header.seconds), max_duration):
         first, last = round(span.start * header.sample_rate), min(round(span.end * header.sample_rate), header.frames)
         if last - first > longest:
             pieces += _equal_pieces(segment, header, first, last, longest, counts)
         elif last > first:
             counts[AT_UTTERANCES] += 1
-            pieces.append(_piece(segment, header, first, last, segment.line | {"text": span.text}))
+            pieces.append(_piece(segment, header, first, last, _with_text(segment.line, span.text)))
+    if not pieces:
+        where = f"from {segment.start:.2f} s to {end:.2f} s"
+        return Skipped(segment.identity, "empty", f"none of its {len(segment.spoken)} utterances lies in its audio, {where}")
     return pieces
 
 
-def join_utterances(spoken: tuple[Spoken, ...], max_duration: float) -> list[Span]:
-    """Joins utterances that follow each other while they fit into ``max_duration`` seconds; overlapping ones, too."""
-    spans: list[Span] = []
-    for start, end, text in sorted(spoken):
-        if spans and max(end, spans[-1].end) - spans[-1].start <= max_duration:
-            spans[-1] = Span(spans[-1].start, max(end, spans[-1].end), f"{spans[-1].text} {text}".strip())
+def clipped(spoken: Iterable[Spoken], start: float, end: float, seconds: float) -> list[Spoken]:
+    """Returns the parts of utterances between two times of a file that has so many seconds.
+
+    A part that lacks more than ``TOLERANCE`` of the audio of its utterance has no text.
+    """
+    parts = []
+    for one in spoken:
+        first, last = max(one.start, start), min(one.end, end)
+        if last > first:
+            lacking = first - max(one.start, 0.0) + min(one.end, seconds) - last
+            parts.append(Spoken(first, last, one.text if lacking <= TOLERANCE else None))
+    return parts
+
+
+def join_utterances(spoken: Iterable[Spoken], max_duration: float) -> list[Spoken]:
+    """Joins utterances that follow each other while they fit into ``max_duration`` seconds; overlapping ones, too.
+
+    Where an utterance that does not fit begins before the last one ends, the last one ends there. Both lose their text if
+    they overlap by more than ``TOLERANCE``: it is not known which words are on which side.
+    """
+    spans: list[Spoken] = []
+    for start, end, text in sorted(spoken, key=lambda one: (one.start, one.end, one.text or "")):
+        last = spans[-1] if spans else None
+        if last and max(end, last.end) - last.start <= max_duration:
+            spans[-1] = Spoken(last.start, max(end, last.end), _joined(last.text, text))
+        elif last and start < last.end:
+            torn = last.end - start > TOLERANCE
+            spans[-1:] = [
+                Spoken(last.start, start, None if torn else last.text),
+                Spoken(start, max(end, last.end), None if torn else text),
+            ]
         else:
-            spans.append(Span(start, end, text))
-    return spans
+            spans.append(Spoken(start, end, text))
+    return [span for span in spans if span.end > span.start]
+
+
+def _joined(first: str | None, second: str | None) -> str | None:
+    return None if first is None or second is None else f"{first} {second}".strip()
+
+
+def _with_text(line: dict, text: str | None) -> dict:
+    return line | {"text": text} if text is not None else {key: value for key, value in line.items() if key != "text"}
 
 
 def _equal_pieces(segment: Segment, header: Header, first: int, last: int, longest: int, counts: Counter) -> list[Piece]:
     number = -(-(last - first) // longest)
     bounds = [first + (last - first) * i // number for i in range(number + 1)]
     counts[EQUAL] += number
-    line = {key: value for key, value in segment.line.items() if key != "text"}
+    line = _with_text(segment.line, None)
     return [_piece(segment, header, *bound, line) for bound in pairwise(bounds)]
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from nemo_birq.data.shards.audio import CODECS, OPUS_RATES
 from nemo_birq.data.shards.cut import Piece, cut
 from nemo_birq.data.shards.headers import Header
-from nemo_birq.data.shards.segments import BuildError, Segment, Skipped
+from nemo_birq.data.shards.segments import BuildError, Listing, Segment, Skipped
 from nemo_birq.data.shards.source import shareable
 from nemo_birq.utils.files import write_json
 
@@ -48,6 +48,8 @@ class BuildOptions:
     """Shard sets of utterances of similar length."""
     seed: int = 0
     """Of the shuffle over shards."""
+    single_files: bool = False
+    """Single files and one manifest in place of shards."""
 
     def __post_init__(self) -> None:
         if self.codec not in CODECS:
@@ -60,6 +62,10 @@ class BuildOptions:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise BuildError(f"{name} is {value} and must be above 0")
+
+        if self.single_files and (self.num_shards is not None or self.buckets > 1):
+            key = "buckets" if self.buckets > 1 else "num_shards"
+            raise BuildError(f"{key} is {getattr(self, key)}, but single files have no shards: leave out {key}")
 
     @property
     def suffix(self) -> str:
@@ -95,23 +101,24 @@ class Plan(NamedTuple):
     """How many pieces were cut in which way."""
     bucket_limits: list[float]
     """The longest duration in each bucket, seconds."""
+    not_taken: dict
+    """Files of the input that are no audio, see ``Listing``."""
 
 
 def make_plan(
     source: dict,
     options: BuildOptions,
-    segments: list[Segment],
+    listing: Listing,
     headers: dict[str, Header | Skipped],
-    skipped: list[Skipped],
 ) -> tuple[Plan, list[list[tuple[str, Piece]]]]:
     """The plan, and for each of its shards the pieces with the names of their members.
 
     Raises:
         BuildError: there is nothing to build from, or less than one utterance for a shard.
     """
-    skipped = list(skipped)
+    skipped = list(listing.skipped)
     cuts: Counter = Counter()
-    pieces = list(_pieces(segments, headers, options.max_duration, cuts, skipped))
+    pieces = list(_pieces(listing.segments, headers, options.max_duration, cuts, skipped))
     kept = [piece for piece in pieces if piece.seconds >= options.min_duration]
     if not kept:
         reasons = "; ".join(f"{entry.name}: {entry.reason}" for entry in skipped[:3])
@@ -132,7 +139,8 @@ def make_plan(
             shards.append(ShardPlan(folder, shard_id, len(dealt), sum(piece.seconds for _, piece in dealt)))
             contents.append(dealt)
     dropped = {"utterances": len(pieces) - len(kept), "hours": too_short / 3600}
-    return Plan(source, asdict(options), shards, skipped, dropped, dict(sorted(cuts.items())), limits), contents
+    found = shards, skipped, dropped, dict(sorted(cuts.items())), limits, dict(listing.not_taken)
+    return Plan(source, asdict(options), *found), contents
 
 
 def _pieces(
@@ -191,9 +199,11 @@ def read_plan(out: Path) -> Plan | None:
     """The plan of an earlier build in this folder."""
     if not (out / PLAN).is_file():
         return None
-    plan = Plan(**json.loads((out / PLAN).read_text(encoding="utf-8")))
+    written_later = {"not_taken": {}}  # which plans of earlier versions lack, as they do single_files
+    plan = Plan(**written_later | json.loads((out / PLAN).read_text(encoding="utf-8")))
     shards, skipped = [ShardPlan(*shard) for shard in plan.shards], [Skipped(*entry) for entry in plan.skipped]
-    return plan._replace(source=shareable(plan.source), shards=shards, skipped=skipped)
+    options = plan.options | {"single_files": plan.options.get("single_files", False)}
+    return plan._replace(source=shareable(plan.source), options=options, shards=shards, skipped=skipped)
 
 
 def read_pieces(out: Path, shard: ShardPlan) -> Iterator[tuple[str, Piece]]:

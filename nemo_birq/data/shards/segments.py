@@ -1,6 +1,8 @@
 """What the recipes give to the planner."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 
@@ -24,7 +26,8 @@ class Spoken(NamedTuple):
     start: float
     """Seconds from the beginning of the file."""
     end: float
-    text: str
+    text: str | None
+    """None: nobody knows which words are in this part."""
 
 
 @dataclass(frozen=True)
@@ -54,3 +57,5 @@ class Listing(NamedTuple):
 
     segments: list[Segment]
     skipped: list[Skipped]
+    not_taken: Mapping[str, int] = MappingProxyType({})
+    """Number of files of the input that are no audio of a known format, by suffix."""

@@ -11,7 +11,7 @@ from nemo_birq.data.shards.audio import clipped_samples, decode, encode, to_mono
 from nemo_birq.data.shards.cut import Piece
 from nemo_birq.data.shards.plan import SCRATCH, ShardPlan, read_pieces
 from nemo_birq.data.shards.workers import advance
-from nemo_birq.data.shards.writer import ShardWriter, Utterance, shard_paths
+from nemo_birq.data.shards.writer import FileWriter, ShardWriter, Utterance
 from nemo_birq.utils.files import file_sha256, write_json
 
 # Written anew, or without meaning once a piece is a file of its own.
@@ -25,6 +25,8 @@ class ShardJob(NamedTuple):
     shard: ShardPlan
     codec: str
     sample_rate: int
+    files: bool
+    """Single files in place of a tar file."""
 
 
 def record_path(out: Path, shard: ShardPlan) -> Path:
@@ -33,10 +35,10 @@ def record_path(out: Path, shard: ShardPlan) -> Path:
 
 
 def build_shard(job: ShardJob) -> dict:
-    """Builds a shard, writes its record, and gives it.
+    """Builds a shard, or the single files in place of it, writes its record, and gives it.
 
     Raises:
-        OSError: the shard cannot be written; nothing is left of it then.
+        OSError: it cannot be written; nothing is left of a shard then.
     """
     out = Path(job.out)
     skipped: list[tuple[str, str, str]] = []
@@ -45,7 +47,7 @@ def build_shard(job: ShardJob) -> dict:
     rates: Counter = Counter()
     channels: Counter = Counter()
     samples = clipped = utterances_clipped = 0
-    with ShardWriter(out / job.shard.folder, job.shard.shard_id) as writer:
+    with FileWriter(out) if job.files else ShardWriter(out / job.shard.folder, job.shard.shard_id) as writer:
         for member, piece in read_pieces(out, job.shard):
             try:
                 decoded = decode(piece)
@@ -65,10 +67,11 @@ def build_shard(job: ShardJob) -> dict:
             samples, clipped = samples + decoded.signal.size, clipped + full
             utterances_clipped += full > 0
             advance(piece.seconds)
-    paths = shard_paths(out / job.shard.folder, job.shard.shard_id)
+    audio = writer.paths if job.files else writer.paths[:1]
     record = {
-        "files": {path.relative_to(out).as_posix(): file_sha256(path) for path in paths},
-        "bytes": paths.tar.stat().st_size,
+        "files": {path.relative_to(out).as_posix(): file_sha256(path) for path in writer.paths},
+        "bytes": sum(path.stat().st_size for path in audio),
+        "lines": writer.lines,
         "durations": durations,
         "sample_rates": rates,
         "channels": channels,

@@ -11,6 +11,8 @@ from rich.text import Text
 from nemo_birq.command_line import options
 from nemo_birq.command_line.command import PATH, command
 from nemo_birq.data.shards.verify import verify
+from nemo_birq.data.shards.verify_files import verify_files
+from nemo_birq.data.shards.writer import AUDIO, MANIFEST
 from nemo_birq.utils.progress import ProgressBars
 from nemo_birq.utils.terminal import Terminal
 
@@ -27,12 +29,14 @@ def verify_shards(folder: Path, fast: bool, workers: int) -> None:
         birq verify-shards /data/shards            all of it
         birq verify-shards /data/shards --fast     members are not decoded, only their headers are read
 
-    Works on the output of birq make-shards, one bucket of it, and on other shards in NeMo's format. The exit code is 1 if
-    anything is wrong.
+    Works on the output of birq make-shards, one bucket of it, its single files, and on other shards in NeMo's format. The
+    exit code is 1 if anything is wrong.
     """
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     with ProgressBars(*columns, console=Terminal(stderr=True)) as progress:
-        problems, members = verify(folder, decode=not fast, workers=max(1, workers), progress=progress)
+        is_of_files = (folder / MANIFEST).is_file() and (folder / AUDIO).is_dir()
+        check = verify_files if is_of_files else verify
+        problems, members = check(folder, decode=not fast, workers=max(1, workers), progress=progress)
     if not problems:
         Terminal().print(f"{folder}: {members:,} members, nothing wrong", soft_wrap=True)
         return

@@ -1,19 +1,26 @@
-"""Writes tar shards in NeMo's format.
+"""Writes tar shards in NeMo's format, or single files.
 
 audio_0.tar ... audio_{n-1}.tar                        members: the audio files
 tarred_audio_manifest.json                             one line for each utterance, with shard_id
 sharded_manifests/manifest_0.json ... _{n-1}.json      the lines of each shard, in the order of its members
+
+audio/                                                 single files
+manifest.json                                          one line for each of them, in the order of their names
 """
 
-import json
 import tarfile
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from io import BytesIO
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
+from nemo_birq.data.json_lines import to_line
 from nemo_birq.utils.files import complete_file
+
+AUDIO, MANIFEST = "audio", "manifest.json"
+"""Folder of single files, and their manifest."""
 
 
 class Utterance(NamedTuple):
@@ -41,6 +48,9 @@ def shard_paths(folder: Path, shard_id: int) -> ShardPaths:
 class ShardWriter:
     """Writes one shard and its manifest; they get their final names when the ``with`` block ends without an error."""
 
+    lines: None = None
+    """The manifest holds them."""
+
     def __init__(self, folder: Path, shard_id: int):
         self.paths = shard_paths(folder, shard_id)
         self.shard_id = shard_id
@@ -58,10 +68,44 @@ class ShardWriter:
         member.size = len(utterance.audio)
         self._tar.addfile(member, BytesIO(utterance.audio))
         line = utterance.line | {"audio_filepath": utterance.member, "shard_id": self.shard_id}
-        self._manifest.write(json.dumps(line) + "\n")
+        self._manifest.write(to_line(line))
 
     def __exit__(self, *error: object) -> None:
         self._files.__exit__(*error)
+
+
+class FileWriter:
+    """Writes single files; the lines of the manifest are kept in ``lines``.
+
+    Each file is complete or absent. After an error those that were written before stay.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.paths: list[Path] = []
+        self.lines: list[dict] = []
+
+    def __enter__(self) -> "FileWriter":
+        return self
+
+    def add(self, utterance: Utterance) -> None:
+        path = self.folder / AUDIO / utterance.member
+        with complete_file(path) as part:
+            part.write_bytes(utterance.audio)
+        self.paths.append(path)
+        self.lines.append(utterance.line | {"audio_filepath": f"{AUDIO}/{utterance.member}"})
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+def write_manifest(folder: Path, lines: Iterable[dict]) -> Path:
+    """Writes the manifest of single files in the order of their names."""
+    target = folder / MANIFEST
+    ordered = sorted(lines, key=itemgetter("audio_filepath"))
+    with complete_file(target) as part, open(part, "w", encoding="utf-8") as manifest:
+        manifest.writelines(to_line(line) for line in ordered)
+    return target
 
 
 def merge_manifests(folder: Path, num_shards: int) -> Path:

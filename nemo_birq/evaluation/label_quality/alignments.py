@@ -1,25 +1,22 @@
 """Phone and word times of utterances, from a CTM file or a folder of TextGrid files."""
 
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from lhotse.supervision import AlignmentItem
 from nemo.utils import logging
-from praatio import textgrid
 from rich.progress import track
 
+from nemo_birq.evaluation.label_quality.phone_sets import ARPABET, SILENCES, phone_names
+from nemo_birq.evaluation.label_quality.textgrids import ROUNDING, Interval, check_overlap, find_textgrids, read_tiers
 from nemo_birq.utils.terminal import printable
-
-SILENCE = "SIL"
-SILENCES = {"", "SIL", "SP", "SPN", "<EPS>"}  # as aligners name silence, in upper case
-VOWELS = {"AA", "AE", "AH", "AO", "AW", "AX", "AY", "EH", "ER", "EY", "IH", "IY", "OW", "OY", "UH", "UW"}
-CONSONANTS = {"B", "CH", "D", "DH", "F", "G", "HH", "JH", "K", "L", "M", "N", "NG", "P", "R", "S", "SH", "T", "TH"}
-CONSONANTS |= {"V", "W", "Y", "Z", "ZH"}
-ARPABET = VOWELS | CONSONANTS | {SILENCE}
+from nemo_birq.utils.text_files import read_text
 
 MIN_COVERAGE = 0.5  # of the audio, by intervals; below that the alignments belong to something else
+LEAST_SECONDS = 1e-6  # phones_at compares whole microseconds
 LATE = 0.1  # seconds by which an alignment may outlast its audio
 
 
@@ -27,11 +24,13 @@ class Alignments(NamedTuple):
     """Intervals in seconds from the beginning of the audio, by utterance."""
 
     phones: dict[str, list[AlignmentItem]]
-    """Named as in ``ARPABET`` where the aligner did, without stress and position in the word; silence is ``SILENCE``."""
+    """Named by ``phone_names``: ARPAbet without stress and position in the word, other sets as the aligner wrote them."""
     words: dict[str, list[AlignmentItem]]
     """Empty where the alignments name no words."""
     names: set[str]
     """Utterances in the alignments, wanted or not."""
+    labels: frozenset[str] = frozenset()
+    """Labels of phones as the aligner wrote them, as far as they were read."""
 
     @property
     def available(self) -> int:
@@ -51,6 +50,11 @@ def read_alignments(path: str | Path, wanted: set[str]) -> Alignments:
         FileNotFoundError: no such file or folder, or no TextGrid in it.
         ValueError: a file that is not what it should be; or none of the wanted utterances is there.
     """
+    return name_phones([read_labels(path, wanted)])[0]
+
+
+def read_labels(path: str | Path, wanted: set[str]) -> Alignments:
+    """Reads alignments with the labels of the aligner, for ``name_phones``; arguments and errors as ``read_alignments``."""
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"alignments {path} do not exist: name a CTM file, or a folder of TextGrid files")
@@ -63,20 +67,26 @@ def read_alignments(path: str | Path, wanted: set[str]) -> Alignments:
     return found
 
 
-def phone_name(label: str) -> str:
-    """Maps ``AH0``, ``AH1_B`` to ``AH``; ``sp``, ``spn``, ``<eps>`` and the empty label to ``SILENCE``; keeps all others."""
-    bare = re.sub(r"(?<=[A-Z])[012]$", "", re.sub(r"_[BIES]$", "", label.strip().upper()))
-    if bare in SILENCES:
-        return SILENCE
-    return bare if bare in ARPABET else label.strip()
+def name_phones(read: Sequence[Alignments]) -> list[Alignments]:
+    """Names the phones of alignments that have one set of phones, such as those of a training and a test set."""
+    names = phone_names(set().union(*(one.labels for one in read)))
+    return [
+        one._replace(
+            phones={
+                utterance: [item._replace(symbol=names[item.symbol]) for item in items]
+                for utterance, items in one.phones.items()
+            }
+        )
+        for one in read
+    ]
 
 
 def _read_ctm(path: Path, wanted: set[str]) -> Alignments:
     """Reads lines ``utterance channel start duration phone [confidence]``, in any order."""
     phones: dict[str, list[AlignmentItem]] = {}
-    names = set()
+    names, labels = set(), set()
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path).splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"alignments {path} are not UTF-8 text ({error}): name a CTM file or a folder") from error
     for number, line in enumerate(lines, start=1):
@@ -84,20 +94,22 @@ def _read_ctm(path: Path, wanted: set[str]) -> Alignments:
             continue
         try:
             name, _, start, duration, label = line.split()[:5]
-            item = AlignmentItem(phone_name(label), float(start), float(duration))
+            item = AlignmentItem(label, float(start), float(duration))
         except ValueError as error:
             raise ValueError(
                 f"alignments {path}, line {number}: {line!r} is not `utterance channel start duration phone`"
             ) from error
         names.add(name)
+        labels.add(label)
         if name in wanted:
             phones.setdefault(name, []).append(item)
-    return Alignments({name: _in_order(items, f"{path}: {name}") for name, items in phones.items()}, {}, names)
+    phones = {name: _in_order(items, f"{path}: {name}") for name, items in phones.items()}
+    return Alignments(phones, {}, names, frozenset(labels))
 
 
 def _read_textgrids(folder: Path, wanted: set[str]) -> Alignments:
     files: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*.TextGrid")):
+    for path in find_textgrids(folder):
         if path.stem in files:
             raise ValueError(f"alignments: {files[path.stem]} and {path} are of the same utterance; remove one")
         files[path.stem] = path
@@ -107,42 +119,40 @@ def _read_textgrids(folder: Path, wanted: set[str]) -> Alignments:
     names = sorted(wanted & files.keys())
     for name in track(names, "reading TextGrids", transient=True, disable=len(names) < 100):
         phones[name], words[name] = _read_textgrid(files[name])
-    return Alignments(phones, {name: items for name, items in words.items() if items}, set(files))
+    labels = frozenset(item.symbol for items in phones.values() for item in items)
+    return Alignments(phones, {name: items for name, items in words.items() if items}, set(files), labels)
 
 
 def _read_textgrid(path: Path) -> tuple[list[AlignmentItem], list[AlignmentItem]]:
     """Reads phones and words of one file; a tier is named ``phones`` or, with a speaker, ``speaker - phones``."""
-    try:
-        grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=True)
-    except OSError as error:
-        raise ValueError(f"alignments: {path} cannot be opened ({error})") from error
-    except Exception as error:  # praatio takes apart what it finds, and what is damaged leads to errors of any type
-        raise ValueError(f"alignments: {path} is not a readable TextGrid ({type(error).__name__}: {error})") from error
-    tiers = {}
-    for wanted in ("phones", "words"):
-        tiers[wanted] = [name for name in grid.tierNames if re.fullmatch(rf"(.* - )?{wanted}", name)]
-    if len(tiers["phones"]) != 1:
-        raise ValueError(f"alignments: {path} must have one tier `phones`; it has {list(grid.tierNames)}")
-    phones = _in_order((_item(entry, phone_name(entry.label)) for entry in grid.getTier(tiers["phones"][0]).entries), path)
-    spoken = grid.getTier(tiers["words"][0]).entries if tiers["words"] else ()
-    words = [_item(entry, entry.label) for entry in spoken if entry.label.strip().upper() not in SILENCES]
-    return phones, words
+    tiers = read_tiers(path)
+    phones, words = (
+        [tier for name, tier in tiers if re.fullmatch(rf"(.* - )?{kind}", name)] for kind in ("phones", "words")
+    )
+    if len(phones) != 1:
+        raise ValueError(f"alignments: {path} must have one tier `phones`; it has {[name for name, _ in tiers]}")
+    check_overlap(path, phones[0])
+    spoken = [interval for interval in (words[0] if words else []) if interval.label.strip().upper() not in SILENCES]
+    return _in_order(map(_item, phones[0]), path), _in_order(map(_item, spoken), path)
 
 
-def _item(entry: textgrid.constants.Interval, label: str) -> AlignmentItem:
-    return AlignmentItem(label, entry.start, entry.end - entry.start)
+def _item(interval: Interval) -> AlignmentItem:
+    return AlignmentItem(interval.label, interval.start, interval.end - interval.start)
 
 
-def _in_order(items, where: object) -> list[AlignmentItem]:
+def _in_order(items: Iterable[AlignmentItem], where: object) -> list[AlignmentItem]:
+    """Sorts intervals, and leaves out those that end where they begin: they hold no frame."""
     items = sorted(items, key=lambda item: item.start)
     for item in items:
-        if not (item.start >= 0 and item.duration >= 0):  # also not a number
+        if not (item.start >= 0 and item.duration >= -ROUNDING):  # also not a number
             raise ValueError(f"alignments {where} has an interval from {item.start} s that lasts {item.duration} s")
-    return items
+    return [item for item in items if item.duration > LEAST_SECONDS]
 
 
 def phones_at(items: list[AlignmentItem], times: np.ndarray) -> list[str | None]:
     """Finds the phone at each time (seconds), None outside all intervals. An interval has its start, but not its end."""
+    if not items:
+        return [None] * len(times)
     # In whole microseconds, so that 0.1 + 0.2 is not after 0.3.
     starts, ends = np.rint(1e6 * np.array([(item.start, item.end) for item in items])).T
     times = np.rint(1e6 * times)

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from nemo_birq.evaluation.label_quality.alignments import SILENCE, phones_at, unknown_phones
+from nemo_birq.evaluation.label_quality.alignments import phones_at, unknown_phones
 from nemo_birq.evaluation.label_quality.label_sets import collect_frames, label_sets
+from nemo_birq.evaluation.label_quality.phone_sets import SILENCE
 from nemo_birq.evaluation.label_quality.pnmi import Quality, joint_counts, phone_entropy, score_labels
 from nemo_birq.evaluation.label_quality.utterances import Utterances
 from nemo_birq.extraction.memory import check_longest

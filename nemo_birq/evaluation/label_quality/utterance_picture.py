@@ -9,7 +9,7 @@ from lhotse.supervision import AlignmentItem
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nemo_birq.evaluation.label_quality.alignments import SILENCE
+from nemo_birq.evaluation.label_quality.phone_sets import SILENCE
 from nemo_birq.evaluation.label_quality.utterance_view import LabelTrack, UtteranceView
 from nemo_birq.utils.pictures import plain, write_picture
 

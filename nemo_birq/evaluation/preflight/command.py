@@ -36,7 +36,7 @@ def check_labels(cfg: "DictConfig") -> None:
     from omegaconf import open_dict
     from rich.text import Text
 
-    from nemo_birq.config_checks import check_run_keys
+    from nemo_birq.config_checks import check_data_named, check_run_keys
     from nemo_birq.data.longest import find_longest_of_loader
     from nemo_birq.evaluation.preflight import measure as preflight
     from nemo_birq.evaluation.preflight import report
@@ -46,6 +46,7 @@ def check_labels(cfg: "DictConfig") -> None:
 
     with errors_in_one_line():
         check_run_keys(cfg, "minutes", "picture")
+        check_data_named(cfg.model, "train_ds")
         pl.seed_everything(cfg.seed, workers=True)
         with open_dict(cfg):
             cfg.model.validation_ds = None
@@ -56,7 +57,8 @@ def check_labels(cfg: "DictConfig") -> None:
         result = preflight.measure(model, model.train_dataloader(), cfg.get("minutes", 5))
         console = Terminal(width=max(100, Terminal().width))
         console.print(report.label_table(result), report.selection_table(result))
-        console.print(report.suggestion_line(result))
+        for line in (report.suggestion_line(result), *report.length_lines(result)):
+            console.print(line, soft_wrap=True)
         picture = Path(cfg.get("picture", "label_check.png")).resolve()
         report.draw(result, picture)
         console.print(f"curve    {picture}", soft_wrap=True)

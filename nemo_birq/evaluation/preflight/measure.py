@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from nemo_birq.data.batch import SpeechBatch
+from nemo_birq.data.length_limits import LeftOut, find_left_out_of_loader
 from nemo_birq.labels.statistics import CodeUse, histogram
 from nemo_birq.model import BiRQModel
 from nemo_birq.modules.layer_pass import encode_to_layer
@@ -74,6 +75,8 @@ class Preflight:
     """On this data's layer k, and on random unit vectors."""
     logit_scale: float
     """As configured."""
+    left_out: list[LeftOut]
+    """What the limits of length leave out of the data."""
 
     def failures(self, model: BiRQModel) -> list[str]:
         """Why training should not begin, in words; empty when it may."""
@@ -95,7 +98,8 @@ class Preflight:
             }
         violations = [unreadable_data(model.cfg, "train_ds", self.skipped, self.skipped_share)]
         violations += [rule(LoggedStep(1, metrics, model.birq, None)) for rule in GATE]
-        return [violation.message for violation in violations if violation is not None]
+        lengths = [entry.in_words("model.train_ds.") for entry in self.left_out if entry.is_too_much]
+        return lengths + [violation.message for violation in violations if violation is not None]
 
 
 class _Tally:
@@ -141,7 +145,7 @@ class _Tally:
     def _count(self, name: str, labels: Tensor) -> None:
         self.counts[name] += histogram(labels, self.counts[name].shape[1])
 
-    def result(self) -> Preflight:
+    def result(self, left_out: list[LeftOut]) -> Preflight:
         codebook = self.model.enhanced_labeler.quantizer.codebook.cpu()
         units = torch.cat(self.units)
         sample = units[torch.randperm(len(units), generator=torch.Generator().manual_seed(0))[:SAMPLED_FRAMES]]
@@ -156,6 +160,7 @@ class _Tally:
             labels={name: CodeUse.of(count) for name, count in self.counts.items()},
             selection={"layer k": selection(sample, codebook), "random": selection(random, codebook)},
             logit_scale=self.model.birq.labels.logit_scale,
+            left_out=left_out,
         )
 
 
@@ -185,7 +190,7 @@ def measure(model: BiRQModel, batches: Collection[SpeechBatch] | DataLoader, min
         raise ValueError(f"none of {tally.skipped} utterances could be read: the log names each of them and what is wrong")
     if tally.utterances == 0:
         raise ValueError("the data loader of model.train_ds yields no batch: look at min_duration and max_duration")
-    return tally.result()
+    return tally.result(find_left_out_of_loader(batches))
 
 
 def selection(units: Tensor, codebook: Tensor) -> Selection:

@@ -69,7 +69,7 @@ def probe(
     """
     from nemo.utils import logging
 
-    from nemo_birq.evaluation.probing.data import NAMES, open_sets
+    from nemo_birq.evaluation.probing.data import NAMES, describe, open_sets
     from nemo_birq.evaluation.probing.evaluation import conclusion, constant_error, evaluate
     from nemo_birq.evaluation.probing.linear import Training
     from nemo_birq.evaluation.probing.representations import (
@@ -101,7 +101,12 @@ def probe(
         check_longest(opened.model, one.data, one.rows)
     untrained = None if no_baselines else untrained_encoder(opened, seed)
 
-    splits, notes = {}, []
+    splits = {}
+    notes = []
+    for name, one in sets.items():
+        if one.left_out:
+            listed = f"{one.left_out.total()} phones of the {name} set, {describe(one.left_out)}"
+            notes.append(f"{listed}, are left out: the training set lacks them.")
     with progress_bar(console=console, transient=True) as progress:
         advance = progress.start("outputs of the layers", sum(one.seconds for one in sets.values()))
         for name, one in sets.items():

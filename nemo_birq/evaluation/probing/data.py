@@ -1,7 +1,8 @@
 """Utterances with the targets of a probe: symbols of a manifest key, or phones of an alignment."""
 
 import os
-from itertools import combinations
+from collections import Counter
+from itertools import chain, combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -11,16 +12,19 @@ from nemo_birq.data.subset import draw_hours
 from nemo_birq.evaluation.label_quality.alignments import (
     Alignments,
     check_alignments,
-    phone_name,
+    name_phones,
     phones_at,
-    read_alignments,
+    read_labels,
 )
+from nemo_birq.evaluation.label_quality.phone_sets import phone_names
 from nemo_birq.evaluation.label_quality.utterances import rows_by_name, utterance_name
 from nemo_birq.evaluation.probing.tasks import CtcTask, FrameTask
 from nemo_birq.extraction.data import SpeechData, open_data
 from nemo_birq.modules.frame_times import FrameTimes
 
 NAMES = ("train", "dev", "test")
+MAX_LEFT_OUT = 0.5  # share of a set's phones that the training set lacks; above that it has other phones
+SHOWN = 8  # phones in a message
 
 
 class LabelledSet(NamedTuple):
@@ -35,6 +39,16 @@ class LabelledSet(NamedTuple):
     """Symbols of each utterance, for CTC."""
     alignments: Alignments | None
     """For frames."""
+    left_out: Counter[str]
+    """Phones that the training set lacks, and how often they occur."""
+
+    @property
+    def symbols(self) -> Counter[str]:
+        """Counts the symbols of the utterances, or the intervals of their phones."""
+        if self.sequences is not None:
+            return Counter(chain.from_iterable(self.sequences))
+        used = (self.alignments.phones[utterance_name(line)] for line in self.lines)
+        return Counter(item.symbol for items in used for item in items)
 
     @property
     def seconds(self) -> float:
@@ -54,6 +68,8 @@ def open_set(
 ) -> tuple[LabelledSet, list[str]]:
     """Opens a labelled set, and lists the symbols of all its utterances before ``hours`` of them are drawn.
 
+    Phones have the labels of the input: which names they get depends on those of all sets.
+
     Args:
         where: manifest, or folder of shards.
         key: of the manifest, for CTC: text, or a (nested) list of phones.
@@ -63,7 +79,7 @@ def open_set(
         name: of the set, for messages.
 
     Raises:
-        FileNotFoundError: see ``open_data`` and ``read_alignments``.
+        FileNotFoundError: see ``open_data`` and ``read_labels``.
         ValueError: no utterances, or some without labels.
     """
     data = open_data(where, None, sample_rate)
@@ -81,22 +97,22 @@ def open_set(
     rows = [rows[i] for i in draw_hours(data.durations[rows], hours)]
     chosen = [lines[row] for row in rows]
     texts = None if alignments is not None else [sequences[row] for row in rows]
-    return LabelledSet(data, rows, chosen, texts, found), sorted(symbols)
+    return LabelledSet(data, rows, chosen, texts, found, Counter()), sorted(symbols)
 
 
 def _aligned(data: SpeechData, lines: list[dict], path: str) -> tuple[Alignments, list[int]]:
     """Reads the alignments and returns them with the rows of the utterances that have one."""
     rows = rows_by_name(data, lines)
-    found = read_alignments(path, set(rows))
+    found = read_labels(path, set(rows))
     check_alignments(found.phones, dict(zip(rows, data.durations.tolist(), strict=True)))
     return found, [row for name, row in rows.items() if name in found.phones]
 
 
 def _places(labelled: LabelledSet) -> set[tuple[str, str, float]]:
-    """Returns file or shard, member, and the start of each utterance in it."""
+    """Returns file or shard, all links followed, member, and the start of each utterance in it."""
     found, places = set(), list(labelled.data.places())
     for name, file, *_, start, _ in (places[row] for row in labelled.rows):
-        path = os.path.abspath(file)
+        path = os.path.realpath(file)
         found.add((path, path if name == file else name, start))
     return found
 
@@ -108,7 +124,7 @@ def _sequence(line: dict, key: str, where: str) -> list[str]:
     if isinstance(value, list):
         flat = [phone for entry in value for phone in (entry if isinstance(entry, list) else [entry])]
         if all(isinstance(phone, str | int) and not isinstance(phone, bool) for phone in flat):
-            return [phone_name(str(phone)) for phone in flat]
+            return [str(phone) for phone in flat]
         raise ValueError(f"{where}: {line['audio_filepath']} has a symbol under {key!r} that is no name: {show(value)}")
     raise ValueError(
         f"{where}: {line['audio_filepath']} has no {key!r} to compare with (its keys: {', '.join(sorted(line))}). Give "
@@ -135,25 +151,64 @@ def open_sets(
         alignments: by ``NAMES``, or None for CTC.
 
     Raises:
-        FileNotFoundError, ValueError: see ``open_set``; symbols that the training set does not have; the same utterances
-            in two sets.
+        FileNotFoundError, ValueError: see ``open_set``; characters that the training set does not have; a set most of whose
+            phones it does not have; the same utterances in two sets.
     """
-    sets, symbols = {}, {}
+    sets, labels = {}, {}
     for name in NAMES:
-        sets[name], symbols[name] = open_set(
+        sets[name], labels[name] = open_set(
             paths[name], key, alignments and alignments[name], hours if name == "train" else None, sample_rate, name
         )
+    is_text = alignments is None and all(isinstance(line[key], str) for line in sets["train"].lines)
+    symbols = labels["train"]
+    if not is_text:
+        names = _name_phones(sets, labels)
+        symbols = sorted({names[label] for label in symbols})
     for name in NAMES[1:]:
-        foreign = sorted(set(symbols[name]) - set(symbols["train"]))
-        if foreign and alignments is None:
+        if is_text and (foreign := sorted(set(labels[name]) - set(symbols))):
             raise ValueError(
                 f"{name} set {paths[name]} has the symbols {foreign}, which the training set has not: normalize both texts "
-                "in the same way (case, digits, punctuation)"
+                "in the same way (case, digits, punctuation, Unicode form)"
             )
         if len(sets[name].rows) < 2:
             raise ValueError(f"{name} set {paths[name]} has one utterance that can be used; give more")
+        sets[name] = _without_foreign(sets[name], set(symbols), f"{name} set {paths[name]}")
     _check_apart(sets)
     if alignments is not None:
-        return sets, FrameTask(sorted(set().union(*symbols.values())))
-    is_text = all(isinstance(line[key], str) for line in sets["train"].lines)
-    return sets, CtcTask(symbols["train"], "CER" if is_text else "PER")
+        return sets, FrameTask(symbols)
+    return sets, CtcTask(symbols, "CER" if is_text else "PER")
+
+
+def _name_phones(sets: dict[str, LabelledSet], labels: dict[str, list[str]]) -> dict[str, str]:
+    """Names the phones of all sets alike, in place of their labels; returns the name of each label."""
+    aligned = [sets[name].alignments for name in NAMES]
+    if None not in aligned:
+        for name, named in zip(NAMES, name_phones(aligned), strict=True):
+            sets[name] = sets[name]._replace(alignments=named)
+        return phone_names(set().union(*(one.labels for one in aligned)))
+    names = phone_names(set().union(*labels.values()))
+    for name in NAMES:
+        sequences = [[names[label] for label in sequence] for sequence in sets[name].sequences]
+        sets[name] = sets[name]._replace(sequences=sequences)
+    return names
+
+
+def _without_foreign(labelled: LabelledSet, symbols: set[str], where: str) -> LabelledSet:
+    """Leaves out the symbols that the training set lacks, and counts them; frames have no target there."""
+    counts = labelled.symbols
+    left_out = Counter({symbol: count for symbol, count in counts.items() if symbol not in symbols})
+    if left_out.total() > MAX_LEFT_OUT * counts.total():
+        raise ValueError(
+            f"{where}: the training set lacks {left_out.total()} of its {counts.total()} phones ({describe(left_out)}). "
+            f"The training set has {', '.join(sorted(symbols)[:SHOWN])}, ... Give sets that name phones in the same way"
+        )
+    sequences = labelled.sequences
+    if left_out and sequences is not None:
+        sequences = [[symbol for symbol in sequence if symbol in symbols] for sequence in sequences]
+    return labelled._replace(sequences=sequences, left_out=left_out)
+
+
+def describe(counts: Counter[str]) -> str:
+    """Lists the most frequent phones with their counts."""
+    listed = ", ".join(f"{symbol} {count} times" for symbol, count in counts.most_common(SHOWN))
+    return listed + (f" and {len(counts) - SHOWN} others" if len(counts) > SHOWN else "")

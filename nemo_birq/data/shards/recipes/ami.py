@@ -1,15 +1,16 @@
 """The AMI meeting corpus, as Lhotse downloads it: wav_db/<meeting>/audio/*.wav and the manual annotations 1.6.2."""
 
+import shutil
 import zipfile
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from xml.etree.ElementTree import ParseError
 
 import soundfile
 
 from nemo_birq.data.audio.errors import said_by
-from nemo_birq.data.shards.recipes.inputs import files_under, fingerprint, require_folder
+from nemo_birq.data.shards.recipes.inputs import files_under, fingerprint, is_companion, require_folder
 from nemo_birq.data.shards.segments import BuildError, Listing, Segment, Skipped
 from nemo_birq.utils.progress import Progress
 
@@ -85,12 +86,18 @@ class AmiRecipe:
 
     def _annotations(self, scratch: Path) -> Path:
         folder, archive = self.root / ANNOTATIONS, self.root / f"{ANNOTATIONS}.zip"
-        if folder.is_dir():
+        if folder.is_dir() and not any(is_companion(path.name) for path in folder.rglob("*")):
             return folder
+        if folder.is_dir():  # Lhotse would read the companions
+            copied = scratch / folder.name
+            shutil.copytree(folder, copied, ignore=lambda _, names: set(filter(is_companion, names)), dirs_exist_ok=True)
+            return copied
         if not archive.is_file():
             raise BuildError(f"{self.root} holds neither {folder.name} nor {archive.name}: lhotse download ami <folder>")
         with zipfile.ZipFile(archive) as packed:
-            packed.extractall(scratch)
+            packed.extractall(
+                scratch, [name for name in packed.namelist() if not any(map(is_companion, PurePosixPath(name).parts))]
+            )
         return scratch
 
 

@@ -66,7 +66,7 @@ def _find_problem(segment: Segment) -> str | None:
         return f"has id={show(segment.identity)}, which must be a name"
     times = [("start", segment.start), ("duration", segment.duration)]
     times += [
-        (f"{key} of a supervision", value)
+        (f"{key} of a supervision", max(value, 0.0))  # it may begin before the recording, by rounding or in a cut of a cut
         for part in segment.spoken
         for key, value in zip(part._fields, part[:2], strict=False)
     ]

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from nemo_birq.data.audio.suffixes import MEDIA_REMEDY
 from nemo_birq.data.shards.recipes.inputs import SUFFIXES, files_under, fingerprint, require_folder, without_suffix
@@ -11,6 +12,16 @@ from nemo_birq.utils.progress import Progress
 
 _REMEDY = "give the folder that it leads to as the input, or a manifest with absolute paths"
 _LEAVES = f"a link that leads out of the folder; {_REMEDY}"
+
+
+class _Files(NamedTuple):
+    """Files of a folder, by what becomes of them."""
+
+    audio: list[Path]
+    leaving: list[Path]
+    """Links to audio files or folders outside."""
+    others: Counter
+    """Number of files that are not taken, by suffix."""
 
 
 @dataclass(frozen=True)
@@ -25,27 +36,31 @@ class FolderRecipe:
 
     def describe(self) -> dict:
         require_folder(self.root, "give the folder with the audio")
-        return {"kind": "folder", "input": [str(self.root.resolve())]} | fingerprint(self.root, self._files()[0])
+        return {"kind": "folder", "input": [str(self.root.resolve())]} | fingerprint(self.root, self._files().audio)
 
     def read(self, scratch: Path, workers: int, progress: Progress) -> Listing:
-        files, leaving = self._files()
-        if not files:
-            if leaving:
-                raise BuildError(f"{self.root} holds no audio, and {len(leaving)} links that lead out of it: {_REMEDY}")
-            others = Counter(path.suffix.lower() or "no suffix" for path in files_under(self.root))
+        found = self._files()
+        if not found.audio:
+            if found.leaving:
+                raise BuildError(
+                    f"{self.root} holds no audio, and {len(found.leaving)} links that lead out of it: {_REMEDY}"
+                )
             raise BuildError(
-                f"{self.root} holds no audio that libsndfile reads, only {dict(others.most_common(5)) or 'nothing'}; "
+                f"{self.root} holds no audio that libsndfile reads, only {dict(found.others.most_common(5)) or 'nothing'}; "
                 f"{MEDIA_REMEDY}"
             )
-        names = [path.relative_to(self.root).as_posix() for path in files]
+        names = [path.relative_to(self.root).as_posix() for path in found.audio]
         segments = [
-            Segment(str(path.absolute()), without_suffix(name), name) for path, name in zip(files, names, strict=True)
+            Segment(str(path.absolute()), without_suffix(name), name) for path, name in zip(found.audio, names, strict=True)
         ]
-        skipped = [Skipped(path.relative_to(self.root).as_posix(), "outside", _LEAVES) for path in leaving]
-        return Listing(segments, skipped)
+        skipped = [Skipped(path.relative_to(self.root).as_posix(), "outside", _LEAVES) for path in found.leaving]
+        return Listing(segments, skipped, dict(sorted(found.others.items())))
 
-    def _files(self) -> tuple[list[Path], list[Path]]:
-        """Audio files, and links to audio files or folders outside."""
+    def _files(self) -> _Files:
         leaving: list[Path] = []
-        files = [path for path in files_under(self.root, leaving) if path.suffix.lower() in SUFFIXES]
-        return files, sorted(path for path in leaving if path.is_dir() or path.suffix.lower() in SUFFIXES)
+        files = files_under(self.root, leaving)
+        return _Files(
+            audio=[path for path in files if path.suffix.lower() in SUFFIXES],
+            leaving=sorted(path for path in leaving if path.is_dir() or path.suffix.lower() in SUFFIXES),
+            others=Counter(path.suffix.lower() or "no suffix" for path in files if path.suffix.lower() not in SUFFIXES),
+        )

@@ -8,14 +8,22 @@ from pathlib import Path
 
 from nemo_birq.data.audio.suffixes import SUFFIXES
 
+COMPANIONS = {".ds_store", "thumbs.db", "desktop.ini", "__macosx", "@eadir"}
+"""Names, in lower case, of files and folders that operating systems and file servers put beside the files of their users."""
+
 
 def require_folder(path: Path, remedy: str) -> None:
     if not path.is_dir():
         raise FileNotFoundError(f"there is no folder {path}: {remedy}")
 
 
+def is_companion(name: str) -> bool:
+    """Returns True for a file or folder that an operating system made, such as ``._a.wav``, where macOS keeps attributes."""
+    return name.startswith("._") or name.lower() in COMPANIONS
+
+
 def files_under(root: Path, leaving: list[Path] | None = None) -> list[Path]:
-    """All files at any depth, also behind links to folders, in the order of their names.
+    """All files at any depth but companions, also behind links to folders, in the order of their names.
 
     Args:
         root: folder; it may be a link itself.
@@ -28,6 +36,8 @@ def files_under(root: Path, leaving: list[Path] | None = None) -> list[Path]:
             folders.clear()
             continue
         seen.add(real)
+        folders[:] = [name for name in folders if not is_companion(name)]
+        names = [name for name in names if not is_companion(name)]
         if leaving is not None:
             out = {name for name in (*folders, *names) if not is_inside(os.path.join(folder, name), str(root))}
             leaving += [Path(folder) / name for name in out]

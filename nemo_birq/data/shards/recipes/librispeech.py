@@ -6,6 +6,7 @@ from pathlib import Path
 from nemo_birq.data.shards.recipes.inputs import files_under, fingerprint, require_folder
 from nemo_birq.data.shards.segments import Listing, Segment, Skipped
 from nemo_birq.utils.progress import Progress, track
+from nemo_birq.utils.text_files import read_lines
 
 TRAIN_960 = ("train-clean-100", "train-clean-360", "train-other-500")
 PARTS = (*TRAIN_960, "dev-clean", "dev-other", "test-clean", "test-other")
@@ -60,7 +61,7 @@ class LibriSpeechRecipe:
 
 
 def _read_transcript(path: Path, skipped: list[Skipped]):
-    for raw in path.read_bytes().splitlines():
+    for raw in read_lines(path):
         name = raw.split(maxsplit=1)[0].decode("ascii", "replace") if raw.strip() else ""
         try:
             line = raw.decode("utf-8")

@@ -3,6 +3,7 @@
 from lhotse import Recording, SupervisionSegment
 from lhotse.cut import Cut, MonoCut, MultiCut
 
+from nemo_birq.data.shards.cut import clipped
 from nemo_birq.data.shards.segments import Segment, Skipped, Spoken
 
 
@@ -47,8 +48,11 @@ def segment_of_cut(cut: Cut) -> Segment | Skipped:
     if source is None:
         return Skipped(cut.id, "unsupported", "its recording is no plain audio file: save it first (CutSet.save_audios)")
     path, positions = source
-    spoken = tuple(Spoken(cut.start + s.start, cut.start + s.end, s.text or "") for s in cut.supervisions)
-    line = (cut.custom or {}) | _common_keys(cut.supervisions)
+    inside = [s for s in cut.supervisions if s.start < cut.duration and s.end > 0]
+    spoken = tuple(Spoken(cut.start + s.start, cut.start + s.end, s.text or "") for s in inside)
+    line = (cut.custom or {}) | _common_keys(inside)
+    if any(part.text is None for part in clipped(spoken, cut.start, cut.start + cut.duration, cut.recording.duration)):
+        line.pop("text", None)  # a supervision goes on outside: it is not known which of its words are in the cut
     line = {key: value for key, value in line.items() if isinstance(value, str | int | float | bool | list | dict)}
     return Segment(path, cut.id, cut.id, cut.start, cut.duration, positions, line, spoken)
 

@@ -16,11 +16,12 @@ from typing import NamedTuple
 from nemo_birq.data.audio.errors import said_by
 from nemo_birq.data.json_lines import show
 from nemo_birq.data.manifests import find_seconds_problem
-from nemo_birq.data.shards.recipes.inputs import SUFFIXES, fingerprint, require_folder
+from nemo_birq.data.shards.recipes.inputs import SUFFIXES, fingerprint, is_companion, require_folder
 from nemo_birq.data.shards.segments import BuildError, Listing, Segment, Skipped, Spoken
 from nemo_birq.data.shards.workers import advance, run_jobs
 from nemo_birq.utils.files import write_json
 from nemo_birq.utils.progress import Progress
+from nemo_birq.utils.text_files import read_lines, read_text
 
 _PROBLEMS = "problems.json"
 
@@ -71,13 +72,14 @@ class YodasRecipe:
         data = self.root / "data"
         remedy = "hf download --repo-type dataset espnet/yodas2 --include 'data/en000/*' --local-dir <folder>"
         require_folder(data, f"{remedy}, and give <folder>")
-        there = sorted(path.name for path in data.iterdir() if path.is_dir())
+        there = sorted(path.name for path in data.iterdir() if path.is_dir() and not is_companion(path.name))
         absent = set(self.subsets) - set(there)
         if absent:
             raise BuildError(f"{data} has no subset {', '.join(sorted(absent))}; it has {', '.join(there) or 'none'}")
         archives = []
         for subset in self.subsets or there:
-            for tar in sorted((data / subset / "audio").glob("*.tar.gz")):
+            tars = sorted((data / subset / "audio").glob("*.tar.gz"))
+            for tar in (tar for tar in tars if not is_companion(tar.name)):
                 long_form = data / subset / "text" / tar.name.replace(".tar.gz", ".json")
                 archives.append(Archive(tar, long_form if long_form.is_file() else long_form.with_suffix(".txt"), subset))
         if not archives:
@@ -101,6 +103,8 @@ def unpack(job: tuple[str, str]) -> None:
         with tarfile.open(archive, "r|gz") as tar:
             for member in tar:
                 path = PurePosixPath(member.name)
+                if any(map(is_companion, path.parts)):
+                    continue
                 if path.is_absolute() or ".." in path.parts:
                     skipped.append(Skipped(f"{name}/{path.name}", "outside", f"the archive calls it {member.name}"))
                 elif path.name in seen:
@@ -140,7 +144,7 @@ def _segments(archive: Archive, unpacked: Path, skipped: list[Skipped]) -> Itera
 
 def _utterance_texts(path: Path, name: str, skipped: list[Skipped]) -> dict[str, str]:
     texts = {}
-    for raw in path.read_bytes().splitlines():
+    for raw in read_lines(path):
         utterance, _, text = raw.partition(b" ")
         try:
             texts[utterance.decode("utf-8")] = text.decode("utf-8").strip()
@@ -151,7 +155,7 @@ def _utterance_texts(path: Path, name: str, skipped: list[Skipped]) -> dict[str,
 
 def _long_form_texts(path: Path, name: str, skipped: list[Skipped]) -> dict[str, tuple[Spoken, ...]]:
     texts = {}
-    for number, video in enumerate(json.loads(path.read_text(encoding="utf-8")), start=1):
+    for number, video in enumerate(json.loads(read_text(path)), start=1):
         try:
             texts[video["audio_id"]] = tuple(sorted(_spoken(*item) for item in video["text"].items()))
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -1,0 +1,42 @@
+"""The members of a tar shard that the names in its manifest mean."""
+
+import os
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+
+import soundfile
+
+from nemo_birq.data.manifests import SEGMENT
+
+SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} | {".mp3", ".opus", ".oga", ".m4a", ".webm"}
+"""Suffixes of audio. A member x.json or x.txt beside x.flac is not what a line x.wav means."""
+
+
+def find_members(names: Iterable[str], members: Collection[str]) -> dict[str, str]:
+    """Finds the member that each name of a manifest means; names without one are left out.
+
+    A name is that of a member, or of a segment of one (x-sub1.wav of x.wav). Where neither is there, it means the only audio
+    member with its stem: NeMo's --force_codec changes the suffixes of members (x.flac), and leaves those in the manifest.
+    """
+    names = set(names)
+    found: dict[str, str] = {}
+    for name in names:
+        member = name if name in members else SEGMENT.sub("", name)
+        if member in members:
+            found[name] = member
+    missing = names - found.keys()
+    if missing:
+        suffixes: dict[str, set[str]] = defaultdict(set)  # with which names have a stem
+        for name in names:
+            for stem, suffix in map(os.path.splitext, (name, SEGMENT.sub("", name))):
+                suffixes[stem].add(suffix)
+        audio: dict[str, list[str]] = defaultdict(list)
+        for member in members:
+            stem, suffix = os.path.splitext(member)
+            if suffix.lower() in SUFFIXES:
+                audio[stem].append(member)
+        for name in missing:
+            for stem in (os.path.splitext(name)[0], os.path.splitext(SEGMENT.sub("", name))[0]):
+                if len(audio[stem]) == 1 and len(suffixes[stem]) == 1:
+                    found.setdefault(name, audio[stem][0])
+    return found

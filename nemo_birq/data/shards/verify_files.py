@@ -1,0 +1,83 @@
+"""Does a set of single files hold what its manifest and the dataset card say?"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from nemo_birq.data.json_lines import BadLineError, parse_line
+from nemo_birq.data.manifests import find_problem_of_entry
+from nemo_birq.data.shards.build import CARD
+from nemo_birq.data.shards.verify import Problem, find_problem
+from nemo_birq.data.shards.workers import advance, run_jobs
+from nemo_birq.data.shards.writer import AUDIO, MANIFEST
+from nemo_birq.utils.files import PART, file_sha256, read_json
+from nemo_birq.utils.progress import Progress
+
+_FILES_IN_A_JOB = 100
+
+
+class FileCheck(NamedTuple):
+    """Some of the files, for a worker."""
+
+    folder: str
+    lines: dict[str, list[dict]]
+    """Lines of the manifest by the path of their file, relative to the folder."""
+    sha256: dict[str, str]
+    decode: bool
+
+
+def verify_files(folder: Path, decode: bool, workers: int, progress: Progress) -> tuple[list[Problem], int]:
+    """Returns the problems of a set that ``make_shards --files`` wrote, and the number of its files; see ``verify``."""
+    sha256 = read_json(folder / CARD).get("sha256", {}) if (folder / CARD).is_file() else {}
+    problems = [
+        Problem("", name, f"{CARD} names it, but it is not there") for name in sha256 if not (folder / name).is_file()
+    ]
+    if MANIFEST in sha256 and file_sha256(folder / MANIFEST) != sha256[MANIFEST]:
+        problems.append(Problem(MANIFEST, "", f"its SHA-256 differs from the one in {CARD}"))
+    by_file = _read_manifest(folder, problems)
+    for path in sorted((folder / AUDIO).rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if name.endswith(PART):
+            problems.append(Problem("", name, "left by an interrupted build: run its command again"))
+        elif path.is_file() and name not in by_file:
+            problems.append(Problem("", name, "the manifest has no line for it"))
+    names = sorted(by_file)
+    jobs = []
+    for chunk in (names[i : i + _FILES_IN_A_JOB] for i in range(0, len(names), _FILES_IN_A_JOB)):
+        known = {name: sha256[name] for name in chunk if name in sha256}
+        jobs.append(FileCheck(str(folder), {name: by_file[name] for name in chunk}, known, decode))
+    total = sum((folder / name).stat().st_size for name in names if (folder / name).is_file())
+    found = dict(run_jobs(check_files, jobs, workers, progress.start("files", total)))
+    return problems + [problem for number in range(len(jobs)) for problem in found[number]], len(names)
+
+
+def _read_manifest(folder: Path, problems: list[Problem]) -> dict[str, list[dict]]:
+    """Returns the lines of each file."""
+    by_file: dict[str, list[dict]] = {}
+    for number, line in enumerate((folder / MANIFEST).read_bytes().splitlines(), start=1):
+        try:
+            entry = parse_line(line)
+            problem = find_problem_of_entry(entry)
+        except BadLineError as error:
+            problem = str(error)
+        if problem:
+            problems.append(Problem(MANIFEST, f"line {number}", f"it {problem}"))
+        else:
+            by_file.setdefault(entry["audio_filepath"], []).append(entry)
+    return by_file
+
+
+def check_files(job: FileCheck) -> list[Problem]:
+    """A job for a worker: reads, compares and decodes some files."""
+    problems = []
+    for name, lines in job.lines.items():
+        path = Path(job.folder) / name
+        if not path.is_file():
+            problems.append(Problem(MANIFEST, name, "the manifest has a line for it, but it is not there"))
+            continue
+        if name in job.sha256 and file_sha256(path) != job.sha256[name]:
+            problems.append(Problem("", name, f"its SHA-256 differs from the one in {CARD}"))
+        data = path.read_bytes()
+        if problem := find_problem(data, lines, job.decode):
+            problems.append(Problem("", name, problem))
+        advance(len(data))
+    return problems
