@@ -50,6 +50,8 @@ def prepare(cfg: DictConfig) -> tuple[str, list[TestSet]]:
             cfg.model.tokenizer.dir = build_tokenizer(cfg.build_tokenizer, [line.text for line in texts], folder)
     vocabulary = _vocabulary(cfg.model)
     if vocabulary is None:
+        if (words := Path(cfg.model.tokenizer.dir) / "vocab.txt").is_file():
+            refuse_mark(words)
         logging.warning(f"model.tokenizer.type={cfg.model.tokenizer.type}: not looked at whether it covers the texts")
         return path, tests
     for manifest, lines in transcripts.items():

@@ -1,6 +1,5 @@
 """Corpora of experiments: where their manifests lie (conf/experiments/corpora.yaml), and their labelled part."""
 
-import json
 import re
 import tarfile
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from experiments.budgets import FOLDER, ROOT
+from nemo_birq.data.json_lines import to_line
 from nemo_birq.data.manifests import check_manifest_of_files, read_manifest
 from nemo_birq.utils.files import write_text
 
@@ -226,7 +226,7 @@ def write_labelled(labelled: Labelled, folder: Path) -> None:
         with tarfile.open(labelled.tar) as tar:
             tar.extractall(folder / "labelled", [item for item in tar if item.name in wanted], filter="data")
         lines = [line | {"audio_filepath": str(folder / "labelled" / line["audio_filepath"])} for line in lines]
-    write_text(folder / LABELLED, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    write_text(folder / LABELLED, "".join(to_line(line, ensure_ascii=False) for line in lines))
 
 
 def _check_hours(wanted: float, total: float, folder: Path) -> None:

@@ -10,8 +10,9 @@ from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from nemo_birq.data.shards.cut import AT_UTTERANCES, EQUAL, cut, join_utterances
 from nemo_birq.data.shards.headers import Header
 from nemo_birq.data.shards.recipes.cuts import CutsRecipe
+from nemo_birq.data.shards.recipes.manifest import ManifestRecipe
 from nemo_birq.data.shards.segments import Segment, Skipped, Spoken
-from tests.helpers.shards import lines, make, noise, write
+from tests.helpers.shards import lines, make, noise, write, write_lines
 
 pytestmark = pytest.mark.unit
 
@@ -70,6 +71,20 @@ def test_windows_over_supervisions(tmp_path):
         "c-2": (6.0, None), "short": (3.0, None), "long-00000000-00006500": (6.5, None),
         "long-00006500-00013000": (6.5, None),
     }  # fmt: skip
+
+
+def test_links_to_one_file_give_its_audio_once(tmp_path):
+    path = write(tmp_path / "in" / "b.wav", noise(2.0))
+    (tmp_path / "in" / "a.wav").symlink_to(path)
+    (tmp_path / "in" / "c.wav").symlink_to(path)
+    halves = [{"audio_filepath": name, "offset": at, "duration": 1.0} for name in ("b.wav", "c.wav") for at in (0.0, 1.0)]
+    manifest = write_lines(tmp_path / "in" / "m.json", {"audio_filepath": "a.wav"}, *halves)
+    card = make(ManifestRecipe([manifest]), tmp_path / "out", max_skipped_share=0.5)
+    assert sorted(lines(tmp_path / "out")) == ["a.flac", "b-00000000-00001000.flac", "b-00001000-00002000.flac"]
+    assert {entry["name"]: entry["reason"] for entry in card["skipped"]} == {
+        f"c.wav-{times}": f"by a link, it is the audio of b.wav-{times}"
+        for times in ("00000000-00001000", "00001000-00002000")
+    }
 
 
 def test_a_caption_that_outlasts_its_recording_keeps_its_text():

@@ -110,7 +110,7 @@ KINDS = (
     _manifest(SPEECH | PRETRAINED | {"speech.ctm": "speech.ctm"}, QUALITY, results.json_files("out/*.json")),
     _manifest(PROBED | PRETRAINED, PROBE, results.json_files("out/*.json"), validity.manifest_with_texts, name="dev.json"),
     _manifest(SPEECH, BUILD, results.shards, share=3),
-    _manifest(SPEECH, ESTIMATE, results.text_files("out.arpa"), validity.manifest_with_texts, share=3),
+    _manifest(SPEECH, ESTIMATE, results.text_files("out.arpa"), validity.json_lines, share=3),
     _manifest(SETS, TRAIN, results.experiment("run"), share=1),
     _manifest(SETS | PRETRAINED, TUNE, results.experiment("recognizer"), validity.manifest_with_texts, share=1),
     # Audio and shards

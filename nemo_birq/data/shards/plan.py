@@ -20,6 +20,7 @@ import numpy as np
 from nemo_birq.data.shards.audio import CODECS, OPUS_RATES
 from nemo_birq.data.shards.cut import Piece, cut
 from nemo_birq.data.shards.headers import Header
+from nemo_birq.data.shards.recipes.inputs import real_path
 from nemo_birq.data.shards.segments import BuildError, Listing, Segment, Skipped
 from nemo_birq.data.shards.source import shareable
 from nemo_birq.utils.files import write_json
@@ -147,10 +148,17 @@ def _pieces(
     segments: list[Segment], headers: dict[str, Header | Skipped], longest: float, cuts: Counter, skipped: list[Skipped]
 ) -> Iterator[Piece]:
     seen: set[str] = set()
+    aliases = _aliases(headers)
+    first: dict[tuple, Segment] = {}
     for segment in segments:
         header = headers[segment.path]
+        same = segment
+        if segment.path in aliases:
+            same = first.setdefault((aliases[segment.path], segment.start, segment.duration, segment.channels), segment)
         if segment.identity in seen:
             skipped.append(Skipped(segment.identity, "duplicate", "an utterance of the same name was there before"))
+        elif same.path != segment.path:
+            skipped.append(Skipped(segment.identity, "duplicate", f"by a link, it is the audio of {same.identity}"))
         elif isinstance(header, Skipped):
             skipped.append(header._replace(name=segment.identity))
         else:
@@ -160,6 +168,13 @@ def _pieces(
             else:
                 yield from found
         seen.add(segment.identity)
+
+
+def _aliases(paths: Iterable[str]) -> dict[str, str]:
+    """Returns the file behind each path that is not the only one to its file, because of links."""
+    real = {path: real_path(path) for path in paths}
+    counts = Counter(real.values())
+    return {path: target for path, target in real.items() if counts[target] > 1}
 
 
 def _buckets(named: list[tuple[str, Piece]], number: int) -> list[list[tuple[str, Piece]]]:

@@ -49,10 +49,14 @@ def files_under(root: Path, leaving: list[Path] | None = None) -> list[Path]:
 
 def is_inside(path: str, root: str) -> bool:
     """Returns True if a file or folder lies under ``root`` also when all links are followed."""
-    folder, name = os.path.split(path)
-    real = os.path.realpath(path) if os.path.islink(path) else os.path.join(_real_folder(folder), name)
     top = _real_folder(root)
-    return os.path.commonpath([real, top]) == top
+    return os.path.commonpath([real_path(path), top]) == top
+
+
+def real_path(path: str) -> str:
+    """Returns the path of a file or folder with all links followed; folders are looked up once."""
+    folder, name = os.path.split(path)
+    return os.path.realpath(path) if os.path.islink(path) else os.path.join(_real_folder(folder), name)
 
 
 @lru_cache(maxsize=100_000)
