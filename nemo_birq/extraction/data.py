@@ -102,11 +102,11 @@ def _shards_in(folder: Path) -> tuple[str, str]:
         below = sorted({path.parent for path in folder.rglob("audio_*.tar")})
         hint = f"; name one of the folders below: {', '.join(map(str, below[:5]))}" if below else ""
         raise FileNotFoundError(f"there are no shards audio_0.tar, audio_1.tar, ... in {folder}{hint}")
-    manifests = len(list((folder / "sharded_manifests").glob("manifest_*.json")))
-    if manifests > count:
+    manifests = (path.stem.removeprefix("manifest_") for path in (folder / "sharded_manifests").glob("manifest_*.json"))
+    missing = sorted(name for number in manifests if not (folder / (name := f"audio_{number}.tar")).is_file())
+    if missing:
         raise FileNotFoundError(
-            f"{folder} has {manifests} manifests in sharded_manifests and {count} shards audio_0.tar, ...: shards "
-            "are missing; copy the folder again"
+            f"{folder} lacks {', '.join(missing[:5])}, of which sharded_manifests has manifests; copy the folder again"
         )
     return (
         f"{folder}/sharded_manifests/manifest__OP_0..{count - 1}_CL_.json",

@@ -1,5 +1,6 @@
 """Names that a message may call a damaged file, besides its path: each function looks at the good and the damaged file."""
 
+import contextlib
 import gzip
 import json
 import tarfile
@@ -44,8 +45,12 @@ def aligned(good: Path, bad: Path) -> list[str]:
 
 
 def utterances(good: Path, bad: Path) -> list[str]:
-    """Accepts the utterances that a manifest names: one of them says which line is meant."""
-    return [Path(name).stem for name in members(good, bad)]
+    """Accepts the utterances that either manifest names: one of them says which line is meant."""
+    names = members(good, bad)
+    for line in bad.read_text(errors="replace").splitlines():
+        with contextlib.suppress(ValueError, RecursionError, KeyError, TypeError):  # not such a line any more
+            names.append(json.loads(line)["audio_filepath"])
+    return [printable(Path(name).stem) for name in names if isinstance(name, str) and Path(name).stem]
 
 
 def changed_keys(good: Path, bad: Path) -> list[str]:
