@@ -1,6 +1,7 @@
 """Manifests of single files that are transcribed and compared with their transcripts."""
 
 import math
+import os
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
@@ -73,10 +74,18 @@ def read_test_sets(arguments: list[str]) -> list[TestSet]:
 
 
 def check_apart(tests: list[TestSet], dev: TestSet) -> None:
-    """Raises ValueError where the development set is one of the test sets, under whatever name."""
+    """Raises ValueError where the development set is one of the test sets, under whatever name, and behind links."""
     for test in tests:
-        if fingerprint(test.manifest) == fingerprint(dev.manifest):
+        if fingerprint(test.manifest) == fingerprint(dev.manifest) or _places(test) == _places(dev):
             raise ValueError(f"{test.manifest} would be tuned and tested on; give a development set to --tune")
+
+
+def _places(test: TestSet) -> set[tuple[str, float]]:
+    """Returns file, all links followed, and offset of each utterance."""
+    folder = os.path.dirname(test.manifest)
+    return {
+        (os.path.realpath(os.path.join(folder, line["audio_filepath"])), line.get("offset") or 0.0) for line in test.lines
+    }
 
 
 def identity(line: dict) -> str:

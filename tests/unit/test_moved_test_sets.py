@@ -3,8 +3,9 @@
 import pytest
 
 from nemo_birq.scoring.comparison import compare
-from nemo_birq.scoring.eval_sets import identity
+from nemo_birq.scoring.eval_sets import check_apart, identity, read_test_sets
 from nemo_birq.scoring.results import summarize
+from tests.helpers.shards import noise, write, write_lines
 
 pytestmark = pytest.mark.unit
 
@@ -38,6 +39,22 @@ def test_other_sets_are_still_refused():
     mixed = scored("", "one", ("/data/old/s1/a.wav", "s1/b.wav", "s2/a.wav"))
     with pytest.raises(ValueError, match="not of one test set"):
         compare(here, mixed)
+
+
+def test_a_development_set_behind_links_is_the_test_set(tmp_path):
+    lines = [{"audio_filepath": name, "duration": 1.0, "text": name} for name in ("a.wav", "b.wav")]
+    for line in lines:
+        write(tmp_path / "data" / line["audio_filepath"], noise(1.0))
+    (tmp_path / "linked").symlink_to(tmp_path / "data")
+    write_lines(tmp_path / "data" / "test.json", *lines)
+    write_lines(
+        tmp_path / "dev.json", *(line | {"audio_filepath": f"linked/{line['audio_filepath']}"} for line in lines[::-1])
+    )
+    write_lines(tmp_path / "other.json", lines[0] | {"audio_filepath": "linked/a.wav"})
+    test, dev, other = read_test_sets([str(tmp_path / name) for name in ("data/test.json", "dev.json", "other.json")])
+    with pytest.raises(ValueError, match=r"test\.json would be tuned and tested on"):
+        check_apart([test], dev)
+    check_apart([test], other)
 
 
 def test_parts_of_a_long_file_are_told_apart():
