@@ -14,6 +14,7 @@ from rich.text import Text
 
 from nemo_birq.command_line import options
 from nemo_birq.command_line.command import PATH, SETTINGS, Group
+from nemo_birq.data.bandwidth import in_words
 from nemo_birq.data.shards.audio import CODECS
 from nemo_birq.data.shards.build import CARD, LeftOutError, Recipe, build, examples
 from nemo_birq.data.shards.plan import BuildOptions
@@ -75,6 +76,9 @@ def summary(card: dict, out: Path) -> Table:
     table.add_row("left out", f"{len(card['skipped']):,} ({card['skipped_share']:.2%}): {kinds}")
     share, number = card["clipped_sample_share"], card["utterances_with_clipping"]
     table.add_row("clipped", f"{share:.1e} of the samples, in {number:,} utterances" if number else "nothing")
+    hours = {float(hz): amount for hz, amount in card.get("bandwidth_hours", {}).items()}
+    if narrow := in_words(hours, card["sample_rate"] / 2):
+        table.add_row("narrow-band", Text(narrow))
     for entry in examples(card["skipped"], 5):
         table.add_row("", Text(f"{entry['name']}: {entry['reason']}"))
     if others := card.get("not_taken"):  # earlier versions did not count them
