@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from nemo.collections.asr.models import SpeechEncDecSelfSupervisedModel
 from nemo.collections.asr.modules import MultiSoftmaxDecoder
-from nemo.core.classes.common import PretrainedModelInfo, typecheck
+from nemo.core.classes.common import typecheck
 from nemo.core.neural_types import AudioSignal, LengthsType, NeuralType
 from nemo.utils import model_utils
 from omegaconf import DictConfig, open_dict
@@ -73,6 +73,7 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
             cfg.birq = asdict(birq)  # files carry every value, also those that are defaults today
         super().__init__(cfg=with_stock_nodes(cfg, birq.loss.head == "separate"), trainer=trainer)
 
+        self.sample_rate = cfg.sample_rate  # which NeMo's OOMptimizer asks for
         self.subsampling = cfg.encoder.subsampling_factor
         tensors = artifacts.load_or_draw_tensors(self, cfg, birq)
         self.anchor_labeler, self.enhanced_labeler = build_labelers(birq, tensors, self.teacher, self.subsampling)
@@ -341,8 +342,3 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
         """Inputs by which NeMo's OOMptimizer finds the largest batch for each length."""
         signal, lengths = NeuralType(("B", "T"), AudioSignal()), NeuralType(("B",), LengthsType())
         return {"cls": tuple, "inputs": [{"type": kind, "seq_length": "input"} for kind in (signal, lengths)]}
-
-    @classmethod
-    def list_available_models(cls) -> list[PretrainedModelInfo]:
-        """No pretrained BiRQ models are published yet."""
-        return []

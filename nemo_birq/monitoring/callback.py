@@ -52,12 +52,17 @@ class HealthMonitor(Callback):
     def observe(self, model: LightningModule, batch: SpeechBatch, losses: Any, first: bool) -> None:
         """Adds a batch of training. Called before its backward pass, which frees the graph.
 
+        Steps outside of a training, such as those of NeMo's OOMptimizer, are not observed: Lightning has put no log on their
+        device.
+
         Args:
             model: a ``BiRQModel``.
             batch: the batch.
             losses: its ``model.Losses``.
             first: True for the first micro-batch of an optimizer step.
         """
+        if not self._started:
+            return
         self._step = step = model.trainer.global_step
         self.finite.remember(step, batch, losses.loss)
         self.training_log.health.update(**losses.health)

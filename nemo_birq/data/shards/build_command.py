@@ -15,6 +15,7 @@ from rich.text import Text
 
 from nemo_birq.command_line import options
 from nemo_birq.command_line.command import PATH, SETTINGS, Group
+from nemo_birq.data.bandwidth import in_words
 from nemo_birq.data.shards.audio import CODECS
 from nemo_birq.data.shards.build import CARD, LeftOutError, Recipe, build, examples
 from nemo_birq.data.shards.plan import BuildOptions
@@ -79,6 +80,9 @@ def summary(card: dict, out: Path) -> Table:
     for kind, total in card.get("remedies", {}).items():
         first = next(entry for entry in card["remedied"] if entry["kind"] == kind)
         table.add_row(kind, Text(f"{total['utterances']:,} utterances, {total['hours']:.2f} hours, such as {first['name']}"))
+    hours = {float(hz): amount for hz, amount in card.get("bandwidth_hours", {}).items()}
+    if narrow := in_words(hours, card["sample_rate"] / 2):
+        table.add_row("narrow-band", Text(narrow))
     for entry in examples(card["skipped"], 5):
         table.add_row("", Text(f"{entry['name']}: {entry['reason']}"))
     if others := card.get("not_taken"):  # earlier versions did not count them

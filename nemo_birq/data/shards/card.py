@@ -57,6 +57,7 @@ def make_card(plan: Plan, records: list[dict], files: dict[str, str]) -> dict:
         },
         "sample_rates_seen": _total(records, "sample_rates"),
         "channels_seen": _total(records, "channels"),
+        "bandwidth_hours": {hz: round(s / 3600, 6) for hz, s in _total(records, "bandwidth_seconds").items()},
         "clipped_sample_share": _sum(records, "clipped_samples") / max(1, _sum(records, "samples")),
         "utterances_with_clipping": _sum(records, "utterances_with_clipping"),
         "skipped_share": len(skipped) / max(1, len(skipped) + len(durations)),
@@ -111,7 +112,7 @@ def _sum(records: list[dict], key: str) -> int:
 
 
 def _total(records: list[dict], key: str) -> dict:
-    return dict(sorted(sum((Counter(record[key]) for record in records), Counter()).items()))
+    return dict(sorted(sum((Counter(record.get(key, {})) for record in records), Counter()).items()))
 
 
 def draw_durations(card: dict, path: Path) -> None:

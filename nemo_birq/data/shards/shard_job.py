@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nemo_birq.data.audio.errors import AudioError
+from nemo_birq.data.bandwidth import find_bandwidth
 from nemo_birq.data.manifests import RESERVED_KEYS
 from nemo_birq.data.shards.audio import clipped_samples, decode, encode, to_mono
 from nemo_birq.data.shards.cut import Piece
@@ -46,6 +47,7 @@ def build_shard(job: ShardJob) -> dict:
     durations: list[float] = []
     rates: Counter = Counter()
     channels: Counter = Counter()
+    bandwidths: Counter = Counter()
     samples = clipped = utterances_clipped = 0
     with FileWriter(out) if job.files else ShardWriter(out / job.shard.folder, job.shard.shard_id) as writer:
         for member, piece in read_pieces(out, job.shard):
@@ -61,6 +63,8 @@ def build_shard(job: ShardJob) -> dict:
             writer.add(Utterance(member, audio, {"duration": duration} | _carried(piece)))
             durations.append(duration)
             remedies += [(piece.identity, *remedy, duration) for remedy in mended]
+            if bandwidth := find_bandwidth(signal, job.sample_rate):
+                bandwidths[f"{bandwidth:.0f}"] += len(signal) / job.sample_rate
             rates[str(decoded.sample_rate)] += 1
             channels[str(decoded.signal.shape[1])] += 1
             full = clipped_samples(decoded)
@@ -75,6 +79,7 @@ def build_shard(job: ShardJob) -> dict:
         "durations": durations,
         "sample_rates": rates,
         "channels": channels,
+        "bandwidth_seconds": bandwidths,
         "samples": samples,
         "clipped_samples": clipped,
         "utterances_with_clipping": utterances_clipped,

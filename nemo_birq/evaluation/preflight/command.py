@@ -57,7 +57,8 @@ def check_labels(cfg: "DictConfig") -> None:
         result = preflight.measure(model, model.train_dataloader(), cfg.get("minutes", 5))
         console = Terminal(width=max(100, Terminal().width))
         console.print(report.label_table(result), report.selection_table(result))
-        for line in (report.suggestion_line(result), *report.length_lines(result)):
+        lines = [report.suggestion_line(result), report.stability_line(result), *report.length_lines(result)]
+        for line in [*lines, *filter(None, [result.narrow_band(model)])]:
             console.print(line, soft_wrap=True)
         picture = Path(cfg.get("picture", "label_check.png")).resolve()
         report.draw(result, picture)

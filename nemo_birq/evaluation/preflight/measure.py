@@ -4,6 +4,7 @@ Shapes: B utterances, T feature frames, T' encoder frames, N frames, H codebooks
 """
 
 import math
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import islice
@@ -15,6 +16,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from nemo_birq.data.bandwidth import find_bandwidth, in_words
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.length_limits import LeftOut, find_left_out_of_loader
 from nemo_birq.labels.statistics import CodeUse, histogram
@@ -36,6 +38,8 @@ from nemo_birq.utils.progress import ProgressBars
 
 SCALES = (1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 40.0, 60.0, 80.0, 120.0, 160.0, 320.0)
 WANTED_AGREEMENT = 0.6  # labels follow the frame, and Gumbel noise still chooses among near codes
+LEAST_STABILITY = 0.9  # of the anchor labels; 98 % are equal for read speech, a quarter for telephone speech at 16 kHz
+DITHER = 1e-5  # amplitude of NeMo's configurations; without any, rounding noise decides in its place
 SAMPLED_FRAMES = 2048  # for the curves; the mean of so many agreements has an error below 0.01
 GATE: tuple[Rule, ...] = (silence, degenerate_features, masked_share, noise_labels, collapsed_labels)
 
@@ -77,6 +81,10 @@ class Preflight:
     """As configured."""
     left_out: list[LeftOut]
     """What the limits of length leave out of the data."""
+    bandwidths: dict[float, float]
+    """Seconds of audio by the frequency in Hz above which it is empty."""
+    stability: float
+    """Share of the anchor labels that are equal between two draws of the dither."""
 
     def failures(self, model: BiRQModel) -> list[str]:
         """Why training should not begin, in words; empty when it may."""
@@ -99,7 +107,20 @@ class Preflight:
         violations = [unreadable_data(model.cfg, "train_ds", self.skipped, self.skipped_share)]
         violations += [rule(LoggedStep(1, metrics, model.birq, None)) for rule in GATE]
         lengths = [entry.in_words("model.train_ds.") for entry in self.left_out if entry.is_too_much]
-        return lengths + [violation.message for violation in violations if violation is not None]
+        found = lengths + [violation.message for violation in violations if violation is not None]
+        return found + ([self.unstable_labels(model)] if self.stability < LEAST_STABILITY else [])
+
+    def narrow_band(self, model: BiRQModel) -> str | None:
+        """How much of the audio is narrow-band for the features of the model, in words; None if it is little."""
+        front_end = model.cfg.preprocessor
+        return in_words(self.bandwidths, front_end.get("highfreq") or front_end.sample_rate / 2)
+
+    def unstable_labels(self, model: BiRQModel) -> str:
+        reason = self.narrow_band(model) or "the audio is hardly louder than the dither: listen to some of it"
+        return (
+            f"only {self.stability:.0%} of the anchor labels are equal between two draws of the dither (99 % are usual), so "
+            f"that the others are noise and cannot be learned: {reason}"
+        )
 
 
 class _Tally:
@@ -115,6 +136,9 @@ class _Tally:
         shape = model.birq.quantizer.num_books, model.birq.quantizer.num_codes
         names = ("anchor", *self.preprocessors, "layer k")
         self.counts = {name: torch.zeros(*shape, device=model.device) for name in names}
+        dither = {"dither": max(DITHER, model.cfg.preprocessor.get("dither", 0.0))}
+        self.dithered = model.from_config_dict(OmegaConf.merge(model.cfg.preprocessor, dither)).to(model.device)
+        self.equal, self.bandwidths = 0, Counter()
         self.units: list[Tensor] = []
         self.seconds, self.frames, self.masked, self.utterances, self.silent, self.skipped = 0.0, 0, 0, 0, 0, 0
 
@@ -132,6 +156,11 @@ class _Tally:
         for name, preprocessor in self.preprocessors.items():
             changed, _ = preprocessor(input_signal=signal, length=signal_length)
             self._count(name, model.anchor_labeler(changed, lengths, frames, valid.shape[1]))
+        self._count_equal(signal, signal_length, frames, valid.shape[1])
+        rate = model.cfg.preprocessor.sample_rate
+        for row, length in zip(batch.signal.cpu(), batch.lengths_on_host.tolist(), strict=True):
+            if bandwidth := find_bandwidth(row[:length].numpy(), rate):
+                self.bandwidths[bandwidth] += length / rate
         normalized = model.enhanced_labeler.normalization(hidden, valid, frames, update=False)
         self._count("layer k", model.enhanced_labeler.quantizer.nearest(normalized))
         self.units.append(model.enhanced_labeler.quantizer.unit_vectors(normalized).cpu())
@@ -141,6 +170,16 @@ class _Tally:
         self.silent += int(is_silent(signal, signal_length).sum())
         self.utterances += num_read(batch)
         self.seconds += float(signal_length.sum()) / model.cfg.preprocessor.sample_rate
+
+    def _count_equal(self, signal: Tensor, signal_length: Tensor, frames: Tensor, num_frames: int) -> None:
+        """Counts the frames that get the same anchor labels from two draws of the dither."""
+        draws = []
+        with torch.random.fork_rng():
+            for seed in (0, 1):
+                torch.manual_seed(seed)
+                features, lengths = self.dithered(input_signal=signal.clone(), length=signal_length)  # which it changes
+                draws.append(self.model.anchor_labeler(features, lengths, frames, num_frames))
+        self.equal += int((draws[0] == draws[1]).all(dim=-1).sum())
 
     def _count(self, name: str, labels: Tensor) -> None:
         self.counts[name] += histogram(labels, self.counts[name].shape[1])
@@ -161,6 +200,8 @@ class _Tally:
             selection={"layer k": selection(sample, codebook), "random": selection(random, codebook)},
             logit_scale=self.model.birq.labels.logit_scale,
             left_out=left_out,
+            bandwidths=dict(self.bandwidths),
+            stability=self.equal / max(1, self.frames),
         )
 
 

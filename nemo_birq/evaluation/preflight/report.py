@@ -69,6 +69,10 @@ def draw(result: Preflight, path: Path) -> None:
     write_picture(figure, path)
 
 
+def stability_line(result: Preflight) -> str:
+    return f"{result.stability:.1%} of the anchor labels are equal between two draws of the dither."
+
+
 def length_lines(result: Preflight) -> list[str]:
     """What limits of length leave out without being too much; the rest is among the failures."""
     return [entry.in_words("model.train_ds.") for entry in result.left_out if not entry.is_too_much]
