@@ -15,10 +15,13 @@ from omegaconf import OmegaConf
 from nemo_birq.data.factory import build_dataloader
 from nemo_birq.data.index import open_index
 from nemo_birq.data.member_names import find_members
+from nemo_birq.data.shards.recipes.manifest import ManifestRecipe
+from nemo_birq.data.shards.verify import verify
 from nemo_birq.data.sources import read_sources
 from nemo_birq.data.tar_stream import MemberLines, StreamLine, UnreadableShardsError
+from nemo_birq.utils.progress import ProgressBars
 from tests.helpers.models import SAMPLE_RATE
-from tests.helpers.shards import wav, write_lines
+from tests.helpers.shards import make, wav, write_lines
 
 pytestmark = pytest.mark.unit
 READERS = ("index", "stream")
@@ -264,6 +267,27 @@ def test_a_stream_that_cannot_know_which_member_is_meant_ends(tmp_path):
     assert lines.take("a.wav")
     with pytest.raises(UnreadableShardsError, match=r"audio_0\.tar holds a\.wav and a-sub1\.wav.*use_lhotse=true"):
         lines.take("a-sub1.wav")
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac"])
+def test_verification_knows_these_forms(tmp_path, suffix):
+    made = Converted(tmp_path, suffix)
+    made.lines[1] |= {"_skipme": True, "duration": 0, "offset": [1]}
+    made.write()
+    found, members = verify(tmp_path, True, 1, ProgressBars(disable=True))
+    assert members == 6 and [problem for problem in found if problem.shard != "dataset_card.json"] == []
+    write_tar(tmp_path / "audio_0.tar", {f"other{suffix}": wav(SECONDS)})
+    found, _ = verify(tmp_path, True, 1, ProgressBars(disable=True))
+    assert {problem.member for problem in found} >= {f"other{suffix}", "clip0.wav", "clip2.wav"}
+    assert "clip1.wav" not in {problem.member for problem in found}
+
+
+def test_shards_are_built_from_a_packed_manifest(tmp_path):
+    for number in range(3):
+        (tmp_path / f"clip{number}.wav").write_bytes(wav(SECONDS, pitch=200 + 40 * number))
+    plain = write_lines(tmp_path / "train.json", *map(entry, range(3)))
+    (tmp_path / "train.json.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    assert make(ManifestRecipe([tmp_path / "train.json.gz"]), tmp_path / "out")["utterances"] == 3
 
 
 # --- shards that cannot be read ---------------------------------------------------------------------------------------

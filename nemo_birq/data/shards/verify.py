@@ -3,13 +3,15 @@
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from nemo_birq.data.audio.errors import AudioError
 from nemo_birq.data.audio.file import measure, open_audio
 from nemo_birq.data.json_lines import BadLineError, parse_line, show
-from nemo_birq.data.manifests import SEGMENT, TOLERANCE, find_problem_of_entry
+from nemo_birq.data.manifests import TOLERANCE, find_problem_of_entry, is_marked
+from nemo_birq.data.member_names import find_members
 from nemo_birq.data.shards.build import CARD
 from nemo_birq.data.shards.recipes.inputs import SUFFIXES
 from nemo_birq.data.shards.workers import advance, run_jobs
@@ -149,13 +151,17 @@ def _parsed(line: bytes) -> dict:
 
 def _group(lines: list[bytes], job: ShardCheck, problems: list[Problem]) -> dict[str, list[dict]]:
     """Lines by the member that they belong to."""
-    by_member: dict[str, list[dict]] = {}
+    by_name: dict[str, list[dict]] = {}
+    marked: set[str] = set()
     seen: set[tuple[str, float]] = set()
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             entry = parse_line(line)
+            if is_marked(entry):  # to be left out, whatever else may be wrong with it
+                marked.add(str(entry.get("audio_filepath")))
+                continue
             problem = find_problem_of_entry(entry)
         except BadLineError as error:
             problem = str(error)
@@ -169,8 +175,21 @@ def _group(lines: list[bytes], job: ShardCheck, problems: list[Problem]) -> dict
         seen.add((name, entry.get("offset") or 0.0))
         if entry.get("shard_id", _shard_id(job.tar)) != _shard_id(job.tar):
             problems.append(Problem(job.manifest, name, f"its shard_id is {show(entry['shard_id'])}"))
-        by_member.setdefault(SEGMENT.sub("", name), []).append(entry)
+        by_name.setdefault(name, []).append(entry)
+    meant = find_members({*by_name, *marked}, _member_names(Path(job.folder) / job.tar))
+    by_member: dict[str, list[dict]] = {member: [] for member in meant.values()}
+    for name, entries in by_name.items():
+        by_member.setdefault(meant.get(name, name), []).extend(entries)
     return by_member
+
+
+def _member_names(path: Path) -> list[str]:
+    """The names of the files in a tar, as far as it can be read."""
+    names: list[str] = []
+    with suppress(tarfile.TarError, EOFError, OSError), tarfile.open(path, "r:") as tar:
+        for member in tar:
+            names += [member.name] * member.isfile()
+    return names
 
 
 def _check_members(job: ShardCheck, by_member: dict[str, list[dict]], problems: list[Problem]) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nemo_birq.data.json_lines import parse_lines, show
-from nemo_birq.data.manifests import find_path_problem, find_seconds_problem
+from nemo_birq.data.manifests import find_path_problem, find_seconds_problem, open_manifest
 from nemo_birq.data.shards.recipes.inputs import is_inside, without_suffix
 from nemo_birq.data.shards.segments import Listing, Segment, Skipped
 from nemo_birq.utils.files import file_sha256
@@ -51,7 +51,7 @@ class ManifestRecipe:
 
 def read_lines(manifest: Path, skipped: list[Skipped]) -> Iterator[tuple[str, dict]]:
     """The lines of a manifest with the place of each; those that are no JSON objects in UTF-8 go to ``skipped``."""
-    with open(manifest, "rb") as file:
+    with open_manifest(manifest) as file:
         for number, entry, problem in parse_lines(file):
             where = f"{manifest.name}, line {number}"
             if problem is None:
