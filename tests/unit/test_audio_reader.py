@@ -74,7 +74,7 @@ ONE, TWO = noise(1.0), noise(1.5)
 SILENT_START = np.concatenate([np.zeros(4000, np.float32), ONE])
 WHOLE = {  # what the file says of itself, and what it holds
     "flac from a pipe": (flac_from_a_pipe(ONE), ONE, [LENGTH]),
-    "joined flac": (encoded(ONE, format="FLAC") + flac_from_a_pipe(TWO), np.concatenate([ONE, TWO]), [LENGTH, JOINED]),
+    "flac from a pipe behind a tag": (b"ID3\x03\0\0\0\0\x01\0" + bytes(128) + flac_from_a_pipe(TWO), TWO, [LENGTH]),
     "sox": (wav(ONE, 0x7FFFF000, 0x7FFFF024), ONE, [LENGTH]),
     "2 GiB": (wav(ONE, 0x7FFFFFFF - 36, 0x7FFFFFFF), ONE, [LENGTH]),
     "arecord": (wav(ONE, 0x80000000, 0x80000024), ONE, [LENGTH]),

@@ -21,9 +21,10 @@ def mix(signal: np.ndarray) -> tuple[np.ndarray, Remedy | None]:
     if signal.shape[1] == 1:
         return signal[:, 0], None
     mean = signal.mean(axis=1)
-    powers = np.array([np.dot(channel, channel) for channel in signal.T])
-    if np.dot(mean, mean) >= _CANCELLED * powers.mean() / signal.shape[1] or not powers.any():
+    flat, channels = np.ascontiguousarray(signal).ravel(), signal.shape[1]
+    power = np.dot(flat, flat)
+    if np.dot(mean, mean) >= _CANCELLED * power / channels**2 or power == 0:
         return mean, None
-    loudest = int(powers.argmax())
-    reason = f"its {signal.shape[1]} channels cancel each other; channel {loudest} alone is taken"
+    loudest = int(np.square(signal).sum(axis=0).argmax())
+    reason = f"its {channels} channels cancel each other; channel {loudest} alone is taken"
     return np.ascontiguousarray(signal[:, loudest]), Remedy(CANCELLING, reason)

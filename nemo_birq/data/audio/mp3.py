@@ -43,6 +43,8 @@ class _Stream:
 
 def mp3_layout(data: Data, start: int) -> Layout:
     """Finds the streams of an MP3 file (MPEG 1, 2 and 2.5, layer III); of other files none."""
+    if _fills_file(data, start):
+        return Layout()
     streams = [stream for stream in _walk(data, start) if stream.frames]
     if not streams or not _frame(data[streams[0].head : streams[0].head + 4]):
         return Layout()
@@ -67,6 +69,15 @@ def mp3_layout(data: Data, start: int) -> Layout:
         for stream, end, bad in zip(streams, ends, wrong, strict=True)
     ]
     return Layout(tuple(parts), tuple(remedies), cut_off)
+
+
+def _fills_file(data: Data, start: int) -> bool:
+    """Tests if the info frame at the beginning tells the bytes of the whole file: its frames need no counting then."""
+    frame = _frame(data[start : start + 4])
+    if frame is None or bytes(data[start + frame[2] : start + frame[2] + 4]) not in (b"Xing", b"Info"):
+        return False
+    flags, _, length = struct.unpack(">III", bytes(data[start + frame[2] + 4 : start + frame[2] + 16]).ljust(12, b"\0"))
+    return flags & 3 == 3 and abs(len(data) - start - length) <= _JUNK
 
 
 def _is_guessed_right(stream: _Stream) -> bool:

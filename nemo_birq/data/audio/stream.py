@@ -58,7 +58,8 @@ class Stream:
             MemoryError: the frames do not fit into memory.
         """
         try:
-            if first != self._position:
+            # MP3 samples are rounded otherwise after a seek: with one always, a part is the same in any order.
+            if first != self._position or self._file.format == "MP3":
                 self._go_to(first)
             signal = self._file.read(frames, dtype="float32", always_2d=True)
         except soundfile.SoundFileError as error:
