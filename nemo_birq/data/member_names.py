@@ -4,11 +4,10 @@ import os
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 
-import soundfile
-
+from nemo_birq.data.audio.suffixes import MEDIA_SUFFIXES, SUFFIXES
 from nemo_birq.data.manifests import SEGMENT
 
-SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} | {".mp3", ".opus", ".oga", ".m4a", ".webm"}
+AUDIO = SUFFIXES | MEDIA_SUFFIXES
 """Suffixes of audio. A member x.json or x.txt beside x.flac is not what a line x.wav means."""
 
 
@@ -33,7 +32,7 @@ def find_members(names: Iterable[str], members: Collection[str]) -> dict[str, st
         audio: dict[str, list[str]] = defaultdict(list)
         for member in members:
             stem, suffix = os.path.splitext(member)
-            if suffix.lower() in SUFFIXES:
+            if suffix.lower() in AUDIO:
                 audio[stem].append(member)
         for name in missing:
             for stem in (os.path.splitext(name)[0], os.path.splitext(SEGMENT.sub("", name))[0]):

@@ -15,7 +15,7 @@ from urllib.parse import urlparse
 from webdataset.gopen import gopen, gopen_schemes
 
 from nemo_birq.data.manifests import SEGMENT, is_remote
-from nemo_birq.data.member_names import SUFFIXES
+from nemo_birq.data.member_names import AUDIO
 
 BROKEN = (OSError, EOFError, ValueError, tarfile.TarError, zlib.error, lzma.LZMAError)
 """Errors of reading a stream that is damaged, or breaks off."""
@@ -83,7 +83,7 @@ class MemberLines:
         """
         stem, suffix = os.path.splitext(member)
         named = member in self._names
-        found = self._names[member] if named else self._stems.get(stem, []) if suffix.lower() in SUFFIXES else []
+        found = self._names[member] if named else self._stems.get(stem, []) if suffix.lower() in AUDIO else []
         taken = [line for line in found if line.key not in self._given]
         for line in found:
             other = self._given.setdefault(line.key, member)

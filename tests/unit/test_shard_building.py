@@ -410,8 +410,8 @@ def test_impossible_options_are_refused_before_anything_is_written(tmp_path, fol
 
 
 def test_a_folder_without_audio_says_what_it_holds(tmp_path):
-    (tmp_path / "a.m4a").touch()
-    with pytest.raises(BuildError, match=r"\.m4a.*ffmpeg"):
+    (tmp_path / "a.pdf").touch()
+    with pytest.raises(BuildError, match=r"\.pdf.*ffmpeg"):
         make(FolderRecipe(tmp_path), tmp_path / "out")
 
 
