@@ -15,7 +15,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from nemo_birq import cli
+import nemo_birq
+from nemo_birq import cli, loading, model
 from nemo_birq.command_line import configurations, hydra_command, options
 from nemo_birq.command_line.command import Option, command, command_text, run_script
 from nemo_birq.config import BiRQConfig
@@ -103,13 +104,11 @@ def test_unknown_command_is_refused():
 
 
 def test_the_package_exports_its_python_interface_lazily():
-    code = (
-        "import sys, nemo_birq; assert not {'torch', 'nemo'} & sys.modules.keys(); "
-        "from nemo_birq import BiRQModel, load_encoder, load_model; from nemo_birq import loading; "
-        "assert loading.load_model is load_model and loading.load_encoder is load_encoder"
-    )
+    code = "import sys, nemo_birq; assert not {'torch', 'nemo'} & sys.modules.keys()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+    assert nemo_birq.load_model is loading.load_model and nemo_birq.load_encoder is loading.load_encoder
+    assert nemo_birq.BiRQModel is model.BiRQModel
 
 
 # --- arguments --------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import yaml
 
 from nemo_birq.utils.terminal import printable
 
+LONGEST_NAME = 40
 Names = Callable[[Path, Path], list[str]]
 
 
@@ -39,9 +40,9 @@ def cuts(good: Path, bad: Path) -> list[str]:
 
 
 def aligned(good: Path, bad: Path) -> list[str]:
-    """Accepts the utterances of a CTM file, as they are in either file."""
+    """Accepts the utterances of a CTM file, as they are in either file; the beginning of a long name is enough."""
     lines = [line for path in (good, bad) for line in path.read_text(errors="replace").splitlines()]
-    return [printable(line.split()[0]) for line in lines if line.strip()]
+    return [printable(line.split()[0])[:LONGEST_NAME] for line in lines if line.strip()]
 
 
 def utterances(good: Path, bad: Path) -> list[str]:
