@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.errors import HydraException
 from nemo.collections.asr.models import ASRModel
 from nemo.collections.asr.modules import ConformerEncoder
 from nemo.core import ModelPT
@@ -13,7 +14,7 @@ from torch import nn
 
 from nemo_birq.checkpoint.foreign_config import refuse_resolvers
 from nemo_birq.checkpoint.lightning_checkpoint import read_checkpoint
-from nemo_birq.checkpoint.nemo_archive import misfit, opening, quiet_nemo, read_config
+from nemo_birq.checkpoint.nemo_archive import check_finite, misfit, opening, quiet_nemo, read_config
 from nemo_birq.model import BiRQModel
 
 
@@ -68,6 +69,7 @@ def load_model(path: str | Path) -> BiRQModel:
         _check_is_birq(path, read_config(path))
         with quiet_nemo():
             model = BiRQModel.restore_from(str(path), map_location=device)
+        check_finite(model.state_dict(), path)
     elif path.suffix == ".ckpt":
         content = read_checkpoint(path)
         config = content.get(ModelPT.CHECKPOINT_HYPER_PARAMS_KEY, {}).get("cfg")
@@ -101,6 +103,7 @@ def load_encoder(path: str | Path) -> LoadedEncoder:
         )
     with opening(path), quiet_nemo():
         model = ASRModel.restore_from(str(path), map_location=_device())
+    check_finite(model.state_dict(), path)
     return LoadedEncoder(model.eval().to(_device()))
 
 
@@ -124,6 +127,9 @@ def _build(content: dict[str, Any], path: Path) -> BiRQModel:
             f"model {path} cannot be read as a checkpoint: its weights do not fit its configuration ({misfit(error)}). Use "
             "another one of the run"
         ) from error
+    except (ValueError, HydraException) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"model {path}: its configuration makes no model ({said}). Use another one of the run") from error
     finally:
         BiRQModel._set_model_restore_state(is_being_restored=False)
     return model

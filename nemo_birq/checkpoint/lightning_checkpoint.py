@@ -65,17 +65,17 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}")
         for part in ("state_dict", "optimizer_states"):  # no run saves others: see monitoring.finite_check
-            if name := _not_finite(content.get(part), part):
+            if name := find_not_finite(content.get(part), part):
                 raise ValueError(f"{name} holds values that are not finite")
     return content
 
 
-def _not_finite(value: Any, name: str) -> str | None:
+def find_not_finite(value: Any, name: str) -> str | None:
     """Returns the name of the first tensor with NaN or infinity; None if there is none."""
     if isinstance(value, torch.Tensor):
         return name if value.is_floating_point() and not bool(torch.isfinite(value).all()) else None
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
-    return next(filter(None, (_not_finite(one, f"{name}.{key}") for key, one in inner)), None)
+    return next(filter(None, (find_not_finite(one, f"{name}.{key}") for key, one in inner)), None)
 
 
 def check_checkpoint(path: str | Path | IO[bytes]) -> None:

@@ -19,6 +19,7 @@ from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from hydra.errors import HydraException
 from nemo.core import ModelPT
 from nemo.core.classes.common import ALLOWED_TARGET_PREFIXES, UnsafeTargetError
 from nemo.utils import logging
@@ -30,7 +31,7 @@ from torch import Tensor
 from yaml import YAMLError
 
 from nemo_birq.checkpoint.foreign_config import refuse_resolvers
-from nemo_birq.checkpoint.lightning_checkpoint import writing
+from nemo_birq.checkpoint.lightning_checkpoint import find_not_finite, writing
 from nemo_birq.checkpoint.tar_owner import forget_owner
 from nemo_birq.utils.files import PART, complete_file
 from nemo_birq.utils.torch_files import check_torch_file, load_torch_file
@@ -79,10 +80,10 @@ def opening(path: str | Path) -> Iterator[None]:
         verify_nemo(path)
     try:
         yield
-    except (UnsafeTargetError, ValueError) as error:
+    except (UnsafeTargetError, ValueError, HydraException) as error:
         if str(path) in str(error):
             raise
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
     except RuntimeError as error:
         if "state_dict" not in str(error):
             raise
@@ -134,11 +135,23 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Returns the model's state dict in a ``.nemo``, on the CPU, without building the model.
 
     Raises:
-        FileNotFoundError, ValueError: as ``check_nemo``, and weights that are damaged or cannot be read.
+        FileNotFoundError, ValueError: as ``check_nemo``, and weights that are damaged, cannot be read or are not finite.
     """
     members = _check_members(Path(path))
     with tarfile.open(path) as archive, _readable(path, WEIGHTS):
-        return load_torch_file(archive.extractfile(members[WEIGHTS]))
+        weights = load_torch_file(archive.extractfile(members[WEIGHTS]))
+    check_finite(weights, path)
+    return weights
+
+
+def check_finite(weights: dict[str, Tensor], path: str | Path) -> None:
+    """Checks the weights of a file: no training saves others, see ``monitoring.finite_check``.
+
+    Raises:
+        ValueError: NaN or an infinity, naming the file and the tensor.
+    """
+    if name := find_not_finite(weights, WEIGHTS):
+        raise ValueError(f"{path}: {name} holds values that are not finite; get the file again")
 
 
 @contextmanager

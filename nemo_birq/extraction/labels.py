@@ -22,15 +22,15 @@ from nemo_birq.utils.files import file_sha256, read_json, write_json
 KINDS = ("anchor", "enhanced")
 
 
-def check_can_label(model: BiRQModel, kind: str) -> None:
-    """Refuses labels that a model does not have.
+def check_can_label(model: BiRQModel, path: Path, kind: str) -> None:
+    """Refuses labels that the model of a file does not have.
 
     Raises:
         ValueError: enhanced labels of a model that never made any.
     """
     if kind == "enhanced" and not model.enhanced_labeler.normalization.has_statistics:
         raise ValueError(
-            "the model never made enhanced labels in training (w1 was 0 so far): it has no statistics of layer k, and a "
+            f"{path} never made enhanced labels in training (w1 was 0 so far): it has no statistics of layer k, and a "
             "label would depend on the utterances beside it. Take --labels anchor, or a model trained further"
         )
 

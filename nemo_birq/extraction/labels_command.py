@@ -54,7 +54,7 @@ def extract_labels(
 
     logging.setLevel(logging.WARNING)
     opened = load_model(model)
-    check_can_label(opened, labels)
+    check_can_label(opened, model, labels)
     speech = open_data(data, tars, opened.cfg.sample_rate)
     if labels == "enhanced" or opened.teacher is not None:  # other anchor labels need no encoder
         check_longest(opened, speech)

@@ -33,9 +33,10 @@ class Restoring(Callback):
 
 
 def _fits(value: Any, parameter: Tensor) -> bool:
-    """Tests if a value of an optimizer's state is a number or has the shape of its parameter."""
+    """Tests if a value of an optimizer's state is a number, or has the shape of its parameter or of its rows or columns."""
     if isinstance(value, Tensor):
-        return value.numel() == 1 or value.shape == parameter.shape
+        shape = parameter.shape
+        return value.shape in ((), shape, shape[:-1], (*shape[:-2], *shape[-1:]))  # the last two are Adafactor's
     return value is None or isinstance(value, int | float)
 
 

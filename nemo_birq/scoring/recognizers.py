@@ -7,7 +7,7 @@ from nemo.collections.asr.models import ASRModel, EncDecCTCModel, EncDecHybridRN
 from nemo.utils.model_utils import import_class_by_path
 from omegaconf import OmegaConf
 
-from nemo_birq.checkpoint.nemo_archive import opening, quiet_nemo, read_config
+from nemo_birq.checkpoint.nemo_archive import check_finite, opening, quiet_nemo, read_config
 
 
 def check_recognizer(path: Path) -> type[ASRModel]:
@@ -44,6 +44,7 @@ def open_recognizer(path: Path, device: str) -> ASRModel:
     check_recognizer(path)
     with opening(path), quiet_nemo():
         model = ASRModel.restore_from(str(path), map_location=torch.device(device)).eval()
+    check_finite(model.state_dict(), path)
     if isinstance(model, EncDecCTCModel):
         model.change_decoding_strategy(OmegaConf.create({"strategy": "greedy_batch"}), verbose=False)
     return model

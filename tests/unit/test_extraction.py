@@ -214,8 +214,8 @@ def test_layers_and_data_that_are_not_there(model, tmp_path, monkeypatch):
 def test_models_that_do_not_fit(tmp_path):
     fresh = make_model().eval()  # never trained
     with pytest.raises(ValueError, match="--labels anchor"):
-        check_can_label(fresh, "enhanced")
-    check_can_label(fresh, "anchor")
+        check_can_label(fresh, Path("fresh.nemo"), "enhanced")
+    check_can_label(fresh, Path("fresh.nemo"), "anchor")
     with pytest.raises(FileNotFoundError):
         load_encoder(tmp_path / "none.nemo")
     (tmp_path / "torn.nemo").write_bytes(b"torn")

@@ -179,6 +179,22 @@ def test_exchanged_files_of_tensors_are_found(nemo, tmp_path):
         load_model(path)
 
 
+def test_weights_that_are_not_finite_are_named(nemo, tmp_path):
+    """Their checksums are right: somebody wrote them anew."""
+    name = "encoder.layers.1.conv.batch_norm.running_var"
+
+    def change(folder):
+        weights = torch.load(folder / "model_weights.ckpt", weights_only=True)
+        weights[name][3] = torch.inf
+        torch.save(weights, folder / "model_weights.ckpt")
+
+    path = tmp_path / "infinite.nemo"
+    repack(nemo, path, change)
+    for opens in (load_model, load_encoder, read_weights, strip):
+        with pytest.raises(ValueError, match=rf"infinite\.nemo: .*{name} holds values that are not finite"):
+            opens(path)
+
+
 def arm(bomb: Bomb, name: str):
     """A change for ``repack`` that puts a bomb into a file of torch.save."""
 

@@ -39,7 +39,7 @@ def json_files(pattern: str) -> "Reader":
     def read(folder: Path) -> Result:
         found: Result = {}
         for path in sorted(folder.glob(pattern)):
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
             try:
                 value = json.loads(text)
             except json.JSONDecodeError:

@@ -37,7 +37,7 @@ LOG_LINE = re.compile(r"^\s*\[NeMo [IDW]|^\s*$|^GPU available|^TPU available|^HP
 LEFT_OUT = re.compile(
     r"skip|left out|leaves? out|cannot be (read|used|opened)|could not be read|ignor|not readable|unreadable|damaged|"
     r"truncated|lacks?\b|is not |missing|does not (exist|hold|know)|unknown|not found|incomplete|refus|never|disagree|"
-    r"differ|stops at|ends at|lost|instead of|without|no \w+ of|nearest|earlier|older|warning|note:",
+    r"differ|ha(s|ve) no|stops at|ends at|lost|instead of|without|no \w+ of|nearest|earlier|older|warning|note:",
     re.IGNORECASE,
 )
 SHOWN = 3
