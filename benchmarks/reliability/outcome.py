@@ -27,7 +27,7 @@ IGNORED = re.compile(
     r"|\.ckpt:callbacks\..*\.last_model_path$"  # names another file after a checkpoint that a signal has caused
     r"|\.ckpt:callbacks\..*\.current_score$"  # of the last validation of this process
     r"|birq_checksums\.json"  # of the bytes of files whose contents are compared
-    r"|epoch_progress\.total\."  # Lightning counts an epoch twice in which a run was resumed, and uses the count for nothing
+    r"|(epoch_progress|val_loop\.batch_progress)\.total\."  # an interrupted epoch or validation counts twice
 )
 
 

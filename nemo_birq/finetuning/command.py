@@ -81,7 +81,7 @@ def finetune(cfg: "DictConfig") -> None:
             model = build_recognizer(cfg, trainer, num_steps, pretrained)
             prepare_resuming(model, trainer, cfg.get("resume_with_changed"))
             trainer.fit(model)
-            run.signals.end_if_received()
+            run.end_if_signalled()
             nemo = save_best(model, trainer, run.folder, cfg.name)
             if tests and trainer.is_global_zero:
                 model.to(trainer.strategy.root_device)  # Lightning has put it on the CPU

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +30,8 @@ class Experiment(NamedTuple):
 
     folder: Path | None
     """None without exp_manager."""
-    signals: Signals
+    end_if_signalled: Callable[[], None]
+    """Ends all ranks, after the training, if one of them got a signal in its last step."""
 
 
 @contextmanager
@@ -50,7 +52,7 @@ def experiment(trainer: Trainer, config: DictConfig | None, minutes: float | Non
     signals = Signals()
     with signals.handled(), ExitStack() as stack:
         if config is None or trainer.fast_dev_run:
-            yield Experiment(run_exp_manager(trainer, config), signals)
+            yield Experiment(run_exp_manager(trainer, config), signals.end_if_received)
             return
         config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
         log_folder, name = _log_folder(trainer, config), config.get("name") or "default"
@@ -73,9 +75,10 @@ def experiment(trainer: Trainer, config: DictConfig | None, minutes: float | Non
             signals.before_end = lambda: trainer.strategy.launcher.kill(signal.SIGKILL)
         # Lightning kills the first process, which reports the exit code, when another one that it started ends with a code.
         resumes = bool(config.get("resume_if_exists"))
-        trainer.callbacks.append(StopAndGoOn(signals, minutes, resumes, exit_code=0 if child else None))
-        yield Experiment(log_folder, signals)
-        signals.end_if_received()
+        stopping = StopAndGoOn(signals, minutes, resumes, exit_code=0 if child else None)
+        trainer.callbacks.append(stopping)
+        yield Experiment(log_folder, partial(stopping.end_if_signalled, trainer))
+        stopping.end_if_signalled(trainer)
 
 
 def run_exp_manager(trainer: Trainer, config: DictConfig | None) -> Path | None:

@@ -93,6 +93,18 @@ class StopAndGoOn(Checkpoint):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._saved = time.monotonic()
 
+    def end_if_signalled(self, trainer: Trainer) -> None:
+        """Ends the process after a training in whose last step a signal came, to this rank or to another one.
+
+        Raises:
+            SystemExit: with the code of the signal.
+        """
+        if self._group is not None:
+            self.signals.received = self._agreed(trainer)[0]
+        if self.signals.received and self.exit_code is not None:
+            raise SystemExit(self.exit_code)
+        self.signals.end_if_received()
+
     def _agreed(self, trainer: Trainer) -> tuple[int, int, int]:
         """Returns the largest over all ranks of: signal to stop, signal to requeue, and 1 where a checkpoint is due."""
         own = [self.signals.received, self.signals.requeue, int(time.monotonic() - self._saved > self.interval)]
