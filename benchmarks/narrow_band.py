@@ -1,4 +1,4 @@
-"""How many anchor labels of telephone speech are noise, and which settings make them stable.
+"""Measures the share of anchor labels of telephone speech that is noise, and the settings that make them stable.
 
 python benchmarks/narrow_band.py                              the embedded corpus
 python benchmarks/narrow_band.py --data /data/dev.json        a manifest of wide-band speech of your own

@@ -12,7 +12,7 @@ NARROW = 0.8
 """Share of the frequencies of a sample rate below which audio is narrow-band; resampling itself takes up to a tenth."""
 MAX_SHARE = 0.05
 """Share of the hours that may be narrow-band without a word."""
-_FRAME, _FRAMES, _BANDS = 512, 64, 32  # samples, frames that are looked at, bands of a spectrum
+_FRAME, _FRAMES, _BANDS = 512, 64, 32  # samples, frames that are measured, bands of a spectrum
 _LOUD = 0.9  # quantile over frames
 _WINDOW = np.hanning(_FRAME).astype(np.float32)
 # Energy of a band: parts of the whole, and of the rounding noise of 16 bits. In read speech all bands to 7 kHz are above the

@@ -16,6 +16,8 @@ from nemo_birq.data.json_lines import parse_lines, show
 
 # Attributes of a Lhotse cut. Lines may have them; in shards that are made here they are renamed to source_id, ...
 RESERVED_KEYS = {"id", "start", "channel", "supervisions", "features", "recording", "custom"}
+COMMAND = "pipe:"
+"""Beginning of a path that is a command, whose output is read."""
 SEGMENT = re.compile(r"-sub\d+(?=\.\w+$|$)")  # NeMo: lines of parts of one member are called member-sub1, member-sub2, ...
 GZIP_MAGIC = b"\x1f\x8b"
 SKIP, STATUS = "_skipme", "validation_status"
@@ -39,7 +41,7 @@ class ManifestLine(NamedTuple):
 
 def is_remote(path: str) -> bool:
     """A pipe or a URL, which cannot be looked at beforehand."""
-    return path.startswith("pipe:") or "://" in path
+    return path.startswith(COMMAND) or "://" in path
 
 
 @contextmanager

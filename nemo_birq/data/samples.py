@@ -14,7 +14,7 @@ above full scale, which no such audio reaches. Damaged data (1e30) are beyond it
 of 24 or 32 bits that were stored as floats (8388608): which of the two they are, and what to divide by, is not certain.
 """
 FULL_SCALE_16 = 32768.0
-"""What integers of 16 bits are divided by."""
+"""Divisor of integers of 16 bits."""
 LEAST_VALUES = 8
 """Different values that show integers stored as floats, where all samples are whole numbers; a square wave has two."""
 

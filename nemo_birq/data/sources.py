@@ -12,12 +12,12 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from nemo_birq.config_checks.data_files import INPUT_CFG, MANIFESTS, SHARDS, given
 from nemo_birq.data.json_lines import show
+from nemo_birq.data.manifests import COMMAND
 
 TYPES = ("nemo", "nemo_tarred")
 AND = " + "
-COMMAND = "pipe:"
 NUMBERS = re.compile(r"(?:[({[<]|_OP_)(\d+\.\.\d+(?:\.\.\d+)?|[^\s{}]*,[^\s{}]*)(?:[)}\]>]|_CL_)")
-"""What a pattern replaces in a command: 0..7 or a,b in brackets."""
+"""Parts of a command that are patterns: 0..7 or a,b in brackets."""
 
 
 class Source(NamedTuple):

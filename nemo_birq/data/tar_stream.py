@@ -14,13 +14,12 @@ from urllib.parse import urlparse
 
 from webdataset.gopen import gopen, gopen_schemes
 
-from nemo_birq.data.manifests import SEGMENT, is_remote
+from nemo_birq.data.manifests import COMMAND, SEGMENT, is_remote
 from nemo_birq.data.member_names import AUDIO
 
 BROKEN = (OSError, EOFError, ValueError, tarfile.TarError, zlib.error, lzma.LZMAError)
 """Errors of reading a stream that is damaged, or breaks off."""
 SHOWN_CHARACTERS = 500  # of what a command that fails has written to stderr
-COMMAND = "pipe:"
 
 
 class UnreadableShardsError(Exception):

@@ -37,7 +37,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
-    """Two short files, and one that lasts two hours; of it only the length is looked at."""
+    """Two short files, and one that lasts two hours; only its length is read."""
     folder = tmp_path_factory.mktemp("long")
     lines = []
     for name, seconds in (("short", 1.0), ("meeting", HOURS), ("other", 2.0)):

@@ -273,7 +273,7 @@ def test_a_pattern_without_quotes_is_shown_with_them(brackets, tmp_path, monkeyp
 
 
 def test_a_pattern_that_the_shell_has_replaced_is_shown():
-    """Of four arguments Hydra takes the last, and a quarter of the data would be read."""
+    """Hydra takes the last of four arguments, and a quarter of the data would be read."""
     key = "model.train_ds.tarred_audio_filepaths"
     given = [f"{key}=/data2/audio_{number}.tar" for number in range(4)]
     message = expanded_by_shell(["seed=1", *given, "name=x"])

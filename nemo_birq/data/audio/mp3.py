@@ -28,11 +28,11 @@ class _Stream:
     """Frames that belong together."""
 
     start: int
-    """Of the first frame with audio."""
+    """Position of the first frame with audio."""
     form: tuple[int, int]
     """Samples of a frame, sample rate."""
     head: int
-    """Of the info frame, or the same as ``start``."""
+    """Position of the info frame, or the same as ``start``."""
     announced: int | None
     """Frames, by the info frame."""
     frames: int = 0

@@ -8,7 +8,7 @@ MEDIA_SUFFIXES = frozenset(
     (".m4a", ".m4b", ".mp4", ".m4v", ".mov", ".aac", ".webm", ".mkv", ".mka", ".wma",
      ".wmv", ".asf", ".amr", ".3gp", ".3g2", ".ac3", ".eac3", ".flv", ".avi")
 )  # fmt: skip
-"""Of containers and codecs that FFmpeg reads and libsndfile does not."""
+"""Suffixes of containers and codecs that FFmpeg reads and libsndfile does not."""
 MEDIA_REMEDY = "pip install 'nemo_birq[ffmpeg]' to read it, or convert it first, for example: ffmpeg -i a.m4a a.flac"
 
 # Raw samples have no header, and nobody could say what they are.

@@ -80,7 +80,7 @@ class Preflight:
     logit_scale: float
     """As configured."""
     left_out: list[LeftOut]
-    """What the limits of length leave out of the data."""
+    """Data that the limits of length leave out."""
     bandwidths: dict[float, float]
     """Seconds of audio by the frequency in Hz above which it is empty."""
     stability: float
@@ -111,7 +111,7 @@ class Preflight:
         return found + ([self.unstable_labels(model)] if self.stability < LEAST_STABILITY else [])
 
     def narrow_band(self, model: BiRQModel) -> str | None:
-        """How much of the audio is narrow-band for the features of the model, in words; None if it is little."""
+        """Says the share of the audio that is narrow-band for the features of the model; None if it is little."""
         front_end = model.cfg.preprocessor
         return in_words(self.bandwidths, front_end.get("highfreq") or front_end.sample_rate / 2)
 

@@ -74,7 +74,7 @@ def stability_line(result: Preflight) -> str:
 
 
 def length_lines(result: Preflight) -> list[str]:
-    """What limits of length leave out without being too much; the rest is among the failures."""
+    """Says the data that limits of length leave out where it is not too much; the rest is among the failures."""
     return [entry.in_words("model.train_ds.") for entry in result.left_out if not entry.is_too_much]
 
 
