@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from omegaconf import DictConfig, OmegaConf
 
 from nemo_birq.data.shards.build import build
 from nemo_birq.data.shards.plan import BuildOptions
@@ -66,3 +67,14 @@ def members(out: Path) -> dict[str, np.ndarray]:
 def lines(out: Path) -> dict[str, dict]:
     text = (out / "tarred_audio_manifest.json").read_text(encoding="utf-8")
     return {line["audio_filepath"]: line for line in map(json.loads, text.splitlines())}
+
+
+def dataset_node(folder: Path, kind: str) -> DictConfig:
+    """Makes the node of a dataset of ``folder``: its ``files.json``, or its one shard, by an index or as a stream."""
+    shards = {
+        "manifest_filepath": f"{folder}/shards/sharded_manifests/manifest_0.json",
+        "tarred_audio_filepaths": f"{folder}/shards/audio_0.tar",
+    }
+    where = {"manifest_filepath": f"{folder}/files.json"} if kind == "files" else shards
+    ways = {"use_lhotse": kind != "stream", "is_tarred": kind == "stream"}
+    return OmegaConf.create(where | ways | {"batch_size": 3, "num_workers": 0, "shuffle": False})

@@ -6,7 +6,6 @@ import struct
 import numpy as np
 import pytest
 import soundfile
-from omegaconf import OmegaConf
 
 from nemo_birq.data.audio.channels import mix
 from nemo_birq.data.audio.errors import CANCELLING, IN_PART, INTEGERS, JOINED, LENGTH, AudioError
@@ -21,7 +20,7 @@ from nemo_birq.data.shards.writer import Utterance, write_shards
 from nemo_birq.scoring.audio import check_audio
 from nemo_birq.utils.progress import ProgressBars
 from tests.helpers.models import SAMPLE_RATE
-from tests.helpers.shards import lines, make, members, write_lines
+from tests.helpers.shards import dataset_node, lines, make, members, write_lines
 
 pytestmark = pytest.mark.unit
 
@@ -227,14 +226,7 @@ def clips(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", ["files", "shards", "stream"])
 def test_training_reads_all_of_them(clips, kind):
-    shards = {
-        "manifest_filepath": f"{clips}/shards/sharded_manifests/manifest_0.json",
-        "tarred_audio_filepaths": f"{clips}/shards/audio_0.tar",
-    }
-    where = {"manifest_filepath": f"{clips}/files.json"} if kind == "files" else shards
-    ways = {"use_lhotse": kind != "stream", "is_tarred": kind == "stream"}
-    config = OmegaConf.create(where | ways | {"batch_size": 3, "num_workers": 0, "shuffle": False})
-    batches = list(build_dataloader(config, SAMPLE_RATE, 0, 1, training=False))
+    batches = list(build_dataloader(dataset_node(clips, kind), SAMPLE_RATE, 0, 1, training=False))
     assert {name.rpartition("/")[2] for batch in batches for name in batch.ids} == set(CLIPS)
     assert not any(batch.skipped for batch in batches)
     for batch in batches:

@@ -7,7 +7,6 @@ import tarfile
 import numpy as np
 import pytest
 import soundfile
-from omegaconf import OmegaConf
 
 from nemo_birq.data.factory import build_dataloader
 from nemo_birq.data.shards.recipes.folder import FolderRecipe
@@ -18,7 +17,7 @@ from nemo_birq.scoring.results import score
 from nemo_birq.utils.progress import ProgressBars
 from tests.helpers.models import SAMPLE_RATE
 from tests.helpers.scoring_models import make_ctc
-from tests.helpers.shards import make
+from tests.helpers.shards import dataset_node, make
 
 pytestmark = pytest.mark.unit
 
@@ -58,14 +57,7 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", ["files", "shards", "stream"])
 def test_training_skips_and_names_them(folder, caplog, kind):
-    shards = {
-        "manifest_filepath": f"{folder}/shards/sharded_manifests/manifest_0.json",
-        "tarred_audio_filepaths": f"{folder}/shards/audio_0.tar",
-    }
-    where = {"manifest_filepath": f"{folder}/files.json"} if kind == "files" else shards
-    ways = {"use_lhotse": kind != "stream", "is_tarred": kind == "stream"}
-    config = OmegaConf.create(where | ways | {"batch_size": 3, "num_workers": 0, "shuffle": False})
-    batches = list(build_dataloader(config, SAMPLE_RATE, 0, 1, training=False))
+    batches = list(build_dataloader(dataset_node(folder, kind), SAMPLE_RATE, 0, 1, training=False))
     assert {name.rpartition("/")[2] for batch in batches for name in batch.ids} == set(GOOD)
     assert all(bool(batch.signal.isfinite().all()) and float(batch.signal.abs().max()) < 100 for batch in batches)
     assert sum(batch.skipped for batch in batches) >= len(BAD)  # the stream begins again until its batches are full

@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
+from nemo_birq.checkpoint.lightning_checkpoint import read_checkpoint
 from nemo_birq.monitoring import checkpoint_state
 from nemo_birq.monitoring.gradient_health import GradientProducts
 from nemo_birq.monitoring.training_log import TrainingLog
@@ -51,7 +52,7 @@ def test_a_resumed_run_can_go_on_once_the_data_are_repaired(tmp_path):
 
     with pytest.raises(RuntimeError, match="max_skipped_share"):
         train(make_model(), tmp_path, 3, change=break_second, **options)
-    content = torch.load(tmp_path / "kept.ckpt", weights_only=False)
+    content = read_checkpoint(tmp_path / "kept.ckpt")
     assert checkpoint_state.skipped(content[checkpoint_state.KEY])[0] == 50
     trainer = train(make_model(), tmp_path / "again", 3, ckpt_path=tmp_path / "kept.ckpt", log_every_n_steps=3)
     assert trainer.global_step == 3 and trainer.callback_metrics["train_skipped_utterances"] == 0
