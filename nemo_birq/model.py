@@ -38,6 +38,7 @@ from nemo_birq.losses.bilevel import BilevelLoss, Losses, Weights, WeightSchedul
 from nemo_birq.modules.layer_pass import encode_to_layer
 from nemo_birq.modules.masking import SpanMasking, positions, valid_frames
 from nemo_birq.monitoring.callback import HealthMonitor
+from nemo_birq.pretrained.initialization import initialize
 from nemo_birq.utils.rng import draw_seed, step_seed, to_device
 
 
@@ -296,6 +297,7 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
         if self.saved is not None and self.trainer.is_global_zero:  # NeMo's checkpoint callback has just written it
             artifacts.write_card_beside(self, self.saved)
 
+    maybe_init_from_pretrained_checkpoint = initialize
     push_to_hf_hub = hub.push_to_hf_hub
     generate_model_card = hub.generate_model_card
 

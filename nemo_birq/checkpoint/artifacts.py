@@ -28,6 +28,8 @@ from nemo_birq.utils.torch_files import load_torch_file
 CARD = "card.file"
 TENSORS = "birq.quantizer.tensors"
 CHECKSUM = "birq.quantizer.checksum"
+LABEL_TENSORS = "birq_label_tensors.pt"
+"""Name of the file in a ``.nemo`` that holds the tensors that define the labels."""
 
 
 class Artifact(NamedTuple):
@@ -71,7 +73,7 @@ def packed_model(model: ModelPT, name: str) -> Iterator[None]:
         model: with labelers, ``teacher`` and ``monitor``.
         name: of the model, for its card.
     """
-    artifacts = [Artifact(TENSORS, "birq_label_tensors.pt", lambda path: torch.save(labels_of(model), path))]
+    artifacts = [Artifact(TENSORS, LABEL_TENSORS, lambda path: torch.save(labels_of(model), path))]
     named = OmegaConf.select(model.cfg, TEACHER)
     if model.teacher is not None:
         artifacts.append(Artifact(TEACHER, "birq_teacher.pt", model.teacher.file.save))

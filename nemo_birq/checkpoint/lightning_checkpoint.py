@@ -29,7 +29,7 @@ from nemo_birq.utils.files import complete_file
 from nemo_birq.utils.torch_files import check_torch_file, check_zip, load_torch_file
 
 __all__ = [
-    "SAFE_GLOBALS", "CompleteCheckpointIO", "check_checkpoint", "check_initial_checkpoints", "check_zip", "peek_checkpoint",
+    "SAFE_GLOBALS", "CompleteCheckpointIO", "check_checkpoint", "check_zip", "peek_checkpoint",
     "read_checkpoint",
     "writing",
 ]  # fmt: skip
@@ -42,7 +42,7 @@ SAFE_GLOBALS = [
     BoostingTreeModelConfig, PhraseItem, ConfidenceConfig, ConfidenceMethodConfig,
 ]  # fmt: skip
 """Classes besides tensors that NeMo writes to a checkpoint: those of its configuration, which hold plain values."""
-torch.serialization.add_safe_globals(SAFE_GLOBALS)  # NeMo's EMA and init_from_ptl_ckpt call torch.load themselves
+torch.serialization.add_safe_globals(SAFE_GLOBALS)  # NeMo's EMA calls torch.load itself
 
 AVERAGE = "-EMA.ckpt"
 """End of the name of the checkpoint with moving averages, beside the one with the weights (``exp_manager.ema.enable``)."""
@@ -109,17 +109,6 @@ def peek_checkpoint(path: str | Path) -> dict[str, Any]:
         check_checkpoint(path)
         with _readable(path):
             raise ValueError((str(error).splitlines() or [type(error).__name__])[0]) from error
-
-
-def check_initial_checkpoints(cfg: DictConfig) -> None:
-    """Checks the files that ``init_from_ptl_ckpt`` names, in either of NeMo's forms, before NeMo reads them.
-
-    Raises:
-        OSError, ValueError: as ``read_checkpoint``.
-    """
-    node = cfg.get("init_from_ptl_ckpt") or {}
-    for path in [node] if isinstance(node, str) else [entry.path for entry in node.values()]:
-        check_checkpoint(path)
 
 
 class CompleteCheckpointIO(TorchCheckpointIO):

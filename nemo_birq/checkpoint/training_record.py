@@ -28,7 +28,8 @@ def record_training(model: LightningModule, trainer: Trainer, monitor: HealthMon
     Returns:
         ``steps``, ``epochs`` (None where the data are a stream), ``ended`` (day), ``ranks``, ``precision``, ``data``
         (``training`` and ``validation``, as ``describe_data``), ``settings`` (``birq``, ``optim``, ``batch``), ``health``
-        (last logged numbers of training and validation), ``status`` and ``alarms`` (as in alarms.json), ``versions``.
+        (last logged numbers of training and validation), ``status`` and ``alarms`` (as in alarms.json), ``versions``, and
+        ``continued_from`` where training began with a file (as ``pretrained.initialization`` writes it).
     """
     cfg, alarms = model.cfg, monitor.alarms
     loaders = {
@@ -38,6 +39,7 @@ def record_training(model: LightningModule, trainer: Trainer, monitor: HealthMon
     settings = {"birq": OmegaConf.to_container(cfg.birq, resolve=True), "optim": _plain(cfg.get("optim"))}
     settings["batch"] = {key: (cfg.get("train_ds") or {}).get(key) for key in ("batch_duration", "batch_size")}
     settings["batch"]["accumulate_grad_batches"] = trainer.accumulate_grad_batches
+    before = _plain(cfg.get("pretraining"))
     return {
         "steps": trainer.global_step,
         "epochs": _epochs(model._train_dl),
@@ -50,7 +52,7 @@ def record_training(model: LightningModule, trainer: Trainer, monitor: HealthMon
         "status": alarms.verdict,
         "alarms": [{key: getattr(alarm, key) for key in ("name", "step", "value", "threshold")} for alarm in alarms.raised],
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
-    }
+    } | {key: before[key] for key in ("continued_from",) if key in before}
 
 
 def describe_data(node: DictConfig | None, loader: Any) -> list[dict[str, Any]]:

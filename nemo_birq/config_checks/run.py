@@ -14,11 +14,11 @@ from nemo_birq.config_checks.modules import check_model_parts
 from nemo_birq.config_checks.nodes import ABSENT, resolved
 from nemo_birq.config_checks.optimizer import check_optim
 from nemo_birq.config_checks.trainer import check_trainer_settings
-from nemo_birq.utils.settings import Count, Name, Node, Positive, Seed, Text, Whole, read, refuse
+from nemo_birq.utils.settings import Count, Flag, Name, Node, Positive, Seed, Text, Whole, read, refuse
 
 ROOT_KEYS = (
     "name", "seed", "enhanced_start_step", "enhanced_ramp_steps", "model", "trainer", "exp_manager",
-    "init_from_nemo_model", "init_from_pretrained_model", "init_from_ptl_ckpt", "resume_with_changed",
+    "init_from_nemo_model", "init_from_pretrained_model", "init_from_ptl_ckpt", "like", "new_labels", "resume_with_changed",
     "checkpoint_minutes",
 )  # fmt: skip
 MODEL_KEYS = (
@@ -48,6 +48,8 @@ class RootSettings(Node):
     init_from_nemo_model: Text | dict[str, Any] | None = None
     init_from_pretrained_model: Text | dict[str, Any] | None = None
     init_from_ptl_ckpt: Text | dict[str, Any] | None = None
+    like: Flag | Text | None = None
+    new_labels: Flag = False
     checkpoint_minutes: Minutes | None = None
     minutes: Annotated[Positive, Field(le=10**6)] = 5  # this and the next of birq check-labels
     picture: Name = "label_check.png"

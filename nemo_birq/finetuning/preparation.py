@@ -6,13 +6,13 @@ from nemo.utils import logging
 from omegaconf import DictConfig, open_dict
 
 from nemo_birq.finetuning import data
-from nemo_birq.finetuning.architecture import take_architecture
 from nemo_birq.finetuning.freezing import check_freeze_encoder
 from nemo_birq.finetuning.initialization import check_fresh_layers
 from nemo_birq.finetuning.pretrained import pretrained_path, read_pretrained_config
 from nemo_birq.finetuning.settings import check_finetuning_keys
 from nemo_birq.finetuning.transcripts import check_covered, read_transcripts
 from nemo_birq.finetuning.vocabulary import Vocabulary, build_tokenizer, characters, pieces
+from nemo_birq.pretrained.architecture import take_architecture
 from nemo_birq.scoring.audio import check_audio
 from nemo_birq.scoring.eval_sets import TestSet, read_test_sets
 from nemo_birq.utils.text_files import refuse_mark

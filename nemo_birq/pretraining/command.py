@@ -20,6 +20,8 @@ KEYS = {
     **TRAIN_DATA_KEYS,
     "model.train_ds.batch_duration": "seconds of audio in a batch of one GPU; as much as fits into its memory",
     "model.validation_ds.manifest_filepath": "manifest of the validation set",
+    "init_from_nemo_model": "pretrained .nemo to go on from, of BiRQ, NEST or a recognizer (docs/continue.md)",
+    "like": "true: take preprocessor, encoder and labels from that file; or name another .nemo",
     "trainer.max_steps": "optimizer steps of the whole training",
     "trainer.devices": "number of GPUs, or auto",
     "trainer.precision": "bf16-mixed; on a CPU 32, with trainer.sync_batchnorm=false",
@@ -44,26 +46,28 @@ def pretrain(cfg: "DictConfig") -> None:
     from nemo.utils.trainer_utils import resolve_trainer_cfg
     from omegaconf import OmegaConf
 
-    from nemo_birq.checkpoint.lightning_checkpoint import check_initial_checkpoints
     from nemo_birq.config_checks import check_data_named, check_run_keys
     from nemo_birq.data.tar_stream import UnreadableShardsError
     from nemo_birq.model import BiRQModel
     from nemo_birq.monitoring.alarms import UnreadableDataError
     from nemo_birq.monitoring.finite_check import NonFiniteError
+    from nemo_birq.pretrained.initialization import check_initial_file
+    from nemo_birq.pretrained.like import take_configuration
     from nemo_birq.pretraining.memory import check_longest_batches
     from nemo_birq.pretraining.result import complete_result
     from nemo_birq.runs.experiment import experiment
     from nemo_birq.runs.resuming import prepare_resuming
 
     with errors_in_one_line(UnreadableDataError, UnreadableShardsError, NonFiniteError):
+        take_configuration(cfg)
         check_run_keys(cfg)
         check_data_named(cfg.model, "train_ds", "validation_ds")
+        check_initial_file(cfg)
         pl.seed_everything(cfg.seed, workers=True)
         trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer))
         logging.info(f"Hydra config: {OmegaConf.to_yaml(cfg)}")
         with experiment(trainer, cfg.get("exp_manager"), cfg.get("checkpoint_minutes")):
             model = BiRQModel(cfg=cfg.model, trainer=trainer)
-            check_initial_checkpoints(cfg)
             model.maybe_init_from_pretrained_checkpoint(cfg)
             check_longest_batches(model, trainer.strategy.root_device)
             prepare_resuming(model, trainer, cfg.get("resume_with_changed"))
@@ -86,8 +90,10 @@ def untrained_model(cfg: "DictConfig") -> None:
 
     from nemo_birq.config_checks import check_data_named, check_run_keys
     from nemo_birq.model import BiRQModel
+    from nemo_birq.pretrained.like import take_configuration
 
     with errors_in_one_line():
+        take_configuration(cfg)
         check_run_keys(cfg)
         check_data_named(cfg.model, "train_ds", "validation_ds")
         path = Path(cfg.exp_manager.exp_dir or "nemo_experiments") / str(cfg.name) / f"{cfg.name}.nemo"

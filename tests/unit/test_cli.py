@@ -74,6 +74,7 @@ def test_ctrl_c_ends_every_command_with_its_exit_code(monkeypatch, capsys):
         """Is interrupted."""
         os.kill(os.getpid(), signal.SIGINT)
 
+    monkeypatch.setattr(sys, "argv", ["sample.py"])
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
     try:
         for call in (partial(run_script, interrupted, "sample.py"), partial(interrupted_import, monkeypatch)):

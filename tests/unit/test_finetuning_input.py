@@ -8,10 +8,10 @@ import pytest
 from nemo.collections.asr.models import ASRModel
 
 from nemo_birq.checkpoint.nemo_archive import read_config
-from nemo_birq.finetuning.architecture import take_architecture
 from nemo_birq.finetuning.preparation import prepare
 from nemo_birq.finetuning.pretrained import read_pretrained_config
 from nemo_birq.finetuning.vocabulary import build_tokenizer
+from nemo_birq.pretrained.architecture import take_architecture
 from tests.helpers.finetuning import build, config
 from tests.helpers.paths import CORPUS
 

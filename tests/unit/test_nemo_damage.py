@@ -12,7 +12,6 @@ from click.testing import CliRunner
 from omegaconf import OmegaConf
 
 from nemo_birq import BiRQModel, load_encoder, load_model
-from nemo_birq.checkpoint.lightning_checkpoint import check_initial_checkpoints
 from nemo_birq.checkpoint.nemo_archive import CHECKSUMS, check_nemo, read_config, read_weights, verify_nemo
 from nemo_birq.cli import main
 from nemo_birq.export.bare_encoder import strip
@@ -216,7 +215,8 @@ def test_bombs_do_not_go_off(nemo, tmp_path):
             assert "\n" not in str(error.value) and str(path) in str(error.value)
     torch.save(config | {"bomb": bomb}, tmp_path / "bad.ckpt")
     node = OmegaConf.create({"init_from_ptl_ckpt": {"one": {"path": str(tmp_path / "bad.ckpt")}}})
-    for opens in (load_model, BiRQModel.load_from_checkpoint, lambda path: check_initial_checkpoints(node)):
+    begin = make_model().maybe_init_from_pretrained_checkpoint
+    for opens in (load_model, BiRQModel.load_from_checkpoint, lambda path: begin(node)):
         with pytest.raises(ValueError, match=r"bad\.ckpt .* could run code"):
             opens(tmp_path / "bad.ckpt")
     make_ctc().save_to(str(tmp_path / "ctc.nemo"))
@@ -257,13 +257,3 @@ def test_a_configuration_cannot_name_foreign_functions(nemo, tmp_path, node):
     assert not (tmp_path / "ran").exists()
     hydra.utils.instantiate(call)
     assert (tmp_path / "ran").exists()  # it would work
-
-
-def test_a_checkpoint_of_lightning_initializes_a_model(tmp_path):
-    """NeMo's own reading refuses the configuration that every checkpoint of NeMo holds."""
-    model = make_model(seed=3)
-    torch.save({"state_dict": model.state_dict(), "hyper_parameters": {"cfg": model.cfg}}, tmp_path / "a.ckpt")
-    cfg, other = OmegaConf.create({"init_from_ptl_ckpt": str(tmp_path / "a.ckpt")}), make_model(seed=4)
-    check_initial_checkpoints(cfg)
-    other.maybe_init_from_pretrained_checkpoint(cfg)
-    assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())

@@ -42,15 +42,21 @@ def check_labels(cfg: "DictConfig") -> None:
     from nemo_birq.evaluation.preflight import report
     from nemo_birq.model import BiRQModel
     from nemo_birq.modules.attention_memory import check_attention_fits
+    from nemo_birq.pretrained.initialization import check_initial_file
+    from nemo_birq.pretrained.like import take_configuration
     from nemo_birq.utils.terminal import Terminal
 
     with errors_in_one_line():
+        take_configuration(cfg)
         check_run_keys(cfg, "minutes", "picture")
         check_data_named(cfg.model, "train_ds")
+        check_initial_file(cfg)
         pl.seed_everything(cfg.seed, workers=True)
         with open_dict(cfg):
             cfg.model.validation_ds = None
-        model = BiRQModel(cfg.model).to("cuda" if torch.cuda.is_available() else "cpu")
+        model = BiRQModel(cfg.model)
+        model.maybe_init_from_pretrained_checkpoint(cfg)
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
         if longest := find_longest_of_loader(model.train_dataloader()):
             remedy = "Leave out what is longer with model.train_ds.max_duration={seconds}"
             check_attention_fits(model, longest.name, longest.seconds, remedy)

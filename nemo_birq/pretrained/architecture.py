@@ -1,0 +1,116 @@
+"""Preprocessor and encoder of a model are those of the pretrained file that it begins with, or training does not begin.
+
+NeMo's ``init_from_nemo_model`` takes what fits and says nothing about the rest: six layers go into four, batch
+normalization into layer normalization, and training starts partly from scratch.
+"""
+
+import inspect
+from collections.abc import Container
+from typing import Any
+
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+# What matters during training only, and does not change what the pretrained weights mean.
+FREE_KEYS = {
+    "preprocessor": {"dither", "pad_to"},
+    "encoder": {
+        "dropout", "dropout_pre_encoder", "dropout_emb", "dropout_att", "stochastic_depth_drop_prob",
+        "stochastic_depth_mode", "stochastic_depth_start_layer", "sync_max_audio_length", "use_pytorch_sdpa",
+        "use_pytorch_sdpa_backends", "pos_emb_max_len",
+    },
+}  # fmt: skip
+
+
+def take_architecture(model: DictConfig, source: DictConfig, path: str, chosen: Container[str] | None = None) -> None:
+    """Fills ``model.preprocessor``, ``model.encoder`` and ``model.sample_rate`` from a pretrained configuration.
+
+    Keys of ``FREE_KEYS`` stay as they are: dropout and the like may differ. Of the others, those that the user has chosen
+    must be the same as in the file, and all that the user has not chosen are replaced.
+
+    Args:
+        model: ``model`` node of a configuration.
+        source: configuration of the model in ``path``.
+        path: for the message.
+        chosen: keys that the user has set, such as ``model.encoder.n_layers``; None: all that the node has.
+
+    Raises:
+        ValueError: with the list of differences.
+    """
+
+    def is_chosen(key: str) -> bool:
+        return chosen is None or key in chosen
+
+    found = []
+    if is_chosen("model.sample_rate") and model.sample_rate != source.sample_rate:
+        found.append(f"model.sample_rate={model.sample_rate}; pretrained: {source.sample_rate}")
+    with open_dict(model):
+        for node, free in FREE_KEYS.items():
+            own, theirs = plain(model.get(node)), plain(source[node])
+            wanted = {key: value for key, value in own.items() if is_chosen(f"model.{node}.{key}")}
+            found += [f"model.{node}.{line}" for line in differences(wanted, theirs, free)]
+            model[node] = theirs | {key: value for key, value in own.items() if key in free} | wanted
+        model.sample_rate = source.sample_rate
+        if "model_defaults" in model:
+            model.model_defaults.enc_hidden = model.encoder.d_model  # NeMo's RNNT classes read it there
+    if found:
+        raise ValueError(
+            f"the encoder would not be the one in {path}, and would start partly from scratch:\n  "
+            + "\n  ".join(found)
+            + "\nLeave these keys out: all of preprocessor and encoder is taken from the file"
+        )
+
+
+def check_architecture(model: DictConfig, source: DictConfig, path: str) -> None:
+    """Compares preprocessor and encoder of a configuration with a pretrained one, except for ``FREE_KEYS``.
+
+    Raises:
+        ValueError: with the list of differences.
+    """
+    found = []
+    for node, free in FREE_KEYS.items():
+        own, theirs = plain(model[node]), plain(source[node])
+        own = {key: _defaults(own).get(key) for key in theirs} | own
+        found += [f"model.{node}.{line}" for line in differences(own, theirs, free)]
+    if found:
+        raise ValueError(
+            f"the encoder would not be the one in {path}, and would start partly from scratch:\n  "
+            + "\n  ".join(found)
+            + "\nSet these keys as they are there, or take all of them from the file with like=true"
+        )
+
+
+def differences(own: dict, theirs: dict, free: set[str]) -> list[str]:
+    """Lists the keys of ``own`` that differ from ``theirs``, where an absent key has the default of the class."""
+    defaults = _defaults(theirs)
+    theirs = {key: theirs.get(key, defaults.get(key)) for key in own}
+    written, pretrained = _written_out(own), _written_out(theirs)
+    return [
+        f"{key}={own[key]}; pretrained: {theirs[key]}"
+        for key in sorted(own)
+        if key not in free and written[key] != pretrained[key]
+    ]
+
+
+def _written_out(node: dict) -> dict[str, Any]:
+    """Returns a node in which values that ConformerEncoder takes for the same are the same."""
+    kernel = node.get("conv_kernel_size") or 1
+    same = {
+        "att_context_size": ((None,), [-1, -1]),
+        "subsampling_conv_channels": ((-1,), node.get("d_model")),
+        "conv_context_size": ((None,), [(kernel - 1) // 2] * 2),
+        "feat_out": ((None,), -1),
+    }
+    return node | {key: value for key, (others, value) in same.items() if key in node and node[key] in others}
+
+
+def _defaults(node: dict) -> dict[str, Any]:
+    """Returns the defaults of a node's class; of NeMo's alone, others are not imported for a file's sake."""
+    if not node["_target_"].startswith("nemo."):
+        return {}
+    return {name: one.default for name, one in inspect.signature(get_class(node["_target_"])).parameters.items()}
+
+
+def plain(node: DictConfig | None) -> dict[str, Any]:
+    """Returns a node as a dictionary, with its interpolations resolved."""
+    return {} if node is None else OmegaConf.to_container(node, resolve=True, throw_on_missing=False)

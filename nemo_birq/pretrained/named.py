@@ -1,0 +1,76 @@
+"""Which file a training begins with: NeMo's ``init_from_nemo_model`` and its relatives, in the forms that NeMo knows."""
+
+from pathlib import Path
+
+from nemo.collections.asr.models import ASRModel, SpeechEncDecSelfSupervisedModel
+from omegaconf import DictConfig, OmegaConf
+
+INIT_KEYS = {"init_from_nemo_model": "path", "init_from_pretrained_model": "name", "init_from_ptl_ckpt": "path"}
+"""Keys at the root of a configuration, with the key of NeMo's dict form that names the file or the model."""
+ENCODER_PARTS = ("preprocessor.", "encoder.")
+"""Names of the tensors that are taken over begin with these."""
+
+
+def initial_file(cfg: DictConfig) -> Path | None:
+    """Returns the ``.nemo`` or ``.ckpt`` that a configuration names; None where a training begins from random weights.
+
+    A model of the Hugging Face hub or of NGC is downloaded to NeMo's cache, once.
+
+    Raises:
+        ValueError: several keys name a file, a form that is none of NeMo's, or a model that cannot be downloaded.
+    """
+    given = [key for key in INIT_KEYS if not OmegaConf.is_missing(cfg, key) and cfg.get(key)]
+    if not given:
+        return None
+    if len(given) > 1:
+        raise ValueError(f"{' and '.join(given)} are both set: a training begins with one file, remove the others")
+    named = entry(cfg[given[0]], given[0])
+    return download(named) if given[0] == "init_from_pretrained_model" else Path(named)
+
+
+def entry(node: str | DictConfig, key: str) -> str:
+    """Returns what a key of ``INIT_KEYS`` names: as a string, or as ``{any_name: {path, include, exclude}}``.
+
+    Raises:
+        ValueError: nothing or several files are named, or something else than the whole encoder is to be taken.
+    """
+    if isinstance(node, str):
+        return node
+    inner = INIT_KEYS[key]
+    entries = list(node.values()) if isinstance(node, DictConfig) else []
+    if len(entries) != 1 or not isinstance(entries[0], DictConfig) or not entries[0].get(inner):
+        raise ValueError(
+            f"{key}={node}: give a {inner}, or one entry with a {inner}, such as "
+            f"'+{key}.ssl.{inner}=x{'' if inner == 'name' else '.nemo'}' '+{key}.ssl.include=[encoder]'"
+        )
+    include, exclude = set(entries[0].get("include", ["encoder"])), entries[0].get("exclude", [])
+    if exclude or "encoder" not in include or include - {"encoder", "preprocessor"}:
+        raise ValueError(
+            f"{key}: include={sorted(include)}, exclude={list(exclude)}: preprocessor and encoder are taken over, whole, "
+            "and nothing else; give include=[encoder] and no exclude, or use NeMo's own scripts"
+        )
+    return entries[0][inner]
+
+
+def download(name: str) -> Path:
+    """Returns the ``.nemo`` of a model of the Hugging Face hub, ``owner/name``, or of NGC, in NeMo's cache.
+
+    Raises:
+        ValueError: no such model, no connection, or a repository without a ``.nemo``.
+    """
+    listed = {model.pretrained_model_name for model in SpeechEncDecSelfSupervisedModel.list_available_models() or []}
+    owner = SpeechEncDecSelfSupervisedModel if name in listed else ASRModel
+    try:
+        path = Path(owner.from_pretrained(name, return_model_file=True))
+    except Exception as error:  # the hub's library and NGC's have errors of many types
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"init_from_pretrained_model={name} cannot be downloaded ({reason}). Check the name and the connection, or "
+            "download the .nemo yourself and name it with init_from_nemo_model"
+        ) from error
+    if path.is_dir():
+        raise ValueError(
+            f"init_from_pretrained_model={name}: the repository has no {name.rpartition('/')[2]}.nemo. Download the .nemo "
+            "that it has, and name it with init_from_nemo_model"
+        )
+    return path

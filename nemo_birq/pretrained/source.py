@@ -1,0 +1,93 @@
+"""A pretrained file, ``.nemo`` or ``.ckpt``, of BiRQ or of any NeMo model with a Conformer encoder."""
+
+import tarfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nemo.core import ModelPT
+from omegaconf import DictConfig
+from torch import Tensor
+
+from nemo_birq.checkpoint.artifacts import LABEL_TENSORS
+from nemo_birq.checkpoint.foreign_config import refuse_resolvers
+from nemo_birq.checkpoint.lightning_checkpoint import peek_checkpoint, read_checkpoint
+from nemo_birq.checkpoint.nemo_archive import read_config, read_weights
+from nemo_birq.utils.torch_files import load_torch_file
+
+
+class Source(NamedTuple):
+    """The content of a pretrained file."""
+
+    path: Path
+    config: DictConfig
+    """Configuration of its model."""
+    weights: dict[str, Tensor]
+    """State dict of its model, on the CPU."""
+    label_tensors: dict[str, Tensor] | None
+    """Tensors that define the labels of a BiRQ model; None for other models, and for bare encoders."""
+
+    @property
+    def kind(self) -> str:
+        """Name of the model's class; ``BiRQModel`` for ours, whose files name the stock class."""
+        return "BiRQModel" if "birq" in self.config else str(self.config.get("target")).rpartition(".")[2]
+
+
+def read_source(path: Path) -> Source:
+    """Reads a pretrained file, after its checksums are compared.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a file of another kind, a damaged one, or a model whose encoder is none of NeMo's Conformers.
+    """
+    if path.suffix != ".ckpt":
+        return Source(path, read_source_config(path), read_weights(path), _label_tensors(path))
+    content = _existing(path) and read_checkpoint(path)
+    return Source(path, _checkpoint_config(content, path), content["state_dict"], content.get("birq_label_tensors"))
+
+
+def read_source_config(path: Path) -> DictConfig:
+    """Reads the configuration of the model in a pretrained file, and not its tensors.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``read_source``.
+    """
+    if path.suffix == ".ckpt":
+        return _checkpoint_config(_existing(path) and peek_checkpoint(path), path)
+    config = read_config(path)
+    _check_parts(config, path)
+    return config
+
+
+def _existing(path: Path) -> bool:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: name the .nemo that a training ended with, or a .ckpt of it")
+    return True
+
+
+def _checkpoint_config(content: dict[str, Any], path: Path) -> DictConfig:
+    config = (content.get(ModelPT.CHECKPOINT_HYPER_PARAMS_KEY) or {}).get("cfg")
+    if not isinstance(config, DictConfig) or "state_dict" not in content:
+        raise ValueError(f"{path} holds no NeMo model: name a .ckpt of a NeMo training, or the .nemo that it ended with")
+    refuse_resolvers(config, str(path))
+    _check_parts(config, path)
+    return config
+
+
+def _check_parts(config: DictConfig, path: Path) -> None:
+    encoder = config.get("encoder") or {}
+    if "preprocessor" not in config or not str(encoder.get("_target_")).endswith(".ConformerEncoder"):
+        raise ValueError(
+            f"{path} is a {config.get('target')} with the encoder {encoder.get('_target_')}: pretraining begins with a "
+            "model that has a preprocessor and a ConformerEncoder (also FastConformer)"
+        )
+
+
+def _label_tensors(path: Path) -> dict[str, Tensor] | None:
+    with tarfile.open(path.expanduser()) as archive:
+        found = [member for member in archive if member.name.endswith(LABEL_TENSORS)]
+        if not found:
+            return None
+        try:
+            return load_torch_file(archive.extractfile(found[0]))
+        except ValueError as error:
+            raise ValueError(f"{path}: its {LABEL_TENSORS} cannot be read ({error}); get the file again") from error

@@ -1,0 +1,78 @@
+"""Takes preprocessor and encoder of a pretrained file over, and makes sure that this is what happened."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from nemo_birq.pretrained.named import ENCODER_PARTS
+
+
+class Taken(NamedTuple):
+    """Numbers of tensors by part of the model: taken from the file, left out, and new."""
+
+    taken: dict[str, int]
+    left_out: dict[str, int]
+    """Parts of the file that the model has no use for."""
+    new: dict[str, int]
+    """Parts of the model that start from random numbers."""
+
+    @classmethod
+    def of(cls, model: nn.Module, source: Iterable[str], parts: tuple[str, ...], fresh: tuple[str, ...] = ()) -> "Taken":
+        """Counts the tensors of a model and of a file, ``source``, of which ``parts`` except ``fresh`` are taken over."""
+
+        def is_taken(name: str) -> bool:
+            return name.startswith(parts) and not name.startswith(fresh)
+
+        found = list(model.state_dict())
+        return cls(
+            _by_part(name for name in found if is_taken(name)),
+            _by_part(name for name in source if not is_taken(name)),
+            _by_part(name for name in found if not is_taken(name)),
+        )
+
+    def __str__(self) -> str:
+        def listed(parts: dict[str, int]) -> str:
+            return ", ".join(f"{part} ({number} tensors)" for part, number in sorted(parts.items())) or "nothing"
+
+        return f"taken over: {listed(self.taken)}; left out: {listed(self.left_out)}; new: {listed(self.new)}"
+
+
+def compare(
+    model: nn.Module, source: dict[str, Tensor], path: str, values: bool, without: tuple[str, ...] = (),
+    parts: tuple[str, ...] = ENCODER_PARTS,
+) -> None:  # fmt: skip
+    """Compares the tensors of preprocessor and encoder with those of a file, their shapes or their ``values``.
+
+    Args:
+        model: the one that is to be trained.
+        source: tensors of the file ``path``.
+        path: for the message.
+        values: also compare values.
+        without: tensors whose names begin so are left out.
+        parts: tensors whose names begin so are compared.
+
+    Raises:
+        ValueError: with the list of differences.
+    """
+    wanted = {name: tensor for name, tensor in source.items() if name.startswith(parts) and not name.startswith(without)}
+    found = {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if name.startswith(parts) and not name.startswith(without)
+    }
+    lines = [f"{name}: only in {path}" for name in sorted(wanted.keys() - found.keys())]
+    lines += [f"{name}: only in the model" for name in sorted(found.keys() - wanted.keys())]
+    for name in sorted(wanted.keys() & found.keys()):
+        if wanted[name].shape != found[name].shape:
+            lines.append(f"{name}: {tuple(found[name].shape)}; pretrained: {tuple(wanted[name].shape)}")
+        elif values and not torch.equal(wanted[name], found[name].cpu()):
+            lines.append(f"{name}: other values than in {path}")
+    if lines:
+        raise ValueError("the encoder would not be, or is not, the pretrained one:\n  " + "\n  ".join(lines))
+
+
+def _by_part(names: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(name.partition(".")[0] for name in names))
