@@ -140,32 +140,35 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
         """Computes both losses of a batch.
 
         Args:
-            batch: signals of B utterances.
-            weights: w1 and w2; with w1 = 0 the label pass is not run, unless
-            observe_labels: the enhanced labels are wanted for their statistics.
+            batch: signals of B utterances, of which the masked pass gets ``noisy`` where it is given.
+            weights: w1 and w2; with w1 = 0 the label pass is run only for its statistics, if ``observe_labels``.
             generator: of masks and Gumbel noise, on the host.
             over_ranks: normalize by the masked frames of all ranks.
         """
         features, lengths = self.preprocessor(input_signal=batch.signal, length=batch.signal_length)
+        noisy = None
+        if batch.noisy is not None:
+            noisy, _ = self.preprocessor(input_signal=batch.noisy, length=batch.signal_length)
         on_host = self.preprocessor.featurizer.get_seq_len(batch.lengths_on_host)
         mask = self.masking.draw(on_host, features.shape[2], generator)
         usable = not batch.is_silent_stand_in
         return self.losses_of_features(
-            features, lengths, mask & usable, weights, generator, observe_labels, over_ranks, usable
+            features, lengths, mask & usable, weights, generator, observe_labels, over_ranks, usable, noisy
         )
 
     def losses_of_features(
         self, features: Tensor, lengths: Tensor, mask: Tensor, weights: Weights, generator: torch.Generator,
-        observe_labels: bool = False, over_ranks: bool = True, usable: bool = True,
+        observe_labels: bool = False, over_ranks: bool = True, usable: bool = True, noisy: Tensor | None = None,
     ) -> Losses:  # fmt: skip
         """Computes both losses of normalized features (B, F, T) with lengths (B,) and a mask (B, T) bool on the host.
 
-        The normalization of layer k passes over features that are not ``usable``.
+        The masked pass gets ``noisy`` features where there are any. The normalization of layer k passes over features that
+        are not ``usable``.
         """
         noise_seed, targets = draw_seed(generator), None
         if weights.enhanced > 0 or observe_labels:  # before the masked pass, whose activations stay in memory
             targets = self._enhanced_targets(features, lengths, mask, weights, generator, usable)
-        encoded, encoded_len = self.masked_pass(features, lengths, mask, noise_seed)
+        encoded, encoded_len = self.masked_pass(features if noisy is None else noisy, lengths, mask, noise_seed)
         frames = to_device(self.masked_frames(mask, encoded.shape[2]), features.device)
         terms = {
             "hidden": encoded.transpose(1, 2).flatten(0, 1)[frames],

@@ -27,15 +27,19 @@ def record_training(model: LightningModule, trainer: Trainer, monitor: HealthMon
 
     Returns:
         ``steps``, ``epochs`` (None where the data are a stream), ``ended`` (day), ``ranks``, ``precision``, ``data``
-        (``training`` and ``validation``, as ``describe_data``), ``settings`` (``birq``, ``optim``, ``batch``), ``health``
-        (last logged numbers of training and validation), ``status`` and ``alarms`` (as in alarms.json), ``versions``, and
-        ``continued_from`` where training began with a file (as ``pretrained.initialization`` writes it).
+        (``training``, ``validation`` and, where it is mixed in, ``noise``; as ``describe_data``), ``settings`` (``birq``,
+        ``optim``, ``batch``), ``health`` (last logged numbers of training and validation), ``status`` and ``alarms`` (as in
+        alarms.json), ``versions``, and ``continued_from`` where training began with a file (as ``pretrained.initialization``
+        writes it).
     """
     cfg, alarms = model.cfg, monitor.alarms
     loaders = {
         "training": (cfg.get("train_ds"), model._train_dl),
         "validation": (cfg.get("validation_ds"), model._validation_dl),
     }
+    data = {stage: describe_data(node, loader) for stage, (node, loader) in loaders.items()}
+    if noise := (cfg.get("train_ds") or {}).get("noise_manifest"):
+        data["noise"] = describe_data(OmegaConf.create({"manifest_filepath": noise, "tarred_audio_filepaths": None}), None)
     settings = {"birq": OmegaConf.to_container(cfg.birq, resolve=True), "optim": _plain(cfg.get("optim"))}
     settings["batch"] = {key: (cfg.get("train_ds") or {}).get(key) for key in ("batch_duration", "batch_size")}
     settings["batch"]["accumulate_grad_batches"] = trainer.accumulate_grad_batches
@@ -46,7 +50,7 @@ def record_training(model: LightningModule, trainer: Trainer, monitor: HealthMon
         "ended": date.today().isoformat(),
         "ranks": trainer.world_size,
         "precision": str(trainer.precision),
-        "data": {stage: describe_data(node, loader) for stage, (node, loader) in loaders.items()},
+        "data": data,
         "settings": settings,
         "health": {stage: _recorded(logged) for stage, logged in monitor.logged.items()},
         "status": alarms.verdict,

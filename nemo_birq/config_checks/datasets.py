@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AllowInfNan, Field, Strict
 
 from nemo_birq.config_checks.data_files import INPUT_CFG, MANIFESTS, SHARDS
+from nemo_birq.config_checks.mixing import read_mixing
 from nemo_birq.config_checks.nemo_keys import explain_keys
 from nemo_birq.utils.settings import (
     MISSING,
@@ -59,6 +60,8 @@ class PretrainingDataset(DatasetSettings):
 
     max_skipped_share: Share = 0.05
     seed: Seed = 0
+    noise_manifest: Files = None
+    noise_tarred_audio_filepaths: Files = None
 
 
 class FinetuningDataset(DatasetSettings):
@@ -88,6 +91,7 @@ def check_dataset(kind: type[Kind], node: dict[str, Any], where: str) -> Kind:
     settings = read(kind, {k: v for k, v in node.items() if v != MISSING and not (k in others and v == "")}, where)
     if kind is PretrainingDataset:
         explain_keys(node, f"{where}.")
+        read_mixing(node, where)
     low, high = settings.min_duration, settings.max_duration
     if low is not None and high is not None and low > high:
         refuse(f"{where}.max_duration", high, f"at least {where}.min_duration={shown(node['min_duration'])}")

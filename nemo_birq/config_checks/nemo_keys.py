@@ -41,8 +41,6 @@ ALTERS = "it would alter the audio, which pretraining does not do: remove it"
 SELECTS = 'it would leave out utterances: leave them out of the manifest, or mark their lines with "_skipme": true'
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "augmentor": ((None,), ALTERS),
-    "batch_augmentor": ((None,), ALTERS),
-    "noise_manifest": ((None,), ALTERS),
     "noise_path": ((None,), ALTERS),
     "perturb_speed": ((False, None), ALTERS),
     "trim": ((False, None), ALTERS),

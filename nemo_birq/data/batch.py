@@ -20,6 +20,9 @@ class SpeechBatch(NamedTuple):
     num_samples: list[int] | None = None
     """``signal_length`` once more; a list stays on the host when the tensors move to a device."""
 
+    noisy: Tensor | None = None
+    """(B, samples) float32, the signals with noise or other speakers, for the masked pass; None: the signals themselves."""
+
     @property
     def is_silent_stand_in(self) -> bool:
         """No utterance of this batch could be read."""

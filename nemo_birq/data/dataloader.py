@@ -11,7 +11,7 @@ import torch
 from nemo.utils import logging
 
 from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.data.dataset import SpeechDataset
+from nemo_birq.data.dataset import PlannedRows, SpeechDataset
 from nemo_birq.data.epoch_plan import BatchSettings, EpochPlan, plan_epoch
 from nemo_birq.data.index import SpeechIndex
 
@@ -54,13 +54,14 @@ class BatchOrder(torch.utils.data.Sampler):
         """Steps of the first epoch. Others may have a few more or less: Lightning's epochs are all as long as the first."""
         return self.length
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[PlannedRows]:
         position = self.epoch, self.batch, self.planned_for
         while True:
             rows, position = self._step(position)
             if rows is None:
                 return
-            yield rows
+            epoch, following, _ = position
+            yield PlannedRows(rows, (epoch, following - self.world_size + self.rank))
 
     def advance(self) -> None:
         """One more step is done."""

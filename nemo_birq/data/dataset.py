@@ -1,8 +1,9 @@
 """From rows of the index to signals. A clip that cannot be used is named, counted and left out."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 import soxr
@@ -24,21 +25,54 @@ class UnusableAudio(Exception):
     """Says what is wrong with an utterance."""
 
 
-class SpeechDataset(torch.utils.data.Dataset):
-    """Rows of the indexes, counted through all of them, to ``SpeechBatch``."""
+class PlannedRows(list[int]):
+    """Rows of a batch, with the place of the batch in the plans of all epochs: ``position``, epoch and number."""
 
-    def __init__(self, indexes: Sequence[SpeechIndex], sample_rate: int):
+    def __init__(self, rows: Iterable[int], position: tuple[int, int]):
+        super().__init__(rows)
+        self.position = position
+
+
+class Mixing(Protocol):
+    """Adds noise to the signals of a batch; see ``mixing.SpeechMixing``."""
+
+    def __call__(self, signals: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]: ...
+
+
+class SpeechDataset(torch.utils.data.Dataset):
+    """Rows of the indexes, counted through all of them, to ``SpeechBatch``.
+
+    Args:
+        indexes: the datasets.
+        sample_rate: of the signals, in Hz.
+        mixing: makes the noisy signals of ``PlannedRows``; None: there are none.
+        seed: of the mixing, with the position of a batch: a resumed run, and any number of workers, mixes the same.
+    """
+
+    def __init__(self, indexes: Sequence[SpeechIndex], sample_rate: int, mixing: Mixing | None = None, seed: int = 0):
         self.indexes = indexes
         self.ends = np.cumsum([len(index) for index in indexes])
         self.sample_rate = sample_rate
+        self.mixing, self.seed = mixing, seed
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def place(self, row: int) -> Place:
+        """Returns where the utterance of a row lies."""
+        dataset = int(np.searchsorted(self.ends, row, side="right"))
+        return self.indexes[dataset].place(row - (self.ends[dataset] - len(self.indexes[dataset])))
+
+    def read(self, row: int) -> np.ndarray:
+        """Reads the signal of a row; shape and errors as ``read_audio``."""
+        return read_utterance(self.place(row), self.sample_rate)
 
     def __getitem__(self, rows: list[int]) -> SpeechBatch:
         # A worker's tensors stay in shared memory until PyTorch looks, which it does at every 128th: gigabytes of audio.
         shared_cache.free_dead_references()
         signals, names, skipped = [], [], 0
         for row in rows:
-            dataset = int(np.searchsorted(self.ends, row, side="right"))
-            place = self.indexes[dataset].place(row - (self.ends[dataset] - len(self.indexes[dataset])))
+            place = self.place(row)
             try:
                 signals.append(read_utterance(place, self.sample_rate))
                 names.append(place.name)
@@ -47,11 +81,18 @@ class SpeechDataset(torch.utils.data.Dataset):
                 logging.warning(printable(f"Skipped {place.name} of {place.file}: {problem}"))
         if not signals:  # a rank without an utterance takes the step all the same, see SpeechBatch.is_silent_stand_in
             signals = [np.zeros(self.sample_rate, np.float32)]
-        lengths = torch.tensor([len(signal) for signal in signals])
-        padded = torch.zeros(len(signals), int(lengths.max()))
-        for target, signal in zip(padded, signals, strict=True):
-            target[: len(signal)] = torch.from_numpy(signal)
-        return SpeechBatch(padded, lengths, names, skipped, lengths.tolist())
+        lengths, noisy = torch.tensor([len(signal) for signal in signals]), None
+        if self.mixing is not None and names:
+            noisy = _padded(self.mixing(signals, np.random.default_rng((self.seed, *rows.position))))
+        return SpeechBatch(_padded(signals), lengths, names, skipped, lengths.tolist(), noisy)
+
+
+def _padded(signals: list[np.ndarray]) -> torch.Tensor:
+    """Returns signals as (B, samples), with zeros at the end."""
+    padded = torch.zeros(len(signals), max(map(len, signals)))
+    for target, signal in zip(padded, signals, strict=True):
+        target[: len(signal)] = torch.from_numpy(signal)
+    return padded
 
 
 def read_utterance(place: Place, sample_rate: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from nemo.utils import logging
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_birq.config_checks.data_files import INPUT_CFG, MANIFESTS, SHARDS, find_unset, without_unset
+from nemo_birq.config_checks.mixing import KEY, NOISE, NOISE_SHARDS, read_mixing
 from nemo_birq.config_checks.nemo_keys import REFUSED, explain_keys
 from nemo_birq.data.dataloader import BatchOrder, SpeechLoader
 from nemo_birq.data.dataset import SpeechDataset
@@ -22,6 +23,7 @@ from nemo_birq.data.index import SpeechIndex, open_index
 from nemo_birq.data.length_limits import all_left_out, find_left_out_of_order, warn_of_left_out
 from nemo_birq.data.longest import find_longest
 from nemo_birq.data.manifests import is_remote
+from nemo_birq.data.mixing import SpeechMixing
 from nemo_birq.data.skipped_share import MAX_SKIPPED_SHARE, check_skipped_share
 from nemo_birq.data.sources import Source, read_sources
 from nemo_birq.data.webdataset import build_webdataset_loader
@@ -30,6 +32,7 @@ SETTINGS = {field.name for field in fields(BatchSettings)}
 OTHER_KEYS = {
     "use_lhotse", "is_tarred", "manifest_filepath", "tarred_audio_filepaths", "input_cfg", "sample_rate", "num_workers",
     "pin_memory", "max_skipped_share", "shuffle_n", "tarred_shard_strategy", "name", "ds_item", "val_dl_idx",
+    KEY, NOISE, NOISE_SHARDS,
 }  # fmt: skip
 
 
@@ -67,8 +70,29 @@ def build_dataloader(
         weights = None if sources[0].weight is None else [source.weight for source in sources]
         order = BatchOrder(indexes, weights, settings, rank, world_size, endless=training)
         _say(sources, indexes, settings, order)
-        dataset = SpeechDataset(indexes, sample_rate)
+        dataset = SpeechDataset(indexes, sample_rate, _mixing(config), settings.seed)
         return SpeechLoader(dataset, order, config.get("num_workers", 0), config.get("pin_memory", False))
+
+
+def _mixing(config: DictConfig) -> SpeechMixing | None:
+    """Returns what adds noise to the input of the masked pass; None without ``batch_augmentor``.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``build_dataloader``, for the noise.
+    """
+    settings = read_mixing(OmegaConf.to_container(config, resolve=True), "model.train_ds")
+    if settings is None:
+        return None
+    indexes = []
+    if config.get(NOISE):
+        named = {MANIFESTS: config[NOISE], SHARDS: config.get(NOISE_SHARDS), INPUT_CFG: None}
+        indexes = [
+            _open_checked(source, config.get("max_skipped_share", MAX_SKIPPED_SHARE))
+            for source in read_sources(OmegaConf.create(named))
+        ]
+        for index in indexes:
+            logging.info(f"noise: {len(index)} clips, {index.durations.sum() / 3600:.2f} h")
+    return SpeechMixing(settings, SpeechDataset(indexes, config.sample_rate) if indexes else None)
 
 
 def _check_keys(config: DictConfig) -> None:

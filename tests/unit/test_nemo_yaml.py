@@ -175,7 +175,7 @@ def test_the_documentation_has_every_key_and_every_type_of_input_cfg():
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("augmentor", {"noise": {"prob": 0.5}}), ("noise_manifest", "noise.json"), ("trim_silence", True),
+        ("augmentor", {"noise": {"prob": 0.5}}), ("noise_path", "noise.json"), ("trim_silence", True),
         ("perturb_speed", True), ("channel_selector", 1), ("max_utts", 10), ("cuts_path", "cuts.jsonl.gz"),
         ("is_concat", True), ("truncate_duration", 5.0), ("rir_enabled", True),
     ],

@@ -96,6 +96,14 @@ def test_presets_pass(preset):
     check_run_keys(composed("", "birq_conformer_large", preset))
 
 
+def test_the_preset_of_noise_needs_a_manifest():
+    with pytest.raises(
+        ValueError, match="noise_manifest is not set: add model.train_ds.noise_manifest=VALUE to the command"
+    ):
+        check_run_keys(composed("", "birq_conformer_large", "+noise=nest"))
+    check_run_keys(composed("", "birq_conformer_large", "+noise=nest", "model.train_ds.noise_manifest=noise.json"))
+
+
 @pytest.mark.parametrize("name", ["ctc_char", "ctc_bpe", "rnnt_bpe", "hybrid_rnnt_ctc_bpe"])
 def test_shipped_configurations_of_finetuning_pass(name):
     check_finetuning_keys(composed("finetune", name))
