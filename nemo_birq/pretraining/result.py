@@ -2,42 +2,67 @@
 
 from pathlib import Path
 
+import torch
 from lightning.pytorch import Trainer
 from nemo.utils import logging
+from nemo.utils.exp_manager import StatelessTimer
 
 from nemo_birq.checkpoint.artifacts import write_card_beside
-from nemo_birq.checkpoint.nemo_archive import read_config, verify_nemo
+from nemo_birq.checkpoint.lightning_checkpoint import AVERAGE, read_checkpoint
+from nemo_birq.checkpoint.nemo_archive import read_config, read_weights, verify_nemo
 from nemo_birq.model import BiRQModel
 
 
 def complete_result(model: BiRQModel, trainer: Trainer) -> None:
-    """Writes the ``.nemo`` and its card where a finished training has left none, or a damaged or older one.
+    """Writes the ``.nemo`` and its card where NeMo has left none, or another one than the training has ended with.
 
-    That is so when the process was killed after its last checkpoint: the resumed run has no step left, and Lightning calls
-    no callback at its end.
+    * A process that was killed after its last checkpoint is resumed and has no step left. Lightning then calls no callback.
+    * With ``exp_manager.ema`` NeMo writes the weights that the moving average was taken of; here it is the average.
+    * A time limit (``exp_manager.max_time_per_run``) ends the process, not the training: there is no result yet.
 
     Raises:
         OSError: they cannot be written.
+        ValueError: the checkpoint of the moving average is damaged.
     """
     callback = trainer.checkpoint_callback
     if not getattr(callback, "save_nemo_on_train_end", False):
         return
-    path = Path(callback._format_nemo_checkpoint_name())
-    if model.saved == path:
+    last = Path(callback.last_model_path)
+    if _out_of_time(trainer):
+        logging.info(
+            f"exp_manager.max_time_per_run has ended this run after step {trainer.global_step}; {last} is saved. The same "
+            "command goes on from there."
+        )
         return
-    if not _is_result(path, trainer.global_step) or not (path.parent / "README.md").is_file():
+    path = Path(callback._format_nemo_checkpoint_name())
+    average = last.with_name(f"{last.stem}{AVERAGE}")
+    if average.is_file():
+        model.load_state_dict(read_checkpoint(average)["state_dict"])
+        logging.info(f"{path.name} has the moving averages of the weights (exp_manager.ema)")
+    elif model.saved == path:
+        return
+    if not _is_result(path, model, trainer.global_step) or not (path.parent / "README.md").is_file():
+        is_described = model.saved == path
         model.save_to(str(path))  # the record of the training that the card is written from is made here
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not is_described:
             write_card_beside(model, path)
-    logging.info(f"Nothing was left to train after {trainer.global_step} steps: {path}")
+    logging.info(f"The training has ended after {trainer.global_step} steps: {path}")
 
 
-def _is_result(path: Path, steps: int) -> bool:
+def _out_of_time(trainer: Trainer) -> bool:
+    timers = [callback for callback in trainer.callbacks if isinstance(callback, StatelessTimer)]
+    return trainer.should_stop and any((timer.time_remaining() or 0) <= 0 for timer in timers)
+
+
+def _is_result(path: Path, model: BiRQModel, steps: int) -> bool:
+    """Tests if a ``.nemo`` is there, whole, of that many steps, with the weights of the model."""
     if not path.is_file():
         return False
     try:
         verify_nemo(path)
-        return read_config(path).get("pretraining", {}).get("steps") == steps
+        saved = read_weights(path) if read_config(path).get("pretraining", {}).get("steps") == steps else {}
     except ValueError as error:
         logging.warning(f"{error}. It is written again.")
         return False
+    own = model.state_dict()
+    return saved.keys() == own.keys() and all(torch.equal(value.cpu(), saved[name]) for name, value in own.items())

@@ -1,9 +1,10 @@
-"""Names the checkpoint where its content, though undamaged, does not fit the run that goes on from it."""
+"""A run that goes on from a checkpoint: names it where its content does not fit, and stays ended where it has ended."""
 
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
 
 
@@ -14,6 +15,12 @@ class Restoring(Callback):
         ValueError: from the hooks, where the state of an optimizer does not fit its parameters, or in place of an error that
             PyTorch or Lightning raises while it restores.
     """
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lets a run that early stopping has ended stay so: Lightning would train on to the next validation."""
+        for callback in trainer.callbacks:
+            if isinstance(callback, EarlyStopping) and callback.wait_count >= callback.patience:
+                trainer.should_stop = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.ckpt_path:

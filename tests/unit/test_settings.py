@@ -98,9 +98,7 @@ def test_presets_pass(preset):
 
 
 def test_the_preset_of_noise_needs_a_manifest():
-    with pytest.raises(
-        ValueError, match=r"model\.train_ds\.noise_manifest is not set: add "
-    ):
+    with pytest.raises(ValueError, match=r"model\.train_ds\.noise_manifest is not set: add "):
         check_run_keys(composed("", "birq_conformer_large", "+noise=nest"))
     check_run_keys(composed("", "birq_conformer_large", "+noise=nest", "model.train_ds.noise_manifest=noise.json"))
 
