@@ -51,7 +51,7 @@ COMMANDS = {
     "score": ("nemo_birq.scoring.command:score", "Measure the error rates of a recognizer."),
     "compare-scores": ("nemo_birq.scoring.comparison_command:compare_scores", "Compare two recognizers on one test set."),
     "estimate-ngram": ("nemo_birq.scoring.ngram_command:estimate_ngram", "Estimate an n-gram language model."),
-    "export": ("nemo_birq.export.command:export", "Export an encoder as .nemo, ONNX or TorchScript."),
+    "export": ("nemo_birq.export.command:export", "Export an encoder: .nemo, ONNX, TorchScript, transformers."),
 }
 """Import path and one line of help of each subcommand, in the order in which a user needs them."""
 
