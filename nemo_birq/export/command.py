@@ -78,16 +78,17 @@ def export(
     console.print(table(bare))
     if bare.removed_keys:
         console.print(f"removed from the configuration: {', '.join(bare.removed_keys)}", soft_wrap=True)
-    for path in (source, *((out / name for name in FOLDER_FILES) if to_folder else [out])):
-        console.print(f"{megabytes(path.stat().st_size):>12}  {path}", soft_wrap=True)
+    written = [out / name for name in FOLDER_FILES] if to_folder else [out]
+    for path, files in ((source, [source]), (out, written)):
+        console.print(f"{megabytes(sum(file.stat().st_size for file in files)):>12}  {path}", soft_wrap=True)
     if to_folder:
         console.print(
             f"largest difference to NeMo, over several lengths and batches: {differences.features:.1e} of the features, "
-            f"{differences.outputs:.1e} of the encoder's outputs"
+            f"{differences.outputs:.1e} of the encoder's outputs",
+            soft_wrap=True,
         )
-        return
-    if out.suffix == ".nemo":
-        console.print(f"model card    {out.with_name(README)}", soft_wrap=True)
+    if to_folder or out.suffix == ".nemo":
+        console.print(f"model card    {out / README if to_folder else out.with_name(README)}", soft_wrap=True)
         return
     if deviation is None:
         console.print("not compared with PyTorch: pip install 'nemo_birq[export]'", style="yellow")

@@ -89,6 +89,7 @@ def test_transformers_alone_gives_the_outputs_of_nemo_and_fine_tunes(tmp_path):
     whole.mkdir(parents=True)
     printed = run("export_encoder.py", str(source), str(whole), "--license", "cc-by-4.0", "--language", "en")
     assert "largest difference to NeMo" in printed and "decoder_losses.anchor" in printed
+    assert f"{sum(path.stat().st_size for path in whole.iterdir()) / 1e6:.2f} MB  {whole}\n" in printed
     write_folder(strip(source, layer=2).model, tmp_path / "hub" / "two")
     for folder in ("whole", "two"):
         written = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "hub" / folder).iterdir()}
