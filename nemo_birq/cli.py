@@ -52,7 +52,7 @@ COMMANDS = {
     "compare-scores": ("nemo_birq.scoring.comparison_command:compare_scores", "Compare two recognizers on one test set."),
     "estimate-ngram": ("nemo_birq.scoring.ngram_command:estimate_ngram", "Estimate an n-gram language model."),
     "average": ("nemo_birq.export.average_command:average", "Average the weights of several checkpoints."),
-    "export": ("nemo_birq.export.command:export", "Export an encoder as .nemo, ONNX or TorchScript."),
+    "export": ("nemo_birq.export.command:export", "Export an encoder: .nemo, ONNX, TorchScript, transformers."),
 }
 """Import path and one line of help of each subcommand, in the order in which a user needs them."""
 

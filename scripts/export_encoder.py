@@ -1,4 +1,4 @@
-"""Exports a pretrained encoder as .nemo, ONNX or TorchScript.
+"""Exports a pretrained encoder as .nemo, ONNX or TorchScript, or for Hugging Face transformers.
 
     python scripts/export_encoder.py pretrained.nemo hub/encoder.nemo --license cc-by-4.0 --language en
 

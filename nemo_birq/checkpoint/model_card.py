@@ -2,10 +2,10 @@
 
 import json
 import shlex
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Environment, PackageLoader
 from nemo.core import ModelPT
 from omegaconf import OmegaConf
 
@@ -13,7 +13,7 @@ from nemo_birq.monitoring.metrics import METRICS, MIN_ENTROPY, RECORDED, TASKS
 from nemo_birq.utils.markdown import escaped, fence_for
 from nemo_birq.utils.terminal import printable
 
-TEMPLATE = Path(__file__).with_name("card.md.jinja")
+TEMPLATES = Environment(loader=PackageLoader("nemo_birq.checkpoint", "."))
 TAGS = ["NeMo", "pytorch", "speech", "audio", "self-supervised", "BiRQ"]
 # What a recognizer's configuration must repeat for the encoder's tensors to fit and to mean the same.
 ARCHITECTURE = {
@@ -29,7 +29,9 @@ MEASURES = {name.removeprefix("anchor_"): METRICS[name].unit for name in RECORDE
 UNKNOWN = "unknown"  # a licence of the hub's list: nobody has said which
 
 
-def build_card(model: ModelPT, name: str, repo_id: str | None = None) -> ModelCard:
+def build_card(
+    model: ModelPT, name: str, repo_id: str | None = None, library: Literal["nemo", "transformers"] = "nemo"
+) -> ModelCard:
     """The card of a ``BiRQModel``, or of the stock model that ``strip`` makes of it.
 
     What was trained is read from ``model.cfg.pretraining`` (see ``record_training``); licence, language and data sets on
@@ -37,8 +39,9 @@ def build_card(model: ModelPT, name: str, repo_id: str | None = None) -> ModelCa
 
     Args:
         model: with ``preprocessor`` and ``encoder``.
-        name: of the model; its file is called ``<name>.nemo``.
+        name: of the model; its file is called ``<name>.nemo``, its folder for transformers ``<name>``.
         repo_id: ``user/name`` on the hub, where it is known.
+        library: that opens what the card describes.
     """
     cfg = OmegaConf.to_container(model.cfg, resolve=True)
     card, record, encoder = cfg.get("card") or {}, cfg.get("pretraining") or {}, cfg["encoder"]
@@ -53,18 +56,19 @@ def build_card(model: ModelPT, name: str, repo_id: str | None = None) -> ModelCa
     ]
     data = ModelCardData(
         model_name=name,
-        library_name="nemo",
+        library_name=library,
         license=card.get("license") or UNKNOWN,
         language=card.get("language"),
         datasets=card.get("datasets"),
         pipeline_tag="feature-extraction",
-        tags=TAGS,
+        tags=TAGS if library == "nemo" else TAGS[1:],
         eval_results=_results(record) or None,
     )
-    return ModelCard.from_template(
-        data,
-        template_path=str(TEMPLATE),
+    content = TEMPLATES.get_template("card.md.jinja").render(
+        card_data=data.to_yaml(),
+        library=library,
         name=escaped(name),
+        folder=json.dumps(name),
         file=json.dumps(f"{name}.nemo"),
         init_from=_override("+init_from_nemo_model", f"{name}.nemo"),
         repo_id=json.dumps(repo_id) if repo_id else None,
@@ -86,6 +90,7 @@ def build_card(model: ModelPT, name: str, repo_id: str | None = None) -> ModelCa
         frame_ms=round(1000 * cfg["preprocessor"]["window_stride"] * encoder["subsampling_factor"]),
         bare="birq" not in cfg,
     )
+    return ModelCard(content)
 
 
 def _override(key: str, value: Any) -> str:

@@ -1,1 +1,1 @@
-"""What leaves this project: the bare encoder as ``.nemo``, ONNX or TorchScript, and the card that says what it is."""
+"""Export of the encoder: a bare ``.nemo``, ONNX, TorchScript or a folder for transformers, with a card that describes it."""

@@ -1,4 +1,4 @@
-"""``birq export``: a pretrained encoder as a bare .nemo, ONNX or TorchScript."""
+"""``birq export``: a pretrained encoder as a bare .nemo, ONNX, TorchScript, or a folder for Hugging Face transformers."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ def table(bare: "BareEncoder") -> Table:
 
 @command("export")
 @options.argument("source", ".nemo that a pretraining ended with", type=PATH)
-@options.argument("out", "file to write: .nemo, .onnx, .ts or .pt", type=PATH)
+@options.argument("out", "file to write: .nemo, .onnx, .ts or .pt; or a folder", type=PATH)
 @options.layer_option("Export only the layers 1 to N; without it all.")
 @options.option("--license", help="For the model card: a name of the hub, such as cc-by-4.0 or apache-2.0.")
 @options.several_option("--language", "For the model card: of the speech, such as en de.")
@@ -44,35 +44,51 @@ def export(
         birq export pretrained.nemo hub/encoder.nemo --license cc-by-4.0 --language en
         birq export pretrained.nemo encoder.onnx
         birq export pretrained.nemo encoder.ts
+        birq export pretrained.nemo hub/encoder
 
     The suffix of the second file chooses the format. A .nemo opens in stock NeMo and gets a model card: inside, and as
     README.md beside it, as the Hugging Face hub expects it. .onnx and .ts (TorchScript, also .pt) take log-mel features and
-    are compared with PyTorch before they are written. ONNX needs pip install 'nemo_birq[export]'. docs/handoff.md has the
-    rest.
+    are compared with PyTorch before they are written. ONNX needs pip install 'nemo_birq[export]'. A name without a suffix,
+    or an existing folder, gets a FastConformer for Hugging Face transformers, with its feature extractor and a model card.
+    docs/handoff.md has the rest.
     """
     from nemo.utils import logging
 
     from nemo_birq.export.bare_encoder import check_source, strip, write_nemo
-    from nemo_birq.export.output_files import README, check_output
+    from nemo_birq.export.output_files import FOLDER_FILES, README, check_output, is_folder
     from nemo_birq.export.runtime_files import describe, write_runtime_file
+    from nemo_birq.export.transformers_folder import write_folder
+    from nemo_birq.export.transformers_settings import check_settings
 
     logging.setLevel(logging.ERROR)
-    check_source(source)
+    config = check_source(source)
+    to_folder = is_folder(out)
+    if to_folder:
+        check_settings(config, source)
     check_output(source, out, force)
     with console.status("opening the model"):
         bare = strip(source, layer, license=license, language=list(language) or None, datasets=list(datasets) or None)
     with console.status(f"writing {out}"):
-        if out.suffix == ".nemo":
+        if to_folder:
+            differences = write_folder(bare.model, out)
+        elif out.suffix == ".nemo":
             write_nemo(bare.model, out)
         else:
             deviation = write_runtime_file(bare.model, out)
     console.print(table(bare))
     if bare.removed_keys:
         console.print(f"removed from the configuration: {', '.join(bare.removed_keys)}", soft_wrap=True)
-    for path in (source, out):
-        console.print(f"{megabytes(path.stat().st_size):>12}  {path}", soft_wrap=True)
-    if out.suffix == ".nemo":
-        console.print(f"model card    {out.with_name(README)}", soft_wrap=True)
+    written = [out / name for name in FOLDER_FILES] if to_folder else [out]
+    for path, files in ((source, [source]), (out, written)):
+        console.print(f"{megabytes(sum(file.stat().st_size for file in files)):>12}  {path}", soft_wrap=True)
+    if to_folder:
+        console.print(
+            f"largest difference to NeMo, over several lengths and batches: {differences.features:.1e} of the features, "
+            f"{differences.outputs:.1e} of the encoder's outputs",
+            soft_wrap=True,
+        )
+    if to_folder or out.suffix == ".nemo":
+        console.print(f"model card    {out / README if to_folder else out.with_name(README)}", soft_wrap=True)
         return
     if deviation is None:
         console.print("not compared with PyTorch: pip install 'nemo_birq[export]'", style="yellow")

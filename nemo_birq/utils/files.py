@@ -45,6 +45,26 @@ def complete_files(folder: Path) -> Iterator[Path]:
             os.replace(path, folder / path.name)
 
 
+@contextmanager
+def complete_folder(folder: Path) -> Iterator[Path]:
+    """Yields a temporary folder, and gives it the name ``folder`` when the block ends without an error.
+
+    If ``folder`` exists, its files of other names stay; see ``complete_files``.
+    """
+    if folder.is_dir():
+        with complete_files(folder) as new:
+            yield new
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, suffix=PART) as new:
+        whole = Path(new) / folder.name  # its mode is that of any new folder
+        whole.mkdir()
+        yield whole
+        for path in whole.iterdir():
+            flush(path)
+        os.replace(whole, folder)
+
+
 def encoded(text: str) -> bytes:
     """Returns a text in UTF-8, as ``write_text`` writes it."""
     # JSON reads \\udc80, the escape of a byte of a file name that is not UTF-8, as that byte again.
