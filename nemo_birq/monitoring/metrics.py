@@ -164,6 +164,12 @@ _METRICS = (
         "share of frames", TRAIN, typical="falls", row="churn of enhanced labels", curves=(Curve("enhanced_churn"),),
     ),
     Metric(
+        "enhanced_replaced",
+        "Largest share of the codes that one step has replaced since the last logged step; only with "
+        "`labels.codebook=tracked`.",
+        "share of the codebook", TRAIN, typical="at most 0.01", row="replaced codes", curves=(Curve("enhanced_replaced"),),
+    ),
+    Metric(
         "grad_norm", "Norm of the gradient over all parameters, before clipping.", "norm before clipping", TRAIN,
         typical="no jumps", row="gradient norm", curves=(Curve("grad_norm"),),
     ),
