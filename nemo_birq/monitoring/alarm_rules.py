@@ -58,9 +58,9 @@ def noise_labels(logged: LoggedStep) -> Violation | None:
     return Violation(
         value,
         least,
-        f"Gumbel-softmax picks the nearest code in only {value:.1%} of the frames, so the enhanced labels are noise and "
-        f"cannot be learned. Raise model.birq.labels.logit_scale (now {logged.birq.labels.logit_scale:g}; the default is "
-        "40). scripts/check_labels.py suggests a value for your data.",
+        f"the nearest code has only {value:.1%} of the probability of a label, so the enhanced labels are noise, or nearly "
+        "the same for all frames, and cannot be learned. Raise model.birq.labels.logit_scale (now "
+        f"{logged.birq.labels.logit_scale:g}; the default is 40). scripts/check_labels.py suggests a value for your data.",
     )
 
 

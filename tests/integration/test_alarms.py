@@ -232,7 +232,7 @@ def test_alarms_are_said_once_and_summed_up(tmp_path, monkeypatch):
     monkeypatch.setattr("nemo_birq.monitoring.alarms.logging.warning", lambda text: said.append(text))
     run(tmp_path, steps=3, log_every_n_steps=1, birq__labels__logit_scale=1.0)
     assert [text.split(":")[0] for text in said] == ["ALARM noise_labels at step 0", "This run was not healthy, 1 alarm(s)"]
-    assert "picks the nearest code in only" in said[1]
+    assert "the nearest code has only" in said[1]
 
 
 HEALTHY = {
