@@ -63,11 +63,11 @@ class LabelsConfig:
     logit_scale: Annotated[Real, Field(gt=0, le=10000, description="labels are noise far below 40")] = 40.0
     """Factor on the inner products of frames and codes."""
     temperature: Annotated[Real, Field(ge=0.001, le=1000, description="the paper has 0.5")] = 0.5
-    """tau of the Gumbel-softmax."""
+    """tau of the Gumbel-softmax; without effect where ``label_gradient`` is 0."""
     hard: Flag = False
-    """Use one-hot labels with the gradient of the soft ones."""
+    """Use one-hot labels with the gradient of the soft ones; where ``label_gradient`` is 0, the nearest codes."""
     label_gradient: Annotated[Real, Field(ge=0, le=1000, description="1 is the paper")] = 0.0
-    """Factor on the gradient through the labels; 1 is the paper."""
+    """Factor on the gradient through the labels; 1 is the paper. With 0 the labels are softmax(s), without Gumbel noise."""
     label_dropout: Flag = False
     """Keep dropout on in the label pass."""
     codebook: Literal["random", "tracked"] = "random"

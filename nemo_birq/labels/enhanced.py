@@ -1,5 +1,9 @@
 """Enhanced labels: a random projection of the model's own layer k, selected by Gumbel-softmax (BiRQ, arXiv 2509.15430).
 
+The noise of Gumbel-softmax lets a gradient through a choice. Where no gradient passes through the labels, it has no use: the
+loss is linear in the label, so that the mean label gives the same gradient on average, with less variance and at less cost.
+By the Gumbel-max theorem the choice follows softmax(s), which is the label there.
+
 Shapes: B utterances, T' encoder frames, D encoder width, N selected frames, H codebooks, d code dimension, V codes.
 """
 
@@ -22,12 +26,15 @@ class Selection(NamedTuple):
     labels: Tensor
     """(n, V) y^(k), a distribution over the codes for each frame: ``soft``, or its largest entry as one-hot."""
     soft: Tensor
-    """(n, V) the Gumbel-softmax."""
+    """(n, V) the Gumbel-softmax, or softmax(s) without noise."""
     picked: Tensor
     """(n,) int64, the code that was picked: the largest entry of ``soft``."""
     nearest: Tensor
     """(n,) int64, the code that would be picked without Gumbel noise."""
 
+    expected: Tensor
+    """(n, V) the mean label of a frame over the noise: softmax(s), the probability that a code is picked; without noise
+    ``labels``."""
 
 @dataclass(frozen=True)
 class EnhancedTargets:
@@ -41,6 +48,8 @@ class EnhancedTargets:
     temperature: float
     hard: bool
     seed: int
+    noisy: bool
+    """Draw Gumbel noise; otherwise the temperature has no part in the labels."""
     """Of the Gumbel noise."""
 
     def detached(self) -> "EnhancedTargets":
@@ -49,7 +58,9 @@ class EnhancedTargets:
 
     @torch.no_grad()
     def select(self, rows: slice, book: int, generator: torch.Generator) -> Selection:
-        """y^(k)_t = softmax((logit_scale * C u_t + g_t) / tau), g_t Gumbel(0, 1), for some frames and one codebook.
+        """Makes the labels of some frames for one codebook, from the scores s_t = logit_scale * C u_t.
+
+        y^(k)_t = softmax((s_t + g_t) / tau), g_t Gumbel(0, 1), or softmax(s_t) without noise.
 
         Args:
             rows: of the N frames.
@@ -59,10 +70,14 @@ class EnhancedTargets:
         scores = self.units[rows, book] @ self.codebook[book].to(self.units.dtype).T
         nearest = scores.argmax(dim=1)
         logits = gumbel_noise(scores, generator).add_(scores, alpha=self.logit_scale).div_(self.temperature)
+        expected = (scores * self.logit_scale).softmax(dim=1)
+        if not self.noisy:
+            labels = F.one_hot(nearest, scores.shape[1]).to(scores.dtype) if self.hard else expected
+            return Selection(labels, expected, nearest, nearest, labels)
         soft = logits.softmax(dim=1)
         picked = soft.argmax(dim=1)
         labels = F.one_hot(picked, soft.shape[1]).to(soft.dtype) if self.hard else soft
-        return Selection(labels, soft, picked, nearest)
+        return Selection(labels, soft, picked, nearest, expected)
 
 
 def gumbel_noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -81,8 +96,8 @@ class EnhancedLabeler(nn.Module):
         normalization: of the layer's output, before the projection.
         logit_scale: factor on the inner products of unit vectors. Far below 40 the Gumbel noise decides, not the frame.
         temperature: tau of the Gumbel-softmax.
-        hard: one-hot labels with the gradient of the soft ones (straight-through).
-        label_gradient: factor on the gradient that reaches the layer's output; 1 is the paper, 0 is none.
+        hard: one-hot labels with the gradient of the soft ones (straight-through); without a gradient the nearest codes.
+        label_gradient: factor on the gradient that reaches the layer's output; 1 is the paper, 0 is none, and no noise.
         tracking: moves the codes to the frames as training goes on; None: they stay as they are, as in the paper.
     """
 
@@ -122,13 +137,23 @@ class EnhancedLabeler(nn.Module):
             generator: of the Gumbel noise's seed, on the host.
             update_statistics: see ``LayerNormalization.forward``; holds for the tracked codebook too.
         """
-        if self.label_gradient != 1:
+        if self.label_gradient == 0:
+            hidden = hidden.detach()
+        elif self.label_gradient != 1:
             hidden = torch.lerp(hidden.detach(), hidden, self.label_gradient)
         units = self.quantizer.unit_vectors(self.normalization(hidden, valid, frames, update_statistics))
         codebook = self.quantizer.codebook
         if self.tracking is not None and self.training and update_statistics:
             self.tracking.update(codebook, units.detach(), self.quantizer.nearest_of_units(units), generator)
-        return EnhancedTargets(units, codebook, self.logit_scale, self.temperature, self.hard, draw_seed(generator))
+        return EnhancedTargets(
+            units,
+            codebook,
+            self.logit_scale,
+            self.temperature,
+            self.hard,
+            noisy=self.label_gradient > 0,
+            seed=draw_seed(generator),
+        )
 
     @torch.no_grad()
     def nearest(self, hidden: Tensor, valid: Tensor, frames: Tensor) -> Tensor:

@@ -90,6 +90,8 @@ def restore(tensors: dict[str, Tensor], anchor: AnchorLabeler, enhanced: Enhance
                 "with other values of model.birq.quantizer or model.birq.labels"
             )
         own.copy_(tensors[name])
+    if enhanced.tracking is not None and "tracked_batches" not in tensors:
+        enhanced.tracking.go_on_from_full_averages()
 
 
 def _tensors(anchor: AnchorLabeler, enhanced: EnhancedLabeler) -> list[tuple[str, Tensor]]:

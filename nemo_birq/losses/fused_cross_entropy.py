@@ -43,6 +43,15 @@ class CrossEntropies(NamedTuple):
     """(N, H) int64, see ``labels.enhanced.Selection``."""
     nearest: Tensor | None
     """(N, H) int64, likewise."""
+    label_mass: Tensor | None
+    """(H, V) float32, how often each code is picked, or its sum in labels that are not picked; None without enhanced labels,
+    as the next three, which are sums over frames and means over codebooks, too."""
+    floor: Tensor | None
+    """Scalar, nats: the least loss of a predictor that knows the frame, the entropy of ``Selection.expected``."""
+    reachable: Tensor | None
+    """Scalar, frames that such a predictor gets right on average."""
+    correct: Tensor | None
+    """Scalar, frames that the model gets right: the label's share of the most probable code, or 1 if it was picked."""
 
 
 def fused_cross_entropies(
@@ -86,8 +95,10 @@ def fused_cross_entropies(
         results = _FusedCrossEntropies.apply(
             hidden, units, *parameters[0], *((None, None) if shared else parameters[1]), settings
         )
-    *losses, codes = results
-    return CrossEntropies(*losses, *(codes if targets is not None else (codes[0], None, None, None)))
+    weighted, anchor, enhanced, codes, mass, of_labels = results
+    if targets is None:
+        return CrossEntropies(weighted, anchor, enhanced, codes[0], *[None] * 7)
+    return CrossEntropies(weighted, anchor, enhanced, *codes, mass, *of_labels)
 
 
 @dataclass(frozen=True)
@@ -188,6 +199,9 @@ class _Sums:
         num_kinds = 1 if settings.targets is None else 4
         self.codes = torch.empty(num_kinds, *settings.anchor_labels.shape, dtype=torch.int64, device=device)
         self.generator = None if settings.targets is None else seeded(device, settings.targets.seed)
+        codebook_shape = (0, 0) if settings.targets is None else settings.targets.codebook.shape[:2]
+        self.mass = torch.zeros(codebook_shape, dtype=torch.float32, device=device)
+        self.of_labels = torch.zeros(3, dtype=exact, device=device)
 
     def add(self, rows: slice, book: int) -> None:
         """Adds a chunk."""
@@ -212,9 +226,22 @@ class _Sums:
         found = log_probs.argmax(dim=1), selection.picked, selection.nearest
         for kind, codes in enumerate(found, start=1):
             self.codes[kind, rows, book] = codes
+        self._add_statistics(selection, found[0], targets.noisy, book)
         if self.wants_units and weight > 0:
             self.of_units[rows, book] = weight * _of_units(selection, log_probs, targets, book)
         return selection.labels
+
+    def _add_statistics(self, selection: Selection, predicted: Tensor, noisy: bool, book: int) -> None:
+        """Adds to ``label_mass``, ``floor``, ``reachable`` and ``correct`` of ``CrossEntropies``."""
+        expected, picked = selection.expected, selection.picked
+        if noisy:
+            self.mass[book].scatter_add_(0, picked, torch.ones_like(picked, dtype=self.mass.dtype))
+            correct = picked == predicted
+        else:
+            self.mass[book] += selection.labels.sum(dim=0)
+            correct = selection.labels.gather(1, predicted.unsqueeze(1))
+        sums = torch.special.entr(expected).sum(), expected.amax(dim=1).sum(), correct.sum()
+        self.of_labels += torch.stack([value.to(self.of_labels) for value in sums])
 
     def _differentiate(
         self, head: _Head, probs: Tensor, labels: _Weighted | None, soft: _Weighted | None, rows: slice, book: int
@@ -252,8 +279,10 @@ class _FusedCrossEntropies(torch.autograd.Function):
             for t in (hidden, units, anchor_weight, anchor_bias, enhanced_weight, enhanced_bias)
         ]
         anchor, enhanced = sums.anchor * scale, sums.enhanced * scale
-        ctx.mark_non_differentiable(anchor, enhanced, sums.codes)
-        return settings.anchor_weight * anchor + settings.enhanced_weight * enhanced, anchor, enhanced, sums.codes
+        weighted = settings.anchor_weight * anchor + settings.enhanced_weight * enhanced
+        statistics = anchor, enhanced, sums.codes, sums.mass, sums.of_labels * scale
+        ctx.mark_non_differentiable(*statistics)
+        return weighted, *statistics
 
     @staticmethod
     def backward(ctx, of_weighted, *_):

@@ -4,6 +4,7 @@ A violation says what the number means and what to change; docs/reading_the_curv
 of single metrics are the healthy ranges of metrics.py. This module has those of differences.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,6 +19,8 @@ from nemo_birq.monitoring.metrics import METRICS
 MIN_GAIN = 0.05
 # Share of ln V by which the entropy of the enhanced labels may fall from its peak; labels of healthy runs change by less.
 MAX_FALL = 0.2
+# Nats above the unigram entropy to which the loss of a learned task may rise. Before it is learned the loss may be higher.
+MAX_EXCESS = 0.3
 MAX_SKIPPED = 10
 """Fewer skipped utterances than this raise no alarm, unless they are all."""
 
@@ -40,6 +43,8 @@ class LoggedStep(NamedTuple):
     birq: BiRQConfig
     at_peak_entropy: dict[str, float] | None
     """Metrics of the step at which the enhanced labels had their highest entropy; None while their weight has been 0."""
+    enhanced_learned: bool = False
+    """At an earlier logged step the enhanced task was learned."""
 
 
 Rule = Callable[[LoggedStep], Violation | None]
@@ -53,9 +58,9 @@ def noise_labels(logged: LoggedStep) -> Violation | None:
     return Violation(
         value,
         least,
-        f"Gumbel-softmax picks the nearest code in only {value:.1%} of the frames, so the enhanced labels are noise and "
-        f"cannot be learned. Raise model.birq.labels.logit_scale (now {logged.birq.labels.logit_scale:g}; the default is "
-        "40). scripts/check_labels.py suggests a value for your data.",
+        f"the nearest code has only {value:.1%} of the probability of a label, so the enhanced labels are noise, or nearly "
+        "the same for all frames, and cannot be learned. Raise model.birq.labels.logit_scale (now "
+        f"{logged.birq.labels.logit_scale:g}; the default is 40). scripts/check_labels.py suggests a value for your data.",
     )
 
 
@@ -113,6 +118,7 @@ def shrinking_labels(logged: LoggedStep) -> Violation | None:
     now, peak = logged.metrics, logged.at_peak_entropy
     if peak is None or "enhanced_loss" not in now:
         return None
+    labels = logged.birq.labels
     fall = peak["enhanced_normalized_entropy"] - now["enhanced_normalized_entropy"]
     loss = peak["enhanced_loss"] - now["enhanced_loss"]
     nats = peak["enhanced_unigram_entropy"] - now["enhanced_unigram_entropy"]
@@ -123,8 +129,47 @@ def shrinking_labels(logged: LoggedStep) -> Violation | None:
         MAX_FALL,
         f"the enhanced loss has fallen by {loss:.2f} nats, and the entropy of its labels by {nats:.2f}. It falls because "
         f"the labels become fewer (perplexity {peak['enhanced_perplexity']:.0f} to {now['enhanced_perplexity']:.0f}), not "
-        "because they are learned. If this continues, the labels collapse. Lower model.birq.labels.label_gradient (0 is the "
-        "default) or model.birq.loss.enhanced_weight, or raise model.birq.loss.start_step.",
+        "because they are learned. If this continues, the labels collapse. "
+        + (
+            f"Lower model.birq.labels.label_gradient (now {labels.label_gradient:g}; 0 is the default), which pulls the "
+            "labels to what the model already predicts."
+            if labels.label_gradient > 0
+            else "No gradient pulls the labels together (model.birq.labels.label_gradient is 0), so layer k itself loses "
+            "detail: lower model.birq.loss.enhanced_weight, raise model.birq.loss.start_step, or take a lower layer "
+            f"(model.birq.labels.layer, now {labels.layer:g})."
+        ),
+    )
+
+
+def is_learned(metrics: dict[str, float]) -> bool:
+    """Tells whether the model predicts the enhanced labels better than their frequencies alone would."""
+    return metrics["enhanced_weight"] > 0 and _excess(metrics) < -MIN_GAIN
+
+
+def _excess(metrics: dict[str, float]) -> float:
+    """Returns the nats by which the enhanced loss is above the unigram entropy of its labels; NaN where it has none."""
+    return metrics.get("enhanced_loss", math.nan) - metrics.get("enhanced_unigram_entropy", math.nan)
+
+
+def replaced_labels(logged: LoggedStep) -> Violation | None:
+    now, birq = logged.metrics, logged.birq
+    collapsed = now.get("enhanced_normalized_entropy", 0.0) < METRICS["enhanced_normalized_entropy"].healthy_min
+    if not logged.enhanced_learned or collapsed or not _excess(now) > MAX_EXCESS:
+        return None
+    if birq.labels.codebook == "tracked":
+        cause = f" Up to {now.get('enhanced_replaced', math.nan):.1%} of the codes were replaced in a step."
+        remedy = (
+            f"Raise model.birq.labels.codebook_momentum (now {birq.labels.codebook_momentum:g}), use fewer codes "
+            f"(model.birq.quantizer.num_codes, now {birq.quantizer.num_codes}) or larger batches"
+        )
+    else:
+        cause, remedy = "", "Lower model.optim.lr, or take a lower layer (model.birq.labels.layer)"
+    return Violation(
+        _excess(now),
+        MAX_EXCESS,
+        f"the enhanced loss {now['enhanced_loss']:.2f} is above the unigram entropy of its labels, "
+        f"{now['enhanced_unigram_entropy']:.2f}, after it had been below: labels that the model had learned were replaced "
+        f"faster than it can follow.{cause} {remedy}.",
     )
 
 
@@ -184,6 +229,7 @@ RULES: tuple[Rule, ...] = (
     degenerate_features,
     anchor_not_learned,
     shrinking_labels,
+    replaced_labels,
     masked_share,
     silence,
 )

@@ -19,7 +19,7 @@ from lightning.pytorch import Trainer
 from nemo.utils import logging
 
 from nemo_birq.config import BiRQConfig
-from nemo_birq.monitoring.alarm_rules import RULES, LoggedStep, Violation
+from nemo_birq.monitoring.alarm_rules import RULES, LoggedStep, Violation, is_learned
 from nemo_birq.monitoring.finite_check import NonFiniteError
 from nemo_birq.utils.files import write_json
 
@@ -70,6 +70,8 @@ class Alarms:
         self.path: Path | None = None
         self.at_peak_entropy: dict[str, float] | None = None
         """Metrics of the step at which the enhanced labels had their highest entropy, since their weight is above 0."""
+        self.enhanced_learned = False
+        """At a logged step the model has predicted the enhanced labels better than their frequencies do."""
         self.judged = birq.loss.anchor_weight == 0
         """The run has reached the step from which the anchor task is judged, or has no anchor task."""
 
@@ -92,10 +94,16 @@ class Alarms:
 
     def state_dict(self) -> dict[str, Any]:
         raised = [asdict(alarm) for alarm in self.raised]
-        return {"raised": raised, "widest": self.at_peak_entropy, "judged": self.judged}
+        return {
+            "raised": raised,
+            "widest": self.at_peak_entropy,
+            "judged": self.judged,
+            "enhanced_learned": self.enhanced_learned,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.raised, self.at_peak_entropy, self.judged = [], state_dict["widest"], state_dict["judged"]
+        self.enhanced_learned = state_dict.get("enhanced_learned", False)  # earlier versions did not save it
         if not math.isfinite((self.at_peak_entropy or {}).get("enhanced_normalized_entropy", 0.0)):
             self.at_peak_entropy = None  # no later entropy would be above it
         self._keep([Alarm(**alarm) for alarm in state_dict["raised"]])
@@ -109,11 +117,12 @@ class Alarms:
             metrics: metrics of this step by their names in the registry.
         """
         self.judged |= step + 1 >= self.birq.watch.learned_by_step
-        logged = LoggedStep(step, metrics, self.birq, self.at_peak_entropy)
+        logged = LoggedStep(step, metrics, self.birq, self.at_peak_entropy, self.enhanced_learned)
         for rule in RULES:
             violation = rule(logged)
             if violation is not None:
                 self._add(trainer, Alarm(rule.__name__, step, *violation))
+        self.enhanced_learned |= is_learned(metrics)
         entropy = metrics.get("enhanced_normalized_entropy", math.nan)
         if metrics["enhanced_weight"] > 0 and math.isfinite(entropy):
             peak = self.at_peak_entropy or metrics

@@ -180,6 +180,9 @@ class HealthMonitor(Callback):
         metrics = self.training_log.collect() | self.optimizer_values | {"enhanced_weight": weights.enhanced}
         metrics["loss"] = weights.anchor * metrics.get("anchor_loss", 0.0)
         metrics["loss"] += weights.enhanced * metrics.get("enhanced_loss", 0.0)
+        tracking = pl_module.enhanced_labeler.tracking
+        if tracking is not None and weights.enhanced > 0:
+            metrics["enhanced_replaced"] = tracking.take_replaced()
         churn = self._churn_of_probe(pl_module, "train")
         metrics |= {} if churn is None else {"enhanced_churn": churn}
         self.logged["training"] |= metrics

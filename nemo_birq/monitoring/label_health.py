@@ -33,7 +33,9 @@ class LabelHealth(Metric):
             self.add_state(f"{task}_loss", torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
             self.add_state(f"{task}_frames", torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
             self.add_state(f"{task}_correct", torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
-        for name in ("as_nearest", "as_anchor", "frames"):
+        # The counts of labels that are no choice are sums of probabilities, which nearly all codes have.
+        self.add_state("picked_counts", torch.zeros(num_books, num_codes, dtype=torch.float32), dist_reduce_fx="sum")
+        for name in ("reachable", "floor", "as_anchor", "frames"):
             self.add_state(name, torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
 
     @property
@@ -51,19 +53,17 @@ class LabelHealth(Metric):
             found: losses, predictions and enhanced labels of the N masked frames.
         """
         self.frames += num_frames
-        self._add("anchor", anchor_labels, found.anchor_predicted, found.anchor)
-        if found.picked is not None:
-            self._add("enhanced", found.picked, found.enhanced_predicted, found.enhanced)
-            self.as_nearest += (found.picked == found.nearest).float().mean(dim=1).sum()
+        correct = (anchor_labels == found.anchor_predicted).float().mean(dim=1).sum()
+        self._add("anchor", histogram(anchor_labels, self.num_codes), found.anchor, len(anchor_labels), correct)
+        if found.label_mass is not None:
+            self._add("enhanced", found.label_mass, found.enhanced, len(anchor_labels), found.correct)
+            self.picked_counts += histogram(found.picked, self.num_codes)
+            self.reachable += found.reachable
+            self.floor += found.floor
             self.as_anchor += (found.picked == anchor_labels).float().mean(dim=1).sum()
 
-    def _add(self, task: str, labels: Tensor, predicted: Tensor, loss: Tensor) -> None:
-        state = {
-            "counts": histogram(labels, self.num_codes),
-            "loss": loss,
-            "frames": len(labels),
-            "correct": (labels == predicted).float().mean(dim=1).sum(),
-        }
+    def _add(self, task: str, counts: Tensor, loss: Tensor, frames: int, correct: Tensor) -> None:
+        state = {"counts": counts, "loss": loss, "frames": frames, "correct": correct}
         for name, value in state.items():
             setattr(self, f"{task}_{name}", getattr(self, f"{task}_{name}") + value)
 
@@ -78,7 +78,8 @@ class LabelHealth(Metric):
             nats = float(entropy(counts).mean())
             top1 = float((counts.amax(dim=1) / counts.sum(dim=1).clamp(min=1)).mean())
             used = self.codes_used[task]
-            used |= counts > 0  # the counts of all ranks, here
+            occurring = (self.picked_counts if task == "enhanced" else counts) > 0
+            used |= occurring  # on any rank, here
             result |= {
                 f"{task}_loss": float(getattr(self, f"{task}_loss")) / frames,
                 f"{task}_accuracy": float(getattr(self, f"{task}_correct")) / frames,
@@ -87,10 +88,11 @@ class LabelHealth(Metric):
                 f"{task}_normalized_entropy": nats / math.log(self.num_codes),
                 f"{task}_unigram_accuracy": top1,
                 f"{task}_top1": top1,
-                f"{task}_coverage": float((counts > 0).float().mean()),
+                f"{task}_coverage": float(occurring.float().mean()),
                 f"{task}_cumulative_coverage": float(used.float().mean()),
             }
             if task == "enhanced":
-                result["selection_agreement"] = float(self.as_nearest) / frames
+                result["enhanced_floor"] = float(self.floor) / frames
+                result["selection_agreement"] = float(self.reachable) / frames
                 result["anchor_agreement"] = float(self.as_anchor) / frames
         return result

@@ -86,13 +86,16 @@ def _metrics_of_labels(task: str) -> tuple[Metric, ...]:
         ),
         Metric(
             f"{task}_unigram_entropy",
-            "Loss of a predictor that only knows how frequent each code is: the entropy of the labels, which for the soft "
-            "enhanced labels are the picked codes.",
+            "Loss of a predictor that only knows how frequent each code is: the entropy of the labels, which for enhanced "
+            "labels are the picked codes, or the mean label where none is picked (`labels.label_gradient` is 0).",
             "nats", row=f"{task} unigram entropy (nats)", recorded=True,
             curves=(Curve(loss, "unigram entropy", ":"), Curve(loss_val, "unigram entropy", ":", "val")),
         ),
         Metric(
-            accuracy, "Share of the masked frames whose label the model predicts.", "share of masked frames",
+            accuracy,
+            "Share of the masked frames whose label the model predicts; a label that is not picked counts by the "
+            "probability that it gives the predicted code.",
+            "share of masked frames",
             typical="above the unigram accuracy", row=f"{task} accuracy", recorded=True,
             curves=(Curve(accuracy), Curve(accuracy, "validation", "o", "val")),
         ),
@@ -131,12 +134,24 @@ def _metrics_of_labels(task: str) -> tuple[Metric, ...]:
 _METRICS = (
     *(metric for task in TASKS for metric in _metrics_of_labels(task)),
     Metric(
-        "selection_agreement", "Share of the masked frames for which Gumbel-softmax picks the nearest code.",
-        "share of frames", typical="0.5 to 0.9",
+        "enhanced_floor",
+        "Least value that the enhanced loss can reach: the entropy of softmax(s), which a predictor that knows the frame "
+        "cannot avoid; 0 for hard labels that are not picked at random.",
+        "nats", typical="well below the loss", row="enhanced floor (nats)", recorded=True,
+        curves=(
+            Curve("enhanced_loss_training", "floor", "--"), Curve("enhanced_loss_validation", "floor", "--", "val"),
+        ),
+    ),
+    Metric(
+        "selection_agreement",
+        "Mean probability that Gumbel-softmax picks the nearest code, which is the highest accuracy that the enhanced task "
+        "can reach.",
+        "share of masked frames", typical="0.5 to 0.9",
         # Over random unit vectors and 8192 codes the agreement is 0.02 with logit_scale 10, where labels are noise, and 0.2
         # with 20, where the labels of real speech stayed diverse and were learned (docs/labels.md).
         healthy_min=0.1,
-        row="selection agreement", curves=(Curve("selection_agreement"),), recorded=True,
+        row="selection agreement", curves=(Curve("selection_agreement"), Curve("enhanced_accuracy", "reachable", "--")),
+        recorded=True,
     ),
     Metric(
         "anchor_agreement",
@@ -162,6 +177,12 @@ _METRICS = (
     Metric(
         "enhanced_churn", "Share of the probe's frames whose enhanced label has changed since the last logged step.",
         "share of frames", TRAIN, typical="falls", row="churn of enhanced labels", curves=(Curve("enhanced_churn"),),
+    ),
+    Metric(
+        "enhanced_replaced",
+        "Largest share of the codes that one step has replaced since the last logged step; only with "
+        "`labels.codebook=tracked`.",
+        "share of the codebook", TRAIN, typical="at most 0.01", row="replaced codes", curves=(Curve("enhanced_replaced"),),
     ),
     Metric(
         "grad_norm", "Norm of the gradient over all parameters, before clipping.", "norm before clipping", TRAIN,

@@ -109,8 +109,8 @@ class TrainingLog(nn.Module):
     def load_state_of_rank(self, state: dict[str, Any]) -> None:
         """Goes on from a ``state_of_rank``."""
         for name, metric in self._sums():
-            for key, value in metric.metric_state.items():
-                setattr(metric, key, state["sums"][f"{name}.{key}"].to(value))
+            for key, value in metric.metric_state.items():  # files of earlier versions lack some of the sums
+                setattr(metric, key, state["sums"].get(f"{name}.{key}", value).to(value))
         self._seconds_before = state["seconds"]
 
     def _sums(self) -> list[tuple[str, Metric]]:

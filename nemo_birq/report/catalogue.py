@@ -89,6 +89,7 @@ SECTIONS = (
             _picture("selection_agreement", "Selection agreement: nearest code picked"),
             _picture("anchor_agreement", "Anchor and enhanced label are the same code"),
             _picture("enhanced_churn", "Churn: labels changed since the last logged step"),
+            _picture("enhanced_replaced", "Codes replaced in a step, at most"),
             _picture("val_enhanced_previous_agreement", "Enhanced labels as at the validation before"),
         ),
     ),

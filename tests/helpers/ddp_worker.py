@@ -86,6 +86,7 @@ def run(case: str, devices: int, out: Path) -> None:
     if case == "tracked":  # at work already: the frames at which codes begin are drawn by each rank among its own
         labeler = model.enhanced_labeler
         labeler.tracking.shares.fill_(1 / labeler.tracking.shares.shape[1])
+        labeler.tracking.tracked_batches.fill_(1000)
         labeler.tracking.sums.copy_(labeler.quantizer.codebook * labeler.tracking.shares.unsqueeze(2))
     batch = make_batch((2.0, 1.0, 1.5, 0.6))
     unmasked = case == "rank_without_masks"

@@ -1,6 +1,6 @@
 """The golden curves: losses of seeded 200-step runs of a small model, in float64, so that only a change of the method shows.
 
-    python tests/helpers/golden_run.py    # writes tests/golden/curves.json; only after a change that is meant to change them
+    python -m tests.helpers.golden_run    # writes tests/golden/curves.json; only after a change that is meant to change them
 
 The file that is kept was made before the losses were fused, by the plain formulas under the same random numbers: the test
 also says that fused training is plain training. In float64 rounding differs by 1e-16 from machine to machine; the learning
@@ -10,10 +10,7 @@ The features are made here, because NeMo's preprocessor computes in float32.
 
 import argparse
 import json
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 from rich.progress import track

@@ -32,6 +32,9 @@ def gumbel(targets: EnhancedTargets, chunk_frames: int) -> Tensor:
 def soft_labels(targets: EnhancedTargets, chunk_frames: int = 256) -> Tensor:
     """(N, H, V) y^(k) with its graph."""
     scores = torch.einsum("nhd,hvd->nhv", targets.units, targets.codebook.to(targets.units.dtype))
+    if not targets.noisy:
+        nearest = torch.zeros_like(scores).scatter_(-1, scores.argmax(-1, keepdim=True), 1.0)
+        return nearest if targets.hard else (targets.logit_scale * scores).softmax(-1)
     soft = ((targets.logit_scale * scores + gumbel(targets, chunk_frames)) / targets.temperature).softmax(-1)
     if not targets.hard:
         return soft

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from nemo_birq.config import parse
 from nemo_birq.monitoring import alarm_rules
-from nemo_birq.monitoring.alarm_rules import RULES, LoggedStep
+from nemo_birq.monitoring.alarm_rules import RULES, LoggedStep, replaced_labels, shrinking_labels
 from nemo_birq.report.events import scalars
 from tests.helpers.models import Speech, make_batch, make_model, train
 
@@ -232,7 +232,7 @@ def test_alarms_are_said_once_and_summed_up(tmp_path, monkeypatch):
     monkeypatch.setattr("nemo_birq.monitoring.alarms.logging.warning", lambda text: said.append(text))
     run(tmp_path, steps=3, log_every_n_steps=1, birq__labels__logit_scale=1.0)
     assert [text.split(":")[0] for text in said] == ["ALARM noise_labels at step 0", "This run was not healthy, 1 alarm(s)"]
-    assert "picks the nearest code in only" in said[1]
+    assert "the nearest code has only" in said[1]
 
 
 HEALTHY = {
@@ -256,11 +256,38 @@ HEALTHY = {
         ({"enhanced_loss": 2.3, "enhanced_unigram_entropy": 4.1, "enhanced_normalized_entropy": 0.55}, set()),
         ({"enhanced_loss": 2.3, "enhanced_unigram_entropy": 3.2, "enhanced_normalized_entropy": 0.58}, {"shrinking_labels"}),
         ({"enhanced_loss": 3.3, "enhanced_unigram_entropy": 3.2, "enhanced_normalized_entropy": 0.58}, set()),
+        # Real speech with V = 8192 and codes that were replaced all at once: the loss rises above ln V.
+        ({"enhanced_loss": 9.6, "enhanced_unigram_entropy": 7.9, "enhanced_normalized_entropy": 0.87}, {"replaced_labels"}),
+        ({"enhanced_loss": 4.69, "enhanced_unigram_entropy": 4.4}, set()),
+        # Collapsed labels have an alarm of their own.
+        ({"enhanced_loss": 2.0, "enhanced_unigram_entropy": 0.7, "enhanced_normalized_entropy": 0.11},
+         {"collapsed_labels", "shrinking_labels"}),
     ],
-)
+)  # fmt: skip
 def test_rules_at_their_thresholds(change, expected):
-    logged = LoggedStep(6000, HEALTHY | change, parse({}), HEALTHY)
+    logged = LoggedStep(6000, HEALTHY | change, parse({}), HEALTHY, enhanced_learned=True)
     assert {rule.__name__ for rule in RULES if rule(logged) is not None} == expected
+
+
+def test_a_high_loss_before_the_labels_are_learned_is_no_alarm():
+    early = HEALTHY | {"enhanced_loss": 9.6, "enhanced_unigram_entropy": 7.9}
+    assert replaced_labels(LoggedStep(100, early, parse({}), HEALTHY)) is None
+
+
+@pytest.mark.parametrize("gradient", [0.0, 1.0])
+def test_the_advice_for_shrinking_labels_lowers_no_gradient_that_is_zero(gradient):
+    fewer = {"enhanced_loss": 2.3, "enhanced_unigram_entropy": 3.2, "enhanced_normalized_entropy": 0.58}
+    found = shrinking_labels(LoggedStep(6000, HEALTHY | fewer, parse({"labels": {"label_gradient": gradient}}), HEALTHY))
+    assert ("Lower model.birq.labels.label_gradient" in found.message) == (gradient > 0)
+    assert ("lower model.birq.loss.enhanced_weight" in found.message) == (gradient == 0)
+
+
+@pytest.mark.parametrize(("codebook", "advice"), [("tracked", "codebook_momentum"), ("random", "model.optim.lr")])
+def test_the_advice_for_replaced_labels_names_their_cause(codebook, advice):
+    burst = HEALTHY | {"enhanced_loss": 9.6, "enhanced_unigram_entropy": 7.9, "enhanced_replaced": 0.69}
+    birq = parse({"labels": {"codebook": codebook}})
+    message = replaced_labels(LoggedStep(230, burst, birq, HEALTHY, enhanced_learned=True)).message
+    assert advice in message and ("69.0%" in message) == (codebook == "tracked")
 
 
 def test_best_rq_has_no_alarm_about_labels_it_does_not_make():

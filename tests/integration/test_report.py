@@ -290,7 +290,9 @@ def test_whatever_training_logs_has_a_place():
     codes, loss = torch.zeros(4, 1, dtype=torch.long), torch.tensor(1.0)
     paths = ("anchor", "enhanced_prediction", "enhanced_label")
     log = TrainingLog(num_codes=8, num_books=1, sample_rate=16_000)
-    log.health.update(torch.tensor(8), codes, CrossEntropies(loss, loss, loss, codes, codes, codes, codes))
+    log.health.update(
+        torch.tensor(8), codes, CrossEntropies(loss, loss, loss, *[codes] * 4, torch.ones(1, 8), loss, loss, loss)
+    )
     log.count(SpeechBatch(torch.zeros(1, 1600), torch.tensor([1600])))
     log.gradients = GradientProducts(paths, torch.eye(3, dtype=torch.float64))
     measured = {f"val_{name}" for name in log.health.compute()} | {f"train_{name}" for name in log.collect()}

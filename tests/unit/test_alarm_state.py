@@ -18,7 +18,7 @@ def test_the_state_of_an_earlier_version_is_loaded_and_kept():
     alarms = Alarms(parse({}))
     alarms.load_state_dict(state)
     assert alarms.at_peak_entropy == {"enhanced_normalized_entropy": 0.8} and alarms.verdict == "unhealthy"
-    assert alarms.state_dict() == state
+    assert alarms.state_dict() == state | {"enhanced_learned": False}
 
 
 def test_the_monitor_has_the_state_where_earlier_checkpoints_have_it():

@@ -1,5 +1,7 @@
 """The fused objective against the one written out: losses, codes, every gradient; chunks, precisions, memory."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from nemo.collections.asr.modules import MultiSoftmaxDecoder
@@ -14,21 +16,23 @@ W1, W2 = 0.7, 1.3
 FRAMES, WIDTH, CODES, DIM = 23, 6, 11, 4
 
 
-def make_terms(books=1, shared=False, hard=False, bias=True, dtype=torch.float64, frames=FRAMES, codes=CODES) -> dict:
+def make_terms(
+    books=1, shared=False, hard=False, bias=True, dtype=torch.float64, frames=FRAMES, codes=CODES, noisy=True
+) -> dict:
     """Arguments of ``BilevelLoss``, with leaves that want gradients."""
     torch.manual_seed(0)
     heads = [
         MultiSoftmaxDecoder(feat_in=WIDTH, num_classes=codes, num_decoders=books, use_bias=bias).to(dtype) for _ in "ab"
     ]
     hidden = torch.randn(frames, WIDTH, dtype=dtype).requires_grad_()
-    units = torch.nn.functional.normalize(torch.randn(frames, books, DIM, dtype=dtype), dim=-1).requires_grad_()
+    units = torch.nn.functional.normalize(torch.randn(frames, books, DIM, dtype=dtype), dim=-1).requires_grad_(noisy)
     codebook = torch.nn.functional.normalize(torch.randn(books, codes, DIM), dim=-1)
     return {
         "hidden": hidden,
         "anchor_labels": torch.randint(codes, (frames, books)),
         "anchor_head": heads[0],
         "enhanced_head": heads[0] if shared else heads[1],
-        "targets": EnhancedTargets(units, codebook, logit_scale=5.0, temperature=0.5, hard=hard, seed=3),
+        "targets": EnhancedTargets(units, codebook, logit_scale=5.0, temperature=0.5, hard=hard, noisy=noisy, seed=3),
         "enhanced_weight": W1,
         "anchor_weight": W2,
     }
@@ -69,6 +73,53 @@ def test_losses_and_all_gradients_in_float64(books, hard, shared, chunk):
     assert expected["units"].abs().max() > 1e-4
     assert_same(gradients(loss, terms), expected)
     assert_same(gradients(3 * loss, terms), {name: 3 * value for name, value in expected.items()})  # of any function of it
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("hard", [True, False])
+def test_labels_without_noise_in_float64(hard, shared):
+    """softmax(s), or the nearest codes: losses, gradients and what the log says of the labels, against their definitions."""
+    terms = make_terms(2, shared, hard, noisy=False)
+    loss, found = BilevelLoss(5)(**terms)
+    g, f = plain_loss.losses(terms, 5)
+    torch.testing.assert_close(loss, W1 * f + W2 * g)
+    assert_same(gradients(loss, terms), gradients(W1 * f + W2 * g, terms))
+    labels = plain_loss.soft_labels(terms["targets"])
+    assert torch.equal(found.picked, found.nearest) and torch.equal(found.picked, labels.argmax(-1))
+    torch.testing.assert_close(found.label_mass, labels.sum(0).float())
+    torch.testing.assert_close(found.floor, torch.special.entr(labels).sum() / 2)
+    torch.testing.assert_close(found.reachable, labels.amax(-1).sum() / 2)
+    predicted = plain_loss.log_probs(terms["enhanced_head"], terms["hidden"]).argmax(-1, keepdim=True)
+    torch.testing.assert_close(found.correct, labels.gather(-1, predicted).sum() / 2)
+    assert found.enhanced >= found.floor and found.correct <= found.reachable
+    assert (float(found.floor) == 0) == hard
+
+
+@pytest.mark.parametrize("hard", [True, False])
+def test_what_the_log_says_of_picked_labels(hard):
+    """Against many draws of the noise: picks follow softmax(s), whose entropy and largest probability bound the task."""
+    terms = make_terms(hard=hard)
+    found = [BilevelLoss(50)(**terms | {"targets": replace(terms["targets"], seed=seed)})[1] for seed in range(400)]
+    expected = plain_loss.soft_labels(replace(terms["targets"], noisy=False, hard=False)).detach()
+    torch.testing.assert_close(found[0].floor, torch.special.entr(expected).sum())
+    torch.testing.assert_close(found[0].reachable, expected.amax(-1).sum())
+    agreement = torch.stack([(one.picked == one.nearest).sum() for one in found]).double().mean()
+    assert float(agreement) == pytest.approx(float(found[0].reachable), rel=0.05)
+    mass = torch.stack([one.label_mass for one in found]).mean(0)
+    torch.testing.assert_close(mass, expected.sum(0).float(), atol=0.4, rtol=0)
+    assert float(found[0].correct) == float((found[0].picked == found[0].enhanced_predicted).sum())
+
+
+def test_labels_without_noise_give_the_mean_gradient_of_picked_ones():
+    """The gradient with softmax(s) is the mean of the gradients with picks, since the loss is linear in the label."""
+    terms = make_terms(hard=True)
+    terms["targets"] = terms["targets"].detached()
+    quiet = terms | {"targets": replace(terms["targets"], noisy=False, hard=False)}
+    exact = gradients(BilevelLoss()(**quiet)[0], quiet)["hidden"]
+    draws = [terms | {"targets": replace(terms["targets"], seed=seed)} for seed in range(600)]
+    sampled = torch.stack([gradients(BilevelLoss()(**one)[0], one)["hidden"] for one in draws])
+    error = sampled.std(0) / 600**0.5
+    assert ((sampled.mean(0) - exact).abs() < 5 * error + 1e-9).all() and error.max() > 0
 
 
 @pytest.mark.parametrize(("w1", "w2"), [(0.0, 1.3), (0.7, 0.0)])

@@ -124,7 +124,7 @@ def test_code_use_counts_from_the_start_and_chance_from_the_labels():
     def look(*labels):
         codes = torch.tensor(labels).unsqueeze(1)
         one = torch.tensor(1.0)
-        health.update(torch.tensor(20), codes, CrossEntropies(one, one, one, torch.zeros_like(codes), None, None, None))
+        health.update(torch.tensor(20), codes, CrossEntropies(one, one, one, torch.zeros_like(codes), *[None] * 7))
         result = health.compute()
         health.reset()
         return result

@@ -77,7 +77,7 @@ def test_hard_labels_are_the_picks():
     assert torch.equal(hard.soft, soft.labels)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("share", [0.25, 1.0])
 def test_label_gradient_scales_the_gradient_only(share):
     hidden, valid = make_hidden()
     leaf, full = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
@@ -87,6 +87,21 @@ def test_label_gradient_scales_the_gradient_only(share):
     soft[..., 0].sum().backward()
     reference[..., 0].sum().backward()
     torch.testing.assert_close(leaf.grad, share * full.grad, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("hard", [True, False])
+def test_without_a_gradient_there_is_no_noise(hard, monkeypatch):
+    """The labels are softmax(s) at any temperature, or the nearest codes, and no noise is drawn."""
+    monkeypatch.setattr("nemo_birq.labels.enhanced.gumbel_noise", None)
+    hidden, valid = make_hidden()
+    labeler = make_labeler(label_gradient=0.0, hard=hard, temperature=0.1)
+    targets = labeler(hidden.requires_grad_(), valid, positions(valid), generator(1))
+    found, again = (select(targets, seed) for seed in (1, 2))
+    scores = labeler.quantizer.scores(labeler.normalization(hidden, valid, positions(valid)))[:, 0].double()
+    expected = torch.nn.functional.one_hot(scores.argmax(-1), 32).double() if hard else (20 * scores).softmax(-1)
+    torch.testing.assert_close(found.labels.double(), expected, rtol=1e-4, atol=1e-6)
+    assert torch.equal(found.labels, again.labels) and torch.equal(found.picked, found.nearest)
+    assert not targets.units.requires_grad
 
 
 def test_per_feature_normalization_against_float64():

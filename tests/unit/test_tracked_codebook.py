@@ -5,8 +5,11 @@ import torch
 import torch.nn.functional as F
 from sklearn.cluster import KMeans
 
+from nemo_birq.checkpoint import artifacts
+from nemo_birq.labels import tracked_codebook
 from nemo_birq.labels.quantizer import RandomProjectionQuantizer, draw_codebook
 from nemo_birq.labels.tracked_codebook import CodebookTracking
+from tests.helpers.models import make_model, trained_model
 
 pytestmark = pytest.mark.unit
 
@@ -40,23 +43,25 @@ def test_first_batch_places_all_codes_on_different_frames():
     assert similarity.argmax(dim=1).unique().numel() == 6
 
 
-def test_update_is_the_exponential_average_of_the_nearest_frames():
-    """Against float64 sums, code by code, over several batches in which no code is unused."""
+def test_update_is_the_average_of_the_nearest_frames():
+    """Against float64 sums, code by code: a plain average at first, then an exponential one. No code is unused."""
     codes, dim, momentum = 3, 5, 0.8
     own, tracking = quantizer(codes, dim), CodebookTracking(1, codes, dim, momentum)
     start = units(codes, dim, 1)
     own.codebook.copy_(start.transpose(0, 1))
     tracking.shares.fill_(1 / codes)
     tracking.sums.copy_(own.codebook / codes)
+    tracking.tracked_batches.fill_(1)
     sums, book = own.codebook[0].double() / codes, own.codebook[0].double()
-    for seed in range(4):
+    for seed in range(6):
         frames = units(40, dim, 10 + seed)
         nearest = (frames[:, 0].double() @ book.T).argmax(dim=1)
         assert nearest.unique().numel() == codes
         tracking.update(own.codebook, frames, own.nearest_of_units(frames), generator(seed))
+        past = min((seed + 1) / (seed + 2), momentum)  # 1/2, 2/3, 3/4: a plain average; then the momentum
         for code in range(codes):
             mean = frames[nearest == code, 0].double().sum(dim=0) / len(frames)
-            sums[code] = momentum * sums[code] + (1 - momentum) * mean
+            sums[code] = past * sums[code] + (1 - past) * mean
         book = F.normalize(sums, dim=-1)
         assert torch.allclose(own.codebook[0].double(), book, atol=1e-6)
 
@@ -121,3 +126,57 @@ def test_codebooks_are_tracked_each_by_itself(books):
                 alone.codebook, frames[:, k : k + 1], alone.nearest_of_units(frames[:, k : k + 1]), generator(step)
             )
         assert torch.allclose(own.codebook[k], alone.codebook[0], atol=1e-6)
+
+
+def test_unused_codes_are_replaced_a_few_at_a_time():
+    """Most of 1,000 codes have no frame of ten directions: all fall below the threshold, and at most ten go in a step."""
+    own, tracking = quantizer(1000, 16), CodebookTracking(1, 1000, 16, 0.9)
+    changed, least_used = [], []
+    for step in range(40):
+        frames = clusters(300, step)
+        before, shares = own.codebook.clone(), tracking.shares.clone()
+        tracking.update(own.codebook, frames, own.nearest_of_units(frames), generator(step))
+        anew = tracking.shares[0] == 1 / 1000
+        changed.append(int(anew.sum()))
+        if step > 1 and anew.any():
+            least_used.append(float(shares[0, anew].max()) <= float(shares[0].sort().values[:30].max()))
+        assert step == 0 or tracking.take_replaced() == pytest.approx(changed[-1] / 1000)
+        assert torch.equal(before[0, ~anew & (shares[0] == 0)], own.codebook[0, ~anew & (shares[0] == 0)])
+    assert changed[0] == 1000 and max(changed[1:]) == 10 and sum(c == 10 for c in changed) > 20
+    assert all(least_used)
+
+
+def test_a_small_codebook_replaces_one_code_at_a_time():
+    own, tracking = quantizer(4, 16), CodebookTracking(1, 4, 16, 0.5)
+    frames = F.normalize(clusters(500, 0).mean(dim=0, keepdim=True) + 0.01 * units(500, 16, 3), dim=-1)
+    for step in range(12):
+        tracking.update(own.codebook, frames, own.nearest_of_units(frames), generator(step))
+        assert step == 0 or tracking.take_replaced() <= 1 / 4
+
+
+@pytest.mark.parametrize(("ranks", "frames", "codes"), [(8, 16, 128), (8, 16, 100), (3, 10, 29), (4, 5, 40)])
+def test_fresh_codes_of_all_ranks_repeat_no_frame_before_all_were_taken(ranks, frames, codes, monkeypatch):
+    """Sums over ranks that are computed one after the other, each with its own frames and generator."""
+    monkeypatch.setattr(tracked_codebook, "world_size", lambda: ranks)
+    total = torch.zeros(1, codes, 4)
+    for number in range(ranks):
+        monkeypatch.setattr(tracked_codebook, "rank", lambda number=number: number)
+        total += tracked_codebook._fresh_codes(units(frames, 4, number), codes, generator(number))
+    assert torch.allclose(total.norm(dim=2), torch.ones(1, codes))
+    assert len(total[0].unique(dim=0)) == min(codes, ranks * frames)
+
+
+def test_a_file_without_the_number_of_batches_goes_on_with_its_averages():
+    """Earlier versions did not save it: a plain average over the next batches would forget all that is in the file."""
+    model = make_model(birq__labels__codebook="tracked")
+    saved = artifacts.labels_of(trained_model(birq__labels__codebook="tracked"))
+    assert saved["tracked_batches"] == 2
+    old = {name: tensor for name, tensor in saved.items() if name not in ("tracked_batches", "replaced")}
+    artifacts.restore_labels(model, saved)
+    assert model.enhanced_labeler.tracking.tracked_batches == 2
+    artifacts.restore_labels(model, old)
+    labeler = model.enhanced_labeler
+    frames = units(50, 8, 1)
+    labeler.tracking.update(labeler.quantizer.codebook, frames, torch.zeros(50, 1, dtype=torch.int64), generator(0))
+    kept = labeler.tracking.shares[0, 1:] / saved["shares"][0, 1:]
+    assert float(kept[saved["shares"][0, 1:] > 0.2 / 24].min()) == pytest.approx(0.99, abs=1e-4)
