@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
@@ -15,6 +16,7 @@ from pydantic import Field
 
 from nemo_birq.utils.settings import Count, Flag, Real, Seed, Size, Text, Whole, read, refuse
 
+MOST_MATCHED = 16384  # codes of which old and new ones are matched: the time grows with the third power
 LAYER = "a layer number, or a fraction of the depth such as 0.7"
 
 
@@ -34,6 +36,27 @@ class QuantizerConfig:
     """Checksum of projections and codebook; written when they are drawn, compared whenever they are needed again."""
     tensors: Text | None = None
     """File inside a ``.nemo`` that holds them; written by ``save_to``."""
+
+
+@dataclass
+class AnchorConfig:
+    """Fitting of the anchor labels' quantizer to the first frames of a run; see ``labels.fitting``."""
+
+    projection: Literal["random", "pca"] = "random"
+    """``random``, as in BEST-RQ; ``pca``: the principal components of the stacked frames."""
+    codes: Literal["random", "kmeans"] = "random"
+    """``random``, as in BEST-RQ; ``kmeans``: fitted on the unit sphere."""
+    fit_steps: Annotated[Whole, Field(ge=1, le=10000)] = 50
+    """Optimizer steps that frames are gathered from, for ``labels.projection`` too; the labels are random until then."""
+    fit_frames: Annotated[Whole, Field(ge=1, le=10**7)] = 100_000
+    """Frames that are gathered at most, over all ranks; they are in memory until the fit."""
+    refine_steps: list[Annotated[Whole, Field(ge=1, le=10**9)]] = field(default_factory=list)
+    """Optimizer steps from which frames are gathered again to refine the codes of ``kmeans``."""
+
+    @property
+    def fitted(self) -> bool:
+        """True if anything is fitted."""
+        return self.projection != "random" or self.codes != "random"
 
 
 @dataclass
@@ -70,6 +93,8 @@ class LabelsConfig:
     """Factor on the gradient through the labels; 1 is the paper. With 0 the labels are softmax(s), without Gumbel noise."""
     label_dropout: Flag = False
     """Keep dropout on in the label pass."""
+    projection: Literal["random", "pca"] = "random"
+    """``random``, as in the paper; ``pca``: the principal components of layer k, fitted when w1 rises above 0."""
     codebook: Literal["random", "tracked"] = "random"
     """``random``: that of the anchor labels, as in the paper; ``tracked``: its own, see ``labels.tracked_codebook``."""
     code_dim: Annotated[Whole, Field(ge=1, le=65536)] | None = None
@@ -123,6 +148,7 @@ class BiRQConfig:
     """Everything that BiRQ adds to a NeMo self-supervised model."""
 
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+    anchor: AnchorConfig = field(default_factory=AnchorConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     labels: LabelsConfig = field(default_factory=LabelsConfig)
     relabelling: RelabellingConfig = field(default_factory=RelabellingConfig)
@@ -148,6 +174,7 @@ def parse(node: DictConfig | dict | None) -> BiRQConfig:
     quantizer, labels, loss = config.quantizer, config.labels, config.loss
     if labels.code_dim is not None and labels.codebook != "tracked":
         refuse("model.birq.labels.code_dim", labels.code_dim, "null without model.birq.labels.codebook=tracked")
+    _check_anchor(config)
     if not loss.enhanced_weight and not loss.anchor_weight:
         weights = (loss.enhanced_weight, loss.anchor_weight)
         refuse("model.birq.loss.{enhanced,anchor}_weight", weights, "not both 0: nothing would be learned")
@@ -157,7 +184,26 @@ def parse(node: DictConfig | dict | None) -> BiRQConfig:
             refuse("model.birq.loss.enhanced_weight", loss.enhanced_weight, f"0 {needed}")
         if quantizer.num_books != 1:
             refuse("model.birq.quantizer.num_books", quantizer.num_books, f"1 {needed}")
+        for key in ("projection", "codes"):
+            if (value := getattr(config.anchor, key)) != "random":
+                refuse(f"model.birq.anchor.{key}", value, f"random {needed}")
     return config
+
+
+def _check_anchor(config: BiRQConfig) -> None:
+    """Checks the keys of ``model.birq.anchor`` beside each other."""
+    anchor, codes = config.anchor, config.quantizer.num_codes
+    least = max(anchor.fit_steps, codes if anchor.codes == "kmeans" else 1)
+    if (anchor.fitted or config.labels.projection == "pca") and anchor.fit_frames < least:
+        needed = f"at least {least}: a frame for each of fit_steps, and with codes=kmeans for each of quantizer.num_codes"
+        refuse("model.birq.anchor.fit_frames", anchor.fit_frames, needed)
+    steps = [0, *anchor.refine_steps]
+    if any(later - earlier < anchor.fit_steps for earlier, later in pairwise(steps)):
+        needed = f"a list of steps in ascending order, each at least fit_steps={anchor.fit_steps} after the one before and 0"
+        refuse("model.birq.anchor.refine_steps", anchor.refine_steps, needed)
+    if anchor.refine_steps and (anchor.codes != "kmeans" or codes > MOST_MATCHED):
+        needed = f"[] without model.birq.anchor.codes=kmeans and with more than {MOST_MATCHED} codes, which match slowly"
+        refuse("model.birq.anchor.refine_steps", anchor.refine_steps, needed)
 
 
 def resolve_layer(layer: int | float, depth: int) -> int:

@@ -31,7 +31,7 @@ from nemo_birq.data.factory import build_dataloader
 from nemo_birq.data.trainer_hooks import TrainingPosition, ValidateAtEnd, check_trainer, with_schedule_length
 from nemo_birq.data.validation_sets import separate_sets
 from nemo_birq.labels.enhanced import EnhancedTargets
-from nemo_birq.labels.factory import build_labelers
+from nemo_birq.labels.factory import begin_step, build_labelers
 from nemo_birq.labels.teacher import find_teacher
 from nemo_birq.labels.utterance_labels import Labels, pad_labels
 from nemo_birq.losses.bilevel import BilevelLoss, Losses, Weights, WeightSchedule
@@ -248,6 +248,8 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
         generator = torch.Generator().manual_seed(self._seed("train", step, self._micro_batch))
         torch.manual_seed(self._seed("dropout", step, self._micro_batch))  # resumed, that of an uninterrupted run
         observed = self.schedule.full.enhanced > 0 and self.monitor.is_log_step(self.trainer)
+        if self._micro_batch == 0:
+            begin_step(step, self.anchor_labeler, self.enhanced_labeler)
         losses = self.losses(batch, self.schedule.at(step), generator, observe_labels=observed, over_ranks=True)
         self.monitor.observe(self, batch, losses, first=self._micro_batch == 0)
         return {"loss": losses.loss}

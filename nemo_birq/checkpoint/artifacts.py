@@ -113,15 +113,15 @@ def load_or_draw_tensors(model: ModelPT, cfg: DictConfig, birq: BiRQConfig) -> d
         except FileNotFoundError:
             logging.warning(
                 "This .nemo was saved again by a class that does not know BiRQ's label tensors. Projections and codebook "
-                "are drawn again from their seed. The running statistics of layer k are lost, and so is a tracked codebook, "
-                "so that the enhanced labels change."
+                "are drawn again from their seed. The running statistics of layer k are lost, and so are fitted anchors and "
+                "a tracked codebook, so that the labels change."
             )
         model.artifacts.pop(TENSORS, None)
         set_key(model, TENSORS, None)
     if tensors is None:
         encoder = cfg.encoder
         width = encoder.subsampling_factor * encoder.feat_in
-        tensors = label_tensors.draw(birq.quantizer, birq.labels, width, encoder.d_model)
+        tensors = label_tensors.draw(birq.quantizer, birq.anchor, birq.labels, width, encoder.d_model)
     label_tensors.verify(tensors, birq.quantizer.checksum, source)
     return tensors
 

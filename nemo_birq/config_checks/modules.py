@@ -232,3 +232,10 @@ def check_head(cfg: DictConfig | dict[str, Any], birq: BiRQConfig) -> None:
     for key, needed in sizes.items():
         if head.get(key, 1) != needed:
             raise ValueError(f"model.decoder.{key}={head.get(key)} does not fit: quantizer and encoder need {needed}")
+    widths = {"anchor": encoder["subsampling_factor"] * encoder["feat_in"], "labels": encoder["d_model"]}
+    dims = {"anchor": quantizer.code_dim, "labels": birq.labels.code_dim or quantizer.code_dim}
+    for part, width in widths.items():
+        if getattr(birq, part).projection == "pca" and dims[part] > width:
+            key = "labels.code_dim" if part == "labels" and birq.labels.code_dim else "quantizer.code_dim"
+            needed = f"at most {width} with model.birq.{part}.projection=pca: the frames have no more components"
+            refuse(f"model.birq.{key}", dims[part], needed)

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nemo_birq.labels.fitting import QuantizerFitting
 from nemo_birq.labels.quantizer import RandomProjectionQuantizer
 from nemo_birq.modules.masking import valid_frames
 
@@ -17,6 +18,8 @@ class AnchorLabeler(Protocol):
 
     first_frame: float
     """Middle of the first label's frame, in feature frames."""
+    fitting: QuantizerFitting | None
+    """Fits the quantizer in the first steps of a run; None where it stays as it is."""
 
     def __call__(self, features: Tensor, lengths: Tensor, frames: Tensor, num_frames: int) -> Tensor:
         """Computes the labels of selected encoder frames.
@@ -49,10 +52,12 @@ class RandomProjectionLabeler(nn.Module):
     Args:
         quantizer: projection of width S * F, and codebook.
         subsampling: S.
+        fitting: fits the quantizer in the first steps of a run, in place of random values (BEST-RQ's).
     """
 
-    def __init__(self, quantizer: RandomProjectionQuantizer, subsampling: int):
+    def __init__(self, quantizer: RandomProjectionQuantizer, subsampling: int, fitting: QuantizerFitting | None = None):
         super().__init__()
+        self.fitting = fitting
         self.quantizer = quantizer
         self.subsampling = subsampling
         self.first_frame = (subsampling - 1) / 2
@@ -62,8 +67,13 @@ class RandomProjectionLabeler(nn.Module):
         inside = valid_frames(lengths, features.shape[2]).unsqueeze(1)
         stacked = stack_frames(features.masked_fill(~inside, 0.0), self.subsampling)
         stacked = F.pad(stacked, (0, 0, 0, num_frames - stacked.shape[1]))  # causal subsampling adds a frame
-        return self.quantizer.nearest(stacked.flatten(0, 1)[frames])
+        inputs = stacked.flatten(0, 1)[frames]
+        if self.fitting is not None:
+            self.fitting.gather(inputs)
+        return self.quantizer.nearest(inputs)
 
     def tensors(self) -> dict[str, Tensor]:
-        """See ``AnchorLabeler.tensors``."""
+        """See ``AnchorLabeler.tensors``. Beside fitted tensors, files hold the random ones, which have their checksum."""
+        if self.fitting is not None:
+            return self.fitting.tensors()
         return {"anchor_projection": self.quantizer.projection, "codebook": self.quantizer.codebook}

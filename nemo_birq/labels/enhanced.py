@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nemo_birq.labels.fitting import QuantizerFitting
 from nemo_birq.labels.normalization import LayerNormalization
 from nemo_birq.labels.quantizer import RandomProjectionQuantizer
 from nemo_birq.labels.tracked_codebook import CodebookTracking
@@ -31,10 +32,10 @@ class Selection(NamedTuple):
     """(n,) int64, the code that was picked: the largest entry of ``soft``."""
     nearest: Tensor
     """(n,) int64, the code that would be picked without Gumbel noise."""
-
     expected: Tensor
     """(n, V) the mean label of a frame over the noise: softmax(s), the probability that a code is picked; without noise
     ``labels``."""
+
 
 @dataclass(frozen=True)
 class EnhancedTargets:
@@ -47,9 +48,9 @@ class EnhancedTargets:
     logit_scale: float
     temperature: float
     hard: bool
-    seed: int
     noisy: bool
     """Draw Gumbel noise; otherwise the temperature has no part in the labels."""
+    seed: int
     """Of the Gumbel noise."""
 
     def detached(self) -> "EnhancedTargets":
@@ -69,11 +70,11 @@ class EnhancedTargets:
         """
         scores = self.units[rows, book] @ self.codebook[book].to(self.units.dtype).T
         nearest = scores.argmax(dim=1)
-        logits = gumbel_noise(scores, generator).add_(scores, alpha=self.logit_scale).div_(self.temperature)
         expected = (scores * self.logit_scale).softmax(dim=1)
         if not self.noisy:
             labels = F.one_hot(nearest, scores.shape[1]).to(scores.dtype) if self.hard else expected
             return Selection(labels, expected, nearest, nearest, labels)
+        logits = gumbel_noise(scores, generator).add_(scores, alpha=self.logit_scale).div_(self.temperature)
         soft = logits.softmax(dim=1)
         picked = soft.argmax(dim=1)
         labels = F.one_hot(picked, soft.shape[1]).to(soft.dtype) if self.hard else soft
@@ -99,6 +100,7 @@ class EnhancedLabeler(nn.Module):
         hard: one-hot labels with the gradient of the soft ones (straight-through); without a gradient the nearest codes.
         label_gradient: factor on the gradient that reaches the layer's output; 1 is the paper, 0 is none, and no noise.
         tracking: moves the codes to the frames as training goes on; None: they stay as they are, as in the paper.
+        fitting: fits the projection to the first frames; None: it stays random, as in the paper.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class EnhancedLabeler(nn.Module):
         hard: bool,
         label_gradient: float,
         tracking: CodebookTracking | None = None,
+        fitting: QuantizerFitting | None = None,
     ):
         super().__init__()
         self.quantizer = quantizer
@@ -119,6 +122,7 @@ class EnhancedLabeler(nn.Module):
         self.hard = hard
         self.label_gradient = label_gradient
         self.tracking = tracking
+        self.fitting = fitting
 
     def forward(
         self,
@@ -135,15 +139,19 @@ class EnhancedLabeler(nn.Module):
             valid: (B, T') bool, frames inside the true lengths.
             frames: (N,) int64, positions of the frames to label in the flattened (B, T').
             generator: of the Gumbel noise's seed, on the host.
-            update_statistics: see ``LayerNormalization.forward``; holds for the tracked codebook too.
+            update_statistics: see ``LayerNormalization.forward``; holds for the tracked codebook and the fit, too.
         """
         if self.label_gradient == 0:
             hidden = hidden.detach()
         elif self.label_gradient != 1:
             hidden = torch.lerp(hidden.detach(), hidden, self.label_gradient)
-        units = self.quantizer.unit_vectors(self.normalization(hidden, valid, frames, update_statistics))
+        normalized = self.normalization(hidden, valid, frames, update_statistics)
+        update = self.training and update_statistics
+        if update and self.fitting is not None and self.fitting.gather(normalized.detach()) and self.tracking is not None:
+            self.tracking.restart()
+        units = self.quantizer.unit_vectors(normalized)
         codebook = self.quantizer.codebook
-        if self.tracking is not None and self.training and update_statistics:
+        if self.tracking is not None and update:
             self.tracking.update(codebook, units.detach(), self.quantizer.nearest_of_units(units), generator)
         return EnhancedTargets(
             units,
@@ -163,7 +171,8 @@ class EnhancedLabeler(nn.Module):
     def tensors(self) -> dict[str, Tensor]:
         """Returns the tensors that define the labels and are saved beside the model, by their names in the file."""
         codebook = "codebook" if self.tracking is None else "enhanced_codebook"
-        found = {"enhanced_projection": self.quantizer.projection, codebook: self.quantizer.codebook}
+        found = {codebook: self.quantizer.codebook}
+        found |= {"enhanced_projection": self.quantizer.projection} if self.fitting is None else self.fitting.tensors()
         for part in (self.normalization, self.tracking):
             found |= {} if part is None else dict(part.named_buffers())
         return found

@@ -5,6 +5,7 @@ from torch import Tensor
 from nemo_birq.config import BiRQConfig
 from nemo_birq.labels.anchor import AnchorLabeler, RandomProjectionLabeler
 from nemo_birq.labels.enhanced import EnhancedLabeler
+from nemo_birq.labels.fitting import FitSchedule, QuantizerFitting
 from nemo_birq.labels.normalization import LayerNormalization
 from nemo_birq.labels.quantizer import RandomProjectionQuantizer
 from nemo_birq.labels.teacher import TeacherLabeler
@@ -24,23 +25,51 @@ def build_labelers(
     """
     anchor = teacher
     if anchor is None:
-        quantizer = RandomProjectionQuantizer(tensors["anchor_projection"], tensors["codebook"])
-        anchor = RandomProjectionLabeler(quantizer, subsampling)
+        anchor = _build_anchor(birq, tensors, subsampling)
     return anchor, _build_enhanced(birq, tensors)
 
 
+def _build_anchor(birq: BiRQConfig, tensors: dict[str, Tensor], subsampling: int) -> RandomProjectionLabeler:
+    projection = tensors.get("fitted_anchor_projection", tensors["anchor_projection"])
+    quantizer = RandomProjectionQuantizer(projection, tensors.get("fitted_anchor_codebook", tensors["codebook"]))
+    fitting, anchor = None, birq.anchor
+    if anchor.fitted:
+        starts = (0, *anchor.refine_steps)
+        fitting = _fitting(birq, quantizer, starts, anchor.projection == "pca", anchor.codes == "kmeans", "anchor")
+    return RandomProjectionLabeler(quantizer, subsampling, fitting)
+
+
+def _fitting(
+    birq: BiRQConfig, quantizer: RandomProjectionQuantizer, starts: tuple[int, ...], projection: bool, codes: bool, name: str
+) -> QuantizerFitting:
+    schedule = FitSchedule(starts, birq.anchor.fit_steps, birq.anchor.fit_frames)
+    return QuantizerFitting(quantizer, schedule, projection, codes, birq.quantizer.seed, name)
+
+
 def _build_enhanced(birq: BiRQConfig, tensors: dict[str, Tensor]) -> EnhancedLabeler:
-    labels, projection = birq.labels, tensors["enhanced_projection"]
+    labels = birq.labels
+    projection = tensors.get("fitted_enhanced_projection", tensors["enhanced_projection"])
     codebook, tracking = tensors["codebook"], None
     if labels.codebook == "tracked":
         codebook = tensors["enhanced_codebook"]
         tracking = CodebookTracking(*codebook.shape, labels.codebook_momentum)
+    quantizer, fitting = RandomProjectionQuantizer(projection, codebook), None
+    if labels.projection == "pca":
+        fitting = _fitting(birq, quantizer, (birq.loss.start_step,), projection=True, codes=False, name="enhanced")
     return EnhancedLabeler(
-        RandomProjectionQuantizer(projection, codebook),
+        quantizer,
         LayerNormalization(projection.shape[1], labels.normalization, labels.momentum),
         logit_scale=labels.logit_scale,
         temperature=labels.temperature,
         hard=labels.hard,
         label_gradient=labels.label_gradient,
         tracking=tracking,
+        fitting=fitting,
     )
+
+
+def begin_step(step: int, *labelers: AnchorLabeler | EnhancedLabeler) -> None:
+    """Tells labelers that are fitted to the data that the first batch of an optimizer step comes next."""
+    for labeler in labelers:
+        if labeler.fitting is not None:
+            labeler.fitting.begin_step(step)

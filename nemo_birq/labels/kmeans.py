@@ -1,13 +1,20 @@
-"""k-means with HuBERT's settings (arXiv 2106.07447): what clusters are, wherever this project makes some."""
+"""k-means, wherever this project makes clusters: HuBERT's for offline relabelling, and on the unit sphere for codebooks."""
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import MiniBatchKMeans
+from torch import Tensor
+
+CHUNK_FRAMES = 1024  # whose scores over all codes are in memory at a time
+ROUNDS = 30  # of k-means on the sphere; more change the mean cosine by less than 0.001
 
 
 def fit_kmeans(frames: np.ndarray, num_clusters: int, seed: int = 0) -> MiniBatchKMeans:
     """Clusters of frames as they are, (N, D) float32: not normalized, in Euclidean distance.
 
-    HuBERT's settings, but for a batch in proportion to the clusters and one start in place of 20.
+    HuBERT's settings (arXiv 2106.07447), but for a batch in proportion to the clusters and one start in place of 20.
 
     Args:
         frames: at least as many as clusters.
@@ -19,3 +26,43 @@ def fit_kmeans(frames: np.ndarray, num_clusters: int, seed: int = 0) -> MiniBatc
         reassignment_ratio=0.0,
     )  # fmt: skip
     return kmeans.fit(frames)
+
+
+def nearest_on_sphere(units: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the largest cosine of each frame and the code that has it: (N, d), (V, d) -> (N,), (N,) int64."""
+    found = [(chunk @ codes.T).max(dim=1) for chunk in units.split(CHUNK_FRAMES)]
+    return torch.cat([one.values for one in found]), torch.cat([one.indices for one in found])
+
+
+def fit_on_sphere(units: Tensor, start: Tensor, generator: torch.Generator) -> Tensor:
+    """Moves codes to the means of the frames nearest to them, again and again (spherical k-means, Dhillon and Modha 2001).
+
+    A code without frames begins again at one of the frames that are farthest from their codes.
+
+    Args:
+        units: (N, d) frames of unit length, at least one.
+        start: (V, d) codes of unit length to begin with.
+        generator: of the order of equal frames, on the host.
+
+    Returns:
+        (V, d) codes of unit length.
+    """
+    units = units[torch.randperm(len(units), generator=generator).to(units.device)]
+    codes = start.clone()
+    for _ in range(ROUNDS):
+        cosines, nearest = nearest_on_sphere(units, codes)
+        sums = torch.zeros_like(codes).index_add_(0, nearest, units)
+        empty = torch.bincount(nearest, minlength=len(codes)) == 0
+        codes = F.normalize(torch.where(empty.unsqueeze(1), codes, sums), dim=1)
+        farthest = cosines.argsort(stable=True)[: int(empty.sum())]
+        codes[empty.nonzero()[: len(farthest), 0]] = units[farthest]
+    return codes
+
+
+def matched(codes: Tensor, old: Tensor) -> Tensor:
+    """Orders codes so that each stands where the old code most like it stood, one to one: (V, d), (V, d) -> (V, d).
+
+    The sum of the cosines is as large as possible (the assignment problem), so that heads of the old codes stay valid.
+    """
+    _, order = linear_sum_assignment(-(old @ codes.T).cpu().numpy())
+    return codes[torch.from_numpy(order).to(codes.device)]

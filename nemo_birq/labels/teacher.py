@@ -100,6 +100,8 @@ class TeacherLabeler:
         file: layers and centroids.
     """
 
+    fitting = None
+
     def __init__(self, file: TeacherFile):
         self.file = file
         with torch.random.fork_rng(devices=[]):  # initial weights of the model beside it must not depend on a teacher

@@ -7,7 +7,7 @@ a checkpoint under its own key, each with a checksum: a model whose projections 
 import torch
 from torch import Tensor
 
-from nemo_birq.config import LabelsConfig, QuantizerConfig
+from nemo_birq.config import AnchorConfig, LabelsConfig, QuantizerConfig
 from nemo_birq.labels.anchor import AnchorLabeler
 from nemo_birq.labels.enhanced import EnhancedLabeler
 from nemo_birq.labels.quantizer import checksum, draw_codebook, draw_projection
@@ -15,11 +15,14 @@ from nemo_birq.labels.quantizer import checksum, draw_codebook, draw_projection
 FIXED = ("anchor_projection", "enhanced_projection", "codebook")
 
 
-def draw(config: QuantizerConfig, labels: LabelsConfig, input_dim: int, layer_dim: int) -> dict[str, Tensor]:
-    """Both projections and the codebook, and what a tracked codebook begins with, float32, from ``config.seed``.
+def draw(
+    config: QuantizerConfig, anchor: AnchorConfig, labels: LabelsConfig, input_dim: int, layer_dim: int
+) -> dict[str, Tensor]:
+    """Draws both projections and the codebook, and what fitted and tracked ones begin with, float32, from ``config.seed``.
 
     Args:
         config: sizes and seed.
+        anchor: of the anchor labels, whose projection and codes may be fitted later.
         labels: of the enhanced labels, which may have a code dimension of their own.
         input_dim: width of stacked input frames, S * F.
         layer_dim: D, the encoder's width.
@@ -32,6 +35,13 @@ def draw(config: QuantizerConfig, labels: LabelsConfig, input_dim: int, layer_di
         "anchor_projection": draw_projection(input_dim, books, config.code_dim, generator),
         "enhanced_projection": draw_projection(layer_dim, books, layer_code_dim, generator),
     }
+    fitted = {
+        "anchor_projection": anchor.projection == "pca",
+        "enhanced_projection": labels.projection == "pca",
+        "anchor_codebook": anchor.codes == "kmeans",
+    }
+    for name in filter(fitted.get, fitted):
+        tensors[f"fitted_{name}"] = tensors["codebook" if name == "anchor_codebook" else name].clone()
     if labels.codebook == "tracked":
         tensors["enhanced_codebook"] = draw_codebook(books, codes, layer_code_dim, generator)
     return tensors
@@ -72,8 +82,18 @@ def restore(tensors: dict[str, Tensor], anchor: AnchorLabeler, enhanced: Enhance
     """Copies collected tensors into labelers. Statistics that the file lacks stay as they are.
 
     Raises:
-        ValueError: a shape differs, or one of both has a tracked codebook and the other has none.
+        ValueError: a shape differs, or one of both has a tracked codebook or a fitted anchor and the other has none.
     """
+    needed, found = (
+        {name for name in names if name.startswith("fitted_")} for names in (dict(_tensors(anchor, enhanced)), tensors)
+    )
+    if needed != found:
+        there, wanted = (", ".join(sorted(names)) or "no fitted tensors" for names in (found, needed))
+        raise ValueError(
+            f"the file holds {there}, this model has {wanted}: its labels would change. Resume with the values of "
+            "model.birq.anchor.projection, model.birq.anchor.codes and model.birq.labels.projection that the file was made "
+            "with, or start a new experiment (another exp_manager.name or exp_dir)"
+        )
     tracked = enhanced.tracking is not None
     if tracked != ("enhanced_codebook" in tensors):
         trained, own = ("random", "tracked") if tracked else ("tracked", "random")
@@ -90,6 +110,9 @@ def restore(tensors: dict[str, Tensor], anchor: AnchorLabeler, enhanced: Enhance
                 "with other values of model.birq.quantizer or model.birq.labels"
             )
         own.copy_(tensors[name])
+    for labeler in (anchor, enhanced):
+        if labeler.fitting is not None:
+            labeler.fitting.load(tensors)
     if enhanced.tracking is not None and "tracked_batches" not in tensors:
         enhanced.tracking.go_on_from_full_averages()
 

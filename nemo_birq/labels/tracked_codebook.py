@@ -55,6 +55,11 @@ class CodebookTracking(ExactBuffers):
         self.replaced.zero_()
         return share
 
+    def restart(self) -> None:
+        """Forgets all frames, such as after a new projection: the next batch places all codes."""
+        for buffer in (self.shares, self.sums, self.tracked_batches):
+            buffer.zero_()
+
     def go_on_from_full_averages(self) -> None:
         """Weighs the past by ``momentum`` from now on: files of earlier versions lack the number of batches."""
         self.tracked_batches.copy_(torch.where(self.shares.sum() > 0, MANY, 0))

@@ -25,9 +25,14 @@ NOT_COMPARED = (
 )  # fmt: skip
 """Keys of a model's configuration that the code writes, or that say nothing about the training."""
 NOT_COMPARED_ANYWHERE = ("num_workers", "pin_memory")
-LABELS = ("birq.labels", "preprocessor", "sample_rate", "labels", "decoder.vocabulary", "joint.vocabulary")
+LABELS = (
+    "birq.labels", "birq.anchor", "preprocessor", "sample_rate", "labels", "decoder.vocabulary", "joint.vocabulary",
+)  # fmt: skip
 """Keys that decide the labels, or the features of a recognizer and the meaning of its outputs."""
-LABEL_TENSORS = ("birq.quantizer", "birq.relabelling", "birq.labels.codebook", "birq.labels.code_dim")
+LABEL_TENSORS = (
+    "birq.quantizer", "birq.relabelling", "birq.anchor.projection", "birq.anchor.codes", "birq.labels.codebook",
+    "birq.labels.code_dim", "birq.labels.projection",
+)  # fmt: skip
 """Keys that decide tensors of the checkpoint, which does not load with other values."""
 WEIGHTS = ("encoder", "decoder", "joint", "birq.loss.head")
 """Keys that may decide the weights' names and shapes."""

@@ -32,6 +32,12 @@ CASES = {
     "birq": {},
     "whiten": {"birq__labels__normalization": "whiten"},
     "tracked": {"birq__labels__codebook": "tracked"},
+    "fitted": {
+        "birq__anchor__projection": "pca",
+        "birq__anchor__codes": "kmeans",
+        "birq__anchor__fit_steps": 1,
+        "birq__anchor__fit_frames": 1000,
+    },
     "best_rq": {"birq__loss__enhanced_weight": 0.0},
     "separate_before_start": {"birq__loss__head": "separate", "birq__loss__start_step": 1000},
     "rank_without_masks": {},

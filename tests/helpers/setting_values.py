@@ -226,6 +226,17 @@ model.birq.quantizer.num_books=0
 model.birq.quantizer.num_books=1000
 model.birq.quantizer.seed=abc
 model.birq.quantizer.seed=nan
+model.birq.anchor=5
+model.birq.anchor.projection=ica
+model.birq.anchor.projection=null
+model.birq.anchor.codes=tracked
+model.birq.anchor.fit_steps=0
+model.birq.anchor.fit_steps=20000
+model.birq.anchor.fit_frames=0
+model.birq.anchor.fit_frames=100 model.birq.anchor.codes=kmeans
+model.birq.anchor.refine_steps=5
+model.birq.anchor.refine_steps=[0]
+model.birq.anchor.refine_steps=[100] model.birq.anchor.projection=pca
 model.birq.masking=5
 model.birq.masking.start_probability=0
 model.birq.masking.start_probability=1
@@ -247,6 +258,7 @@ model.birq.labels.layer=null
 model.birq.labels.layer=nan
 model.birq.labels.normalization=banana
 model.birq.labels.normalization=null
+model.birq.labels.projection=lda
 model.birq.labels.momentum=1
 model.birq.labels.momentum=-0.1
 model.birq.labels.logit_scale=0
@@ -574,6 +586,8 @@ model.birq.quantizer.num_codes=1000000
 model.birq.quantizer.code_dim=1
 model.birq.quantizer.num_books=1
 model.birq.quantizer.seed=-1
+model.birq.anchor.codes=kmeans model.birq.anchor.fit_frames=256
+model.birq.anchor.codes=kmeans model.birq.anchor.refine_steps=[50]
 model.birq.masking.span_frames=1
 model.birq.masking.noise_std=0
 model.birq.masking.threshold=0

@@ -33,7 +33,7 @@ def test_the_defaults_are_those_of_the_default_preset():
     shipped, defaults = flat(birq_of("birq_conformer_large")), flat(asdict(BiRQConfig()))
     different = {key for key, value in shipped.items() if defaults[key] != value}
     assert different == {f"loss.{key}" for key in OF_THE_SCHEDULE}
-    assert not {key for key in defaults if key.startswith(("labels.", "masking."))} - shipped.keys()
+    assert not {key for key in defaults if key.startswith(("labels.", "masking.", "anchor."))} - shipped.keys()
 
 
 def test_presets_differ_from_the_default_in_what_they_name():
@@ -41,9 +41,13 @@ def test_presets_differ_from_the_default_in_what_they_name():
     changed = {
         preset: {key for key, value in flat(birq_of("birq_conformer_large", f"objective={preset}")).items()
                  if default[key] != value}
-        for preset in ("paper", "tracked")
+        for preset in ("paper", "tracked", "best_rq_refined", "refined_tracked")
     }  # fmt: skip
     assert changed["tracked"] == {"labels.layer", "labels.codebook", "labels.code_dim", "loss.enhanced_weight"}
+    assert changed["best_rq_refined"] == {
+        "anchor.projection", "anchor.codes", "loss.enhanced_weight", "loss.head",
+    }  # fmt: skip
+    assert changed["refined_tracked"] == changed["tracked"] | {"anchor.projection", "anchor.codes"}
     assert changed["paper"] == {"labels.label_gradient"} | {
         f"loss.{key}" for key in ("enhanced_weight", "anchor_weight", "start_step", "ramp_steps", "head")
     }

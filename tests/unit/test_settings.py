@@ -92,7 +92,18 @@ def test_shipped_configurations_of_pretraining_pass(path):
     check_run_keys(composed("", path.stem))
 
 
-@pytest.mark.parametrize("preset", ["objective=paper", "objective=tracked", "+data=ami", "+data=librispeech", "+data=yodas"])
+@pytest.mark.parametrize(
+    "preset",
+    [
+        "objective=paper",
+        "objective=tracked",
+        "objective=best_rq_refined",
+        "objective=refined_tracked",
+        "+data=ami",
+        "+data=librispeech",
+        "+data=yodas",
+    ],
+)
 def test_presets_pass(preset):
     check_run_keys(composed("", "birq_conformer_large", preset))
 

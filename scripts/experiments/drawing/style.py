@@ -15,6 +15,7 @@ from nemo_birq.utils.pictures import plain
 DPI = 110
 OF_METHOD = {
     "scratch": COLOURS[7], "best_rq": COLOURS[0], "relabelled": COLOURS[2], "birq": COLOURS[1], "birq_tracked": COLOURS[3],
+    "best_rq_refined": COLOURS[4], "refined_tracked": COLOURS[5],
 }  # fmt: skip
 ABLATION = "#57606a"
 OTHERS = [colour for colour in COLOURS if colour not in OF_METHOD.values()]
