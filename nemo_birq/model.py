@@ -146,9 +146,8 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
             over_ranks: normalize by the masked frames of all ranks.
         """
         features, lengths = self.preprocessor(input_signal=batch.signal, length=batch.signal_length)
-        noisy = None
-        if batch.noisy is not None:
-            noisy, _ = self.preprocessor(input_signal=batch.noisy, length=batch.signal_length)
+        signal, length = batch.noisy, batch.signal_length
+        noisy = None if signal is None else self.preprocessor(input_signal=signal, length=length)[0]
         on_host = self.preprocessor.featurizer.get_seq_len(batch.lengths_on_host)
         mask = self.masking.draw(on_host, features.shape[2], generator)
         usable = not batch.is_silent_stand_in

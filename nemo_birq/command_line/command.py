@@ -1,5 +1,6 @@
 """Click commands with one-line errors, options that take several values, and spellings of earlier versions."""
 
+import os
 import re
 import shlex
 import signal
@@ -40,6 +41,10 @@ def errors_in_one_line(*others: type[Exception]) -> Iterator[None]:
         raise
 
 
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit code of a process that SIGINT (Ctrl-C) has ended."""
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Ends the process with the exit code of SIGINT, 130, where click would take 1.
@@ -50,8 +55,9 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))  # in click a second one would end with the code 1
         click.echo("\nInterrupted", err=True)
-        sys.exit(128 + signal.SIGINT)
+        sys.exit(INTERRUPTED)
 
 
 def on_one_line(text: str) -> str:

@@ -72,13 +72,18 @@ def documented_keys(source: Path, name: str, prefix: str) -> list[str]:
             continue
         is_documented = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
         text = _on_one_line(following.value.value) if is_documented else ""
-        lines.append(f"  {key}={_as_yaml(ast.literal_eval(node.value))}  {text}".rstrip())
+        lines.append(f"  {key}={_as_yaml(_default(node.value))}  {text}".rstrip())
     return lines + further
 
 
 def birq_keys() -> list[str]:
     """Returns the keys of ``model.birq`` from nemo_birq/config.py."""
     return documented_keys(PACKAGE / "config.py", "BiRQConfig", "model.birq")
+
+
+def _default(value: ast.expr) -> object:
+    """Returns the default of a field, which is a literal or an empty list: ``field(default_factory=list)``."""
+    return [] if ast.unparse(value) == "field(default_factory=list)" else ast.literal_eval(value)
 
 
 def _on_one_line(docstring: str | None) -> str:

@@ -10,10 +10,10 @@ from nemo_birq.pretrained.architecture import plain, take_architecture
 from nemo_birq.pretrained.named import download, initial_file
 from nemo_birq.pretrained.source import read_source_config
 
-LABELS = ("quantizer", "labels")
+LABELS = ("quantizer", "anchor", "labels")
 """Groups of ``model.birq`` that say what the labels are."""
 WRITTEN = ("checksum", "tensors")
-"""Keys of the first that belong to a file."""
+"""Keys of the first group that belong to a file."""
 
 
 def take_configuration(cfg: DictConfig) -> None:
@@ -41,7 +41,7 @@ def take_configuration(cfg: DictConfig) -> None:
     theirs = plain(source.birq)
     with open_dict(cfg):
         for group in LABELS:
-            for key, value in theirs[group].items():
+            for key, value in theirs.get(group, {}).items():
                 if key not in WRITTEN and f"model.birq.{group}.{key}" not in chosen:
                     OmegaConf.update(cfg, f"model.birq.{group}.{key}", value)
         if "model.birq.loss.head" not in chosen:

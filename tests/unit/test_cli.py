@@ -75,9 +75,10 @@ def test_ctrl_c_ends_every_command_with_its_exit_code(monkeypatch, capsys):
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(sys, "argv", ["sample.py"])
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
+    before = signal.getsignal(signal.SIGINT)
     try:
         for call in (partial(run_script, interrupted, "sample.py"), partial(interrupted_import, monkeypatch)):
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
             with pytest.raises(SystemExit) as end:
                 call()
             assert end.value.code == 130 and "Interrupted" in capsys.readouterr().err
