@@ -87,6 +87,17 @@ def unknown_key(folder: Path, config_name: str, arguments: Sequence[str]) -> str
     return None
 
 
+def _unreadable(folder: Path) -> str | None:
+    """Returns a sentence about the first configuration in a folder that is no text; None if all can be read."""
+    for path in sorted(folder.rglob("*.yaml")):
+        try:
+            path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else f"it is not UTF-8 text: {error.reason}"
+            return f"the configuration {path} cannot be read ({reason}). Get it again, or remove it"
+    return None
+
+
 def explain(error: Exception, folder: Path, config_name: str, arguments: Sequence[str]) -> str:
     """Returns one line that says why Hydra could not compose the configuration, and what to do.
 
@@ -101,6 +112,8 @@ def explain(error: Exception, folder: Path, config_name: str, arguments: Sequenc
     from nemo_birq.utils.settings import unknown_name
 
     folder = Path(_option(arguments, ("--config-path", "-cp")) or folder)
+    if broken := _unreadable(folder):
+        return broken
     if isinstance(error, OverrideParseException):
         reason = error.message.partition("\nSee http")[0].removeprefix(f"Error parsing override '{error.override}'")
         key, _, value = error.override.partition("=")

@@ -78,10 +78,14 @@ def read_config(path: Path | None, notes: list[str]) -> dict[str, Any]:
 def read_command(path: Path, notes: list[str]) -> list[str]:
     """Reads the arguments of the command. NeMo joins them by blanks, so an argument with a blank inside is split."""
     try:
-        return path.read_text(encoding="utf-8").split() if path.is_file() else []
-    except UnicodeDecodeError as error:
-        _leave_out(path, f"it is not UTF-8 text ({error.reason})", notes)
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"it is not UTF-8 text ({error.reason})"
+        _leave_out(path, reason, notes)
         return []
+    if "\0" in text:
+        _leave_out(path, "it holds a NUL character", notes)
+    return text.replace("\0", "").split()
 
 
 def _object(path: Path, notes: list[str]) -> dict[str, Any]:

@@ -1,11 +1,14 @@
 """A run that goes on from a checkpoint: names it where its content does not fit, and stays ended where it has ended."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
+
+from nemo_birq.checkpoint.lightning_checkpoint import AVERAGE
 
 
 class Restoring(Callback):
@@ -48,7 +51,10 @@ def _fits(value: Any, parameter: Tensor) -> bool:
 
 
 def _message(trainer: Trainer, reason: str) -> str:
+    path = Path(str(trainer.ckpt_path))
+    average = path.with_name(f"{path.stem}{AVERAGE}")  # from which NeMo restores the moving averages and their optimizer
+    beside = f", or {average.name} beside it," if average.is_file() else ""
     return (
-        f"checkpoint {trainer.ckpt_path} does not fit this run ({reason}): move it away to go on from the one before it, or "
+        f"checkpoint {path}{beside} does not fit this run ({reason}): move it away to go on from the one before it, or "
         "start a new experiment (another exp_manager.name or exp_dir)"
     )

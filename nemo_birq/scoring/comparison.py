@@ -6,6 +6,10 @@ import numpy as np
 
 from nemo_birq.scoring.confidence import matched_pairs_p, permutation_p, ratio_interval, sum_by
 from nemo_birq.scoring.eval_sets import identity
+from nemo_birq.utils.terminal import printable
+
+SHOWN = 200
+"""Characters of an utterance's name in a message."""
 
 
 def compare(first: dict, second: dict) -> dict:
@@ -70,7 +74,8 @@ def _pairs(first: dict, second: dict) -> list[tuple[dict, dict]]:
     only = sorted(one.keys() ^ two.keys())
     if only:
         raise ValueError(
-            f"the scores are not of one test set: {only[0]} is in one of them only ({len(only)} such utterances)"
+            f"the scores are not of one test set: {printable(only[0])[:SHOWN]} is in one of them only "
+            f"({len(only)} such utterances)"
         )
     changed = [name for name in one if one[name]["reference_scored"] != two[name]["reference_scored"]]
     if changed:

@@ -32,7 +32,10 @@ def compare_scores(first: Path, second: Path, most: int, out: Path | None) -> No
         raise ValueError(f"--out {out} exists; name another file")
     scores = read_score(first), read_score(second)
     with console.status("testing"):
-        found = compare(*scores)
+        try:
+            found = compare(*scores)
+        except ValueError as error:
+            raise ValueError(f"{first} and {second}: {error}") from error
     for utterance in found["utterances"][:most]:
         console.print(
             f"{utterance['audio_filepath']}, {utterance['first_errors']} and {utterance['second_errors']} errors",
