@@ -71,7 +71,8 @@ class Labels:
         del front_end["_target_"]
         self.preprocessor = AudioToMelSpectrogramPreprocessor(**front_end).train()
         birq, encoder = parse(model.birq), model.encoder
-        drawn = tensors.draw(birq.quantizer, birq.labels, encoder.subsampling_factor * encoder.feat_in, encoder.d_model)
+        width = encoder.subsampling_factor * encoder.feat_in
+        drawn = tensors.draw(birq.quantizer, birq.anchor, birq.labels, width, encoder.d_model)
         quantizer = RandomProjectionQuantizer(drawn["anchor_projection"], drawn["codebook"])
         self.labeler = RandomProjectionLabeler(quantizer, encoder.subsampling_factor)
 

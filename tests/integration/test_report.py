@@ -329,7 +329,15 @@ def comparison(tmp_path_factory):
     folder = tmp_path_factory.mktemp("comparison")
     gradients = ("norm_anchor", "norm_enhanced", "norm_enhanced_prediction", "norm_enhanced_label", "cosine")
     health = [f"{task}_{name}" for task in ("anchor", "enhanced") for name in HEALTH]
-    names = [*health, "selection_agreement", "anchor_agreement", "enhanced_churn", "grad_norm", "enhanced_weight"]
+    names = [
+        *health,
+        "selection_agreement",
+        "anchor_agreement",
+        "enhanced_churn",
+        "grad_norm",
+        "enhanced_weight",
+        "enhanced_replaced",
+    ]
     more = {f"train_{name}": 0.5 for name in [*names, *(f"gradient_{name}" for name in gradients)]}
     more |= {"val_enhanced_previous_agreement": 0.5, "train_masked_fraction": 0.5, "train_skipped_share": 0.0}
     more |= {"train_memory_gb": 8.0, "gpu_memory_gib": 8.0, "val_enhanced_loss": 3.5}
