@@ -64,7 +64,7 @@ def test_weights_validations_alarms_and_record_are_those_of_the_uninterrupted_ru
     alarms = (broken / "alarms.json").read_text()
     assert "anchor_not_learned" in alarms and alarms == (whole / "alarms.json").read_text()
     records = [record_training(model, model.trainer, model.monitor) for model in (expected, found)]
-    assert records[0] == records[1] and len(records[0]["health"]["validation"]) == 13
+    assert records[0] == records[1] and len(records[0]["health"]["validation"]) == 14
 
 
 def test_a_finished_run_that_is_started_again_has_its_record_and_its_alarms(runs, tmp_path):

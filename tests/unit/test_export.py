@@ -127,7 +127,7 @@ def test_recorded_health_is_what_was_logged_last(tmp_path):
     model.save_to(str(tmp_path / "model.nemo"))
     logged = scalars(tmp_path)
     for stage, prefix in (("training", "train"), ("validation", "val")):
-        assert len(model.cfg.pretraining.health[stage]) == 13
+        assert len(model.cfg.pretraining.health[stage]) == 14
         for name, value in model.cfg.pretraining.health[stage].items():
             assert logged[f"{prefix}_{name}"][-1][1] == pytest.approx(value, rel=1e-6), name
 
