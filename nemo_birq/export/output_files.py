@@ -6,7 +6,7 @@ from pathlib import Path
 SUFFIXES = (".nemo", ".onnx", ".ts", ".pt")
 README = "README.md"
 FOLDER_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", README)
-"""Of a folder for transformers."""
+"""Names of the files in a folder for transformers."""
 
 
 def is_folder(out: Path) -> bool:

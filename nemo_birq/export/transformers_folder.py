@@ -34,7 +34,7 @@ NAMES = (
 )
 """Parts of names of tensors that differ: NeMo's, and those of transformers."""
 SECONDS = (2.0, 1.37, 0.7)
-"""Of the noise with which the features are compared."""
+"""Seconds of each clip of noise with which the features are compared."""
 
 
 class Deviation(NamedTuple):
@@ -42,7 +42,7 @@ class Deviation(NamedTuple):
 
     features: float
     outputs: float
-    """Of the encoder, with the same features."""
+    """Largest difference of the encoder's outputs, with the same features."""
 
 
 def write_folder(model: SpeechEncDecSelfSupervisedModel, out: Path) -> Deviation:

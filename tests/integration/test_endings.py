@@ -1,4 +1,4 @@
-"""How a pretraining can end besides its last step: NeMo's early stopping, moving averages and time limits."""
+"""Endings of a pretraining besides its last step: NeMo's early stopping, moving averages and time limits."""
 
 import re
 

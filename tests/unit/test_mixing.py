@@ -79,7 +79,7 @@ def test_noise_at_the_level_asked_for(segments, noise):
 
 
 def test_shares_are_those_of_the_settings(noise):
-    """Of 3,000 signals: how many are mixed, and how many of these with noise (the same amplitude everywhere) or speech."""
+    """Counts the mixed ones of 3,000 signals, and those of them that have noise in place of speech, a constant here."""
     dataset = SpeechDataset([open_index(Source(str(noise), None, None))], SAMPLE_RATE)
     mixing = SpeechMixing(settings(prob=0.4, noise_ratio=0.25, min_mix_rate=1.0, max_mix_rate=1.0), dataset)
     rng, clean = np.random.default_rng(2), [np.full(64, 1.0, np.float32), np.full(64, 1.0, np.float32)]

@@ -142,7 +142,7 @@ def test_a_model_of_ours_goes_on_with_its_labels(suffix, tmp_path):
 
 
 def test_weights_of_nemo_s_own_way_are_equal(tmp_path):
-    """Of a self-supervised model of NeMo, which its own method can open."""
+    """Compares with NeMo's method on a self-supervised model, which it can open."""
     stock = make_model(seed=2, birq__loss__head="separate")
     stock.save_to(str(tmp_path / "a.nemo"))
     own, theirs = (make_model(seed=1, birq__loss__head="separate") for _ in range(2))

@@ -1,0 +1,105 @@
+"""Codes that follow the frames, step by step: loss, replaced codes and perplexity of a short training on real speech.
+
+    python -m benchmarks.tracked_codes pretrain.jsonl --codes 8192 --steps 250 --out docs/results/tracked_codes.json
+
+MANIFEST names single files at 16 kHz. The training is a plain loop with AdamW: tracked codes and w1 = 1 from the first step.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import numpy as np
+import soundfile
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from nemo_birq import BiRQModel
+from nemo_birq.data.batch import SpeechBatch
+from nemo_birq.labels.statistics import entropy, histogram
+from nemo_birq.losses.bilevel import Weights
+from nemo_birq.utils.files import write_json
+from nemo_birq.utils.terminal import Terminal
+
+ROOT = Path(__file__).parents[1]
+LR, WARMUP, SETTLED = 1e-3, 50, 50
+"""Learning rate, steps of its warm-up, and the step from which bursts count."""
+console = Terminal()
+
+
+def configuration(num_codes: int) -> DictConfig:
+    """Returns the tiny configuration with 2 layers of 64 and tracked codes."""
+    overrides = [
+        "objective=tracked", f"model.birq.quantizer.num_codes={num_codes}", "model.encoder.n_layers=2",
+        "model.encoder.d_model=64",
+    ]  # fmt: skip
+    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
+        cfg = compose("birq_conformer_tiny", overrides=overrides)
+    cfg.model.train_ds = cfg.model.validation_ds = None
+    return cfg.model
+
+
+def batches(manifest: Path, seconds: float) -> Iterator[SpeechBatch]:
+    """Yields batches of a length in random order, without end."""
+    lines = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
+    rng, chosen = np.random.default_rng(0), []
+    while True:
+        for number in rng.permutation(len(lines)):
+            chosen.append(lines[number])
+            if sum(line["duration"] for line in chosen) >= seconds:
+                yield _load(manifest.parent, [line["audio_filepath"] for line in chosen])
+                chosen = []
+
+
+def _load(folder: Path, names: list[str]) -> SpeechBatch:
+    signals = [torch.from_numpy(soundfile.read(folder / name, dtype="float32")[0]) for name in names]
+    lengths = torch.tensor([len(signal) for signal in signals])
+    return SpeechBatch(torch.nn.utils.rnn.pad_sequence(signals, batch_first=True), lengths, names)
+
+
+@click.command(help=__doc__)
+@click.argument("manifest", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--codes", "num_codes", type=int, default=8192, show_default=True, help="V.")
+@click.option("--steps", type=int, default=250, show_default=True)
+@click.option("--batch-seconds", type=float, default=40.0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="JSON file for the numbers.")
+def main(manifest: Path, num_codes: int, steps: int, batch_seconds: float, out: Path | None) -> None:
+    torch.manual_seed(0)
+    model = BiRQModel(configuration(num_codes)).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=1e-3)
+    losses, replaced, picked, start = [], [], [], time.perf_counter()
+    for step, batch in zip(range(steps), batches(manifest, batch_seconds), strict=False):
+        optimizer.param_groups[0]["lr"] = LR * min(1, (step + 1) / WARMUP)
+        found = model.losses(batch, Weights(1.0, 1.0), torch.Generator().manual_seed(step), False, False)
+        optimizer.zero_grad()
+        found.loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        health = found.health["found"]
+        losses.append(float(health.enhanced) / len(health.nearest))
+        replaced.append(model.enhanced_labeler.tracking.take_replaced())
+        picked.append(health.picked)
+        if (step + 1) % 50 == 0:
+            console.print(f"step {step + 1}: enhanced loss {np.mean(losses[-50:]):.2f}, {time.perf_counter() - start:.0f} s")
+    rises = np.diff(losses)[SETTLED - 1 :]
+    counts = histogram(torch.cat(picked[max(0, steps - 60) : steps - 50]), num_codes)
+    row = {
+        "codes": num_codes, "steps": steps, "batch_seconds": batch_seconds,
+        "largest_share_replaced_from_step_50": round(max(replaced[SETTLED:]), 4),
+        "largest_rise_from_step_50": round(float(rises.max()), 3),
+        "deviation_of_differences": round(float(rises.std()), 3),
+        "perplexity_of_ten_steps_before_the_last_50": round(math.exp(float(entropy(counts).mean())), 1),
+        "enhanced_loss_of_the_last_50": round(float(np.mean(losses[-50:])), 3),
+    }  # fmt: skip
+    console.print(row)
+    if out is not None:
+        command = f"python -m benchmarks.tracked_codes {manifest.name} --codes {num_codes} --steps {steps}"
+        write_json(out, {"command": f"{command} --batch-seconds {batch_seconds:g}"} | row)
+
+
+if __name__ == "__main__":
+    main()
