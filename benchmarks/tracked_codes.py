@@ -35,7 +35,7 @@ def configuration(num_codes: int) -> DictConfig:
     """Returns the tiny configuration with 2 layers of 64 and tracked codes."""
     overrides = [
         "objective=tracked", f"model.birq.quantizer.num_codes={num_codes}", "model.encoder.n_layers=2",
-        "model.encoder.d_model=64",
+        "model.encoder.d_model=64", "model.birq.labels.layer=1",
     ]  # fmt: skip
     with initialize_config_dir(str(ROOT / "conf"), version_base=None):
         cfg = compose("birq_conformer_tiny", overrides=overrides)
