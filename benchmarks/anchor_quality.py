@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor
 
 from nemo_birq import BiRQModel
-from nemo_birq.evaluation.label_quality.evaluation import _phones
+from nemo_birq.evaluation.label_quality.evaluation import phones_of_frames
 from nemo_birq.evaluation.label_quality.pnmi import joint_counts, score_labels
 from nemo_birq.evaluation.label_quality.utterances import read_utterances
 from nemo_birq.labels.anchor import stack_frames
@@ -68,7 +68,7 @@ def read(data: Path, alignments: Path, model: BiRQModel) -> Frames:
             inputs.append(rows[:count])
             counts[Path(name).stem] = count
     names = sorted({item.symbol for items in utterances.alignments.phones.values() for item in items})
-    return Frames(torch.cat(inputs), _phones(utterances, counts, anchor_times(model), names), len(names))
+    return Frames(torch.cat(inputs), phones_of_frames(utterances, counts, anchor_times(model), names), len(names))
 
 
 def quality(model: BiRQModel, frames: Frames, num_codes: int) -> float:

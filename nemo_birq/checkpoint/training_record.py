@@ -43,7 +43,7 @@ def record_training(model: LightningModule, trainer: Trainer, monitor: HealthMon
     settings = {"birq": OmegaConf.to_container(cfg.birq, resolve=True), "optim": _plain(cfg.get("optim"))}
     settings["batch"] = {key: (cfg.get("train_ds") or {}).get(key) for key in ("batch_duration", "batch_size")}
     settings["batch"]["accumulate_grad_batches"] = trainer.accumulate_grad_batches
-    before = _plain(cfg.get("pretraining"))
+    source = _plain(cfg.get("pretraining")).get("continued_from")
     return {
         "steps": trainer.global_step,
         "epochs": _epochs(model._train_dl),
@@ -56,7 +56,7 @@ def record_training(model: LightningModule, trainer: Trainer, monitor: HealthMon
         "status": alarms.verdict,
         "alarms": [{key: getattr(alarm, key) for key in ("name", "step", "value", "threshold")} for alarm in alarms.raised],
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
-    } | {key: before[key] for key in ("continued_from",) if key in before}
+    } | ({} if source is None else {"continued_from": source})
 
 
 def describe_data(node: DictConfig | None, loader: Any) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ from nemo_birq.utils.settings import Node, Real, Share, Whole, read, refuse
 Decibel = Annotated[Real, Field(ge=-100, le=100)]
 Segments = Annotated[Whole, Field(ge=1, le=100)]
 KEY, NOISE, NOISE_SHARDS = "batch_augmentor", "noise_manifest", "noise_tarred_audio_filepaths"
-MODULES = "nemo.collections.asr.modules.ssl_modules"
 RANGES = ("r_speech", "r_noise", "mix_rate", "num_segments", "num_speakers")
 
 

@@ -26,9 +26,9 @@ def average(model: Path, checkpoints: tuple[Path, ...], out: Path, force: bool) 
     from nemo_birq.export.average import average_weights, write_with_weights
     from nemo_birq.export.output_files import check_output
 
-    check_output(model, out, force)
     if out.suffix != ".nemo":
         raise ValueError(f"--out {out}: the name must end with .nemo")
+    check_output(model, out, force, card=False)
     with console.status(f"reading {len(checkpoints)} checkpoints"):
         weights = average_weights(model, checkpoints)
     write_with_weights(model, weights, out)

@@ -14,8 +14,14 @@ def is_folder(out: Path) -> bool:
     return not out.suffix or (out.suffix not in SUFFIXES and out.is_dir())
 
 
-def check_output(source: Path, out: Path, force: bool) -> None:
+def check_output(source: Path, out: Path, force: bool, card: bool = True) -> None:
     """Checks the second argument of an export.
+
+    Args:
+        source: the input.
+        out: file or folder to write.
+        force: overwrite existing files.
+        card: a README.md is written beside a ``.nemo``.
 
     Raises:
         ValueError: ``out`` is a file of another suffix than ``.nemo``, ``.onnx``, ``.ts`` or ``.pt``, or is ``source``.
@@ -32,7 +38,7 @@ def check_output(source: Path, out: Path, force: bool) -> None:
             f"{out}: the suffix says what to write, and must be one of {', '.join(SUFFIXES)}; a name without a suffix is a "
             "folder for Hugging Face transformers"
         )
-    for path in (out, *([out.with_name(README)] if out.suffix == ".nemo" else [])):
+    for path in (out, *([out.with_name(README)] if card and out.suffix == ".nemo" else [])):
         if path.is_dir():
             raise FileExistsError(f"{path} is a folder: name a file")
         if path.exists() and not force:

@@ -5,14 +5,14 @@
 they do not have are refused. No class of transformers has the full strided convolutions of NeMo's Conformer.
 """
 
-import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nemo.collections.asr.models import SpeechEncDecSelfSupervisedModel
 from nemo.collections.asr.modules import AudioToMelSpectrogramPreprocessor, ConformerEncoder
 from omegaconf import DictConfig, OmegaConf
 
+from nemo_birq.pretrained.architecture import class_defaults
 from nemo_birq.utils.settings import shown
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ def check_settings(config: DictConfig, source: Path) -> None:
         ValueError: naming every key and value that it lacks.
     """
     nodes = OmegaConf.to_container(config, resolve=True)
-    encoder = _complete(nodes["encoder"], ConformerEncoder)
-    preprocessor = _complete(nodes["preprocessor"], AudioToMelSpectrogramPreprocessor)
+    encoder = class_defaults(ConformerEncoder) | nodes["encoder"]
+    preprocessor = class_defaults(AudioToMelSpectrogramPreprocessor) | nodes["preprocessor"]
     context = (encoder["conv_kernel_size"] - 1) // 2
     of_encoder = ENCODER | {
         "feat_out": (-1, encoder["d_model"]),
@@ -84,7 +84,7 @@ def encoder_config(model: SpeechEncDecSelfSupervisedModel) -> "ParakeetEncoderCo
     """Returns the configuration of the ParakeetEncoder that computes what the encoder of a checked model computes."""
     from transformers import ParakeetEncoderConfig
 
-    node = _complete(OmegaConf.to_container(model.cfg.encoder, resolve=True), ConformerEncoder)
+    node = class_defaults(ConformerEncoder) | OmegaConf.to_container(model.cfg.encoder, resolve=True)
     channels = node["subsampling_conv_channels"]
     return ParakeetEncoderConfig(
         hidden_size=node["d_model"],
@@ -120,9 +120,3 @@ def feature_extractor(model: SpeechEncDecSelfSupervisedModel) -> "ParakeetFeatur
         win_length=featurizer.win_length,
         preemphasis=featurizer.preemph,
     )
-
-
-def _complete(node: dict[str, Any], kind: type) -> dict[str, Any]:
-    """Adds the defaults of NeMo's class to a node of the configuration."""
-    parameters = inspect.signature(kind.__init__).parameters.values()
-    return {one.name: one.default for one in parameters if one.default is not one.empty} | node

@@ -106,9 +106,13 @@ def _written_out(node: dict) -> dict[str, Any]:
 
 def _defaults(node: dict) -> dict[str, Any]:
     """Returns the defaults of a node's class; of NeMo's alone, others are not imported for a file's sake."""
-    if not node["_target_"].startswith("nemo."):
-        return {}
-    return {name: one.default for name, one in inspect.signature(get_class(node["_target_"])).parameters.items()}
+    return class_defaults(get_class(node["_target_"])) if node["_target_"].startswith("nemo.") else {}
+
+
+def class_defaults(kind: type) -> dict[str, Any]:
+    """Returns the defaults of the arguments of a class."""
+    parameters = inspect.signature(kind).parameters.values()
+    return {one.name: one.default for one in parameters if one.default is not one.empty}
 
 
 def plain(node: DictConfig | None) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def _file(cfg: DictConfig) -> Path:
     """
     if cfg.like is not True:
         path = Path(str(cfg.like))
-        return path if path.suffix in (".nemo", ".ckpt") else download(str(cfg.like))
+        return path if path.suffix in (".nemo", ".ckpt") else download(str(cfg.like), "like")
     found = initial_file(cfg)
     if found is None:
         raise ValueError("like=true needs the file that training begins with: set init_from_nemo_model=pretrained.nemo")

@@ -25,7 +25,7 @@ def initial_file(cfg: DictConfig) -> Path | None:
     if len(given) > 1:
         raise ValueError(f"{' and '.join(given)} are both set: a training begins with one file, remove the others")
     named = entry(cfg[given[0]], given[0])
-    return download(named) if given[0] == "init_from_pretrained_model" else Path(named)
+    return download(named, given[0]) if given[0] == "init_from_pretrained_model" else Path(named)
 
 
 def entry(node: str | DictConfig, key: str) -> str:
@@ -52,8 +52,12 @@ def entry(node: str | DictConfig, key: str) -> str:
     return entries[0][inner]
 
 
-def download(name: str) -> Path:
+def download(name: str, key: str) -> Path:
     """Returns the ``.nemo`` of a model of the Hugging Face hub, ``owner/name``, or of NGC, in NeMo's cache.
+
+    Args:
+        name: of the model.
+        key: of the configuration that names it, for the message.
 
     Raises:
         ValueError: no such model, no connection, or a repository without a ``.nemo``.
@@ -65,12 +69,12 @@ def download(name: str) -> Path:
     except Exception as error:  # the hub's library and NGC's have errors of many types
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"init_from_pretrained_model={name} cannot be downloaded ({reason}). Check the name and the connection, or "
-            "download the .nemo yourself and name it with init_from_nemo_model"
+            f"{key}={name} cannot be downloaded ({reason}). Check the name and the connection, or "
+            "download the .nemo yourself and give its path"
         ) from error
     if path.is_dir():
         raise ValueError(
-            f"init_from_pretrained_model={name}: the repository has no {name.rpartition('/')[2]}.nemo. Download the .nemo "
+            f"{key}={name}: the repository has no {name.rpartition('/')[2]}.nemo. Download the .nemo "
             "that it has, and name it with init_from_nemo_model"
         )
     return path

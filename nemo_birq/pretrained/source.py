@@ -41,7 +41,8 @@ def read_source(path: Path) -> Source:
     """
     if path.suffix != ".ckpt":
         return Source(path, read_source_config(path), read_weights(path), _label_tensors(path))
-    content = _existing(path) and read_checkpoint(path)
+    _check_exists(path)
+    content = read_checkpoint(path)
     return Source(path, _checkpoint_config(content, path), content["state_dict"], content.get("birq_label_tensors"))
 
 
@@ -52,16 +53,16 @@ def read_source_config(path: Path) -> DictConfig:
         FileNotFoundError, ValueError: as ``read_source``.
     """
     if path.suffix == ".ckpt":
-        return _checkpoint_config(_existing(path) and peek_checkpoint(path), path)
+        _check_exists(path)
+        return _checkpoint_config(peek_checkpoint(path), path)
     config = read_config(path)
     _check_parts(config, path)
     return config
 
 
-def _existing(path: Path) -> bool:
+def _check_exists(path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: name the .nemo that a training ended with, or a .ckpt of it")
-    return True
 
 
 def _checkpoint_config(content: dict[str, Any], path: Path) -> DictConfig:

@@ -22,7 +22,7 @@ from nemo_birq.evaluation.label_quality import alignments as al
 from nemo_birq.evaluation.label_quality.evaluation import (
     Evaluation,
     LabelSetScore,
-    _phones,
+    phones_of_frames,
     check_memory,
     evaluate,
     which_layer,
@@ -211,7 +211,7 @@ def test_phones_of_frames_of_the_corpus_against_a_search_line_by_line():
             for name, count in counts.items()
             for t in range(count)
         ]
-        found = _phones(utterances, counts, fr.FrameTimes(shift / 1000, 0.04), names)
+        found = phones_of_frames(utterances, counts, fr.FrameTimes(shift / 1000, 0.04), names)
         assert found.tolist() == expected
     # The known answer: labels made from the alignment, under other names, know all there is to know.
     assert quality(found, (7 * found + 3) % 41).pnmi == pytest.approx(1)
@@ -437,7 +437,7 @@ def test_evaluation_of_a_model_that_never_made_enhanced_labels():
     # Each kind of labels is compared with the phones at its own times.
     counts = collected(model, utterances).counts
     for labels, times in (("anchor", fr.anchor_times(model)), ("enhanced", fr.encoder_times(model))):
-        phones = _phones(utterances, counts, times, whole.phones)
+        phones = phones_of_frames(utterances, counts, times, whole.phones)
         expected = np.bincount(phones[phones >= 0], minlength=len(whole.phones))
         assert np.array_equal(whole.joint[labels].sum(axis=1), expected)
     assert not np.array_equal(whole.joint["anchor"].sum(axis=1), whole.joint["enhanced"].sum(axis=1))

@@ -100,8 +100,8 @@ def evaluate(
     )
 
     names = sorted({item.symbol for items in utterances.alignments.phones.values() for item in items})
-    at_anchor = _phones(utterances, frames.counts, anchor_times(model), names)
-    at_encoder = _phones(utterances, frames.counts, encoder_times(model), names)
+    at_anchor = phones_of_frames(utterances, frames.counts, anchor_times(model), names)
+    at_encoder = phones_of_frames(utterances, frames.counts, encoder_times(model), names)
     silence = names.index(SILENCE) if SILENCE in names else None
     num_codes = model.birq.quantizer.num_codes
     notes = _notes(model, utterances, frames.counts)
@@ -134,7 +134,7 @@ def evaluate(
     )
 
 
-def _phones(utterances: Utterances, counts: dict[str, int], times: FrameTimes, names: list[str]) -> np.ndarray:
+def phones_of_frames(utterances: Utterances, counts: dict[str, int], times: FrameTimes, names: list[str]) -> np.ndarray:
     """Returns the number of the phone at the middle of each frame, -1 where there is none: (N,) int64."""
     number = {name: i for i, name in enumerate(names)} | {None: -1}
     found = [phones_at(utterances.alignments.phones[name], times.middles(count)) for name, count in counts.items()]
