@@ -22,9 +22,9 @@ from nemo_birq.evaluation.label_quality import alignments as al
 from nemo_birq.evaluation.label_quality.evaluation import (
     Evaluation,
     LabelSetScore,
-    phones_of_frames,
     check_memory,
     evaluate,
+    phones_of_frames,
     which_layer,
 )
 from nemo_birq.evaluation.label_quality.label_sets import collect_frames, kmeans_codes, nearest_codes
