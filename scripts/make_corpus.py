@@ -19,12 +19,15 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile as sf
 import soxr
-from corpus.espeak import SILENCE, EspeakError, Segment, Synthesizer, phone_segments
+from corpus.espeak import SILENCE, EspeakError, Onset, Segment, Synthesizer, phone_segments
 from corpus.grammar import sentences
 from corpus.readme import Speaker, Tally, readme
 from rich.progress import Progress
@@ -121,50 +124,58 @@ def ctm_lines(name: str, segments: list[Segment], lead: float, duration: float) 
     ]
 
 
-def make_utterances(
-    split: str,
-    count: int,
-    shards: int,
-    speakers: list[Speaker],
-    texts: Iterator[str],
-    synthesizer: Synthesizer,
-    args: argparse.Namespace,
-    tally: Tally,
-) -> Iterator[tuple[Utterance, list[str]]]:
-    """Synthesize a split, one utterance at a time, in the order of the shards; with the CTM lines of each.
+class Take(NamedTuple):
+    """What espeak-ng made of one sentence, and what is needed to make an utterance of it."""
+
+    name: str
+    number: int
+    speaker: str
+    text: str
+    audio: np.ndarray
+    """int16 samples of shape [samples] at `sample_rate`."""
+    sample_rate: int
+    onsets: list[Onset]
+    rng: np.random.Generator
+    """The utterance's own, behind the draws for its speaker."""
+
+
+def speak(
+    split: str, count: int, shards: int, speakers: list[Speaker], texts: Iterator[str], synthesizer: Synthesizer, seed: int
+) -> Iterator[Take]:
+    """Synthesizes a split, one utterance at a time, in the order of the shards.
 
     Utterance n belongs to shard n % shards. In each shard the speakers take turns, each time in another order.
     """
-    shuffle = random.Random(f"order {split} {args.seed}")
+    shuffle = random.Random(f"order {split} {seed}")
     turns: list[list[Speaker]] = [[] for _ in range(shards)]
     for number in range(count):
         turn = turns[number % shards]
         if not turn:
             turn.extend(shuffle.sample(speakers, len(speakers)))
         speaker, text = turn.pop(), next(texts)
-        rng = np.random.default_rng([args.seed, SPLITS.index(split), number])
+        rng = np.random.default_rng([seed, SPLITS.index(split), number])
         speed = speaker.speed + int(rng.integers(-8, 9))
         pitch = speaker.pitch + int(rng.integers(-4, 5))
         audio, onsets = synthesizer.speak(text, speaker.voice, speed, pitch)
-        segments = phone_segments(audio, synthesizer.sample_rate, onsets)
-        # The silence at both ends is replaced: espeak-ng's is digital, and as long as the first stop's closure.
-        while segments[0].phone == SILENCE:
-            segments.pop(0)
-        while segments[-1].phone == SILENCE:
-            segments.pop()
-        first, last = (round(t * synthesizer.sample_rate) for t in (segments[0].start, segments[-1].end))
-        speech = soxr.resample(audio[first:last] / 32768, synthesizer.sample_rate, SAMPLE_RATE)
-        wave, lead = add_room(speech, rng)
-
         name = f"{speaker.name}-{split}-{number:05d}"
-        duration = len(wave) / SAMPLE_RATE
-        tally.utterances += 1
-        tally.seconds += duration
-        tally.words += len(text.split())
-        lines = ctm_lines(name, segments, lead / SAMPLE_RATE, duration)
-        tally.phones.update(line.split()[-1] for line in lines)
-        data = encode(wave, args.compression_level, serial=number)
-        yield Utterance(f"{name}.opus", data, {"duration": duration, "text": text, "speaker": speaker.name}), lines
+        yield Take(name, number, speaker.name, text, audio, synthesizer.sample_rate, onsets, rng)
+
+
+def record(take: Take, compression_level: float) -> tuple[Utterance, list[str]]:
+    """Makes an encoded utterance, and the CTM lines of its phones, of what espeak-ng said."""
+    segments = phone_segments(take.audio, take.sample_rate, take.onsets)
+    # The silence at both ends is replaced: espeak-ng's is digital, and as long as the first stop's closure.
+    while segments[0].phone == SILENCE:
+        segments.pop(0)
+    while segments[-1].phone == SILENCE:
+        segments.pop()
+    first, last = (round(t * take.sample_rate) for t in (segments[0].start, segments[-1].end))
+    wave, lead = add_room(soxr.resample(take.audio[first:last] / 32768, take.sample_rate, SAMPLE_RATE), take.rng)
+
+    duration = len(wave) / SAMPLE_RATE
+    data = encode(wave, compression_level, serial=take.number)
+    line = {"duration": duration, "text": take.text, "speaker": take.speaker}
+    return Utterance(f"{take.name}.opus", data, line), ctm_lines(take.name, segments, lead / SAMPLE_RATE, duration)
 
 
 def write_loose(utterances: Iterator[Utterance], out: Path) -> None:
@@ -191,25 +202,31 @@ def make_corpus(out: Path, args: argparse.Namespace, progress: Callable[[str, in
         for speaker in speakers[split]:
             synthesizer.check_voice(speaker.voice)
     tallies = {split: Tally() for split in SPLITS}
-    for split in SPLITS:
-        folder = out / split
-        folder.mkdir()
-        shards = args.shards if split == "train" else 1
-        step = progress(split, counts[split])
-        with open(folder / "phones.ctm", "w", encoding="utf-8") as ctm:
-            group, tally = speakers[split], tallies[split]
-            made = make_utterances(split, counts[split], shards, group, texts, synthesizer, args, tally)
+    # espeak-ng's sound depends on what it said before, so that one process speaks; encoding takes most of the time.
+    with get_context("spawn").Pool(args.workers) as pool:
+        for split in SPLITS:
+            folder = out / split
+            folder.mkdir()
+            shards = args.shards if split == "train" else 1
+            takes = speak(split, counts[split], shards, speakers[split], texts, synthesizer, args.seed)
+            recorded = pool.imap(partial(record, compression_level=args.compression_level), takes, chunksize=8)
+            step = progress(split, counts[split])
+            with open(folder / "phones.ctm", "w", encoding="utf-8") as ctm:
 
-            def utterances(made=made, ctm=ctm, step=step) -> Iterator[Utterance]:
-                for utterance, lines in made:
-                    ctm.writelines(lines)
-                    step()
-                    yield utterance
+                def utterances(recorded=recorded, ctm=ctm, step=step, tally=tallies[split]) -> Iterator[Utterance]:
+                    for utterance, lines in recorded:
+                        tally.utterances += 1
+                        tally.seconds += utterance.line["duration"]
+                        tally.words += len(utterance.line["text"].split())
+                        tally.phones.update(line.split()[-1] for line in lines)
+                        ctm.writelines(lines)
+                        step()
+                        yield utterance
 
-            if split == "train":
-                write_shards(utterances(), folder, shards)
-            else:
-                write_loose(utterances(), folder)
+                if split == "train":
+                    write_shards(utterances(), folder, shards)
+                else:
+                    write_loose(utterances(), folder)
     text = readme(args, synthesizer.version, speakers, tallies)
     (out / "README.md").write_text(text, encoding="utf-8")
 
@@ -237,6 +254,12 @@ def main() -> None:
         type=float,
         default=0.955,
         help="libsndfile's, 0 to 1: a higher level makes smaller files (default 0.955, about 20 kbit/s)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=positive,
+        default=os.cpu_count(),
+        help="processes; the files do not depend on it (default all cores)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the corpus in --out once the new one is made")
     args = parser.parse_args()
