@@ -107,18 +107,18 @@ def test_rows_are_priced_by_their_audio():
     names = ("model", "variant", "utterance_seconds", "layer")
     rows = paper_cost.count_rows([dict(zip(names, key, strict=True)) | {"flop_per_second": 1.0} for key in keys])
     flop = {(row["table"], row["row"]): row["flop"] for row in rows}
-    assert flop[1, "supervised"] == 100 * 30 * 3600
-    assert flop[1, "BEST-RQ"] == (960 * 100 + 100 * 30) * 3600
-    assert flop[2, "BiRQ, objective=paper"] == (5000 * 100 + 150 * 30) * 3600
-    assert flop[3, "offline relabelling, the second"] == (960 * 100 + 100 * 30) * 3600
-    assert flop[3, "BiRQ, objective=paper, layer 3, 300 epochs"] == (960 * 300 + 100 * 30) * 3600
+    assert flop[2, "supervised"] == 100 * 30 * 3600
+    assert flop[2, "BEST-RQ"] == (960 * 100 + 100 * 30) * 3600
+    assert flop[3, "BiRQ, objective=paper"] == (5000 * 100 + 150 * 30) * 3600
+    assert flop[1, "offline relabelling, the second"] == (960 * 100 + 100 * 30) * 3600
+    assert flop[1, "BiRQ, objective=paper, layer 3, 300 epochs"] == (960 * 300 + 100 * 30) * 3600
     assert paper_cost.flop_table(rows)[-1][-1] == f"{sum(flop.values()) / 1e18:.3g}"
     for row in rows:
         assert all(
             stage["steps"] * stage["flop_per_step"] == pytest.approx(stage["flop"], rel=1e-3) for stage in row["stages"]
         )
     steps = {(row["table"], row["row"]): row["stages"][0]["steps"] for row in rows}
-    assert steps[1, "BEST-RQ"] == 439_500 and steps[3, "BiRQ, objective=paper, layer 3, 300 epochs"] == 3 * 439_500
+    assert steps[2, "BEST-RQ"] == 439_500 and steps[1, "BiRQ, objective=paper, layer 3, 300 epochs"] == 3 * 439_500
 
 
 def test_committed_counts_agree_with_what_was_measured():
@@ -179,7 +179,7 @@ def test_every_pretraining_is_a_valid_configuration(commands):
         check_modules(model, birq)
         layer = resolve_layer(birq.labels.layer, model.encoder.n_layers)
         name = cfg.name
-        assert layer == (3 if name.startswith("small-birq") else 7)
+        assert layer == (3 if name.startswith("small-birq") else 4 if name.startswith("small") else 7)
         assert birq.labels.label_gradient == ("paper" in name)
         assert (birq.loss.enhanced_weight, birq.loss.anchor_weight, birq.loss.head) == (
             (0.1, 2.4, "shared") if "paper" in name
@@ -200,9 +200,6 @@ def test_every_pretraining_is_a_valid_configuration(commands):
 def test_encoders_have_the_sizes_of_the_paper():
     for config, size in (("137m", 137), ("155m", 155), ("275m", 274)):
         assert size_of(Setting(f"birq_conformer_{config}")) == size
-    five_layers = ("model.encoder.n_layers=5", "model.encoder.d_model=1040")
-    assert all(override in DOC for override in five_layers)
-    assert size_of(Setting("birq_conformer_137m", five_layers)) == pytest.approx(137, abs=2)
 
 
 def size_of(setting: Setting) -> int:
