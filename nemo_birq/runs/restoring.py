@@ -28,11 +28,17 @@ class Restoring(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.ckpt_path:
             return
+        tensors = dict(pl_module.named_parameters())
+        names = {parameter: name for name, parameter in tensors.items()}
         for number, optimizer in enumerate(trainer.optimizers):
             for parameter, state in optimizer.state.items():
                 for name, value in state.items():
                     if not _fits(value, parameter):
                         raise ValueError(_message(trainer, f"{name} of optimizer {number} does not fit its parameter"))
+                    if isinstance(value, Tensor):
+                        tensors[f"{name} of {names.get(parameter, 'a parameter')} in optimizer {number}"] = value
+        if broken := _not_finite(tensors, pl_module.device):
+            raise ValueError(_message(trainer, f"{broken} holds NaN or infinity, which no training saves"))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         of_content = RuntimeError | KeyError | TypeError | AttributeError | IndexError
@@ -48,6 +54,12 @@ def _fits(value: Any, parameter: Tensor) -> bool:
         shape = parameter.shape
         return value.shape in ((), shape, shape[:-1], (*shape[:-2], *shape[-1:]))  # the last two are Adafactor's
     return value is None or isinstance(value, int | float)
+
+
+def _not_finite(tensors: dict[str, Tensor], device: torch.device) -> str | None:
+    """Returns the name of the first tensor that holds NaN or infinity; waits for the device once."""
+    finite = [tensor.isfinite().all().to(device) for tensor in tensors.values()]
+    return next((name for name, is_finite in zip(tensors, torch.stack(finite).tolist(), strict=True) if not is_finite), None)
 
 
 def _message(trainer: Trainer, reason: str) -> str:
