@@ -125,7 +125,8 @@ def explain(error: Exception, folder: Path, config_name: str, arguments: Sequenc
         return f"{error.override} cannot be read ({on_one_line(reason)}): {remedy}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
-        return unknown_name(group or "--config-name", name, error.options or list(configurations(folder)))
+        known = error.options or list(configurations(folder))
+        return f"{unknown_name(group or '--config-name', name, known)}. There is no {folder / group / name}.yaml"
     hint = unknown_key(folder, config_name, arguments)
     return f"{hint} (+KEY=VALUE adds a new key)" if hint else on_one_line(str(error))
 

@@ -33,7 +33,10 @@ def read_events(folder: Path, notes: list[str] | None = None) -> list[dict[str, 
         ValueError: there is no event file with a scalar.
     """
     files, found = [], [] if notes is None else notes
-    for path in sorted(path for path in folder.rglob("events.out*") if path.is_file()):
+    for path in sorted(folder.rglob("events.out*")):
+        if not path.is_file():
+            found.append(f"Left out: {path.parent.name}/{path.name} is no file, but a folder or a link to nothing.")
+            continue
         curves, is_whole = _read_file(path)
         if not is_whole:
             last = max((points[-1].step for points in curves.values()), default=None)
