@@ -2,6 +2,7 @@
 
 import io
 import random
+import re
 import struct
 import tarfile
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from benchmarks.reliability.fuzzing.corruptions import BYTES, Corruption, of_byt
 from benchmarks.reliability.fuzzing.text_corruptions import change_field, yaml_file
 
 Members = list[tuple[tarfile.TarInfo, bytes]]
+UNIQUE = re.compile("[0-9a-f]{32}_")
+"""Begins the names of the artifacts of a ``.nemo``, another one each time."""
 NAMES = ("../outside", "/etc/outside", "", "a" * 200, "other.wav", "sub/dir/name.wav", "name\nwith line", "\udcff.wav")
 
 
@@ -29,6 +32,7 @@ def _of_members(name: str, change: Callable[[Members, int, random.Random], Membe
         with tarfile.open(path) as archive:
             members = [(m, archive.extractfile(m).read() if m.isfile() else b"") for m in archive.getmembers()]
         files = [number for number, (member, _) in enumerate(members) if member.isfile()]
+        files.sort(key=lambda number: UNIQUE.sub("", members[number][0].name))
         with tarfile.open(path, "w") as archive:
             for member, content in change(members, rng.choice(files), rng):
                 member.size = len(content)

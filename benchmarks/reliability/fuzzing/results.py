@@ -11,6 +11,7 @@ import numpy as np
 import soundfile
 import torch
 
+from benchmarks.reliability.fuzzing.archive_corruptions import UNIQUE
 from benchmarks.reliability.outcome import read_outcome
 
 Result = dict[str, Any]
@@ -105,8 +106,9 @@ def nemo_files(pattern: str) -> "Reader":
                     content = archive.extractfile(member)
                     if member.name.endswith((".ckpt", ".pt")):
                         found |= flat(torch.load(content, weights_only=True), member.name)
-                    elif content is not None and not member.name.endswith(".md"):
-                        found[re.sub("[0-9a-f]{32}_", "", member.name)] = content.read()
+                    elif content is not None and not member.name.endswith((".md", CHECKSUMS)):
+                        # Names of artifacts are other ones each time, and the configuration has them too.
+                        found[UNIQUE.sub("", member.name)] = UNIQUE.sub("", content.read().decode(errors="replace"))
         return found
 
     return read

@@ -17,6 +17,8 @@ import soundfile
 import yaml
 
 Rule = Callable[[Path, Path], str | None]
+CONFIGURATIONS = ("config", "finetune_config")
+"""Keys of a record of an experiment."""
 
 
 def never(good: Path, bad: Path) -> str | None:
@@ -60,6 +62,18 @@ def json_values(good: Path, bad: Path) -> str | None:
     except (ValueError, RecursionError):
         return None
     return "JSON with the same keys and types has no redundancy" if is_same else None
+
+
+def experiment_record(good: Path, bad: Path) -> str | None:
+    """Accepts a record of an experiment as ``json_values`` does, with any keys in its two configurations."""
+    try:
+        records = [json.loads(_text(path)) for path in (good, bad)]
+    except (TypeError, ValueError, RecursionError):
+        return None
+    if any(not isinstance(record, dict) or not isinstance(record.get(CONFIGURATIONS[0]), dict) for record in records):
+        return None
+    forms = [{key: value for key, value in record.items() if key not in CONFIGURATIONS} for record in records]
+    return "a configuration in a record of an experiment has no redundancy" if same_form(*forms) else None
 
 
 def json_lines(good: Path, bad: Path) -> str | None:
