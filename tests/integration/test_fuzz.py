@@ -1,5 +1,7 @@
 """Damaged input files: a short ``make fuzz``, and that it finds each kind of ending that must not occur."""
 
+import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from benchmarks.reliability.fuzzing.stage import Stage
 from benchmarks.reliability.fuzzing.verdict import CLASSES, FORBIDDEN, UNDETECTABLE
 from tests.helpers import bad_readers
 from tests.helpers.forked import SERVER
+from tests.helpers.paths import ROOT
 
 pytestmark = pytest.mark.integration
 CASES = {
@@ -81,3 +84,14 @@ def test_a_seed_gives_the_same_cases_alone_and_one_after_the_other(stage):
     assert len(set(first)) > 1
     assert damaged(2, 0) == first[2]
     assert [damaged(number, 1) for number in range(4)] != first
+
+
+def test_the_committed_result_holds_no_forbidden_class():
+    found = json.loads((ROOT / "docs/results/fuzz.json").read_text())
+    assert found["cases"] >= 1000 and not found["forbidden"]
+    assert set(found["kinds"]) == {kind.name for kind in KINDS}
+    total = Counter()
+    for counts in found["kinds"].values():
+        total.update(counts)
+    assert {name: total[name] for name in CLASSES} == found["classes"]
+    assert not any(found["classes"][name] for name in FORBIDDEN)
