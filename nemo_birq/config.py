@@ -83,8 +83,10 @@ class LabelsConfig:
     """Normalization of layer k: ``per_feature``, ``whiten`` or ``layer_norm``."""
     momentum: Annotated[Real, Field(ge=0, lt=1)] = 0.9
     """Weight of the past in the running averages that inference uses."""
-    logit_scale: Annotated[Real, Field(gt=0, le=10000, description="labels are noise far below 40")] = 40.0
-    """Factor on the inner products of frames and codes."""
+    logit_scale: Literal["auto"] | Annotated[Real, Field(gt=0, le=10000, description="labels are noise far below 40")] = 40.0
+    """Factor on the inner products of frames and codes; ``auto``: see ``labels.logit_scale``."""
+    nearest_share: Annotated[Real, Field(gt=0, lt=1)] = 0.6
+    """Mean probability of the nearest code that ``logit_scale=auto`` aims at."""
     temperature: Annotated[Real, Field(ge=0.001, le=1000, description="the paper has 0.5")] = 0.5
     """tau of the Gumbel-softmax; without effect where ``label_gradient`` is 0."""
     hard: Flag = False

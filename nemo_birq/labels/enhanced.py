@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nemo_birq.labels.fitting import QuantizerFitting
+from nemo_birq.labels.logit_scale import ScaleChoice
 from nemo_birq.labels.normalization import LayerNormalization
 from nemo_birq.labels.quantizer import RandomProjectionQuantizer
 from nemo_birq.labels.tracked_codebook import CodebookTracking
@@ -101,6 +102,7 @@ class EnhancedLabeler(nn.Module):
         label_gradient: factor on the gradient that reaches the layer's output; 1 is the paper, 0 is none, and no noise.
         tracking: moves the codes to the frames as training goes on; None: they stay as they are, as in the paper.
         fitting: fits the projection to the first frames; None: it stays random, as in the paper.
+        choice: chooses the scale from the first batches, in place of ``logit_scale``; None: it stays.
     """
 
     def __init__(
@@ -113,16 +115,23 @@ class EnhancedLabeler(nn.Module):
         label_gradient: float,
         tracking: CodebookTracking | None = None,
         fitting: QuantizerFitting | None = None,
+        choice: ScaleChoice | None = None,
     ):
         super().__init__()
         self.quantizer = quantizer
         self.normalization = normalization
-        self.logit_scale = logit_scale
+        self._logit_scale = logit_scale
         self.temperature = temperature
         self.hard = hard
         self.label_gradient = label_gradient
         self.tracking = tracking
         self.fitting = fitting
+        self.choice = choice
+
+    @property
+    def logit_scale(self) -> float:
+        """Factor on the inner products: the chosen one, or that of the arguments."""
+        return self._logit_scale if self.choice is None or self.choice.value is None else self.choice.value
 
     def forward(
         self,
@@ -153,6 +162,8 @@ class EnhancedLabeler(nn.Module):
         codebook = self.quantizer.codebook
         if self.tracking is not None and update:
             self.tracking.update(codebook, units.detach(), self.quantizer.nearest_of_units(units), generator)
+        if self.choice is not None and update:
+            self.choice.update(units.detach(), codebook)
         return EnhancedTargets(
             units,
             codebook,
@@ -175,4 +186,4 @@ class EnhancedLabeler(nn.Module):
         found |= {"enhanced_projection": self.quantizer.projection} if self.fitting is None else self.fitting.tensors()
         for part in (self.normalization, self.tracking):
             found |= {} if part is None else dict(part.named_buffers())
-        return found
+        return found if self.choice is None else found | self.choice.tensors()

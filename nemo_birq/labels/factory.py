@@ -2,10 +2,11 @@
 
 from torch import Tensor
 
-from nemo_birq.config import BiRQConfig
+from nemo_birq.config import BiRQConfig, LabelsConfig
 from nemo_birq.labels.anchor import AnchorLabeler, RandomProjectionLabeler
 from nemo_birq.labels.enhanced import EnhancedLabeler
 from nemo_birq.labels.fitting import FitSchedule, QuantizerFitting
+from nemo_birq.labels.logit_scale import ScaleChoice
 from nemo_birq.labels.normalization import LayerNormalization
 from nemo_birq.labels.quantizer import RandomProjectionQuantizer
 from nemo_birq.labels.teacher import TeacherLabeler
@@ -56,15 +57,17 @@ def _build_enhanced(birq: BiRQConfig, tensors: dict[str, Tensor]) -> EnhancedLab
     quantizer, fitting = RandomProjectionQuantizer(projection, codebook), None
     if labels.projection == "pca":
         fitting = _fitting(birq, quantizer, (birq.loss.start_step,), projection=True, codes=False, name="enhanced")
+    chosen = labels.logit_scale == "auto"
     return EnhancedLabeler(
         quantizer,
         LayerNormalization(projection.shape[1], labels.normalization, labels.momentum),
-        logit_scale=labels.logit_scale,
+        logit_scale=LabelsConfig.logit_scale if chosen else labels.logit_scale,
         temperature=labels.temperature,
         hard=labels.hard,
         label_gradient=labels.label_gradient,
         tracking=tracking,
         fitting=fitting,
+        choice=ScaleChoice(labels.nearest_share, birq.anchor.fit_steps) if chosen else None,
     )
 
 

@@ -113,6 +113,8 @@ def restore(tensors: dict[str, Tensor], anchor: AnchorLabeler, enhanced: Enhance
     for labeler in (anchor, enhanced):
         if labeler.fitting is not None:
             labeler.fitting.load(tensors)
+    if enhanced.choice is not None:
+        enhanced.choice.load(tensors)
     if enhanced.tracking is not None and "tracked_batches" not in tensors:
         enhanced.tracking.go_on_from_full_averages()
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_birq.config import BiRQConfig
+from nemo_birq.config import BiRQConfig, LabelsConfig
 from nemo_birq.data.factory import MAX_SKIPPED_SHARE
 from nemo_birq.monitoring.metrics import METRICS
 
@@ -55,12 +55,16 @@ def noise_labels(logged: LoggedStep) -> Violation | None:
     value = logged.metrics.get("selection_agreement", 1.0)
     if value >= least:
         return None
+    labels = logged.birq.labels
+    key = f"model.birq.labels.nearest_share (now {labels.nearest_share:g}; the default is {LabelsConfig.nearest_share:g})"
+    if labels.logit_scale != "auto":
+        key = f"model.birq.labels.logit_scale (now {labels.logit_scale:g}; the default is {LabelsConfig.logit_scale:g})"
     return Violation(
         value,
         least,
         f"the nearest code has only {value:.1%} of the probability of a label, so the enhanced labels are noise, or nearly "
-        "the same for all frames, and cannot be learned. Raise model.birq.labels.logit_scale (now "
-        f"{logged.birq.labels.logit_scale:g}; the default is 40). scripts/check_labels.py suggests a value for your data.",
+        f"the same for all frames, and cannot be learned. Raise {key}. scripts/check_labels.py suggests a value for your "
+        "data.",
     )
 
 

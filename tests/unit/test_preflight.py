@@ -27,7 +27,7 @@ def test_agreement_is_that_of_drawn_gumbel_noise():
         picked = ((scale * scores + gumbel_noise(scores, generator(2))) / 0.5).argmax(-1)
         assert agreement == pytest.approx(float((picked == scores.argmax(-1)).float().mean()), abs=0.035)
     assert curve.agreement == sorted(curve.agreement) and curve.codes == sorted(curve.codes, reverse=True)
-    assert curve.at(curve.suggestion()) == pytest.approx(0.6, abs=0.02)  # it has two digits
+    assert curve.at(curve.suggestion(0.6)) == pytest.approx(0.6, abs=0.02)  # it has two digits
 
 
 def test_random_vectors_have_the_values_of_the_table():
@@ -54,6 +54,16 @@ def test_check_counts_the_labels_of_training_and_leaves_the_model(tmp_path):
     assert result.failures(model) == []
     preflight_report.draw(result, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tracked_codes_are_measured_where_training_moves_them():
+    """Codes that follow the frames are used more evenly than random ones."""
+    changes = {"birq__labels__code_dim": 8, "birq__labels__codebook": "tracked"}
+    found = [preflight.measure(make_model(**options), BATCHES, minutes=1) for options in ({}, changes)]
+    random, tracked = (result.labels["layer k"].perplexity for result in found)
+    assert tracked > 1.1 * random
+    automatic = preflight.measure(make_model(**changes, birq__labels__logit_scale="auto"), BATCHES, minutes=1)
+    assert automatic.selection["layer k"].at(automatic.logit_scale) == pytest.approx(0.6, abs=0.02)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,9 @@ from torch.utils.data import DataLoader
 from nemo_birq.data.bandwidth import find_bandwidth, in_words
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.length_limits import LeftOut, find_left_out_of_loader
+from nemo_birq.labels.quantizer import RandomProjectionQuantizer
 from nemo_birq.labels.statistics import CodeUse, histogram
+from nemo_birq.labels.tracked_codebook import CodebookTracking
 from nemo_birq.model import BiRQModel
 from nemo_birq.modules.layer_pass import encode_to_layer
 from nemo_birq.modules.masking import positions, valid_frames
@@ -37,9 +39,9 @@ from nemo_birq.monitoring.training_log import is_silent, num_read
 from nemo_birq.utils.progress import ProgressBars
 
 SCALES = (1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 40.0, 60.0, 80.0, 120.0, 160.0, 320.0)
-WANTED_AGREEMENT = 0.6  # labels follow the frame, and Gumbel noise still chooses among near codes
 LEAST_STABILITY = 0.9  # of the anchor labels; 98 % are equal for read speech, a quarter for telephone speech at 16 kHz
 DITHER = 1e-5  # amplitude of NeMo's configurations; without any, rounding noise decides in its place
+TRACKED_FRAMES = 1000  # of a batch that tracked codes follow
 SAMPLED_FRAMES = 2048  # for the curves; the mean of so many agreements has an error below 0.01
 GATE: tuple[Rule, ...] = (silence, degenerate_features, masked_share, noise_labels, collapsed_labels)
 
@@ -57,9 +59,9 @@ class Selection:
         """Agreement at any scale, between those measured."""
         return float(np.interp(math.log(scale), np.log(SCALES), self.agreement))
 
-    def suggestion(self) -> float:
-        """The scale at which the agreement is ``WANTED_AGREEMENT``, to two digits."""
-        scale = math.exp(np.interp(WANTED_AGREEMENT, self.agreement, np.log(SCALES)))
+    def suggestion(self, agreement: float) -> float:
+        """The scale that has an agreement, to two digits."""
+        scale = math.exp(np.interp(agreement, self.agreement, np.log(SCALES)))
         return float(f"{scale:.2g}")
 
 
@@ -78,7 +80,9 @@ class Preflight:
     selection: dict[str, Selection]
     """On this data's layer k, and on random unit vectors."""
     logit_scale: float
-    """As configured."""
+    """As configured; with ``auto`` the one for this data."""
+    nearest_share: float
+    """Agreement that the suggestion aims at."""
     left_out: list[LeftOut]
     """Data that the limits of length leave out."""
     bandwidths: dict[float, float]
@@ -162,7 +166,6 @@ class _Tally:
             if bandwidth := find_bandwidth(row[:length].numpy(), rate):
                 self.bandwidths[bandwidth] += length / rate
         normalized = model.enhanced_labeler.normalization(hidden, valid, frames, update=False)
-        self._count("layer k", model.enhanced_labeler.quantizer.nearest(normalized))
         self.units.append(model.enhanced_labeler.quantizer.unit_vectors(normalized).cpu())
         mask = model.masking.draw(lengths.cpu(), features.shape[2], self.generator)
         self.masked += len(model.masked_frames(mask, valid.shape[1]))
@@ -184,11 +187,27 @@ class _Tally:
     def _count(self, name: str, labels: Tensor) -> None:
         self.counts[name] += histogram(labels, self.counts[name].shape[1])
 
+    def _trained_codebook(self, units: Tensor) -> Tensor:
+        """Returns the codes that training will use, (H, V, d): tracked ones are let follow the units (N, H, d) first."""
+        labeler = self.model.enhanced_labeler
+        codebook = labeler.quantizer.codebook.cpu().clone()
+        if labeler.tracking is not None:
+            tracking = CodebookTracking(*codebook.shape, labeler.tracking.momentum)
+            quantizer = RandomProjectionQuantizer(units.new_zeros(len(codebook), 1, codebook.shape[2]), codebook)
+            for batch in units[torch.randperm(len(units), generator=self.generator)].split(TRACKED_FRAMES):
+                tracking.update(quantizer.codebook, batch, quantizer.nearest_of_units(batch), self.generator)
+            codebook = quantizer.codebook
+        return codebook
+
     def result(self, left_out: list[LeftOut]) -> Preflight:
-        codebook = self.model.enhanced_labeler.quantizer.codebook.cpu()
         units = torch.cat(self.units)
+        codebook = self._trained_codebook(units)
+        of_layer = RandomProjectionQuantizer(units.new_zeros(len(codebook), 1, codebook.shape[2]), codebook)
+        self._count("layer k", of_layer.nearest_of_units(units).to(self.model.device))
         sample = units[torch.randperm(len(units), generator=torch.Generator().manual_seed(0))[:SAMPLED_FRAMES]]
         random = F.normalize(torch.randn(sample.shape, generator=torch.Generator().manual_seed(1)), dim=-1)
+        labels, here = self.model.birq.labels, selection(sample, codebook)
+        scale = here.suggestion(labels.nearest_share) if labels.logit_scale == "auto" else labels.logit_scale
         return Preflight(
             minutes=self.seconds / 60,
             frames=self.frames,
@@ -197,8 +216,9 @@ class _Tally:
             skipped_share=self.skipped / (self.utterances + self.skipped),
             masked_fraction=self.masked / max(1, self.frames),
             labels={name: CodeUse.of(count) for name, count in self.counts.items()},
-            selection={"layer k": selection(sample, codebook), "random": selection(random, codebook)},
-            logit_scale=self.model.birq.labels.logit_scale,
+            selection={"layer k": here, "random": selection(random, codebook)},
+            logit_scale=scale,
+            nearest_share=labels.nearest_share,
             left_out=left_out,
             bandwidths=dict(self.bandwidths),
             stability=self.equal / max(1, self.frames),

@@ -5,7 +5,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from nemo_birq.evaluation.preflight.measure import SCALES, WANTED_AGREEMENT, Preflight
+from nemo_birq.evaluation.preflight.measure import SCALES, Preflight
 from nemo_birq.utils.pictures import write_picture
 
 NAMES = {
@@ -57,7 +57,7 @@ def draw(result: Preflight, path: Path) -> None:
         agreement.plot(SCALES, result.selection[key].agreement, ms=3, label=label, **style)
         codes.plot(SCALES, result.selection[key].codes, ms=3, label=label, **style)
     agreement.axhspan(0.5, 0.7, color="tab:green", alpha=0.12, label="wanted")
-    suggested = result.selection["layer k"].suggestion()
+    suggested = result.selection["layer k"].suggestion(result.nearest_share)
     for axes in (agreement, codes):
         axes.axvline(result.logit_scale, color="black", lw=1, label=f"configured: {result.logit_scale:g}")
         axes.axvline(suggested, color="tab:green", lw=1, ls="--", label=f"suggested: {suggested:g}")
@@ -83,5 +83,5 @@ def suggestion_line(result: Preflight) -> str:
     here = result.selection["layer k"]
     return (
         f"logit_scale={result.logit_scale:g} picks the nearest code in {here.at(result.logit_scale):.0%} of the frames; "
-        f"model.birq.labels.logit_scale={here.suggestion():g} would in {WANTED_AGREEMENT:.0%}."
+        f"model.birq.labels.logit_scale={here.suggestion(result.nearest_share):g} would in {result.nearest_share:.0%}."
     )
