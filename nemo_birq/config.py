@@ -42,6 +42,9 @@ class QuantizerConfig:
 class AnchorConfig:
     """Fitting of the anchor labels' quantizer to the first frames of a run; see ``labels.fitting``."""
 
+    normalization: Literal["per_feature"] | None = None
+    """``per_feature``: the labeler normalizes each feature over the utterance, for features that the preprocessor does not
+    normalize, such as those of streaming encoders; None: it takes the features as the encoder gets them."""
     projection: Literal["random", "pca"] = "random"
     """``random``, as in BEST-RQ; ``pca``: the principal components of the stacked frames."""
     codes: Literal["random", "kmeans"] = "random"

@@ -35,6 +35,7 @@ from nemo_birq.labels.factory import begin_step, build_labelers
 from nemo_birq.labels.teacher import find_teacher
 from nemo_birq.labels.utterance_labels import Labels, pad_labels
 from nemo_birq.losses.bilevel import BilevelLoss, Losses, Weights, WeightSchedule
+from nemo_birq.modules.frame_times import leading_frames
 from nemo_birq.modules.layer_pass import encode_to_layer
 from nemo_birq.modules.masking import SpanMasking, positions, valid_frames
 from nemo_birq.monitoring.callback import HealthMonitor
@@ -75,9 +76,9 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
         super().__init__(cfg=with_stock_nodes(cfg, birq.loss.head == "separate"), trainer=trainer)
 
         self.sample_rate = cfg.sample_rate  # which NeMo's OOMptimizer asks for
-        self.subsampling = cfg.encoder.subsampling_factor
+        self.subsampling, self.leading = cfg.encoder.subsampling_factor, leading_frames(self.encoder)
         tensors = artifacts.load_or_draw_tensors(self, cfg, birq)
-        self.anchor_labeler, self.enhanced_labeler = build_labelers(birq, tensors, self.teacher, self.subsampling)
+        self.anchor_labeler, self.enhanced_labeler = build_labelers(birq, tensors, self.teacher, self.encoder)
         artifacts.restore_labels(self, tensors)
         self.masking = SpanMasking(**vars(birq.masking))
         loss = birq.loss
@@ -200,7 +201,7 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
 
     def masked_frames(self, mask: Tensor, num_frames: int) -> Tensor:
         """Returns the encoder frames that are predicted; see ``SpanMasking.masked_positions``."""
-        return self.masking.masked_positions(mask, self.subsampling, num_frames)
+        return self.masking.masked_positions(mask, self.subsampling, num_frames, self.leading)
 
     # --- from audio to features and labels ------------------------------------------------------------------------
 

@@ -8,7 +8,21 @@ from pydantic import Field
 
 from nemo_birq.config import BiRQConfig
 from nemo_birq.config_checks.nodes import check_class
-from nemo_birq.utils.settings import Count, Dropout, Flag, Node, Positive, Real, Size, Text, Whole, read, refuse, shown
+from nemo_birq.utils.settings import (
+    Count,
+    Dropout,
+    Flag,
+    Node,
+    Positive,
+    Real,
+    Share,
+    Size,
+    Text,
+    Whole,
+    read,
+    refuse,
+    shown,
+)
 
 Width = Annotated[Whole, Field(ge=1, le=65536)]
 Subsampling = Literal[
@@ -64,6 +78,7 @@ class EncoderSettings(Node):
         Field(json_schema_extra={"allowed": "null, or [left, right] in frames with -1 for all, or a list of such pairs"}),
     ] = None
     att_context_style: Literal["regular", "chunked_limited", "chunked_limited_with_rc"] = "regular"
+    att_context_probs: Annotated[list[Share], Field(min_length=1)] | None = None
     xscaling: Flag = True
     untie_biases: Flag = True
     pos_emb_max_len: Annotated[Whole, Field(ge=1, le=10**6)] = 5000
@@ -175,9 +190,12 @@ def _check_attention(settings: EncoderSettings, where: str) -> None:
         size is None or isinstance(size[0], list) or max(size) < 1
     ):
         refuse(key, size, f"two numbers of frames such as [200, 200] with {where}.self_attention_model=rel_pos_local_attn")
+    contexts = [[-1, -1]] if size is None else size if isinstance(size[0], list) else [size]
+    probs = settings.att_context_probs
+    if probs is not None and (len(probs) != len(contexts) or sum(probs) != 1):  # as NeMo compares the sum
+        refuse(f"{where}.att_context_probs", probs, f"{len(contexts)} numbers, one for each of {key}, whose sum is 1")
     if settings.att_context_style != "chunked_limited" or size is None:
         return
-    contexts = size if isinstance(size[0], list) else [size]
     for left, right in contexts:
         if (right < 0 and len(contexts) == 1) or (left > 0 and left % (right + 1)):
             allowed = "[left, right] with right of at least 0 and left a multiple of right + 1"
@@ -209,10 +227,11 @@ def check_modules(cfg: DictConfig, birq: BiRQConfig) -> None:
         ValueError: an encoder without a layer k of its width, or another head than quantizer and encoder need.
     """
     check_head(cfg, birq)
-    if cfg.preprocessor.get("normalize") != "per_feature":
+    if cfg.preprocessor.get("normalize") != "per_feature" and birq.anchor.normalization is None:
         logging.warning(
             f"model.preprocessor.normalize={cfg.preprocessor.get('normalize')}: the anchor labels of features that are not "
-            "normalized per feature over time collapse onto few codes. Use per_feature."
+            "normalized per feature over time collapse onto few codes. Use per_feature; for a streaming encoder, whose "
+            "input cannot be normalized over time, set model.birq.anchor.normalization=per_feature."
         )
 
 

@@ -6,6 +6,7 @@ Shapes: B utterances, F mel bins, T feature frames, S subsampling factor, T' = c
 from typing import Protocol
 
 import torch.nn.functional as F
+from nemo.collections.asr.parts.preprocessing.features import normalize_batch
 from torch import Tensor, nn
 
 from nemo_birq.labels.fitting import QuantizerFitting
@@ -25,7 +26,7 @@ class AnchorLabeler(Protocol):
         """Computes the labels of selected encoder frames.
 
         Args:
-            features: (B, F, T) normalized log-mel features of the unmasked input.
+            features: (B, F, T) log-mel features of the unmasked input, as the encoder gets them.
             lengths: (B,) int64, in feature frames.
             frames: (N,) int64, positions of the encoder frames to label in the flattened (B, T').
             num_frames: T' of the encoder.
@@ -38,9 +39,15 @@ class AnchorLabeler(Protocol):
         """Returns the tensors that define the labels and are saved beside the model, by their names in the file."""
 
 
-def stack_frames(features: Tensor, subsampling: int) -> Tensor:
-    """Concatenates S neighbouring feature frames, the earliest first: (B, F, T) -> (B, T', S * F), zero-padded in time."""
-    padded = F.pad(features, (0, -features.shape[2] % subsampling))
+def stack_frames(features: Tensor, subsampling: int, leading: int = 0) -> Tensor:
+    """Concatenates S neighbouring feature frames, the earliest first: (B, F, T) -> (B, T', S * F), zero-padded in time.
+
+    Args:
+        features: (B, F, T).
+        subsampling: S.
+        leading: zero frames before the first; see ``frame_times.leading_frames``.
+    """
+    padded = F.pad(features, (leading, -(leading + features.shape[2]) % subsampling))
     return padded.transpose(1, 2).unflatten(1, (-1, subsampling)).flatten(2)
 
 
@@ -52,21 +59,30 @@ class RandomProjectionLabeler(nn.Module):
     Args:
         quantizer: projection of width S * F, and codebook.
         subsampling: S.
+        leading: zero frames before the first feature frame; see ``frame_times.leading_frames``.
+        normalize: normalize each feature over the utterance; False where the preprocessor does.
         fitting: fits the quantizer in the first steps of a run, in place of random values (BEST-RQ's).
     """
 
-    def __init__(self, quantizer: RandomProjectionQuantizer, subsampling: int, fitting: QuantizerFitting | None = None):
+    def __init__(
+        self, quantizer: RandomProjectionQuantizer, subsampling: int, leading: int = 0, normalize: bool = False,
+        fitting: QuantizerFitting | None = None,
+    ):  # fmt: skip
         super().__init__()
         self.fitting = fitting
         self.quantizer = quantizer
         self.subsampling = subsampling
-        self.first_frame = (subsampling - 1) / 2
+        self.leading = leading
+        self.normalize = normalize
+        self.first_frame = (subsampling - 1) / 2 - leading
 
     def forward(self, features: Tensor, lengths: Tensor, frames: Tensor, num_frames: int) -> Tensor:
         """See ``AnchorLabeler.__call__``."""
+        if self.normalize:
+            features, _, _ = normalize_batch(features.float(), lengths, "per_feature")
         inside = valid_frames(lengths, features.shape[2]).unsqueeze(1)
-        stacked = stack_frames(features.masked_fill(~inside, 0.0), self.subsampling)
-        stacked = F.pad(stacked, (0, 0, 0, num_frames - stacked.shape[1]))  # causal subsampling adds a frame
+        stacked = stack_frames(features.masked_fill(~inside, 0.0), self.subsampling, self.leading)
+        stacked = F.pad(stacked, (0, 0, 0, num_frames - stacked.shape[1]))  # the frames of padding may be cut off
         inputs = stacked.flatten(0, 1)[frames]
         if self.fitting is not None:
             self.fitting.gather(inputs)

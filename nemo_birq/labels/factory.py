@@ -1,5 +1,6 @@
 """Builds the labelers of a configuration."""
 
+from nemo.collections.asr.modules import ConformerEncoder
 from torch import Tensor
 
 from nemo_birq.config import BiRQConfig, LabelsConfig
@@ -11,10 +12,11 @@ from nemo_birq.labels.normalization import LayerNormalization
 from nemo_birq.labels.quantizer import RandomProjectionQuantizer
 from nemo_birq.labels.teacher import TeacherLabeler
 from nemo_birq.labels.tracked_codebook import CodebookTracking
+from nemo_birq.modules.frame_times import leading_frames
 
 
 def build_labelers(
-    birq: BiRQConfig, tensors: dict[str, Tensor], teacher: TeacherLabeler | None, subsampling: int
+    birq: BiRQConfig, tensors: dict[str, Tensor], teacher: TeacherLabeler | None, encoder: ConformerEncoder
 ) -> tuple[AnchorLabeler, EnhancedLabeler]:
     """Builds the labelers of both tasks.
 
@@ -22,22 +24,24 @@ def build_labelers(
         birq: the configuration.
         tensors: of ``tensors.draw``, or those of a file.
         teacher: makes the anchor labels where there is one.
-        subsampling: S.
+        encoder: whose frames are labelled.
     """
     anchor = teacher
     if anchor is None:
-        anchor = _build_anchor(birq, tensors, subsampling)
+        anchor = _build_anchor(birq, tensors, encoder)
     return anchor, _build_enhanced(birq, tensors)
 
 
-def _build_anchor(birq: BiRQConfig, tensors: dict[str, Tensor], subsampling: int) -> RandomProjectionLabeler:
+def _build_anchor(birq: BiRQConfig, tensors: dict[str, Tensor], encoder: ConformerEncoder) -> RandomProjectionLabeler:
     projection = tensors.get("fitted_anchor_projection", tensors["anchor_projection"])
     quantizer = RandomProjectionQuantizer(projection, tensors.get("fitted_anchor_codebook", tensors["codebook"]))
     fitting, anchor = None, birq.anchor
     if anchor.fitted:
         starts = (0, *anchor.refine_steps)
         fitting = _fitting(birq, quantizer, starts, anchor.projection == "pca", anchor.codes == "kmeans", "anchor")
-    return RandomProjectionLabeler(quantizer, subsampling, fitting)
+    return RandomProjectionLabeler(
+        quantizer, encoder.subsampling_factor, leading_frames(encoder), anchor.normalization is not None, fitting
+    )
 
 
 def _fitting(

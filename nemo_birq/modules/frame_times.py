@@ -8,7 +8,8 @@
   thus centre encoder frame t at mel frame ``S * t``; with causal subsampling (p = 2) at ``S * t - (S - 1)``; ``stacking``
   at ``S * t + (S - 1) / 2``. The layers of the encoder add context to a frame and leave it where it is.
 * Anchor label t is of the stacked mel frames ``S * t`` to ``S * t + S - 1``, with the middle ``S * t + (S - 1) / 2``: 15 ms
-  after that of the encoder frame with S = 4, 35 ms with S = 8.
+  after that of the encoder frame with S = 4, 35 ms with S = 8. Encoder frame t of a causal subsampling sees no mel frame
+  after ``S * t``: its label is of the frames ``S * t - (S - 1)`` to ``S * t``, which frame t - 1 has not seen.
 
 S: subsampling factor of the encoder.
 """
@@ -17,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 from nemo.collections.asr.modules import ConformerEncoder
+from nemo.collections.asr.parts.submodules.subsampling import ConvSubsampling
 from nemo.core import ModelPT
 from torch import nn
 
@@ -75,3 +77,14 @@ def first_encoder_frame(encoder: ConformerEncoder) -> float:
             offset += stride * ((module.kernel_size[0] - 1) / 2 - (module.padding[0] if left is None else left))
             stride *= module.stride[0]
     return offset
+
+
+def leading_frames(encoder: ConformerEncoder) -> int:
+    """Returns the number of zero frames to put before the first feature frame, so that S at a time are an encoder frame.
+
+    It is 0. For a causal subsampling, whose frame t stands for the feature frames ``S * t - (S - 1)`` to ``S * t``, it is
+    S - 1.
+    """
+    front = encoder.pre_encode
+    causal = isinstance(front, ConvSubsampling) and front._left_padding > front._right_padding
+    return encoder.subsampling_factor - 1 if causal else 0

@@ -67,21 +67,22 @@ class SpanMasking:
         noise = torch.randn(features.shape, device=features.device, dtype=features.dtype, generator=generator)
         return torch.where(mask.unsqueeze(1), noise * self.noise_std, features)
 
-    def encoder_frames(self, mask: Tensor, subsampling: int) -> Tensor:
-        """Which encoder frames count as masked: (B, T) bool -> (B, T') bool."""
-        padded = F.pad(mask.float(), (0, -mask.shape[1] % subsampling))
+    def encoder_frames(self, mask: Tensor, subsampling: int, leading: int = 0) -> Tensor:
+        """Which encoder frames count as masked: (B, T) bool -> (B, T') bool; see ``frame_times.leading_frames``."""
+        padded = F.pad(mask.float(), (leading, -(leading + mask.shape[1]) % subsampling))
         return padded.unflatten(1, (-1, subsampling)).mean(dim=-1) > self.threshold
 
-    def masked_positions(self, mask: Tensor, subsampling: int, num_frames: int) -> Tensor:
+    def masked_positions(self, mask: Tensor, subsampling: int, num_frames: int, leading: int = 0) -> Tensor:
         """Returns the encoder frames that are predicted. They lie inside the true lengths, as masked feature frames do.
 
         Args:
             mask: (B, T) bool, on the host, so that their number is known without waiting for the device.
             subsampling: S.
             num_frames: T' of the encoder.
+            leading: of ``frame_times.leading_frames``.
 
         Returns:
             (N,) int64 positions in the flattened (B, T').
         """
-        frames = self.encoder_frames(mask, subsampling)
-        return positions(F.pad(frames, (0, num_frames - frames.shape[1])))  # causal subsampling adds a frame
+        frames = self.encoder_frames(mask, subsampling, leading)
+        return positions(F.pad(frames, (0, num_frames - frames.shape[1])))  # the frames of padding may be cut off

@@ -95,8 +95,8 @@ def degenerate_features(logged: LoggedStep) -> Violation | None:
         f"nearly all frames have the same few anchor labels: their normalized entropy is {value:.2f}, their perplexity "
         f"{logged.metrics['anchor_perplexity']:.1f} of {logged.birq.quantizer.num_codes} codes, and the most frequent code "
         f"has {logged.metrics['anchor_top1']:.0%} of the frames. The features are degenerate. Set "
-        "model.preprocessor.normalize=per_feature, and listen to the audio: it may be silent or constant, or come from the "
-        "wrong channel.",
+        "model.preprocessor.normalize=per_feature (for a streaming encoder model.birq.anchor.normalization=per_feature), "
+        "and listen to the audio: it may be silent or constant, or come from the wrong channel.",
     )
 
 

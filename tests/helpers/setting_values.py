@@ -178,6 +178,10 @@ model.encoder.att_context_size=[1]
 model.encoder.att_context_size=[1,2,3]
 model.encoder.att_context_size=[-2,1]
 model.encoder.att_context_style=banana
+model.encoder.att_context_probs=[]
+model.encoder.att_context_probs=0.5
+model.encoder.att_context_probs=[0.5,0.5]
+model.encoder.att_context_probs=[0.5,0.4] model.encoder.att_context_size=[[70,1],[70,0]]
 model.encoder.att_context_size=[7,2] model.encoder.att_context_style=chunked_limited
 model.encoder.xscaling=5
 model.encoder.untie_biases=abc
@@ -227,6 +231,8 @@ model.birq.quantizer.num_books=1000
 model.birq.quantizer.seed=abc
 model.birq.quantizer.seed=nan
 model.birq.anchor=5
+model.birq.anchor.normalization=all_features
+model.birq.anchor.normalization=true
 model.birq.anchor.projection=ica
 model.birq.anchor.projection=null
 model.birq.anchor.codes=tracked
@@ -581,6 +587,7 @@ model.encoder.dropout=0
 model.encoder.dropout=0.99
 model.encoder.att_context_size=null
 model.encoder.att_context_size=[[-1,-1],[70,1]]
+model.encoder.att_context_size=[[70,1],[70,0]] model.encoder.att_context_probs=[0.75,0.25]
 model.encoder.att_context_size=[70,1] model.encoder.att_context_style=chunked_limited
 model.encoder.self_attention_model=rel_pos_local_attn model.encoder.att_context_size=[128,128]
 +model.encoder.stochastic_depth_start_layer=4
@@ -589,6 +596,7 @@ model.birq.quantizer.num_codes=1000000
 model.birq.quantizer.code_dim=1
 model.birq.quantizer.num_books=1
 model.birq.quantizer.seed=-1
+model.birq.anchor.normalization=per_feature
 model.birq.anchor.codes=kmeans model.birq.anchor.fit_frames=256
 model.birq.anchor.codes=kmeans model.birq.anchor.refine_steps=[50]
 model.birq.masking.span_frames=1

@@ -208,6 +208,7 @@ def test_tracked_preset_is_what_the_experiments_compared():
         ("birq_conformer_155m", 155),
         ("birq_conformer_275m", 274),
         ("birq_fastconformer_large", 109),
+        ("birq_fastconformer_streaming", 109),
     ],
 )
 def test_configurations_have_the_size_they_say(config, millions):

@@ -178,16 +178,45 @@ def test_a_click_is_loudest_in_the_mel_frame_whose_middle_is_nearest(exact_pad):
         assert [loudest(middles[frame]), loudest(halfway - 2), loudest(halfway + 2)] == [frame, frame, frame + 1]
 
 
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(("factor", "subsampling"), [(4, "striding"), (8, "dw_striding")])
-def test_anchor_label_is_in_the_middle_of_the_stacked_frames(factor, subsampling):
-    model = make_model(encoder__subsampling_factor=factor, encoder__subsampling=subsampling)
+def test_anchor_label_is_in_the_middle_of_the_stacked_frames(factor, subsampling, causal):
+    model = make_model(
+        encoder__subsampling_factor=factor, encoder__subsampling=subsampling, encoder__causal_downsampling=causal
+    )
     features = torch.zeros(1, 2, 64, requires_grad=True)
-    stack_frames(features, factor)[0, 5].sum().backward()
+    stack_frames(features, factor, model.leading)[0, 5].sum().backward()
     seen = features.grad[0].sum(dim=0).nonzero().flatten()
     middle = (int(seen[0]) + int(seen[-1])) / 2 * 0.01
     assert fr.anchor_times(model).middles(6)[5] == pytest.approx(middle)
-    assert fr.encoder_times(model).middles(6)[5] == pytest.approx(5 * factor * 0.01)
-    np.testing.assert_allclose(fr.anchor_times(model).edges(2), np.array([-0.5, factor - 0.5, 2 * factor - 0.5]) * 0.01)
+    shift = factor - 1 if causal else 0
+    assert fr.encoder_times(model).middles(6)[5] == pytest.approx((5 * factor - shift) * 0.01)
+    edges = np.array([-0.5, factor - 0.5, 2 * factor - 0.5]) - shift
+    np.testing.assert_allclose(fr.anchor_times(model).edges(2), edges * 0.01)
+
+
+@pytest.mark.parametrize("subsampling", ["striding", "dw_striding"])
+def test_frames_of_a_causal_encoder_are_the_newest_that_it_sees(subsampling):
+    """Each feature frame belongs to the first encoder frame that sees it: in labels, in masks and in their number."""
+    model = make_model(
+        encoder__subsampling_factor=8, encoder__subsampling=subsampling, encoder__causal_downsampling=True,
+        encoder__conv_context_size="causal", encoder__att_context_size=[8, 0], encoder__att_context_style="chunked_limited",
+    ).eval()  # fmt: skip
+    for parameter in model.encoder.pre_encode.parameters():
+        torch.nn.init.constant_(parameter, 0.01)  # positive everywhere: no gradient is cut off
+    for length in (57, 58, 64, 65):
+        features = torch.ones(1, 20, length)
+        encoded, _ = model.encoder(audio_signal=features, length=torch.tensor([length]))
+        stacked = stack_frames(features, 8, model.leading)
+        assert stacked.shape[1] == encoded.shape[2]
+        for frame in range(1, 8):
+            mask = torch.zeros(1, length, dtype=torch.bool)
+            mask[0, 8 * frame - 7 : 8 * frame + 1] = True
+            assert model.masked_frames(mask, encoded.shape[2]).tolist() == ([frame] if int(mask.sum()) >= 7 else [])
+            changed = features.masked_fill(mask.unsqueeze(1), 2.0)
+            alone = model.encoder(audio_signal=changed, length=torch.tensor([length]))[0]
+            first = int((alone != encoded)[0].any(dim=0).nonzero()[0])
+            assert first == frame == int((stack_frames(changed, 8, model.leading) != stacked)[0].any(dim=1).nonzero()[0])
 
 
 def test_phone_at_a_time():

@@ -14,7 +14,7 @@ from nemo_birq.evaluation.probing.tasks import Task
 from nemo_birq.extraction.data import batches_by_length, make_loader
 from nemo_birq.labels.anchor import stack_frames
 from nemo_birq.loading import LoadedEncoder
-from nemo_birq.modules.frame_times import encoder_times
+from nemo_birq.modules.frame_times import encoder_times, leading_frames
 from nemo_birq.modules.layer_pass import check_finite, encode_to_layers, encoder_lengths
 from nemo_birq.modules.masking import valid_frames
 from nemo_birq.utils.memory import check_room
@@ -92,7 +92,7 @@ def represent(
         found = {PRETRAINED: _layers(opened.encoder, features, lengths, layers, valid)}
         if untrained is not None:
             found[UNTRAINED] = _layers(untrained, features, lengths, layers, valid)
-            stacked = stack_frames(features, opened.encoder.subsampling_factor)
+            stacked = stack_frames(features, opened.encoder.subsampling_factor, leading_frames(opened.encoder))
             found[LOG_MEL] = _match_length(stacked, valid.shape[1])[valid].unsqueeze(0)
         for name, frames in found.items():
             collected.setdefault(name, []).append(frames.half().cpu())
