@@ -1,6 +1,14 @@
-"""Real servers on this machine for remote data: S3 by moto, and HTTP with ranges; with faults that tests put in between."""
+"""Real servers on this machine for remote data: S3 by moto, and HTTP with ranges; with faults that tests put in between.
 
+    python -m tests.helpers.stores s3 /data/shards --latency 0.05 --failing 0.05
+
+serves a folder, in the bucket ``bucket`` of S3, prints the URL of the server, and ends when its standard input does.
+"""
+
+import argparse
+import random
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -30,11 +38,13 @@ class Store:
     """
 
     def __init__(self, app: App):
-        self.app, self.requests = app, 0
+        self.app, self.requests, self._random = app, 0, random.Random(0)
         self.latency = 0.0
         """Seconds before each answer."""
         self.failing = 0
         """Requests, from now on, that are answered with 503."""
+        self.failing_share = 0.0
+        """Share of the requests, at random, that are answered with 503."""
         self.cut = 0
         """Answers, from now on, that break off in the middle."""
         self.status: int | None = None
@@ -48,7 +58,7 @@ class Store:
         if time.monotonic() < self.stopped_until:
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
             raise ConnectionAbortedError
-        if self.status or self.failing:
+        if self.status or self.failing or self._random.random() < self.failing_share:
             self.failing = max(0, self.failing - 1)
             return Response("no", status=self.status or 503)(environ, start_response)
         body = self.app(environ, start_response)
@@ -111,3 +121,33 @@ def _served(app: App) -> Iterator[tuple[Store, str]]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=("http", "s3"))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--latency", type=float, default=0.0, help="seconds before each answer")
+    parser.add_argument("--failing", type=float, default=0.0, help="share of requests that are answered with 503")
+    args = parser.parse_args()
+    with http_store(args.folder) if args.kind == "http" else s3_store() as (store, url):
+        if args.kind == "s3":
+            fill_bucket(url, args.folder)
+        store.latency, store.failing_share = args.latency, args.failing
+        print(url, flush=True)
+        sys.stdin.read()
+
+
+def fill_bucket(url: str, folder: Path) -> None:
+    """Copies the files of a folder to the bucket ``bucket`` of an S3 server."""
+    import fsspec
+
+    system = fsspec.filesystem("s3", endpoint_url=url, key="testing", secret="testing")
+    system.mkdir("bucket")
+    for path in folder.rglob("*"):
+        if path.is_file():
+            system.pipe_file(f"bucket/{path.relative_to(folder)}", path.read_bytes())
+
+
+if __name__ == "__main__":
+    main()

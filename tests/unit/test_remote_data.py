@@ -157,13 +157,16 @@ def test_a_replaced_shard_ends_the_epoch_and_gives_a_new_index(place, tmp_path):
 
 
 def test_only_a_changed_shard_is_read_again(place, tmp_path):
-    place.put(make_shards(tmp_path))
+    place.put(make_shards(tmp_path / "old"))
     open_index(source(place.url))
-    with tarfile.open(tmp_path / "audio_1.tar", "a") as tar:
+    changed = tmp_path / "changed" / "audio_1.tar"
+    changed.parent.mkdir()
+    shutil.copy(tmp_path / "old" / "audio_1.tar", changed)
+    with tarfile.open(changed, "a") as tar:
         member = tarfile.TarInfo("more.wav")
         member.size = 4
         tar.addfile(member, io.BytesIO(b"more"))
-    place.put(tmp_path)
+    place.put(changed.parent)
     tables = {path: path.stat().st_mtime_ns for path in (cache_folder() / "shards").glob("*.arrow")}
     assert open_index(source(place.url)).problems == [
         f"shard {place.url}/audio_1.tar holds 1 members that no line of its manifest names, such as more.wav"
