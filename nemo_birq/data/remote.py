@@ -5,6 +5,7 @@ the stores look for them, and nothing of them is kept.
 """
 
 import io
+import logging
 import sys
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,8 @@ GAP = 256 << 10
 IDENTITY = ("ETag", "etag", "generation", "md5Hash", "content_md5", "Content-MD5", "LastModified", "last_modified",
             "Last-Modified", "updated", "mtime", "modified", "created")  # fmt: skip
 """Keys by which the file systems of fsspec tell versions of a file."""
+
+logging.getLogger("aiobotocore").setLevel(logging.WARNING)  # each worker would say where it finds credentials
 
 
 class Version(NamedTuple):

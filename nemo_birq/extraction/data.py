@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +28,9 @@ from nemo_birq.data.manifests import iterate_manifest
 from nemo_birq.data.remote import find_files, open_file
 from nemo_birq.data.sources import Source, read_sources
 from nemo_birq.utils.urls import find_secret_problem, folder_of, is_url, join
+
+FILE_ENDINGS = (".json", ".jsonl", ".gz", ".tar")
+"""Ends of URLs that are not those of folders."""
 
 
 class Part(NamedTuple):
@@ -84,7 +87,7 @@ def open_data(data: str, tars: str | None, sample_rate: int) -> SpeechData:
         FileNotFoundError: a manifest or shard does not exist.
         ValueError: manifests and shards that do not fit, or that largely cannot be used; see ``data.factory``.
     """
-    if Path(data).is_dir() or (is_url(data) and not PurePosixPath(data).suffix):
+    if Path(data).is_dir() or (is_url(data) and not data.endswith(FILE_ENDINGS)):
         if tars is not None:
             raise ValueError(f"{data} is a folder, which names its shards itself: leave out the names of the tar files")
         data, tars = _remote_shards_in(data) if is_url(data) else _shards_in(Path(data))

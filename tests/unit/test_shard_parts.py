@@ -106,9 +106,7 @@ def test_a_part_without_a_plan_or_of_another_build_is_refused(folder, tmp_path, 
 def test_a_shard_that_another_process_builds_is_left_to_it(folder, tmp_path):
     plan(folder, tmp_path)
     lock = tmp_path / SCRATCH / "records" / "000001.lock"
-    program = (
-        f"from filelock import FileLock as Lock; lock = Lock({str(lock)!r}); lock.acquire(); print(""); input()"
-    )
+    program = f"from filelock import FileLock as Lock; lock = Lock({str(lock)!r}); lock.acquire(); print(); input()"
     holder = subprocess.Popen(
         [sys.executable, "-uc", program],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
