@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from nemo_birq.data.factory import build_dataloader
-from nemo_birq.data.index import cache_folder
 from nemo_birq.data.shards.writer import Utterance, write_shards
+from nemo_birq.data.tables import cache_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 RATE = 16000

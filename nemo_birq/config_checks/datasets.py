@@ -1,12 +1,13 @@
 """Values of ``train_ds``, ``validation_ds`` and ``test_ds``."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AllowInfNan, Field, Strict
 
 from nemo_birq.config_checks.data_files import INPUT_CFG, MANIFESTS, SHARDS
-from nemo_birq.config_checks.mixing import read_mixing
+from nemo_birq.config_checks.mixing import NOISE, NOISE_SHARDS, read_mixing
 from nemo_birq.config_checks.nemo_keys import explain_keys
 from nemo_birq.utils.settings import (
     MISSING,
@@ -24,6 +25,7 @@ from nemo_birq.utils.settings import (
     refuse,
     shown,
 )
+from nemo_birq.utils.urls import find_secret_problem
 
 Files = Name | Annotated[list[Any], Field(min_length=1)] | None
 
@@ -85,9 +87,13 @@ def check_dataset(kind: type[Kind], node: dict[str, Any], where: str) -> Kind:
         where: its key, such as ``model.train_ds``.
 
     Raises:
-        ValueError: a value out of range, or values that do not fit each other.
+        ValueError: a value out of range, values that do not fit each other, or a URL that may hold a secret.
     """
     others = (MANIFESTS, SHARDS) if node.get(INPUT_CFG) else ()  # which may be empty beside it
+    for key in (MANIFESTS, SHARDS, INPUT_CFG, NOISE, NOISE_SHARDS):
+        for text in _texts(node.get(key)):
+            if (problem := find_secret_problem(text)) is not None:
+                raise ValueError(f"{where}.{key}: {problem}")
     settings = read(kind, {k: v for k, v in node.items() if v != MISSING and not (k in others and v == "")}, where)
     if kind is PretrainingDataset:
         explain_keys(node, f"{where}.")
@@ -110,3 +116,12 @@ def check_dataset(kind: type[Kind], node: dict[str, Any], where: str) -> Kind:
         if not numbers or any(following <= end for end, following in pairwise(bins)):
             refuse(f"{where}.bucket_duration_bins", bins, "a list of seconds above 0 in rising order")
     return settings
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yields the paths of a value, which may be lists in lists and groups of keys, or a list that is written as text."""
+    if isinstance(value, str):
+        yield from value.strip("[] ").split(",")
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)

@@ -7,8 +7,8 @@ a name that leaves the folder, a truncated shard.
 import json
 import os
 import re
-import tarfile
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -19,7 +19,10 @@ from rich.progress import track
 from nemo_birq.data.json_lines import show
 from nemo_birq.data.manifests import ManifestLine, iterate_manifest
 from nemo_birq.data.member_names import find_members
+from nemo_birq.data.members import Member, Members, measure_files, members_of_shards
+from nemo_birq.data.remote import Version
 from nemo_birq.data.sources import Source
+from nemo_birq.utils.urls import absolute, folder_of, is_url, join
 
 MAX_PROBLEMS = 1000  # kept in words; all are counted
 
@@ -32,6 +35,20 @@ class _Part(NamedTuple):
     sizes: list[int]
     starts: list[float]
     durations: list[float]
+    checksums: list[int | None]
+
+    def append(self, name: str, member: Member, entry: dict) -> None:
+        """Adds an utterance."""
+        self.names.append(name)
+        self.positions.append(member.position)
+        self.sizes.append(member.size)
+        self.starts.append(float(entry.get("offset") or 0.0))
+        self.durations.append(float(entry["duration"]))
+        self.checksums.append(member.checksum)
+
+
+def _empty_part() -> _Part:
+    return _Part([], [], [], [], [], [])
 
 
 class ShardLines(NamedTuple):
@@ -62,18 +79,24 @@ class Problems:
         return "\n".join([f"{manifest} holds nothing that can be used:", *(self.words[:10] + marked or ["it is empty"])])
 
 
-def build_table(source: Source) -> pa.RecordBatch:
-    """The table of a dataset: name, shard, position, size, start, duration; shards and problems in its metadata.
+def build_table(source: Source, versions: Mapping[str, Version]) -> pa.RecordBatch:
+    """The table of a dataset: name, shard, position, size, start, duration, checksum; shards and problems in its metadata.
+
+    Args:
+        source: the dataset.
+        versions: of its remote shards.
 
     Raises:
         ValueError: shards and manifests that do not belong together, a compressed shard, nothing that can be used.
+        RemoteError: a remote manifest or shard cannot be read.
     """
     problems = Problems()
     if source.tars is None:
         parts = [_files(path, problems) for path in _watched(source.manifest_paths, "Indexing audio files")]
     else:
-        entries = entries_by_shard(source, problems)
-        parts = [_shard(lines, problems) for lines in _watched(entries, "Indexing shards", len(source.tar_paths))]
+        shards = zip(entries_by_shard(source, problems), members_of_shards(source.tar_paths, versions), strict=True)
+        watched = _watched(shards, "Indexing shards", len(source.tar_paths))
+        parts = [_shard(lines, members, problems) for lines, members in watched]
     columns = {
         "name": pa.array([name for part in parts for name in part.names], pa.large_string()),
         "shard": np.repeat(np.arange(len(parts), dtype=np.int32), [len(part.names) for part in parts]),
@@ -81,12 +104,13 @@ def build_table(source: Source) -> pa.RecordBatch:
         "size": np.array([value for part in parts for value in part.sizes], np.int64),
         "start": np.array([value for part in parts for value in part.starts], np.float64),
         "duration": np.array([value for part in parts for value in part.durations], np.float64),
+        "checksum": pa.array([value for part in parts for value in part.checksums], pa.uint32()),
     }
     table = pa.RecordBatch.from_pydict(columns)
     if table.num_rows == 0:
         raise ValueError(problems.of_empty(source.manifest))
     about = {
-        "shards": [os.path.abspath(path) for path in source.tar_paths],
+        "shards": [absolute(path) for path in source.tar_paths],
         "problems": problems.words,
         "num_lost": problems.num_lost,
         "num_left_out": problems.num_left_out,
@@ -104,17 +128,35 @@ def _watched(things: Iterable, description: str, total: int | None = None) -> It
 
 
 def _files(manifest: str, problems: Problems) -> _Part:
-    part = _Part([], [], [], [], [])
-    folder = os.path.dirname(os.path.abspath(manifest))
+    part = _empty_part()
+    folder = folder_of(manifest)
+    remote: dict[str, list[tuple[int, str]]] = defaultdict(list)  # rows and lines of each file, which is measured later
     for where, entry, problem in _counted(manifest, problems, []):
-        path = None if problem else os.path.join(folder, os.path.expanduser(entry["audio_filepath"]))
+        path = None if problem else join(folder, entry["audio_filepath"])
+        if path is not None and is_url(path):
+            remote[path].append((len(part.names), where))
+            part.append(path, Member(0, 0), entry)
+            continue
         if path is not None and not os.path.isfile(path):
             problem = f"{where} names {path}, which does not exist"
         if problem:
             problems.add(problem)
         else:
-            _append(part, path, 0, os.path.getsize(path), entry)
-    return part
+            part.append(path, Member(0, os.path.getsize(path)), entry)
+    return _measured(part, remote, problems) if remote else part
+
+
+def _measured(part: _Part, remote: Mapping[str, list[tuple[int, str]]], problems: Problems) -> _Part:
+    """Returns the rows with size and checksum of each remote file, without those that cannot be read."""
+    lost = set()
+    for path, found in _watched(zip(remote, measure_files(remote), strict=True), "Reading remote files", len(remote)):
+        for row, where in remote[path]:
+            if isinstance(found, Member):
+                part.sizes[row], part.checksums[row] = found.size, found.checksum
+            else:
+                problems.add(f"{where}: {found}")
+                lost.add(row)
+    return _Part(*([value for row, value in enumerate(column) if row not in lost] for column in part))
 
 
 # --- tar shards -------------------------------------------------------------------------------------------------------
@@ -196,14 +238,15 @@ def _number(path: str, prefix: str) -> int:
     return int(match.group(1))
 
 
-def _shard(lines: ShardLines, problems: Problems) -> _Part:
+def _shard(lines: ShardLines, shard: Members, problems: Problems) -> _Part:
     """The utterances of a shard, in the order of its members."""
-    tar = lines.tar
-    members = _members(tar, problems)
+    tar, members = lines.tar, shard.found
+    for problem in shard.problems:
+        problems.add(problem, lost=0)  # the lines of the manifest without their members are counted
     order = {name: number for number, name in enumerate(members)}
     marked = {str(entry.get("audio_filepath")) for entry in lines.left_out}
     meant = find_members({entry["audio_filepath"] for entry in lines.entries} | marked, members)
-    part, used, found = _Part([], [], [], [], []), set(), []
+    part, used, found = _empty_part(), set(), []
     for entry in lines.entries:
         name = entry["audio_filepath"]
         utterance = (name, entry.get("offset") or 0.0)
@@ -217,7 +260,7 @@ def _shard(lines: ShardLines, problems: Problems) -> _Part:
             used.add(utterance)
             found.append((order[meant[name]], meant[name], entry))
     for _, member, entry in sorted(found, key=lambda triple: triple[0]):
-        _append(part, entry["audio_filepath"], *members[member], entry)
+        part.append(entry["audio_filepath"], members[member], entry)
     foreign = sorted(members.keys() - set(meant.values()))
     if foreign:
         problems.add(
@@ -226,40 +269,7 @@ def _shard(lines: ShardLines, problems: Problems) -> _Part:
     return part
 
 
-def _members(tar: str, problems: Problems) -> dict[str, tuple[int, int]]:
-    """Position and size of the members' data, by name."""
-    members: dict[str, tuple[int, int]] = {}
-    end = os.path.getsize(tar)
-    try:
-        with tarfile.open(tar, "r:") as archive:
-            for member in archive:
-                if not member.isfile():
-                    continue
-                if member.offset_data + member.size > end:
-                    raise tarfile.ReadError("unexpected end of data")
-                if member.name in members:
-                    problems.add(f"shard {tar} holds {member.name} twice; the first is used")
-                else:
-                    members[member.name] = member.offset_data, member.size
-    except tarfile.TarError as error:
-        # Not counted as lost: the manifest's lines without their members will be.
-        problems.add(
-            f"shard {tar} cannot be read to its end ({error}); {len(members)} members before that are used. Build it again, "
-            "or unpack it if it is compressed",
-            lost=0,
-        )
-    return members
-
-
 def leaves_folder(name: str) -> bool:
     """Tests if the name of a member leads out of the folder into which its shard is unpacked."""
     path = PurePosixPath(name)
     return path.is_absolute() or ".." in path.parts
-
-
-def _append(part: _Part, name: str, position: int, size: int, entry: dict) -> None:
-    part.names.append(name)
-    part.positions.append(position)
-    part.sizes.append(size)
-    part.starts.append(float(entry.get("offset") or 0.0))
-    part.durations.append(float(entry["duration"]))

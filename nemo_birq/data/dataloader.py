@@ -14,6 +14,7 @@ from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.dataset import PlannedRows, SpeechDataset
 from nemo_birq.data.epoch_plan import BatchSettings, EpochPlan, plan_epoch
 from nemo_birq.data.index import SpeechIndex
+from nemo_birq.data.retries import RemoteError
 
 
 class BatchOrder(torch.utils.data.Sampler):
@@ -110,12 +111,13 @@ class SpeechLoader(torch.utils.data.DataLoader):
 
     def __iter__(self) -> Iterator[SpeechBatch]:
         order: BatchOrder = self.sampler
-        if not order.endless:
-            yield from super().__iter__()
-            return
-        for batch in super().__iter__():
-            order.advance()
-            yield batch
+        try:
+            for batch in super().__iter__():
+                if order.endless:
+                    order.advance()
+                yield batch
+        except RemoteError as error:  # a worker's message holds its whole traceback, and the reason in the last line
+            raise RemoteError(str(error).rpartition("RemoteError: ")[2]) from error
 
     def state_dict(self) -> dict:
         order: BatchOrder = self.sampler

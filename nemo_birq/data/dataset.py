@@ -14,6 +14,7 @@ from torch.multiprocessing.reductions import shared_cache
 from nemo_birq.data.audio.errors import AudioError
 from nemo_birq.data.audio.file import AudioFile, open_audio
 from nemo_birq.data.batch import SpeechBatch
+from nemo_birq.data.fetch import fetch_remote
 from nemo_birq.data.index import Place, SpeechIndex
 from nemo_birq.data.manifests import TOLERANCE
 from nemo_birq.utils.terminal import printable
@@ -71,10 +72,10 @@ class SpeechDataset(torch.utils.data.Dataset):
         # A worker's tensors stay in shared memory until PyTorch looks, which it does at every 128th: gigabytes of audio.
         shared_cache.free_dead_references()
         signals, names, skipped = [], [], 0
-        for row in rows:
-            place = self.place(row)
+        places = [self.place(row) for row in rows]
+        for place, encoded in zip(places, fetch_remote(places), strict=True):
             try:
-                signals.append(read_utterance(place, self.sample_rate))
+                signals.append(read_utterance(place, self.sample_rate, encoded))
                 names.append(place.name)
             except UnusableAudio as problem:
                 skipped += 1
@@ -95,8 +96,21 @@ def _padded(signals: list[np.ndarray]) -> torch.Tensor:
     return padded
 
 
-def read_utterance(place: Place, sample_rate: int) -> np.ndarray:
-    """Reads the signal of an utterance; shape and errors as ``read_audio``."""
+def read_utterance(place: Place, sample_rate: int, encoded: bytes | None = None) -> np.ndarray:
+    """Reads the signal of an utterance; shape and errors as ``read_audio``.
+
+    Args:
+        place: of the utterance.
+        sample_rate: in Hz.
+        encoded: its bytes where they have been fetched already, with those of others.
+
+    Raises:
+        RemoteError: as ``fetch.fetch_remote``.
+    """
+    if encoded is None:
+        [encoded] = fetch_remote([place])
+    if encoded is not None:
+        return read_audio(encoded, place.start, place.duration, sample_rate)
     if place.file == place.name:
         return read_audio(place.file, place.start, place.duration, sample_rate)
     try:

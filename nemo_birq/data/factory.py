@@ -1,7 +1,7 @@
 """Builds the data loaders from ``train_ds`` and ``validation_ds``.
 
-``use_lhotse: true``, for everything: shards or single files, read at random places through an index, batches by Lhotse.
-``is_tarred: true``: NeMo's webdataset reader, a stream; for shards in an object store, which have no index.
+``use_lhotse: true``, for everything: shards or single files, on this machine or in an object store, read at random places
+through an index, batches by Lhotse. ``is_tarred: true``: NeMo's webdataset reader, a stream; for what a command writes.
 """
 
 from dataclasses import fields
@@ -22,7 +22,7 @@ from nemo_birq.data.epoch_plan import BatchSettings
 from nemo_birq.data.index import SpeechIndex, open_index
 from nemo_birq.data.length_limits import all_left_out, find_left_out_of_order, warn_of_left_out
 from nemo_birq.data.longest import find_longest
-from nemo_birq.data.manifests import is_remote
+from nemo_birq.data.manifests import COMMAND
 from nemo_birq.data.mixing import SpeechMixing
 from nemo_birq.data.skipped_share import MAX_SKIPPED_SHARE, check_skipped_share
 from nemo_birq.data.sources import Source, read_sources
@@ -45,7 +45,7 @@ def build_dataloader(
     another sample rate is resampled, several channels are mixed.
 
     Raises:
-        FileNotFoundError: a manifest or shard that is not there.
+        FileNotFoundError, RemoteError: a manifest or shard that is not there.
         ValueError: a key that is not supported or missing, shards and manifests that do not belong together, or more than
             ``max_skipped_share`` of the utterances cannot be used.
     """
@@ -135,11 +135,11 @@ def _batch_settings(config: DictConfig) -> BatchSettings:
 
 
 def _open_checked(source: Source, max_skipped_share: float) -> SpeechIndex:
-    remote = [path for path in (*source.manifest_paths, *source.tar_paths) if is_remote(path)]
-    if remote:
+    commands = [path for path in (*source.manifest_paths, *source.tar_paths) if path.startswith(COMMAND)]
+    if commands:
         raise ValueError(
-            f"{remote[0]} is not a local file and cannot be read at random places: copy or mount the shards, or stream them "
-            "with use_lhotse=false is_tarred=true and a batch_size"
+            f"{commands[0]} is a command, whose output cannot be read at random places: name the file itself, by a path or "
+            "a URL (s3://, gs://, https://), or stream it with use_lhotse=false is_tarred=true and a batch_size"
         )
     index = open_index(source)
     check_skipped_share(source.manifest, index.problems, index.num_lost, len(index) + index.num_lost, max_skipped_share)

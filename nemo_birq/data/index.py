@@ -8,6 +8,7 @@ process holds a manifest in memory. It is built once for the manifests and shard
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -18,10 +19,13 @@ from filelock import FileLock
 from nemo.utils import logging
 
 from nemo_birq.data.build_index import build_table
+from nemo_birq.data.members import find_versions
+from nemo_birq.data.remote import Version
 from nemo_birq.data.sources import Source
-from nemo_birq.utils.files import complete_file, file_sha256, write_text
+from nemo_birq.data.tables import cache_folder, is_whole, map_table, write_table
+from nemo_birq.utils.urls import find_secret_problem, is_url
 
-FORMAT = 4  # of the table; part of its name, so that older ones are not read
+FORMAT = 5  # of the table; part of its name, so that older ones are not read
 
 
 class Place(NamedTuple):
@@ -39,6 +43,8 @@ class Place(NamedTuple):
     """Of the utterance in the audio, in seconds."""
     duration: float
     """In seconds."""
+    checksum: int | None = None
+    """CRC-32 of the encoded audio where the file is remote."""
 
 
 class SpeechIndex:
@@ -56,7 +62,7 @@ class SpeechIndex:
 
     @cached_property
     def _table(self) -> pa.RecordBatch:
-        return pa.ipc.open_file(pa.memory_map(str(self.path))).get_batch(0)
+        return map_table(self.path)
 
     @cached_property
     def _metadata(self) -> dict:
@@ -92,15 +98,9 @@ class SpeechIndex:
 
     def place(self, row: int) -> Place:
         """Where utterance ``row`` is."""
-        name, shard, position, size, start, duration = (column[row].as_py() for column in self._table.columns)
+        name, shard, *others = (column[row].as_py() for column in self._table.columns)
         shards = self._metadata["shards"]
-        return Place(name, shards[shard] if shards else name, position, size, start, duration)
-
-
-def cache_folder() -> Path:
-    """Where indexes are kept."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "nemo_birq"
-    return Path(os.environ.get("NEMO_BIRQ_CACHE", default))
+        return Place(name, shards[shard] if shards else name, *others)
 
 
 def open_index(source: Source) -> SpeechIndex:
@@ -110,7 +110,8 @@ def open_index(source: Source) -> SpeechIndex:
         source: the dataset.
 
     Raises:
-        FileNotFoundError, ValueError: see ``build_index.build_table``.
+        FileNotFoundError, ValueError: see ``build_index.build_table``; or a URL that holds a secret.
+        RemoteError: a remote manifest or shard that is not there, or cannot be read.
         PermissionError: the cache folder cannot be written.
     """
     folder = cache_folder()
@@ -120,45 +121,33 @@ def open_index(source: Source) -> SpeechIndex:
         raise PermissionError(
             f"cannot write the index of {source.manifest} to {folder} ({error}); set NEMO_BIRQ_CACHE to another folder"
         ) from error
-    path = folder / f"{_fingerprint(source)}.arrow"
+    versions = find_versions(_checked_files(source))
+    path = folder / f"{_fingerprint(source, versions)}.arrow"
     with FileLock(path.with_suffix(".lock")):  # of the ranks of a machine one builds, the others wait
-        if not _is_whole(path):
+        if not is_whole(path):
             if path.exists():
                 logging.warning(f"The index {path} of {source.manifest} is damaged, or was not finished: it is built again")
-            _write(build_table(source), path)
+            write_table(build_table(source, versions), path)
     return SpeechIndex(path)
 
 
-def _write(table: pa.RecordBatch, path: Path) -> None:
-    _checksum_path(path).unlink(missing_ok=True)
-    with complete_file(path) as part, pa.ipc.new_file(str(part), table.schema) as writer:
-        writer.write_batch(table)
-    write_text(_checksum_path(path), file_sha256(path))
-
-
-def _checksum_path(path: Path) -> Path:
-    return path.with_suffix(".sha256")
-
-
-def _is_whole(path: Path) -> bool:
-    """Compares the file with its checksum: once for each rank that opens it, before anything in it is believed."""
-    try:
-        return _checksum_path(path).read_text(encoding="utf-8") == file_sha256(path)
-    except (OSError, UnicodeDecodeError):  # such as what a power failure leaves
-        return False
-
-
-def _fingerprint(source: Source) -> str:
-    """Of names, sizes and times of the manifests and shards."""
-    files = [os.path.abspath(path) for path in (*source.manifest_paths, *source.tar_paths)]
+def _checked_files(source: Source) -> list[str]:
+    files = [*source.manifest_paths, *source.tar_paths]
     for path in files:
-        if not os.path.isfile(path):
-            raise FileNotFoundError(f"{path} does not exist (named by {source.tars or source.manifest})")
-    stats = [os.stat(path) for path in files]
-    what = [
-        FORMAT,
-        source.manifest,
-        source.tars,
-        *[(p, s.st_size, s.st_mtime_ns) for p, s in zip(files, stats, strict=True)],
-    ]
+        if (problem := find_secret_problem(path)) is not None:
+            raise ValueError(problem)
+        if not is_url(path) and not os.path.isfile(path):
+            raise FileNotFoundError(f"{os.path.abspath(path)} does not exist (named by {source.tars or source.manifest})")
+    return files
+
+
+def _fingerprint(source: Source, versions: Mapping[str, Version]) -> str:
+    """Of names, sizes and times (or other marks of a version) of the manifests and shards."""
+    what: list = [FORMAT, source.manifest, source.tars]
+    for path in (*source.manifest_paths, *source.tar_paths):
+        if is_url(path):
+            what.append((path, versions[path]))
+        else:
+            stat = os.stat(path)
+            what.append((os.path.abspath(path), stat.st_size, stat.st_mtime_ns))
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]

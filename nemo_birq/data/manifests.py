@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple
 
 from nemo_birq.data.json_lines import parse_lines, show
+from nemo_birq.data.remote import open_file
+from nemo_birq.utils.urls import find_secret_problem
 
 # Attributes of a Lhotse cut. Lines may have them; in shards that are made here they are renamed to source_id, ...
 RESERVED_KEYS = {"id", "start", "channel", "supervisions", "features", "recording", "custom"}
@@ -50,11 +52,14 @@ def open_manifest(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a URL or a command, or a compressed file that is damaged, which shows while it is read.
+        ValueError: a command, a URL with a secret, or a compressed file that is damaged, which shows while it is read.
+        RemoteError: a URL that cannot be read.
     """
-    if is_remote(str(path)):
-        raise ValueError(f"manifest {path} is not a local file: copy it, and name the copy")
-    with open(path, "rb") as file:
+    if str(path).startswith(COMMAND):
+        raise ValueError(f"manifest {path} is a command: write its output to a file, and name the file")
+    if (problem := find_secret_problem(str(path))) is not None:
+        raise ValueError(problem)
+    with open_file(str(path)) as file:
         if file.peek(2)[:2] != GZIP_MAGIC:
             yield file
             return
@@ -111,6 +116,8 @@ def find_path_problem(value: object) -> str | None:
     """Returns why a value of ``audio_filepath`` is no path; None where it is one."""
     if not isinstance(value, str) or not value:
         return f"has audio_filepath={show(value)}, which must be a path"
+    if (problem := find_secret_problem(value)) is not None:
+        return f"names audio that cannot be taken: {problem}"
     if len(value.encode(errors="surrogateescape")) > MAX_PATH_BYTES or "\0" in value:
         return f"has audio_filepath={show(value)}, which no file can be called"
     return None

@@ -108,8 +108,9 @@ def check_shards(tars: Iterable[str]) -> None:
                 raise FileNotFoundError(f"shard {tar} does not exist (named by tarred_audio_filepaths)")
         elif scheme not in ("file", *gopen_schemes):
             raise ValueError(
-                f"shard {tar} cannot be opened: nothing here reads {scheme}://. Name the command that writes it to its "
-                f"standard output, such as 'pipe:aws s3 cp {tar} -' for s3://"
+                f"shard {tar} cannot be opened: nothing here streams {scheme}://. Read it through an index with "
+                "use_lhotse=true, or name the command that writes it to its standard output, such as "
+                f"'pipe:aws s3 cp {tar} -' for s3://"
             )
 
 

@@ -25,7 +25,12 @@ from nemo_birq.data.dataset import SpeechDataset
 from nemo_birq.data.factory import build_dataloader
 from nemo_birq.data.index import Place, SpeechIndex
 from nemo_birq.data.manifests import iterate_manifest
+from nemo_birq.data.remote import find_files, open_file
 from nemo_birq.data.sources import Source, read_sources
+from nemo_birq.utils.urls import find_secret_problem, folder_of, is_url, join
+
+FILE_ENDINGS = (".json", ".jsonl", ".gz", ".tar")
+"""Ends of URLs that are not those of folders."""
 
 
 class Part(NamedTuple):
@@ -62,7 +67,8 @@ class SpeechData(NamedTuple):
         digest = hashlib.sha256()
         for source, index in zip(self.sources, self.indexes, strict=True):
             for path in source.manifest_paths:
-                digest.update(Path(path).read_bytes())
+                with open_file(path) as file:
+                    digest.update(file.read())
             digest.update(index.durations.tobytes())
             digest.update(index.shards.tobytes())
         return digest.hexdigest()[:16]
@@ -73,7 +79,7 @@ def open_data(data: str, tars: str | None, sample_rate: int) -> SpeechData:
 
     Args:
         data: a manifest; a pattern of sharded manifests (``manifest__OP_0..7_CL_.json``), with ``tars``; or a folder of
-            shards as scripts/make_shards.py writes them.
+            shards as scripts/make_shards.py writes them. Each may be a URL.
         tars: shards, such as ``audio__OP_0..7_CL_.tar``.
         sample_rate: in Hz; other audio is resampled.
 
@@ -81,10 +87,10 @@ def open_data(data: str, tars: str | None, sample_rate: int) -> SpeechData:
         FileNotFoundError: a manifest or shard does not exist.
         ValueError: manifests and shards that do not fit, or that largely cannot be used; see ``data.factory``.
     """
-    if Path(data).is_dir():
+    if Path(data).is_dir() or (is_url(data) and not data.endswith(FILE_ENDINGS)):
         if tars is not None:
             raise ValueError(f"{data} is a folder, which names its shards itself: leave out the names of the tar files")
-        data, tars = _shards_in(Path(data))
+        data, tars = _remote_shards_in(data) if is_url(data) else _shards_in(Path(data))
     elif data.endswith(".tar"):
         raise ValueError(f"{data} is a tar file: give the folder that holds audio_0.tar, or its manifest and --tars")
     elif tars is None:
@@ -108,6 +114,23 @@ def _shards_in(folder: Path) -> tuple[str, str]:
         raise FileNotFoundError(
             f"{folder} lacks {', '.join(missing[:5])}, of which sharded_manifests has manifests; copy the folder again"
         )
+    return _patterns(str(folder), count)
+
+
+def _remote_shards_in(folder: str) -> tuple[str, str]:
+    folder = folder.rstrip("/")
+    if (problem := find_secret_problem(folder)) is not None:
+        raise ValueError(problem)
+    count = len(find_files(folder, "audio_*.tar"))
+    if count == 0:
+        raise FileNotFoundError(
+            f"there are no shards audio_0.tar, audio_1.tar, ... in {folder}, or its server does not list them: name the "
+            "manifests, and the tar files with --tars"
+        )
+    return _patterns(folder, count)
+
+
+def _patterns(folder: str, count: int) -> tuple[str, str]:
     return (
         f"{folder}/sharded_manifests/manifest__OP_0..{count - 1}_CL_.json",
         f"{folder}/audio__OP_0..{count - 1}_CL_.tar",
@@ -116,7 +139,7 @@ def _shards_in(folder: Path) -> tuple[str, str]:
 
 def _check_not_tarred(manifest: str) -> None:
     paths = Source(manifest, None, None).manifest_paths
-    if not Path(paths[0]).is_file():
+    if not is_url(paths[0]) and not Path(paths[0]).is_file():
         raise FileNotFoundError(f"{paths[0]} does not exist: name a manifest, or a folder of shards")
     entry = next((line.entry for line in iterate_manifest(paths[0]) if not line.problem), {})
     if "shard_id" in entry and not os.path.isfile(Path(paths[0]).parent / entry["audio_filepath"]):
@@ -133,11 +156,11 @@ def _lines_of(source: Source, index: SpeechIndex) -> Iterator[dict]:
 def _lines_of_files(source: Source, index: SpeechIndex) -> Iterator[dict]:
     row = 0
     for manifest in source.manifest_paths:
-        folder = os.path.dirname(os.path.abspath(manifest))
+        folder = folder_of(manifest)
         for _, entry, problem in iterate_manifest(manifest):
             if problem or row == len(index):
                 continue
-            path = os.path.join(folder, os.path.expanduser(entry["audio_filepath"]))
+            path = join(folder, entry["audio_filepath"])
             if path == index.place(row).name:  # others were left out of the index
                 yield entry | {"audio_filepath": path}
                 row += 1

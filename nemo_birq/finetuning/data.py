@@ -19,17 +19,25 @@ from nemo_birq.data.longest import LongUtterance, find_longest
 from nemo_birq.data.sources import Source, read_sources
 from nemo_birq.finetuning.transcripts import Transcript
 from nemo_birq.finetuning.vocabulary import Vocabulary
+from nemo_birq.utils.urls import is_url, without_secrets
 
 
 def manifests(config: DictConfig, node: str) -> list[str]:
     """Lists all manifests that a ``train_ds`` or ``validation_ds`` node names.
 
     Raises:
-        ValueError: it names none.
+        ValueError: it names none, or names URLs.
     """
     if not given(config, INPUT_CFG) and not given(config, MANIFESTS):
         raise ValueError(f"model.{node}.manifest_filepath is not set: name a manifest of labelled speech")
-    return [path for source in read_sources(config) for path in source.manifest_paths]
+    sources = read_sources(config)
+    remote = [path for source in sources for path in (*source.manifest_paths, *source.tar_paths) if is_url(path)]
+    if remote:
+        raise ValueError(
+            f"model.{node} names {without_secrets(remote[0])}, and fine-tuning reads no URLs (its loader is NeMo's own): "
+            "copy the data to this machine"
+        )
+    return [path for source in sources for path in source.manifest_paths]
 
 
 def open_whole(config: DictConfig) -> tuple[list[Source], list[SpeechIndex]]:

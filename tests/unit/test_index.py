@@ -88,7 +88,7 @@ def test_index_is_built_once_and_again_when_the_data_change(tmp_path, monkeypatc
     folder = make_shards(tmp_path)
     built = []
     original = index_module.build_table
-    monkeypatch.setattr(index_module, "build_table", lambda s: built.append(s) or original(s))
+    monkeypatch.setattr(index_module, "build_table", lambda s, versions: built.append(s) or original(s, versions))
     first, second = open_index(source(folder)), open_index(source(folder))
     assert len(built) == 1 and first.path == second.path
     first.path.write_bytes(b"")  # a power failure

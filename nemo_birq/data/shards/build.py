@@ -4,6 +4,8 @@ import errno
 import json
 import shutil
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -16,18 +18,20 @@ from nemo_birq.data.shards.plan import (
     SCRATCH,
     BuildOptions,
     Plan,
+    ShardPlan,
     check_same_command,
+    check_same_versions,
     make_plan,
     read_plan,
     write_plan,
 )
 from nemo_birq.data.shards.segments import BuildError, Listing, Skipped
-from nemo_birq.data.shards.shard_job import ShardJob, build_shard, is_finished, record_path
+from nemo_birq.data.shards.shard_job import ShardJob, build_shard
 from nemo_birq.data.shards.source import shareable
 from nemo_birq.data.shards.workers import run_jobs
 from nemo_birq.data.shards.writer import AUDIO, MANIFEST, merge_manifests, write_manifest
 from nemo_birq.utils.files import file_sha256, write_json
-from nemo_birq.utils.progress import Progress, track
+from nemo_birq.utils.progress import Progress
 
 CARD = "dataset_card.json"
 SHOWN = 3  # shards and utterances in an error
@@ -73,26 +77,48 @@ def build(
         LeftOutError: more was left out than ``max_skipped_share``, or a shard is empty. Everything is written.
         BuildError: with what to do about it. What is finished stays.
     """
-    source = shareable(json.loads(json.dumps(recipe.describe())))
-    out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out / LOCK)
-    try:
-        with lock.acquire(timeout=0):
-            card = _build(recipe, source, out, options, workers, progress)
-    except Timeout as error:
-        raise BuildError(f"another process builds in {out} right now; wait for it, or give another folder") from error
+    source = described(recipe)
+    with _alone(out), disk_errors(out):
+        card = _build(recipe, source, out, options, workers, progress)
     _check_card(out, card, max_skipped_share)
     return card
 
 
-def _build(recipe: Recipe, source: dict, out: Path, options: BuildOptions, workers: int, progress: Progress) -> dict:
+def plan_build(recipe: Recipe, out: Path, options: BuildOptions, workers: int, progress: Progress) -> Plan:
+    """Makes the plan of a build alone, or reads the one that is there, so that parts can build its shards on many machines.
+
+    Args:
+        out: a new folder, or that of the same command.
+
+    Raises:
+        BuildError: with what to do about it.
+    """
+    source = described(recipe)
+    with _alone(out), disk_errors(out):
+        return _plan(recipe, source, out, options, workers, progress)
+
+
+def described(recipe: Recipe) -> dict:
+    """Returns the description of a recipe's input as a plan holds it."""
+    return shareable(json.loads(json.dumps(recipe.describe())))
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Holds the lock of the folder, which parts of a build do not take."""
+    out.mkdir(parents=True, exist_ok=True)
     try:
-        plan = _plan(recipe, source, out, options, workers, progress)
-        if (out / CARD).is_file():
-            shutil.rmtree(out / SCRATCH, ignore_errors=True)
-            return json.loads((out / CARD).read_text(encoding="utf-8"))
-        records = _build_shards(plan, out, options, workers, progress)
-        return _finish(plan, records, out)
+        with FileLock(out / LOCK, timeout=0):
+            yield
+    except Timeout as error:
+        raise BuildError(f"another process builds in {out} right now; wait for it, or give another folder") from error
+
+
+@contextmanager
+def disk_errors(out: Path) -> Iterator[None]:
+    """Turns errors of a full disk into a BuildError with what to do."""
+    try:
+        yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
             raise
@@ -102,10 +128,19 @@ def _build(recipe: Recipe, source: dict, out: Path, options: BuildOptions, worke
         ) from error
 
 
+def _build(recipe: Recipe, source: dict, out: Path, options: BuildOptions, workers: int, progress: Progress) -> dict:
+    plan = _plan(recipe, source, out, options, workers, progress)
+    if (out / CARD).is_file():
+        shutil.rmtree(out / SCRATCH, ignore_errors=True)
+        return json.loads((out / CARD).read_text(encoding="utf-8"))
+    records = build_shards(plan, plan.shards, out, workers, progress)
+    return _finish(plan, records, out)
+
+
 def _plan(recipe: Recipe, source: dict, out: Path, options: BuildOptions, workers: int, progress: Progress) -> Plan:
     plan = read_plan(out)
     if plan is not None:
-        check_same_command(out, plan, source, options)
+        check_same_build(out, plan, source, options)
         return plan
     if any(out.glob("audio_*.tar")) or any(out.glob("bucket*")):
         raise BuildError(f"{out} holds shards, but no {PLAN} of this script: give another folder")
@@ -118,6 +153,13 @@ def _plan(recipe: Recipe, source: dict, out: Path, options: BuildOptions, worker
     return plan
 
 
+def check_same_build(out: Path, plan: Plan, source: dict, options: BuildOptions) -> None:
+    """Raises a BuildError where other input or options, or before the end other versions, made the plan."""
+    check_same_command(out, plan, source, options)
+    if not (out / CARD).is_file():
+        check_same_versions(out, plan)
+
+
 def _read_headers(paths: list[str], workers: int, progress: Progress) -> dict[str, Header | Skipped]:
     jobs = [paths[i : i + _HEADERS_IN_A_JOB] for i in range(0, len(paths), _HEADERS_IN_A_JOB)]
     headers: dict[str, Header | Skipped] = {}
@@ -126,24 +168,14 @@ def _read_headers(paths: list[str], workers: int, progress: Progress) -> dict[st
     return headers
 
 
-def _build_shards(plan: Plan, out: Path, options: BuildOptions, workers: int, progress: Progress) -> list[dict]:
-    """Builds the shards that are not finished; gives the records of all, in the order of the plan."""
-    records: dict[int, dict] = {}
-    for number, shard in enumerate(track(plan.shards, progress, "finished shards")):
-        path = record_path(out, shard)
-        if path.is_file():
-            record = json.loads(path.read_text(encoding="utf-8"))
-            if is_finished(out, record):
-                records[number] = record
-    missing = [number for number in range(len(plan.shards)) if number not in records]
-    how = options.codec, options.sample_rate, options.single_files
-    jobs = [ShardJob(str(out), plan.shards[number], *how) for number in missing]
-    total = sum(shard.seconds for shard in plan.shards)
-    advance = progress.start("hours of audio", total / 3600)
-    advance((total - sum(job.shard.seconds for job in jobs)) / 3600)
-    for number, record in run_jobs(build_shard, jobs, workers, lambda seconds: advance(seconds / 3600)):
-        records[missing[number]] = record
-    return [records[number] for number in range(len(plan.shards))]
+def build_shards(plan: Plan, shards: list[ShardPlan], out: Path, workers: int, progress: Progress) -> list[dict]:
+    """Builds shards of a plan, but those that are finished; gives the records of all, in their order."""
+    options = plan.options
+    how = options["codec"], options["sample_rate"], options["single_files"]
+    jobs = [ShardJob(str(out), shard, *how) for shard in shards]
+    advance = progress.start("hours of audio", sum(shard.seconds for shard in shards) / 3600)
+    records = dict(run_jobs(build_shard, jobs, workers, lambda seconds: advance(seconds / 3600)))
+    return [records[number] for number in range(len(jobs))]
 
 
 def _finish(plan: Plan, records: list[dict], out: Path) -> dict:

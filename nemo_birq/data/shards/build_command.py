@@ -17,7 +17,8 @@ from nemo_birq.command_line import options
 from nemo_birq.command_line.command import PATH, SETTINGS, Group
 from nemo_birq.data.bandwidth import in_words
 from nemo_birq.data.shards.audio import CODECS
-from nemo_birq.data.shards.build import CARD, LeftOutError, Recipe, build, examples
+from nemo_birq.data.shards.build import CARD, LeftOutError, Recipe, build, examples, plan_build
+from nemo_birq.data.shards.parts import Part, build_part
 from nemo_birq.data.shards.plan import BuildOptions
 from nemo_birq.data.shards.recipes.ami import AmiRecipe
 from nemo_birq.data.shards.recipes.cuts import CutsRecipe
@@ -48,6 +49,13 @@ OUTPUT_OPTIONS = (
         is_flag=True,
         help=f"Single files and {MANIFEST} in place of shards, as for validation sets.",
     ),
+    options.option(
+        "--plan",
+        "only_plan",
+        is_flag=True,
+        help="Write the plan only, for --part on many machines; then the command without.",
+    ),
+    options.option("--part", help="Build one part of the planned shards, such as 3/16 of a job array.", metavar="I/N"),
     options.seed_option("Seed of the shuffle over shards."),
     options.workers_option(os.cpu_count(), "Processes; the shards do not depend on their number."),
     options.option(
@@ -95,25 +103,48 @@ def summary(card: dict, out: Path) -> Table:
     return table
 
 
-def make(recipe: Recipe, out: Path, workers: int, max_skipped_share: float, **determining: Any) -> None:
-    """Builds the shards of a recipe with a progress bar, and prints what was built.
+def make(
+    recipe: Recipe, out: Path, workers: int, max_skipped_share: float, only_plan: bool, part: str | None, **determining: Any
+) -> None:
+    """Builds the shards of a recipe with a progress bar, or plans them, or builds one part; and prints what was done.
 
     Args:
         determining: the fields of ``BuildOptions``.
     """
+    chosen = None if part is None else Part.parse(part)
+    if chosen and only_plan:
+        raise ValueError("--plan and --part are two commands: --plan once, then each part")
     os.environ.setdefault("TQDM_DISABLE", "1")  # Lhotse is imported later; its progress bars would run into ours
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.2f} of {task.total:,.2f}")
     times = TimeElapsedColumn(), TimeRemainingColumn()
     try:
         with ProgressBars(*columns, *times, console=Terminal(stderr=True)) as progress:
-            card = build(recipe, out, BuildOptions(**determining), max(1, workers), max_skipped_share, progress)
+            how = recipe, out, BuildOptions(**determining), max(1, workers)
+            if only_plan:
+                plan = plan_build(*how, progress)
+            elif chosen:
+                result = build_part(*how, chosen, progress)
+            else:
+                card = build(*how, max_skipped_share, progress)
     except LeftOutError as error:
         Terminal().print(summary(error.card, out))
         raise
     except KeyboardInterrupt:
         click.echo("interrupted; the same command goes on where this one stopped", err=True)
         sys.exit(128 + signal.SIGINT)
-    Terminal().print(summary(card, out))
+    if only_plan:
+        hours = sum(shard.seconds for shard in plan.shards) / 3600
+        click.echo(
+            f"planned {len(plan.shards):,} shards, {hours:,.2f} hours, in {out}: now --part 1/N to N/N in place of --plan, "
+            "on any machines, then the command without either"
+        )
+    elif chosen:
+        state = (
+            "finished before, with the whole build" if result.is_complete else "whole; the command without --part finishes"
+        )
+        click.echo(f"part {part}: {result.shards:,} shards, {result.hours:,.2f} hours, {state}")
+    else:
+        Terminal().print(summary(card, out))
 
 
 @click.group("make-shards", cls=Group, context_settings=SETTINGS)
@@ -127,7 +158,8 @@ def make_shards() -> None:
         birq make-shards yodas /data/yodas2 --subsets en000 --out /data/yodas_en --buckets 4
         birq make-shards manifest dev.json --out /data/dev --files
 
-    The same command again resumes an interrupted build.
+    The same command again resumes an interrupted build. On many machines with one shared folder: --plan once, --part 1/16 to
+    16/16 in any order, then the command without either, which checks all shards and writes manifest and card.
     """
 
 

@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import soundfile
+import soxr
 
+import nemo_birq
 from nemo_birq.data.shards.audio import CODECS, OPUS_RATES
 from nemo_birq.data.shards.cut import Piece, cut
 from nemo_birq.data.shards.headers import Header
@@ -104,6 +107,8 @@ class Plan(NamedTuple):
     """The longest duration in each bucket, seconds."""
     not_taken: dict
     """Files of the input that are no audio, see ``Listing``."""
+    versions: dict
+    """Versions that the bytes of the shards depend on; empty in plans of earlier versions."""
 
 
 def make_plan(
@@ -140,7 +145,7 @@ def make_plan(
             shards.append(ShardPlan(folder, shard_id, len(dealt), sum(piece.seconds for _, piece in dealt)))
             contents.append(dealt)
     dropped = {"utterances": len(pieces) - len(kept), "hours": too_short / 3600}
-    found = shards, skipped, dropped, dict(sorted(cuts.items())), limits, dict(listing.not_taken)
+    found = shards, skipped, dropped, dict(sorted(cuts.items())), limits, dict(listing.not_taken), byte_versions()
     return Plan(source, asdict(options), *found), contents
 
 
@@ -214,7 +219,7 @@ def read_plan(out: Path) -> Plan | None:
     """The plan of an earlier build in this folder."""
     if not (out / PLAN).is_file():
         return None
-    written_later = {"not_taken": {}}  # which plans of earlier versions lack, as they do single_files
+    written_later = {"not_taken": {}, "versions": {}}  # which plans of earlier versions lack, as they do single_files
     plan = Plan(**written_later | json.loads((out / PLAN).read_text(encoding="utf-8")))
     shards, skipped = [ShardPlan(*shard) for shard in plan.shards], [Skipped(*entry) for entry in plan.skipped]
     options = plan.options | {"single_files": plan.options.get("single_files", False)}
@@ -244,6 +249,26 @@ def check_same_command(out: Path, plan: Plan, source: dict, options: BuildOption
         raise BuildError(
             f"{out} holds a build with other input or options: {'; '.join(differences)}. Give the command of that build to "
             "go on with it, or another output folder"
+        )
+
+
+def byte_versions() -> dict[str, str]:
+    """Returns the versions that the bytes of shards depend on."""
+    return {
+        "nemo_birq": nemo_birq.__version__,
+        "libsndfile": soundfile.__libsndfile_version__,
+        "soxr": soxr.__version__,
+    }
+
+
+def check_same_versions(out: Path, plan: Plan) -> None:
+    """Raises a BuildError where other versions than now made the plan of a build that is not finished."""
+    before = plan.versions
+    differences = [f"{k} was {before[k]} and is {now}" for k, now in byte_versions().items() if before.get(k, now) != now]
+    if differences:
+        raise BuildError(
+            f"{out} holds a build by other versions: {'; '.join(differences)}. Its shards would not all be made alike: go "
+            "on with the versions that it began with, or give another output folder"
         )
 
 

@@ -1,9 +1,12 @@
 """Builds one shard of a plan."""
 
+import json
 import zlib
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
+
+from filelock import FileLock, Timeout
 
 from nemo_birq.data.audio.errors import AudioError
 from nemo_birq.data.bandwidth import find_bandwidth
@@ -11,6 +14,7 @@ from nemo_birq.data.manifests import RESERVED_KEYS
 from nemo_birq.data.shards.audio import clipped_samples, decode, encode, to_mono
 from nemo_birq.data.shards.cut import Piece
 from nemo_birq.data.shards.plan import SCRATCH, ShardPlan, read_pieces
+from nemo_birq.data.shards.segments import BuildError
 from nemo_birq.data.shards.workers import advance
 from nemo_birq.data.shards.writer import FileWriter, ShardWriter, Utterance
 from nemo_birq.utils.files import file_sha256, write_json
@@ -36,11 +40,27 @@ def record_path(out: Path, shard: ShardPlan) -> Path:
 
 
 def build_shard(job: ShardJob) -> dict:
-    """Builds a shard, or the single files in place of it, writes its record, and gives it.
+    """Builds a shard, or the single files in place of it, writes its record, and gives it; a finished one stays as it is.
 
     Raises:
+        BuildError: another process, perhaps of another machine, builds it.
         OSError: it cannot be written; nothing is left of a shard then.
     """
+    path = record_path(Path(job.out), job.shard)
+    try:
+        with FileLock(path.with_suffix(".lock"), timeout=0):
+            if (record := _finished(Path(job.out), path)) is not None:
+                advance(job.shard.seconds)
+                return record
+            return _build(job)
+    except Timeout as error:
+        name = f"shard {job.shard.shard_id} of {Path(job.out) / job.shard.folder}"
+        raise BuildError(
+            f"another process builds {name} right now: wait until it has ended, and give the same command again"
+        ) from error
+
+
+def _build(job: ShardJob) -> dict:
     out = Path(job.out)
     skipped: list[tuple[str, str, str]] = []
     remedies: list[tuple[str, str, str, float]] = []
@@ -96,6 +116,10 @@ def _carried(piece: Piece) -> dict:
     }
 
 
-def is_finished(out: Path, record: dict) -> bool:
-    """Whether the files of a finished shard are still as they were written."""
-    return all((out / name).is_file() and file_sha256(out / name) == digest for name, digest in record["files"].items())
+def _finished(out: Path, path: Path) -> dict | None:
+    """Returns the record of a finished shard whose files are still as they were written."""
+    if not path.is_file():
+        return None
+    record = json.loads(path.read_text(encoding="utf-8"))
+    is_whole = all((out / name).is_file() and file_sha256(out / name) == digest for name, digest in record["files"].items())
+    return record if is_whole else None

@@ -1,0 +1,36 @@
+"""Encoded audio of a batch from a store: all of it at once, and compared with the checksums of the index."""
+
+import zlib
+from collections.abc import Sequence
+
+from nemo_birq.data.index import Place
+from nemo_birq.data.remote import Range, read_ranges
+from nemo_birq.data.retries import RemoteError
+from nemo_birq.data.tables import cache_folder
+from nemo_birq.utils.urls import is_url
+
+
+def fetch_remote(places: Sequence[Place]) -> list[bytes | None]:
+    """Reads the encoded audio of utterances that lie behind URLs; None for those of this machine.
+
+    Raises:
+        RemoteError: it cannot be read, or has been replaced since the index was built.
+    """
+    remote = {number: place for number, place in enumerate(places) if is_url(place.file)}
+    found: list[bytes | None] = [None] * len(places)
+    wrong = remote
+    for _ in range(2):  # once more, where the transfer was at fault
+        ranges = [Range(place.file, place.position, place.position + place.size) for place in wrong.values()]
+        for number, encoded in zip(wrong, read_ranges(ranges), strict=True):
+            found[number] = encoded
+        wrong = {number: place for number, place in wrong.items() if zlib.crc32(found[number]) != place.checksum}
+        if not wrong:
+            return found
+    place = next(iter(wrong.values()))
+    if place.file == place.name:
+        remedy = f"delete its index in {cache_folder()}, and start again"
+    else:
+        remedy = "start again, which builds a new index"
+    raise RemoteError(
+        f"{place.name} of {place.file} is not what it was when its index was built, so the file has been replaced: {remedy}"
+    )

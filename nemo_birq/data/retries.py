@@ -1,0 +1,136 @@
+"""Requests to a store, repeated for as long as their error may pass; and errors in words, without secrets."""
+
+import errno
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
+
+from nemo_birq.utils.terminal import printable
+from nemo_birq.utils.urls import without_secrets
+
+Result = TypeVar("Result")
+LOG = logging.getLogger("nemo_logger")  # NeMo's, by its name: shards are verified without NeMo
+LONGEST_PAUSE = 15.0  # seconds between two tries
+QUIET_TRIES = 2  # before a failure is worth a line in the log: of thousands of requests, some always fail once
+PASSING_STATUS = (408, 425, 429)  # of HTTP, among those from 400 to 499
+FINAL_NUMBERS = (errno.EINVAL, errno.EPERM, errno.EACCES, errno.ENOSYS)
+FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotImplementedError, ImportError, ValueError, TypeError,
+         AttributeError)  # fmt: skip
+MISSING = "there is no such object: compare the names of bucket, folder and file"
+REFUSED = (
+    "the store refuses access: check that credentials are given where its tools look for them, have not expired and may "
+    "read the object, and that the clock of this machine is right"
+)
+NO_RANGES = "the server does not answer requests for ranges of bytes: take another server, or copy the file"
+SHORTER = "the file is shorter than when its index was built, so it has been replaced: start again, which builds a new index"
+
+
+class RemoteError(OSError):
+    """A remote file that cannot be read, or is not what it was."""
+
+
+class RequestError(Exception):
+    """A failed request among several.
+
+    Args:
+        url: of the file.
+        reason: error of the file system.
+    """
+
+    def __init__(self, url: str, reason: BaseException):
+        super().__init__(url)
+        self.url, self.reason = url, reason
+
+
+class NoRangesError(NotImplementedError):
+    """An answer that is longer than the range that was asked for."""
+
+
+class ShorterFileError(ValueError):
+    """A whole answer that is shorter than the range that was asked for."""
+
+
+def repeat(url: str, patience: float, action: Callable[[], Result]) -> Result:
+    """Runs a request until it succeeds.
+
+    Args:
+        url: of the file, for messages.
+        patience: seconds after which the last error is final.
+        action: the request.
+
+    Raises:
+        RemoteError: its error does not pass.
+    """
+    tries = Retrying(
+        retry=retry_if_exception(may_pass),
+        stop=stop_before_delay(patience),
+        wait=wait_random_exponential(0.2, max=LONGEST_PAUSE),
+        before_sleep=lambda state: _say(url, patience, state),
+        reraise=True,
+    )
+    try:
+        return tries(action)
+    except Exception as error:
+        waited = f"it was tried again for {patience:.0f} s: check address, network and server"
+        hint = waited if may_pass(error) else _hint(error)
+        raise RemoteError("; ".join(filter(None, (_words(url, error), hint)))) from error
+
+
+def may_pass(error: BaseException) -> bool:
+    """Tests if the same request may succeed later: all but refusals and faults of the request itself."""
+    reason = _reason(error)
+    if (status := _status(reason)) is not None:
+        return status >= 500 or status in PASSING_STATUS
+    if isinstance(reason, FINAL) or getattr(reason, "errno", None) in FINAL_NUMBERS:
+        return False
+    kinds = {kind.__name__ for kind in type(reason).__mro__}  # botocore is not always installed
+    return "BotoCoreError" not in kinds or bool(kinds & {"HTTPClientError", "ConnectionError", "IncompleteReadError"})
+
+
+def _reason(error: BaseException) -> BaseException:
+    """Returns the error that a server or a connection caused; fsspec hides some behind a file that is not found."""
+    while True:
+        if isinstance(error, RequestError):
+            error = error.reason
+        elif isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
+            error = error.__cause__
+        else:
+            return error
+
+
+def _status(reason: BaseException) -> int | None:
+    """Returns the status of HTTP that an error tells (aiohttp: ``status``, gcsfs: ``code``, botocore: ``response``)."""
+    response = getattr(reason, "response", None) or getattr(reason.__cause__, "response", None)  # s3fs translates some
+    told = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
+    for status in (getattr(reason, "status", None), getattr(reason, "code", None), told):
+        if isinstance(status, int) and 400 <= status < 600:
+            return status
+    return None
+
+
+def _hint(error: BaseException) -> str | None:
+    reason = _reason(error)
+    status = _status(reason)
+    if isinstance(reason, NoRangesError):
+        return NO_RANGES
+    if isinstance(reason, ShorterFileError) or status == 416:
+        return SHORTER
+    if isinstance(reason, FileNotFoundError) or status == 404:
+        return MISSING
+    refused = isinstance(reason, PermissionError) or status in (401, 403) or "Credentials" in type(reason).__name__
+    return REFUSED if refused else None
+
+
+def _words(url: str, error: BaseException) -> str:
+    reason = _reason(error)
+    name = error.url if isinstance(error, RequestError) else url
+    said = " ".join(str(reason).split())
+    return printable(without_secrets(f"{name} cannot be read ({type(reason).__name__}{f': {said}' if said else ''})"))
+
+
+def _say(url: str, patience: float, state: RetryCallState) -> None:
+    if state.attempt_number > QUIET_TRIES:
+        waited = f"{state.seconds_since_start:.0f} of {patience:.0f} s"
+        LOG.warning(f"{_words(url, state.outcome.exception())}; it is tried again ({waited})")
