@@ -196,7 +196,8 @@ class HealthMonitor(Callback):
         named = {f"train_{name}": value for name, value in metrics.items()}
         named["learning_rate"] = named.pop("train_learning_rate")
         pl_module.log_dict(named, on_step=True, logger=False)
-        pl_module.log("mfu", metrics["mfu"], on_step=True, logger=False, prog_bar=True)
+        # On the host: the bar reads its numbers at every step, and would wait for the device each time.
+        pl_module.log("mfu", torch.tensor(metrics["mfu"]), on_step=True, logger=False, prog_bar=True)
         # Lightning would begin after step 0, and repeat metrics that are not measured at every logged step.
         for logger in trainer.loggers:
             logger.log_metrics(named | {"epoch": trainer.current_epoch}, step=self._step)
