@@ -1,14 +1,14 @@
 """Finds where a training step would make the host wait for a GPU, and counts what it launches there, without a GPU.
 
-The step runs on PyTorch's ``meta`` device, whose tensors have no contents, while masks, lengths and random numbers of the host
-stay real. Every operation passes a dispatch mode, which records those that need the contents of a tensor of the device, those
+The step runs on PyTorch's ``meta`` device, whose tensors have no contents. Masks, lengths and random numbers of the host
+stay real. Every operation passes a dispatch mode. It records those that need the contents of a tensor of the device, those
 whose result has a size that depends on contents, and copies between host and device that are not asynchronous.
 """
 
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -116,6 +116,12 @@ def recording() -> Iterator[Operations]:
     everything = patch.object(torch.fx.experimental._config, "meta_nonzero_assume_all_nonzero", True)
     replaced = {"Generator": OnHost, "autocast": without, "is_autocast_enabled": is_enabled}
     replaced |= {make.__name__: from_host(make) for make in (torch.tensor, torch.as_tensor)}
-    with several[0], several[1], everything, patch.multiple(torch, **replaced), patch.object(torch.amp, "autocast", without):
-        with operations:
-            yield operations
+    with ExitStack() as stack:
+        for change in (
+            *several,
+            everything,
+            patch.multiple(torch, **replaced),
+            patch.object(torch.amp, "autocast", without),
+        ):
+            stack.enter_context(change)
+        yield stack.enter_context(operations)

@@ -1,11 +1,11 @@
-"""Shows what a training step consists of: kernels by time, gaps between them, launches, and waits of the host for the device.
+"""Shows what a training step consists of: kernels by time, gaps between them, launches, waits of the host.
 
     python benchmarks/step_profile.py                                             # the tiny model on a CPU
     python benchmarks/step_profile.py --config birq_conformer_large --device cuda --precision bf16-mixed --batch-seconds 240
 
 Operations and waits are counted from the step on a device without contents (device_waits.py), so that a CPU tells what a GPU
-would have to do. Times come from torch.profiler over some steps. For the profile of a whole training, with the waits for data,
-docs/performance.md names Lightning's profilers. Writes docs/results/step_profile_CONFIG_DEVICE_PRECISION.json.
+would have to do. Times come from torch.profiler over some steps. Lightning's profilers show a whole training, with its waits
+for data (docs/performance.md). Writes docs/results/step_profile_CONFIG_DEVICE_PRECISION.json.
 """
 
 from collections import Counter
