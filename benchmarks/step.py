@@ -23,10 +23,12 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from step_comparison import compare, spread
-from step_cost import costs, largest_fitting, matrix_product_flops
+from step_cost import costs, largest_fitting
 from step_picture import draw_bars
 from step_timing import PARTS, sums
 from step_variants import BUILDERS, RATE, ROOT, Setting, Variant, build
+
+from nemo_birq.utils.device_speed import matrix_product_flops, training_dtype
 
 WARM_UP = 2
 
@@ -103,7 +105,7 @@ def measure(names: list[str], setting: Setting, rounds: int, filled: bool = Fals
         variants = {name: build(name, setting) for name in progress.track(names, description="building")}
         if filled:
             setting = fill(variants, setting)
-        peak_flops = matrix_product_flops(setting)
+        peak_flops = matrix_product_flops(torch.device(setting.device), training_dtype(setting.precision))
         seconds = time_steps(variants, setting, rounds, progress)
         factor = variants[names[0]].model.cfg.encoder.subsampling_factor
         del variants

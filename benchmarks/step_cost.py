@@ -14,10 +14,10 @@ from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 
 import torch
+from flop_counting import flop_counter
 from step_variants import Setting, build
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 STEPS = 2  # the second one has the state of the optimizer
 
@@ -63,7 +63,7 @@ def cost_alone(name: str, setting: Setting) -> dict:
         variant.step(batch)
     result = {"peak": peak_memory(setting.device), "libraries": libraries, "idle": idle}
     codes = setting.model_config().birq.quantizer.num_codes
-    with FlopCounterMode(display=False) as flops, LargestTensor() as largest, LargestTensor(codes) as of_codes:
+    with flop_counter() as flops, LargestTensor() as largest, LargestTensor(codes) as of_codes:
         variant.step(batch)
     return result | {
         "flop": flops.get_total_flops(),
@@ -115,21 +115,6 @@ def peak_memory(device: str) -> int:
         status = Path("/proc/self/status").read_text()
         return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def matrix_product_flops(setting: Setting, repeats: int = 8) -> float:
-    """FLOP/s of a large matrix product here at its best, in the arithmetic of the precision: what the hardware can do."""
-    size = 8192 if setting.device == "cuda" else 2048
-    dtype = torch.bfloat16 if setting.precision == "bf16-mixed" else torch.float32
-    left, right = (torch.randn(size, size, device=setting.device).to(dtype) for _ in range(2))
-    clock, seconds = setting.make_clock(), []
-    for _ in range(repeats):
-        clock.wait()
-        began = clock.now()
-        left @ right
-        clock.wait()
-        seconds.append(clock.now() - began)
-    return 2 * size**3 / min(seconds)
 
 
 def largest_fitting(fits: Callable[[int], bool], start: int, most: int) -> int:

@@ -11,11 +11,11 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
+from flop_counting import flop_counter
 from step_variants import Setting
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from nemo_birq import BiRQModel
 
@@ -71,7 +71,7 @@ def count_step(setting: Setting, *overrides: str, encoder_only: bool = False, ma
     model.masked_frames = lambda mask, num_frames: mode.from_tensor(frames).clone()  # how many: a matter of contents
     features, lengths = mode.from_tensor(features), mode.from_tensor(lengths)
     half = setting.precision == "bf16-mixed"
-    with FlopCounterMode(display=False) as flops:
+    with flop_counter() as flops:
         with CudaAutocast(), torch.autocast("cpu", torch.bfloat16, enabled=half), _saved(model) as saved:
             if encoder_only:
                 loss = model.encoder(audio_signal=features, length=lengths)[0].sum()
@@ -97,7 +97,7 @@ def _features(model: BiRQModel, setting: Setting) -> tuple[Tensor, Tensor, int]:
     """Features (B, F, T), lengths (B,) and the operations that made them: one utterance's, as all are equally long."""
     count = max(1, round(setting.batch_seconds / setting.utterance_seconds))
     samples = torch.tensor([round(setting.batch_seconds / count * setting.model_config().sample_rate)])
-    with torch.no_grad(), FlopCounterMode(display=False) as flops:
+    with torch.no_grad(), flop_counter() as flops:
         features, lengths = model.preprocessor(input_signal=0.1 * torch.randn(1, int(samples)), length=samples)
     return features.repeat(count, 1, 1), lengths.repeat(count), count * flops.get_total_flops()
 

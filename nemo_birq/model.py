@@ -242,8 +242,7 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
 
     def training_step(self, batch: Sequence, batch_idx: int) -> dict[str, Tensor]:
         batch, step = SpeechBatch(*batch), self.trainer.global_step
-        # Not batch_idx: a resumed Lightning counts it differently.
-        self._micro_batch = self._micro_batch + 1 if step == self._step else 0
+        self._micro_batch = self._micro_batch + 1 if step == self._step else 0  # not batch_idx: resumed, it is another
         self._step = step
         generator = torch.Generator().manual_seed(self._seed("train", step, self._micro_batch))
         torch.manual_seed(self._seed("dropout", step, self._micro_batch))  # resumed, that of an uninterrupted run

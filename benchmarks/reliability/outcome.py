@@ -20,7 +20,7 @@ from nemo_birq.checkpoint.lightning_checkpoint import peek_checkpoint
 from nemo_birq.report.events import read_events
 
 FOLDER = "<experiment>"
-MEASURED = re.compile("timing|hours_per_hour|per_sec|seconds|memory_gb")
+MEASURED = re.compile("timing|hours_per_hour|mfu|per_sec|seconds|memory_gb")
 RANDOM = [(re.compile(r"\d{4}-\d\d-\d\d"), "<date>"), (re.compile(r"[0-9a-f]{32}_"), "<random>_")]
 IGNORED = re.compile(
     r"model_config\.yaml:pretraining\.ended$"

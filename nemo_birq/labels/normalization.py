@@ -81,7 +81,9 @@ class LayerNormalization(ExactBuffers):
             if self.kind == "per_feature":
                 return centred * (covariance + EPSILON).rsqrt()
             ridge = SHRINKAGE * covariance.diagonal().mean() + EPSILON
-            factor, _ = torch.linalg.cholesky_ex(covariance + ridge * torch.eye(len(mean)).to(covariance))
+            factor, _ = torch.linalg.cholesky_ex(
+                covariance + ridge * torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
+            )
             return torch.linalg.solve_triangular(factor, centred.T, upper=False).T
 
     def _statistics(self, hidden: Tensor, valid: Tensor, update: bool) -> tuple[Tensor, Tensor]:

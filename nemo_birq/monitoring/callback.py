@@ -15,7 +15,9 @@ from nemo_birq.monitoring.finite_check import FiniteCheck, check_validation, che
 from nemo_birq.monitoring.gradient_health import gradient_products, split_loss
 from nemo_birq.monitoring.label_churn import Churn, LabelProbe
 from nemo_birq.monitoring.label_health import LabelHealth
+from nemo_birq.monitoring.step_flops import step_work
 from nemo_birq.monitoring.training_log import TrainingLog, num_read, one_line
+from nemo_birq.utils.device_speed import matrix_product_flops, training_dtype
 from nemo_birq.utils.distributed import sum_over_ranks
 from nemo_birq.utils.precision import check_precision
 
@@ -67,6 +69,7 @@ class HealthMonitor(Callback):
         self.finite.remember(step, batch, losses.loss)
         self.training_log.health.update(**losses.health)
         self.training_log.count(batch)
+        self.training_log.count_work(step_work(model, batch, losses))
         if first and _is_due(step, self.birq.watch.gradient_interval):
             parts = split_loss(model.bilevel_loss, losses.terms)
             self.training_log.gradients = gradient_products(parts, model.encoder.parameters())
@@ -146,6 +149,8 @@ class HealthMonitor(Callback):
         if pl_module.schedule.full.enhanced > 0:
             self._fill_probe(trainer, pl_module)
         self.alarms.start()
+        dtype = training_dtype(str(trainer.precision))
+        self.training_log.ceiling = matrix_product_flops(pl_module.device, dtype)
         self.training_log.start_clock()
 
     def _fill_probe(self, trainer: Trainer, model: LightningModule) -> None:
@@ -191,6 +196,8 @@ class HealthMonitor(Callback):
         named = {f"train_{name}": value for name, value in metrics.items()}
         named["learning_rate"] = named.pop("train_learning_rate")
         pl_module.log_dict(named, on_step=True, logger=False)
+        # On the host: the bar reads its numbers at every step, and would wait for the device each time.
+        pl_module.log("mfu", torch.tensor(metrics["mfu"]), on_step=True, logger=False, prog_bar=True)
         # Lightning would begin after step 0, and repeat metrics that are not measured at every logged step.
         for logger in trainer.loggers:
             logger.log_metrics(named | {"epoch": trainer.current_epoch}, step=self._step)

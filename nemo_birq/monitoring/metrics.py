@@ -226,6 +226,17 @@ _METRICS = (
         row="hours of audio per hour", curves=(Curve("audio_hours_per_hour"),),
     ),
     Metric(
+        "mfu",
+        "Utilization of the devices: operations of the model a second, inside the true lengths of the utterances, divided "
+        "by those of a large matrix product in the same precision, which is measured when training begins.",
+        "share of a matrix product's speed", TRAIN, typical="steady; 0.1 to 0.3 on a GPU", row="utilization (MFU)",
+        curves=(Curve("mfu"),), recorded=True,
+    ),
+    Metric(
+        "padding_share", "Padding among the frames of the batches, which `mfu` does not count as work.", "share of frames",
+        TRAIN, typical="below 0.05 with bucketing", row="share of padding", curves=(Curve("padding_share"),), recorded=True,
+    ),
+    Metric(
         "silent_share", "Share of the readable utterances that are silent or constant.", "share of utterances", TRAIN,
         typical="0",
         # A corpus has a silent recording now and then; one in ten is a fault of recording or cutting.

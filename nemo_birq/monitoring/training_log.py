@@ -13,6 +13,8 @@ from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.modules.masking import valid_frames
 from nemo_birq.monitoring.gradient_health import GradientProducts
 from nemo_birq.monitoring.label_health import LabelHealth
+from nemo_birq.monitoring.step_flops import StepWork
+from nemo_birq.utils.distributed import sum_over_ranks
 
 SILENCE = 1e-4  # between the lowest and the highest sample, which are in [-1, 1]: three steps of 16 bits
 EVERY = 16  # sample looked at: a signal that is constant there and not between is not speech
@@ -52,7 +54,12 @@ class TrainingLog(nn.Module):
         self.silent = SumMetric(nan_strategy="disable")
         self.utterances = SumMetric(nan_strategy="disable")
         self.skipped = SumMetric(nan_strategy="disable")
+        self.flops = SumMetric(nan_strategy="disable")
+        self.frames = SumMetric(nan_strategy="disable")
+        self.padded_frames = SumMetric(nan_strategy="disable")
         self.memory = MaxMetric(nan_strategy="disable")
+        self.ceiling: float | None = None
+        """FLOP/s of a matrix product on this rank's device; None before a training has measured it."""
         self.gradients: GradientProducts | None = None
         self.since = time.monotonic()
         self._seconds_before = 0.0  # of the window of the next logged step, in the part of the run before it was resumed
@@ -62,9 +69,17 @@ class TrainingLog(nn.Module):
         read = num_read(batch)
         self.audio_seconds.update(batch.signal_length[:read].sum() / self.sample_rate)
         self.silent.update(is_silent(batch.signal, batch.signal_length)[:read].sum())
-        self.read.update(read)
-        self.utterances.update(read + batch.skipped)
-        self.skipped.update(batch.skipped)
+        self._add(read=read, utterances=read + batch.skipped, skipped=batch.skipped)
+
+    def count_work(self, work: StepWork) -> None:
+        """Adds the operations of a batch."""
+        self._add(**work._asdict())
+
+    def _add(self, **numbers: float) -> None:
+        """Adds numbers of the host to sums. A copy from the host would wait for the device, a fill does not."""
+        for name, number in numbers.items():
+            metric = getattr(self, name)
+            metric.update(torch.full((), number, dtype=torch.float32, device=metric.device))
 
     def collect(self) -> dict[str, float]:
         """The numbers since the last call, over all ranks; every rank must call it at the same step.
@@ -74,7 +89,10 @@ class TrainingLog(nn.Module):
         result = self.health.compute()
         now = time.monotonic()
         # Seconds of audio per second of wall time, which is hours per hour.
-        result["audio_hours_per_hour"] = float(self.audio_seconds.compute()) / max(now - self.since, 1e-9)
+        seconds = max(now - self.since, 1e-9)
+        result["audio_hours_per_hour"] = float(self.audio_seconds.compute()) / seconds
+        if self.ceiling is not None:
+            result |= self._utilization(seconds)
         result["skipped_utterances"] = float(self.skipped.compute())
         result["skipped_share"] = result["skipped_utterances"] / max(1.0, float(self.utterances.compute()))
         result["silent_share"] = float(self.silent.compute()) / max(1.0, float(self.read.compute()))
@@ -83,10 +101,19 @@ class TrainingLog(nn.Module):
         if self.gradients is not None:
             result |= self.gradients.metrics()
         self.gradients = None
-        for metric in (self.health, self.audio_seconds, self.read, self.silent):
+        for metric in (self.health, self.audio_seconds, self.read, self.silent, self.flops, self.frames, self.padded_frames):
             metric.reset()
         self.since = now
         return result
+
+    def _utilization(self, seconds: float) -> dict[str, float]:
+        """Returns the utilization over all ranks, each by the ceiling of its own device, and the share of padding."""
+        (ceiling,) = sum_over_ranks(torch.tensor(self.ceiling, device=self.flops.device))
+        frames, padded = (float(metric.compute()) for metric in (self.frames, self.padded_frames))
+        return {
+            "mfu": float(self.flops.compute()) / seconds / float(ceiling),
+            "padding_share": 1 - frames / max(1.0, padded),
+        }
 
     def start_clock(self) -> None:
         """Begins to measure the throughput; a resumed run goes on with the time before its checkpoint."""
@@ -142,6 +169,8 @@ def one_line(step: int, metrics: dict[str, float]) -> str:
         parts.append(f"grad {metrics['grad_norm']:.2f}{cosine}")
     parts.append(f"lr {metrics['learning_rate']:.1e}")
     parts.append(f"{metrics['audio_hours_per_hour']:.0f} h/h")
+    if "mfu" in metrics:
+        parts.append(f"mfu {metrics['mfu']:.0%} (padding {metrics['padding_share']:.0%})")
     if metrics["skipped_utterances"]:
         parts.append(f"skipped {metrics['skipped_utterances']:.0f}")
     return " | ".join(parts)

@@ -106,6 +106,8 @@ SECTIONS = (
         "training", "Schedule and speed", "",
         (
             _picture("audio_hours_per_hour", "Throughput"),
+            _picture("mfu", "Utilization of the devices (MFU)"),
+            _picture("padding_share", "Padding"),
             _picture("learning_rate", "Learning rate"),
             _picture("enhanced_weight", "Weight w1 of the enhanced loss"),
             _picture("masked_fraction", "Masked frames"),

@@ -9,7 +9,7 @@ from tests.helpers.forked import run_forked
 
 pytestmark = pytest.mark.integration
 WATCHED = ("loss", "masked_fraction", "anchor_cumulative_coverage", "gradient_norm_anchor", "silent_share")
-NOT_COMPARED = ("train_audio_hours_per_hour", "train_memory_gb")  # of a process, not of the batch
+NOT_COMPARED = ("train_audio_hours_per_hour", "train_mfu", "mfu", "train_padding_share", "train_memory_gb")  # of a rank
 WORKER = "tests.helpers.ddp_worker"
 
 
@@ -72,6 +72,8 @@ def test_a_checkpoint_has_the_sums_and_the_labels_of_every_rank(results):
             assert all(torch.equal(value, after["log"]["sums"][name]) for name, value in before["log"]["sums"].items())
             assert torch.equal(before["labels"]["train"], after["labels"]["train"])
     for name, value in joined["ranks"][0]["log"]["sums"].items():
+        if name.split(".")[0] in ("flops", "frames", "padded_frames"):
+            continue  # the joined batch has more padding
         for gathered in ranks:
             torch.testing.assert_close(
                 sum(of_rank["log"]["sums"][name] for of_rank in gathered), value, rtol=1e-4, atol=1e-4

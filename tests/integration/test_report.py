@@ -340,6 +340,7 @@ def comparison(tmp_path_factory):
     ]
     more = {f"train_{name}": 0.5 for name in [*names, *(f"gradient_{name}" for name in gradients)]}
     more |= {"val_enhanced_previous_agreement": 0.5, "train_masked_fraction": 0.5, "train_skipped_share": 0.0}
+    more |= {"train_mfu": 0.2, "train_padding_share": 0.05}
     more |= {"train_memory_gb": 8.0, "gpu_memory_gib": 8.0, "val_enhanced_loss": 3.5}
     command = f"train.py model.train_ds.manifest_filepath=/{'x' * 150}.json"
     runs = [make_run(folder / "one", **more), make_run(folder / LONG_NAME, "cfg: {a: 1}", command, offset=0.25, **more)]

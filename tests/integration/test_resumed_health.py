@@ -13,7 +13,7 @@ from tests.helpers.models import make_batch, make_model, train
 from tests.helpers.stopping import StopAfter, StoppedError, train_tiny
 
 pytestmark = pytest.mark.integration
-OF_A_PROCESS = {"train_audio_hours_per_hour", "train_memory_gb"}
+OF_A_PROCESS = {"train_audio_hours_per_hour", "train_mfu", "train_memory_gb"}
 WATCHED = [
     "model.birq.watch.gradient_interval=7",  # measured at step 13, logged at step 15
     "model.birq.watch.probe_seconds=4",
@@ -64,6 +64,7 @@ def test_weights_validations_alarms_and_record_are_those_of_the_uninterrupted_ru
     alarms = (broken / "alarms.json").read_text()
     assert "anchor_not_learned" in alarms and alarms == (whole / "alarms.json").read_text()
     records = [record_training(model, model.trainer, model.monitor) for model in (expected, found)]
+    assert all(record["health"]["training"].pop("mfu") > 0 for record in records)  # of a process
     assert records[0] == records[1] and len(records[0]["health"]["validation"]) == 14
 
 

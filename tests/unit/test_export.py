@@ -127,7 +127,7 @@ def test_recorded_health_is_what_was_logged_last(tmp_path):
     model.save_to(str(tmp_path / "model.nemo"))
     logged = scalars(tmp_path)
     for stage, prefix in (("training", "train"), ("validation", "val")):
-        assert len(model.cfg.pretraining.health[stage]) == 14
+        assert len(model.cfg.pretraining.health[stage]) == (16 if stage == "training" else 14)
         for name, value in model.cfg.pretraining.health[stage].items():
             assert logged[f"{prefix}_{name}"][-1][1] == pytest.approx(value, rel=1e-6), name
 
@@ -149,7 +149,8 @@ def model_with(record: dict, **card: object) -> BiRQModel:
             "validation": [{"name": "dev/dev.json", "weight": None, "utterances": 10, "hours": 0.5}],
         },
         "settings": {"birq": {"loss": {"enhanced_weight": 0.5}}, "optim": {"lr": 1e-4}},
-        "health": {"training": {"anchor_loss": 4.0, "anchor_accuracy": 0.2}, "validation": {"anchor_accuracy": 0.25}},
+        "health": {"training": {"anchor_loss": 4.0, "anchor_accuracy": 0.2, "mfu": 0.212, "padding_share": 0.07},
+                   "validation": {"anchor_accuracy": 0.25}},
         "alarms": [{"name": "noise_labels", "step": 7, "value": 0.0097, "threshold": 0.1},
                    {"name": "non_finite_loss", "step": 9, "value": None, "threshold": None}],
         "versions": {"torch": "2.13.0"},
@@ -163,6 +164,7 @@ def test_card_of_a_given_record():
     assert "| training | libri/train.json | 281,241 | 960.70 | 2.0 |" in text
     assert "| training | stream.json | not counted | not counted | 1.0 |" in text
     assert "72,000 steps, ended 2026-01-02, on 8 device(s), precision bf16-mixed" in text and "read 12.3 times" in text
+    assert "used to 21 % of a matrix\nproduct's speed (MFU), and 7 % of the frames were padding." in text
     assert "**The run was not healthy**" in text and "| licence | `cc-by-4.0` |" in text
     assert "No licence was chosen" not in text
     assert "| `noise_labels` | 7 | 0.0097 | 0.1 |" in text and "| `non_finite_loss` | 9 |  |  |" in text

@@ -16,7 +16,6 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from nemo_birq.command_line.command import Command
 from nemo_birq.config import parse, resolve_layer
@@ -27,6 +26,7 @@ from tests.helpers.paths import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import paper_cost
+from flop_counting import flop_counter
 from step_counts import CudaAutocast, _build, _masked_frames, _saved, count_step
 from step_variants import Setting, build
 
@@ -46,7 +46,7 @@ def test_count_is_that_of_a_real_step(name, encoder):
     setting = Setting("birq_conformer_tiny", (*SMALL, *encoder), batch_seconds=6, utterance_seconds=3)
     counts = count_step(setting, f"model.birq.labels.label_gradient={GRADIENT[name]}", mask_seed=1)
     variant, batch = build(name, setting), setting.batch()
-    with FlopCounterMode(display=False) as flops:
+    with flop_counter() as flops:
         variant.step(batch)
     assert counts.flop == flops.get_total_flops()
     with _saved(variant.model) as saved:
