@@ -114,13 +114,21 @@ def _open(path: str) -> dict[str, Any]:
 def _changes(then: DictConfig, now: DictConfig) -> Iterator[Change]:
     old, new = _flat(OmegaConf.to_container(then, resolve=True)), _flat(OmegaConf.to_container(now, resolve=True))
     if "birq" in now:  # keys that this version has added or removed have their defaults
-        known = _flat({"birq": asdict(BiRQConfig())})
-        old = known | {key: value for key, value in old.items() if key in known or not key.startswith("birq.")}
+        defaults = OmegaConf.create({"birq": asdict(BiRQConfig())})
+        own = {key: value for key, value in old.items() if not key.startswith("birq.") or _has(defaults, key)}
+        old = _flat(OmegaConf.to_container(defaults)) | own
     for key in sorted({*old, *new}):
         change = Change(f"model.{key}", old.get(key), new.get(key))
         ignored = change.is_under(NOT_COMPARED) or key.rpartition(".")[2] in NOT_COMPARED_ANYWHERE
         if change.then != change.now and not ignored:
             yield change
+
+
+def _has(config: DictConfig, key: str) -> bool:
+    """Tells whether a configuration has a dotted key, also where its value is None."""
+    node, _, name = key.rpartition(".")
+    found = OmegaConf.select(config, node)
+    return isinstance(found, DictConfig) and name in found
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -69,6 +69,17 @@ def test_same_settings_log_nothing(checkpoint, same, said):
     assert not said
 
 
+def test_a_key_whose_default_is_null_is_compared_too(tmp_path, said):
+    def tracked(dimension):
+        return build(birq__labels__codebook="tracked", birq__labels__code_dim=dimension)
+
+    train(tracked(8), tmp_path, 1).save_checkpoint(tmp_path / "tracked.ckpt")
+    check_changed_settings(tracked(8), trainer_at(tmp_path / "tracked.ckpt"))
+    assert not said
+    with pytest.raises(ValueError, match=r"does not load with other values of model\.birq\.labels\.code_dim: 8 -> 6\."):
+        check_changed_settings(tracked(6), trainer_at(tmp_path / "tracked.ckpt"))
+
+
 def test_what_changes_is_listed(checkpoint, said):
     model = build(optim__lr=1e-4, optim__sched={"name": "CosineAnnealing"}, birq__masking__span_frames=10,
                   encoder__dropout=0.2, birq__watch__probe_seconds=1.0)  # fmt: skip
