@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import click
 from nemo_birq.command_line.command import SETTINGS, Command, interruptible
 from nemo_birq.command_line.configurations import config_folder, configurations, presets
 from nemo_birq.command_line.override_hints import current_spelling, expanded_by_shell, explain
+from nemo_birq.command_line.quiet import make_terminal_quiet
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -72,11 +74,14 @@ class HydraCommand(Command):
         def run(cfg: "DictConfig") -> None:
             nonlocal is_composed
             is_composed = True
+            make_terminal_quiet()
             _set_full_error(full_error)
             sys.argv = whole  # with it Lightning starts the processes of further GPUs
             self.callback(cfg)
 
         folder = config_folder() / self.folder
+        # Its remedy is a setting of NeMo's hydra_runner, which does not change the folder.
+        warnings.filterwarnings("ignore", message=r"\s*Future Hydra versions")
         sys.argv = [whole[0], *_with_absolute_config_path(ctx.args)]
         _set_full_error("1")
         try:

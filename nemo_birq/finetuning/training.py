@@ -18,6 +18,7 @@ from nemo_birq.finetuning.data import batches_per_epoch, is_endless, longest_utt
 from nemo_birq.finetuning.freezing import FreezeEncoder
 from nemo_birq.finetuning.initialization import initialize
 from nemo_birq.modules.attention_memory import check_attention_fits
+from nemo_birq.runs.progress_bar import show_whole_run
 
 
 def build_trainer(cfg: DictConfig) -> tuple[pl.Trainer, int]:
@@ -30,6 +31,7 @@ def build_trainer(cfg: DictConfig) -> tuple[pl.Trainer, int]:
     if trainer.world_size > 1 and cfg.trainer.strategy == "auto" and cfg.freeze_encoder and not cfg.from_scratch:
         # Frozen parameters get no gradient, which plain DDP takes for an error.
         trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer) | {"strategy": "ddp_find_unused_parameters_true"})
+    show_whole_run(trainer)
     trainer.callbacks.append(ValidateAtEnd())
     batches = batches_per_epoch(cfg.model.train_ds, trainer.world_size)
     trainer.limit_train_batches = _limit(trainer.limit_train_batches, batches, is_endless(cfg.model.train_ds))

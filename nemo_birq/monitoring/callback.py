@@ -21,6 +21,8 @@ from nemo_birq.utils.device_speed import matrix_product_flops, training_dtype
 from nemo_birq.utils.distributed import sum_over_ranks
 from nemo_birq.utils.precision import check_precision
 
+IN_BAR = {"anchor_loss": "anchor", "enhanced_loss": "enhanced", "audio_hours_per_hour": "h/h", "mfu": "mfu"}
+"""Metrics that the progress bar shows, with their names there."""
 CODES_USED = "birq_codes_used"
 """Key of a checkpoint: the codes that each task has used since the start."""
 
@@ -197,7 +199,8 @@ class HealthMonitor(Callback):
         named["learning_rate"] = named.pop("train_learning_rate")
         pl_module.log_dict(named, on_step=True, logger=False)
         # On the host: the bar reads its numbers at every step, and would wait for the device each time.
-        pl_module.log("mfu", torch.tensor(metrics["mfu"]), on_step=True, logger=False, prog_bar=True)
+        shown = {name: torch.tensor(metrics[key]) for key, name in IN_BAR.items() if key in metrics}
+        pl_module.log_dict(shown, on_step=True, logger=False, prog_bar=True)
         # Lightning would begin after step 0, and repeat metrics that are not measured at every logged step.
         for logger in trainer.loggers:
             logger.log_metrics(named | {"epoch": trainer.current_epoch}, step=self._step)

@@ -53,9 +53,11 @@ def pretrain(cfg: "DictConfig") -> None:
     from nemo_birq.monitoring.finite_check import NonFiniteError
     from nemo_birq.pretrained.initialization import check_initial_file
     from nemo_birq.pretrained.like import take_configuration
+    from nemo_birq.pretraining.introduction import introduce
     from nemo_birq.pretraining.memory import check_longest_batches
     from nemo_birq.pretraining.result import complete_result
     from nemo_birq.runs.experiment import experiment
+    from nemo_birq.runs.progress_bar import show_whole_run
     from nemo_birq.runs.resuming import prepare_resuming
 
     with errors_in_one_line(UnreadableDataError, UnreadableShardsError, NonFiniteError):
@@ -66,11 +68,13 @@ def pretrain(cfg: "DictConfig") -> None:
         pl.seed_everything(cfg.seed, workers=True)
         trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer))
         logging.info(f"Hydra config: {OmegaConf.to_yaml(cfg)}")
-        with experiment(trainer, cfg.get("exp_manager"), cfg.get("checkpoint_minutes")):
+        show_whole_run(trainer)
+        with experiment(trainer, cfg.get("exp_manager"), cfg.get("checkpoint_minutes")) as run:
             model = BiRQModel(cfg=cfg.model, trainer=trainer)
             model.maybe_init_from_pretrained_checkpoint(cfg)
             check_longest_batches(model, trainer.strategy.root_device)
             prepare_resuming(model, trainer, cfg.get("resume_with_changed"))
+            introduce(model, trainer, run.folder)
             trainer.fit(model)
             complete_result(model, trainer)
 

@@ -21,6 +21,7 @@ from nemo_birq.runs.lock import exclusive
 from nemo_birq.runs.signals import Signals
 from nemo_birq.runs.stopping import StopAndGoOn
 
+LOG = "nemo_log.txt"
 CHOSEN = "NEMO_BIRQ_CHECKPOINT"
 """Variable of the environment in which the first process tells those that Lightning starts what to resume from."""
 
@@ -70,6 +71,8 @@ def experiment(trainer: Trainer, config: DictConfig | None, minutes: float | Non
             stack.callback(os.environ.pop, CHOSEN, None)
         trainer.strategy.checkpoint_io = CompleteCheckpointIO()
         run_exp_manager(trainer, config)
+        if trainer.is_global_zero:
+            stack.enter_context(_log_file(log_folder / LOG))
         NeMoModelCheckpoint.CHECKPOINT_NAME_LAST = LAST_NAME.format(name=name)
         if trainer.strategy.launcher is not None:
             signals.before_end = lambda: trainer.strategy.launcher.kill(signal.SIGKILL)
@@ -79,6 +82,18 @@ def experiment(trainer: Trainer, config: DictConfig | None, minutes: float | Non
         trainer.callbacks.append(stopping)
         yield Experiment(log_folder, partial(stopping.end_if_signalled, trainer))
         stopping.end_if_signalled(trainer)
+
+
+@contextmanager
+def _log_file(path: Path) -> Iterator[None]:
+    """Writes all lines of NeMo's logger to a file, and those before it; NeMo does so in its own tests only."""
+    logging.add_file_handler(path)
+    handler = logging._handlers.pop("file")
+    try:
+        yield
+    finally:
+        logging._logger.removeHandler(handler)
+        handler.close()
 
 
 def run_exp_manager(trainer: Trainer, config: DictConfig | None) -> Path | None:
