@@ -96,6 +96,9 @@ class LabelsConfig:
     """Use one-hot labels with the gradient of the soft ones; where ``label_gradient`` is 0, the nearest codes."""
     label_gradient: Annotated[Real, Field(ge=0, le=1000, description="1 is the paper")] = 0.0
     """Factor on the gradient through the labels; 1 is the paper. With 0 the labels are softmax(s), without Gumbel noise."""
+    context: Literal["first", "same", "full"] = "first"
+    """Attention of the label pass in an encoder of several look-aheads: ``first``, the context of inference; ``same``, the
+    one that is drawn for the masked pass; ``full``, the whole utterance, as far as convolutions see it."""
     label_dropout: Flag = False
     """Keep dropout on in the label pass."""
     projection: Literal["random", "pca"] = "random"

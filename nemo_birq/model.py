@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, Trainer
 from nemo.collections.asr.models import SpeechEncDecSelfSupervisedModel
 from nemo.collections.asr.modules import MultiSoftmaxDecoder
 from nemo.core.classes.common import typecheck
-from nemo.core.neural_types import AudioSignal, LengthsType, NeuralType
+from nemo.core.neural_types import NeuralType
 from nemo.utils import model_utils
 from omegaconf import DictConfig, open_dict
 from torch import Tensor
@@ -26,17 +26,16 @@ from nemo_birq.checkpoint.nemo_archive import complete_nemo, opening
 from nemo_birq.checkpoint.stock_config import refuse_bare_encoder, with_stock_nodes
 from nemo_birq.config import parse, resolve_layer
 from nemo_birq.config_checks import check_modules, check_optimizer
-from nemo_birq.data.batch import SpeechBatch
+from nemo_birq.data.batch import SpeechBatch, oomptimizer_schema
 from nemo_birq.data.factory import build_dataloader
 from nemo_birq.data.trainer_hooks import TrainingPosition, ValidateAtEnd, check_trainer, with_schedule_length
 from nemo_birq.data.validation_sets import separate_sets
-from nemo_birq.labels.enhanced import EnhancedTargets
 from nemo_birq.labels.factory import begin_step, build_labelers
 from nemo_birq.labels.teacher import find_teacher
 from nemo_birq.labels.utterance_labels import Labels, pad_labels
 from nemo_birq.losses.bilevel import BilevelLoss, Losses, Weights, WeightSchedule
 from nemo_birq.modules.frame_times import leading_frames
-from nemo_birq.modules.layer_pass import encode_to_layer
+from nemo_birq.modules.layer_pass import attending, draw_context, encode_to_layer, label_context
 from nemo_birq.modules.masking import SpanMasking, positions, valid_frames
 from nemo_birq.monitoring.callback import HealthMonitor
 from nemo_birq.pretrained.initialization import initialize
@@ -115,11 +114,14 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
         mask = torch.zeros(len(lengths), features.shape[2], dtype=torch.bool)
         if self.training:
             mask = self.masking.draw(lengths.cpu(), features.shape[2], generator)
-        encoded, encoded_len = self.masked_pass(features, lengths, mask, draw_seed(generator))
+        seed, context = draw_seed(generator), draw_context(self.encoder, generator)
+        encoded, encoded_len = self.masked_pass(features, lengths, mask, seed, context)
         mask = to_device(mask, features.device).unsqueeze(1).expand_as(features).to(features.dtype)
         return features, mask, encoded, encoded_len
 
-    def masked_pass(self, features: Tensor, lengths: Tensor, mask: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    def masked_pass(
+        self, features: Tensor, lengths: Tensor, mask: Tensor, seed: int, context: list[int] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Encodes features whose masked frames are replaced by noise.
 
         Args:
@@ -127,13 +129,20 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
             lengths: (B,) int64, in feature frames.
             mask: (B, T) bool, on the host.
             seed: of the noise.
+            context: of the attention; None: that of inference.
 
         Returns:
             The encoder's output (B, D, T') and its lengths (B,).
         """
         if self.apply_masking:
             features = self.masking.fill(features, to_device(mask, features.device), seed)
-        return self.encoder(audio_signal=features, length=lengths)
+        with attending(self.encoder, context):
+            return self.encoder(audio_signal=features, length=lengths)
+
+    def label_pass(self, features: Tensor, lengths: Tensor, drawn: list[int] | None = None) -> tuple[Tensor, Tensor]:
+        """Returns h^(k) of the unmasked features, and its lengths; ``drawn`` is the context of the masked pass, if any."""
+        with attending(self.encoder, label_context(self.encoder, self.birq.labels.context, drawn)):
+            return encode_to_layer(self.encoder, features, lengths, self.layer, self.birq.labels.label_dropout)
 
     def losses(
         self, batch: SpeechBatch, weights: Weights, generator: torch.Generator, observe_labels: bool, over_ranks: bool
@@ -165,10 +174,16 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
         The masked pass gets ``noisy`` features where there are any. The normalization of layer k passes over features that
         are not ``usable``.
         """
-        noise_seed, targets = draw_seed(generator), None
+        noise_seed, context, targets = draw_seed(generator), draw_context(self.encoder, generator), None
         if weights.enhanced > 0 or observe_labels:  # before the masked pass, whose activations stay in memory
-            targets = self._enhanced_targets(features, lengths, mask, weights, generator, usable)
-        encoded, encoded_len = self.masked_pass(features if noisy is None else noisy, lengths, mask, noise_seed)
+            differentiable = weights.enhanced * self.enhanced_labeler.label_gradient > 0
+            with torch.set_grad_enabled(torch.is_grad_enabled() and differentiable):
+                hidden, hidden_len = self.label_pass(features, lengths, context)
+                valid = valid_frames(hidden_len, hidden.shape[1]) & usable
+                frames = to_device(self.masked_frames(mask, hidden.shape[1]), features.device)
+                targets = self.enhanced_labeler(hidden, valid, frames, generator, update_statistics=weights.enhanced > 0)
+                del hidden  # from memory, before the masked pass
+        encoded, encoded_len = self.masked_pass(features if noisy is None else noisy, lengths, mask, noise_seed, context)
         frames = to_device(self.masked_frames(mask, encoded.shape[2]), features.device)
         terms = {
             "hidden": encoded.transpose(1, 2).flatten(0, 1)[frames],
@@ -183,17 +198,6 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
         loss, found = self.bilevel_loss(**terms)
         health = {"num_frames": encoded_len.sum() * usable, "anchor_labels": terms["anchor_labels"], "found": found}
         return Losses(loss, health, terms)
-
-    def _enhanced_targets(
-        self, features: Tensor, lengths: Tensor, mask: Tensor, weights: Weights, generator: torch.Generator, usable: bool
-    ) -> EnhancedTargets:
-        """Runs the label pass; without a graph where no gradient flows through the labels."""
-        differentiable = weights.enhanced * self.enhanced_labeler.label_gradient > 0
-        with torch.set_grad_enabled(torch.is_grad_enabled() and differentiable):
-            hidden, hidden_len = encode_to_layer(self.encoder, features, lengths, self.layer, self.birq.labels.label_dropout)
-            valid = valid_frames(hidden_len, hidden.shape[1]) & usable
-            frames = to_device(self.masked_frames(mask, hidden.shape[1]), features.device)
-            return self.enhanced_labeler(hidden, valid, frames, generator, update_statistics=weights.enhanced > 0)
 
     def head(self, task: str) -> MultiSoftmaxDecoder:
         """Returns the head that predicts the labels of a task, ``anchor`` or ``enhanced``."""
@@ -232,7 +236,7 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
     def extract_labels(self, input_signal: Tensor, input_signal_length: Tensor) -> Labels:
         """Returns both labels of whole utterances, without masking and Gumbel noise; see ``extract_features``."""
         features, lengths = self.preprocessor(input_signal=input_signal, length=input_signal_length)
-        hidden, encoded_len = encode_to_layer(self.encoder, features, lengths, self.layer)
+        hidden, encoded_len = self.label_pass(features, lengths)
         valid = valid_frames(encoded_len, hidden.shape[1])
         frames = positions(valid)
         anchor = self.anchor_labeler(features, lengths, frames, valid.shape[1])
@@ -341,10 +345,4 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
             optim_config = with_schedule_length(self.cfg.optim, self._trainer, self._train_dl)
         return super().setup_optimization(optim_config, optim_kwargs)
 
-    # --- NeMo's tools ---------------------------------------------------------------------------------------------
-
-    @property
-    def oomptimizer_schema(self) -> dict:
-        """Inputs by which NeMo's OOMptimizer finds the largest batch for each length."""
-        signal, lengths = NeuralType(("B", "T"), AudioSignal()), NeuralType(("B",), LengthsType())
-        return {"cls": tuple, "inputs": [{"type": kind, "seq_length": "input"} for kind in (signal, lengths)]}
+    oomptimizer_schema = property(oomptimizer_schema)

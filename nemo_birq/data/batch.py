@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import torch
+from nemo.core.neural_types import AudioSignal, LengthsType, NeuralType
 from torch import Tensor
 
 
@@ -32,3 +33,9 @@ class SpeechBatch(NamedTuple):
     def lengths_on_host(self) -> Tensor:
         """``signal_length`` on the host: waits for the device where ``num_samples`` is not given."""
         return self.signal_length.cpu() if self.num_samples is None else torch.tensor(self.num_samples)
+
+
+def oomptimizer_schema(_: torch.nn.Module) -> dict:
+    """Returns the inputs by which NeMo's OOMptimizer finds the largest batch for each length."""
+    signal, lengths = NeuralType(("B", "T"), AudioSignal()), NeuralType(("B",), LengthsType())
+    return {"cls": tuple, "inputs": [{"type": kind, "seq_length": "input"} for kind in (signal, lengths)]}

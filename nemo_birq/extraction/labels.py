@@ -15,7 +15,7 @@ import torch
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.extraction.store import SETTINGS, PartStore, check_same
 from nemo_birq.model import BiRQModel
-from nemo_birq.modules.layer_pass import check_finite, encode_to_layer, encoder_lengths
+from nemo_birq.modules.layer_pass import check_finite, encoder_lengths
 from nemo_birq.modules.masking import positions, valid_frames
 from nemo_birq.utils.files import file_sha256, read_json, write_json
 
@@ -41,7 +41,7 @@ def compute_labels(model: BiRQModel, batch: SpeechBatch, kind: str) -> list[np.n
     signal, signal_length = batch.signal.to(model.device), batch.signal_length.to(model.device)
     features, lengths = model.preprocessor(input_signal=signal, length=signal_length)
     if kind == "enhanced":
-        hidden, encoded_len = encode_to_layer(model.encoder, features, lengths, model.layer)
+        hidden, encoded_len = model.label_pass(features, lengths)
         check_finite(hidden, f"layer {model.layer}")
         valid = valid_frames(encoded_len, hidden.shape[1])
         labels = model.enhanced_labeler.nearest(hidden, valid, positions(valid))

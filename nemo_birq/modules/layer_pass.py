@@ -69,7 +69,6 @@ def encode_to_layer(
         lengths = lengths.to(torch.int64)
         num_frames = hidden.shape[1]
         hidden, pos_emb = encoder.pos_enc(x=hidden)
-        # A multi-lookahead encoder draws its attention context at random in training; labels use the first, as in inference.
         pad_mask, att_mask = encoder._create_masks(
             att_context_size=encoder.att_context_size,
             padding_length=lengths,
@@ -83,6 +82,44 @@ def encode_to_layer(
             if encoder.training and drop_probability > 0:
                 hidden = _stochastic_depth(hidden, residual, drop_probability)
     return hidden, lengths
+
+
+def draw_context(encoder: ConformerEncoder, generator: torch.Generator | None) -> list[int]:
+    """Draws one of the attention contexts of a training encoder, as NeMo does, but from the generator of the step.
+
+    Args:
+        encoder: in evaluation mode, or with one context, it has nothing to draw.
+        generator: on the host; None: PyTorch's own.
+    """
+    contexts = encoder.att_context_size_all
+    if not encoder.training or len(contexts) == 1:
+        return encoder.att_context_size
+    return contexts[int(torch.multinomial(torch.tensor(encoder.att_context_probs), 1, generator=generator))]
+
+
+def label_context(encoder: ConformerEncoder, kind: str, drawn: list[int] | None = None) -> list[int]:
+    """Returns the attention context of the label pass.
+
+    Args:
+        encoder: of any look-ahead.
+        kind: of ``config.LabelsConfig.context``.
+        drawn: the context of the masked pass; None outside of training.
+    """
+    if kind == "full":
+        return [-1] * len(encoder.att_context_size)
+    return drawn if kind == "same" and drawn is not None else encoder.att_context_size
+
+
+@contextmanager
+def attending(encoder: ConformerEncoder, context: list[int] | None) -> Iterator[None]:
+    """Within it, the encoder attends to a context, in training too; None: to the one that it takes itself."""
+    before = encoder.att_context_size, encoder.att_context_size_all
+    if context is not None:
+        encoder.att_context_size, encoder.att_context_size_all = context, [context]
+    try:
+        yield
+    finally:
+        encoder.att_context_size, encoder.att_context_size_all = before
 
 
 def _stochastic_depth(hidden: Tensor, residual: Tensor, drop_probability: float) -> Tensor:

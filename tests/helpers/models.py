@@ -57,6 +57,12 @@ FAST = {  # the encoder of a FastConformer
     "encoder__subsampling": "dw_striding", "encoder__subsampling_factor": 8, "encoder__subsampling_conv_channels": 16,
     "encoder__conv_kernel_size": 9,
 }  # fmt: skip
+STREAMING = {  # the encoder of +streaming=cache_aware
+    "preprocessor__normalize": "NA", "preprocessor__pad_to": 0, "encoder__causal_downsampling": True,
+    "encoder__att_context_size": [[8, 3], [8, 1], [8, 0]], "encoder__att_context_style": "chunked_limited",
+    "encoder__conv_norm_type": "layer_norm", "encoder__conv_context_size": "causal",
+    "birq__anchor__normalization": "per_feature",
+}  # fmt: skip
 
 
 def make_config(**changes: object) -> DictConfig:

@@ -281,6 +281,8 @@ model.birq.labels.hard=abc
 model.birq.labels.label_gradient=-1
 model.birq.labels.label_gradient=1e30
 model.birq.labels.label_dropout=null
+model.birq.labels.context=last
+model.birq.labels.context=null
 model.birq.labels.codebook=learned
 model.birq.labels.code_dim=8
 model.birq.labels.code_dim=0 model.birq.labels.codebook=tracked
@@ -597,6 +599,8 @@ model.birq.quantizer.code_dim=1
 model.birq.quantizer.num_books=1
 model.birq.quantizer.seed=-1
 model.birq.anchor.normalization=per_feature
+model.birq.labels.context=full
+model.birq.labels.context=same
 model.birq.anchor.codes=kmeans model.birq.anchor.fit_frames=256
 model.birq.anchor.codes=kmeans model.birq.anchor.refine_steps=[50]
 model.birq.masking.span_frames=1

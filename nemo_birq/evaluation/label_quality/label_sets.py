@@ -16,6 +16,7 @@ from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.labels.kmeans import fit_kmeans
 from nemo_birq.labels.normalization import LayerNormalization
 from nemo_birq.model import BiRQModel
+from nemo_birq.modules.layer_pass import attending, label_context
 from nemo_birq.modules.masking import positions, valid_frames
 from nemo_birq.utils.progress import Progress, track
 
@@ -57,7 +58,8 @@ def collect_frames(model: BiRQModel, batches: Iterable[SpeechBatch], advance: Ca
             continue
         signal, length = batch.signal.to(model.device), batch.signal_length.to(model.device)
         features, feature_len = model.preprocessor(input_signal=signal, length=length)
-        outputs, (encoded_len, *_) = extractor(audio_signal=features, length=feature_len)
+        with attending(model.encoder, label_context(model.encoder, model.birq.labels.context)):
+            outputs, (encoded_len, *_) = extractor(audio_signal=features, length=feature_len)
         hidden = [output.transpose(1, 2) for output in outputs]
         valid = valid_frames(encoded_len, hidden[0].shape[1])
         frames = positions(valid)

@@ -23,7 +23,6 @@ from nemo_birq.labels.quantizer import RandomProjectionQuantizer
 from nemo_birq.labels.statistics import CodeUse, histogram
 from nemo_birq.labels.tracked_codebook import CodebookTracking
 from nemo_birq.model import BiRQModel
-from nemo_birq.modules.layer_pass import encode_to_layer
 from nemo_birq.modules.masking import positions, valid_frames
 from nemo_birq.monitoring.alarm_rules import (
     LoggedStep,
@@ -153,7 +152,7 @@ class _Tally:
             return
         signal, signal_length = batch.signal.to(model.device), batch.signal_length.to(model.device)
         features, lengths = model.preprocessor(input_signal=signal, length=signal_length)
-        hidden, encoded_len = encode_to_layer(model.encoder, features, lengths, model.layer)
+        hidden, encoded_len = model.label_pass(features, lengths)
         valid = valid_frames(encoded_len, hidden.shape[1])
         frames = positions(valid)
         self._count("anchor", model.anchor_labeler(features, lengths, frames, valid.shape[1]))
