@@ -109,23 +109,23 @@ SETTINGS = {
 def read_ours(source: dict, workers: int) -> float:
     """Seconds of audio per second, over one epoch after the loader has started."""
     loader = build_dataloader(OmegaConf.create(SETTINGS | source | {"num_workers": workers}), RATE, 0, 1, training=False)
-    return rate_of(batch.signal_length for batch in loader)
+    return rate_of((batch.signal_length for batch in loader), workers)
 
 
 def read_stock(source: dict, workers: int) -> float:
     streaming = {"shard_seed": 0, "concurrent_bucketing": False, "force_finite": True}
     config = SETTINGS | source | streaming | {"num_workers": workers}
     loader = get_lhotse_dataloader_from_config(OmegaConf.create(config), 0, 1, Audio())
-    return rate_of(lengths for _, lengths in loader)
+    return rate_of((lengths for _, lengths in loader), workers)
 
 
-def rate_of(lengths_of_batches) -> float:
-    """Until the last batch, from the first on: the start of workers and of buffers is not counted."""
+def rate_of(lengths_of_batches, workers: int) -> float:
+    """Until the last batch, from that on which follows those that are read ahead: start and buffers are not counted."""
     samples, began = 0, None
-    for lengths in lengths_of_batches:
-        if began is None:
+    for number, lengths in enumerate(lengths_of_batches):
+        if number == 2 * workers:  # two for each worker, by PyTorch's prefetch_factor
             began = time.perf_counter()
-        else:
+        elif began is not None:
             samples += int(lengths.sum())
     return samples / RATE / (time.perf_counter() - began)
 

@@ -5,6 +5,7 @@ utterance goes to exactly one rank, and resuming takes two numbers, epoch and ba
 """
 
 import random
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,6 +22,8 @@ from lhotse.dataset.sampling.dynamic_bucketing import (
 from lhotse.utils import streaming_shuffle
 
 from nemo_birq.data.index import SpeechIndex
+
+ITEMS_AT_ONCE = 1 << 16  # that stand in memory as objects beside those in Lhotse's buffers
 
 
 @dataclass(slots=True)
@@ -87,16 +90,20 @@ def plan_epoch(
     seed = int(np.random.SeedSequence((settings.seed, epoch)).generate_state(1)[0])
     durations = np.concatenate([index.durations for index in indexes])
     order = order_of_utterances(indexes, weights, settings, seed)
-    items: Iterator[_Item] = (
-        _Item(row, duration) for row, duration in zip(order.tolist(), durations[order].tolist(), strict=True)
-    )
+    items: Iterator[_Item] = _items(order, durations)
     if settings.shuffle and settings.shuffle_buffer_size:
         items = streaming_shuffle(items, settings.shuffle_buffer_size, random.Random(seed))
-    rows, ends = [], []
+    rows, ends = array("q"), array("q")  # 8 bytes each, where a list of integers takes 40
     for batch in _batches(items, durations, settings, seed, world_size):
         rows.extend(item.row for item in batch)
         ends.append(len(rows))
     return EpochPlan(np.array(rows, np.int64), np.array(ends, np.int64))
+
+
+def _items(order: np.ndarray, durations: np.ndarray) -> Iterator[_Item]:
+    for first in range(0, len(order), ITEMS_AT_ONCE):
+        rows = order[first : first + ITEMS_AT_ONCE]
+        yield from map(_Item, rows.tolist(), durations[rows].tolist())
 
 
 def order_of_utterances(
@@ -129,6 +136,8 @@ def order_of_utterances(
         when.append((np.arange(len(rows)) + 0.5) / len(rows))
     if not found:
         return np.zeros(0, np.int64)
+    if len(found) == 1:
+        return found[0]
     return np.concatenate(found)[np.argsort(np.concatenate(when), kind="stable")]
 
 
