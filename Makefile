@@ -3,6 +3,7 @@
 # make smoke   the smallest experiment, every method once (docs/experiments.md); its numbers say nothing
 # make storm   kill tiny training runs at every file operation and at random moments, and compare how they end; STORMS=50 SEED=0
 # make fuzz    damage every kind of file that is read, run the command that reads it, and count how it ends; CASES=1000 SEED=0
+# make gpu-day everything that has to be seen on a GPU, within ten minutes; MINUTES=9.5 DEVICES=1
 # All set up .venv first, from requirements.txt, make test also from requirements-test.txt. PYTHON=python3.12 chooses another
 # interpreter.
 
@@ -12,7 +13,7 @@ INSTALLED := $(VENV)/.installed
 TEST_INSTALLED := $(VENV)/.test-installed
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test smoke storm fuzz lint
+.PHONY: demo test smoke storm fuzz gpu-day lint
 demo: $(INSTALLED)
 	$(VENV)/bin/python scripts/demo.py
 
@@ -33,6 +34,11 @@ CASES ?= 1000
 FUZZ_OUT ?= docs/results/fuzz.json
 fuzz: $(INSTALLED)
 	$(VENV)/bin/python -m benchmarks.reliability.fuzz --cases $(CASES) --seed $(SEED) --out $(FUZZ_OUT)
+
+MINUTES ?= 9.5
+DEVICES ?= 1
+gpu-day: $(TEST_INSTALLED)
+	$(VENV)/bin/python benchmarks/gpu_day.py --minutes $(MINUTES) --devices $(DEVICES)
 
 lint: $(TEST_INSTALLED)
 	$(VENV)/bin/ruff check nemo_birq scripts tests benchmarks setup.py

@@ -2,27 +2,33 @@
 
     python benchmarks/levers.py --config middle --threads 2       # ten minutes on two cores
 
-``predicted`` is what was expected before the first measurement, as a ratio of the step's time, with its reason. Writes
-docs/results/levers_CONFIG_DEVICE_PRECISION.json.
+``predicted`` is what was expected before the first measurement, a ratio of the step's time, with its reason. The gradient of
+each is compared with that of the eager step in float32: cosine and ratio of the norms, over utterances of several lengths,
+without dropout. For compiled layers it counts the graphs over the shapes of eight buckets. Writes
+docs/results/levers_CONFIG_DEVICE_PRECISION.json after each stage.
 """
 
-import json
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from lever_effects import compare_gradients, count_graphs, gradient_of, quiet
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from step import arguments, machine, setting_of, time_steps
 from step_comparison import ratio, spread
 from step_variants import ROOT, Setting, Variant, build
+from torch.utils.checkpoint import checkpoint
 
 from nemo_birq.data.batch import SpeechBatch
+from nemo_birq.utils.files import write_json
 
 
 class Lever(NamedTuple):
@@ -30,6 +36,20 @@ class Lever(NamedTuple):
     reason: str
     overrides: tuple[str, ...] = ()
     change: Callable[[Variant], None] = lambda variant: None
+    context: Callable[[], AbstractContextManager] = nullcontext
+    """Around every step."""
+
+    def build(self, setting: Setting) -> Variant:
+        variant = build("BiRQ", replace(setting, overrides=setting.overrides + self.overrides))
+        self.change(variant)
+        step = variant.step
+
+        def within(batch: SpeechBatch) -> torch.Tensor:
+            with self.context():
+                return step(batch)
+
+        variant.step = within
+        return variant
 
 
 def compile_layers(variant: Variant) -> None:
@@ -37,35 +57,35 @@ def compile_layers(variant: Variant) -> None:
         layer.compile()
 
 
+def compile_dynamic(variant: Variant) -> None:
+    """One graph for all lengths and numbers of utterances."""
+    for layer in variant.model.encoder.layers:
+        layer.compile(dynamic=True)
+
+
+def checkpoint_layers(variant: Variant) -> None:
+    """Layers keep their input alone and are computed again in the backward pass."""
+    for layer in variant.model.encoder.layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+
+
 def channels_last(variant: Variant) -> None:
     variant.model.encoder.pre_encode.to(memory_format=torch.channels_last)
 
 
-def one_thread(variant: Variant) -> None:
-    """Half as many threads as the others have."""
-    many, step = torch.get_num_threads(), variant.step
-
-    def alone(batch: SpeechBatch) -> torch.Tensor:
-        torch.set_num_threads(max(1, many // 2))
-        try:
-            return step(batch)
-        finally:
-            torch.set_num_threads(many)
-
-    variant.step = alone
+@contextmanager
+def half_the_threads() -> Iterator[None]:
+    many = torch.get_num_threads()
+    torch.set_num_threads(max(1, many // 2))
+    yield
+    torch.set_num_threads(many)
 
 
-def tf32(variant: Variant) -> None:
-    step = variant.step
-
-    def rounded(batch: SpeechBatch) -> torch.Tensor:
-        torch.set_float32_matmul_precision("high")
-        try:
-            return step(batch)
-        finally:
-            torch.set_float32_matmul_precision("highest")
-
-    variant.step = rounded
+@contextmanager
+def tf32() -> Iterator[None]:
+    torch.set_float32_matmul_precision("high")
+    yield
+    torch.set_float32_matmul_precision("highest")
 
 
 AS_IS = "as it is"
@@ -76,11 +96,15 @@ LEVERS = {
         ("+model.encoder.use_pytorch_sdpa=true",),
     ),
     "torch.compile of layers": Lever(0.90, "elementwise parts of a layer fused; products stay", change=compile_layers),
+    "compiled, dynamic": Lever(0.92, "as above, one graph for all shapes", change=compile_dynamic),
+    "activation checkpointing": Lever(1.3, "layers run forward once more; most memory is free", change=checkpoint_layers),
+    "chunk_frames=1024": Lever(1.0, "fewer and larger products of the heads", ("+model.birq.loss.chunk_frames=1024",)),
+    "chunk_frames=4096": Lever(1.0, "likewise", ("+model.birq.loss.chunk_frames=4096",)),
     "channels-last subsampling": Lever(0.99, "oneDNN reorders by itself, and they are small", change=channels_last),
     "fused AdamW": Lever(0.98, "the optimizer is 3 % of the step, one pass for many", ("+model.optim.fused=true",)),
     "foreach AdamW": Lever(1.0, "no kernels to launch on a CPU", ("+model.optim.foreach=true",)),
-    "half the threads": Lever(1.8, "products scale, memory does not", change=one_thread),
-    "TF32 products": Lever(0.7, "float32 products on tensor cores; changes results", change=tf32),
+    "half the threads": Lever(1.8, "products scale, memory does not", context=half_the_threads),
+    "TF32 products": Lever(0.7, "float32 products on tensor cores; changes results", context=tf32),
 }  # fmt: skip
 
 
@@ -98,8 +122,7 @@ def prepare(setting: Setting, levers: dict[str, Lever], console: Console) -> tup
     """The variants that can take a step here, and the seconds of their first steps, with compilation."""
     variants, first = {}, {}
     for name, lever in levers.items():
-        variant = build("BiRQ", replace(setting, overrides=setting.overrides + lever.overrides))
-        lever.change(variant)
+        variant = lever.build(setting)
         began = time.perf_counter()
         try:
             variant.step(setting.batch())
@@ -110,36 +133,60 @@ def prepare(setting: Setting, levers: dict[str, Lever], console: Console) -> tup
     return variants, first
 
 
+def show(rows: dict[str, dict], title: str, console: Console) -> None:
+    table = Table(title=title, title_justify="left")
+    columns = ("", "predicted", "measured", "95 %", "step (ms)", "first step (s)", "cosine", "norm", "kept (MB)", "graphs")
+    for column in columns:
+        table.add_column(column, justify="right" if column else "left")
+    for name, row in rows.items():
+        times = f"{row['measured']:.3f}", f"{row['low']:.3f} - {row['high']:.3f}", f"{1e3 * row['seconds']['median']:.0f}"
+        effects = f"{row['cosine']:.6f}", f"{row['norm']:.4f}", f"{row['kept'] / 1e6:.0f}"
+        graphs = " ".join(map(str, row.get("graphs", ())))
+        table.add_row(name, f"{row['predicted']:.2f}", *times, f"{row['first_step']:.1f}", *effects, graphs)
+    console.print(table)
+
+
 def main() -> None:
     parser = arguments(__doc__)
     parser.set_defaults(config="middle", rounds=10)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--levers", nargs="+", choices=LEVERS, metavar="NAME", help=f"some of: {', '.join(LEVERS)}")
     args: Namespace = parser.parse_args()
     try:
         setting = setting_of(args)
     except ValueError as error:
         parser.error(str(error))
     console = Console(width=140)
-    levers = levers_for(setting)
+    out = args.out or ROOT / "docs" / "results" / f"levers_{args.config}_{args.device}_{args.precision}.json"
+    wanted = {AS_IS, *(args.levers or LEVERS)}
+    levers = {name: lever for name, lever in levers_for(setting).items() if name in wanted}
+    rows: dict[str, dict] = {}
+
+    def save() -> None:
+        described = {"setting": asdict(setting) | {"rounds": args.rounds}, "machine": machine(setting)}
+        write_json(out, described | {"levers": rows})
+
     variants, first = prepare(setting, levers, console)
     with Progress(transient=True) as progress:
         steps = time_steps(variants, setting, args.rounds, progress)
     seconds = {name: found["step"] for name, found in steps.items()}
-    rows = {}
-    table = Table(title=f"BiRQ, {args.config}, {setting.batch_seconds:g} s of audio a step", title_justify="left")
-    for column in ("", "predicted", "measured", "95 %", "step (ms)", "first step (s)"):
-        table.add_column(column, justify="right" if column else "left")
     for name in variants:
         middle, low, high = ratio(seconds[name], seconds[AS_IS])
         rows[name] = {"predicted": levers[name].predicted, "reason": levers[name].reason, "measured": middle, "low": low,
                       "high": high, "seconds": spread(seconds[name])._asdict(), "first_step": first[name]}  # fmt: skip
-        table.add_row(name, f"{levers[name].predicted:.2f}", f"{middle:.3f}", f"{low:.3f} - {high:.3f}",
-                      f"{1e3 * spread(seconds[name]).median:.0f}", f"{first[name]:.1f}")  # fmt: skip
-    console.print(table)
-    result = {"setting": asdict(setting) | {"rounds": args.rounds}, "machine": machine(setting), "levers": rows}
-    out = args.out or ROOT / "docs" / "results" / f"levers_{args.config}_{args.device}_{args.precision}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
+    save()
+    variants.clear()
+    in_float32 = replace(setting, precision="32")
+    exact = gradient_of(levers[AS_IS].build(quiet(in_float32)), in_float32)
+    for name in rows:
+        with levers[name].context():
+            rows[name] |= compare_gradients(gradient_of(levers[name].build(quiet(setting)), setting), exact)
+        save()
+    for name in rows:
+        if levers[name].change in (compile_layers, compile_dynamic):
+            rows[name]["graphs"] = count_graphs(levers[name].build(setting), setting)
+            save()
+    show(rows, f"BiRQ, {args.config}, {setting.batch_seconds:g} s of audio a step", console)
     print(out)
 
 

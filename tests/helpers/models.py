@@ -121,13 +121,15 @@ class Speech(torch.utils.data.IterableDataset):
 
 def train(model, folder, steps, lr=1e-3, change=lambda batch: batch, ckpt_path=None, **options) -> pl.Trainer:
     """Trains a small model with a real trainer; AdamW, TensorBoard, one batch of validation at the start."""
-    options = {"log_every_n_steps": 1, "enable_checkpointing": False, "num_sanity_val_steps": 1,
-               "enable_progress_bar": False} | options  # fmt: skip
+    options = {
+        "log_every_n_steps": 1, "enable_checkpointing": False, "num_sanity_val_steps": 1, "accelerator": "cpu",
+        "enable_progress_bar": False,
+    } | options  # fmt: skip
     model.configure_optimizers = lambda: torch.optim.AdamW(model.parameters(), lr=lr)
     loader = torch.utils.data.DataLoader(Speech(change), batch_size=None)
     model._validation_dl = loader  # what NeMo's hooks look at
     trainer = pl.Trainer(
-        accelerator="cpu", max_steps=steps, limit_val_batches=1, logger=TensorBoardLogger(folder, name="", version=""),
+        max_steps=steps, limit_val_batches=1, logger=TensorBoardLogger(folder, name="", version=""),
         enable_model_summary=False, use_distributed_sampler=False, **options,
     )  # fmt: skip
     trainer.fit(model, loader, loader, ckpt_path=ckpt_path)
