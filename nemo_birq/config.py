@@ -99,6 +99,9 @@ class LabelsConfig:
     context: Literal["first", "same", "full"] = "first"
     """Attention of the label pass in an encoder of several look-aheads: ``first``, the context of inference; ``same``, the
     one that is drawn for the masked pass; ``full``, the whole utterance, as far as convolutions see it."""
+    batch_norm: Literal["batch", "running"] = "batch"
+    """Statistics of the encoder's batch normalization in the label pass: those of the unmasked batch, or the running ones of
+    the masked pass, which inference uses."""
     label_dropout: Flag = False
     """Keep dropout on in the label pass."""
     projection: Literal["random", "pca"] = "random"

@@ -142,7 +142,8 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
     def label_pass(self, features: Tensor, lengths: Tensor, drawn: list[int] | None = None) -> tuple[Tensor, Tensor]:
         """Returns h^(k) of the unmasked features, and its lengths; ``drawn`` is the context of the masked pass, if any."""
         with attending(self.encoder, label_context(self.encoder, self.birq.labels.context, drawn)):
-            return encode_to_layer(self.encoder, features, lengths, self.layer, self.birq.labels.label_dropout)
+            labels, running = self.birq.labels, self.birq.labels.batch_norm == "running"
+            return encode_to_layer(self.encoder, features, lengths, self.layer, labels.label_dropout, running)
 
     def losses(
         self, batch: SpeechBatch, weights: Weights, generator: torch.Generator, observe_labels: bool, over_ranks: bool

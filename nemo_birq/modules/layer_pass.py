@@ -19,17 +19,19 @@ from torch.nn.modules.batchnorm import _NormBase as BatchNormalization  # BatchN
 
 
 @contextmanager
-def label_mode(encoder: ConformerEncoder, dropout: bool) -> Iterator[None]:
+def label_mode(encoder: ConformerEncoder, dropout: bool, running: bool = False) -> Iterator[None]:
     """Within it, a training encoder makes labels: no dropout (unless asked for), and no trace in its statistics.
 
     Batch normalization keeps the mode of the masked pass: in training it normalizes with the batch at hand, here the
     unmasked one, but its running statistics, those that inference and fine-tuning use, are left to the masked pass.
+    With ``running`` it normalizes with them, as inference does.
     """
     if not encoder.training:
         yield
         return
     norms = [m for m in encoder.modules() if isinstance(m, BatchNormalization) and m.track_running_stats]
-    quiet = [] if dropout else [m for m in encoder.modules() if m.training and not isinstance(m, BatchNormalization)]
+    trained = [m for m in encoder.modules() if m.training]
+    quiet = [m for m in trained if (running if isinstance(m, BatchNormalization) else not dropout)]
     try:
         for module in norms:
             module.track_running_stats = False
@@ -44,7 +46,7 @@ def label_mode(encoder: ConformerEncoder, dropout: bool) -> Iterator[None]:
 
 
 def encode_to_layer(
-    encoder: ConformerEncoder, features: Tensor, lengths: Tensor, layer: int, dropout: bool = False
+    encoder: ConformerEncoder, features: Tensor, lengths: Tensor, layer: int, dropout: bool = False, running: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Output of encoder layer k for the unmasked input, h^(k).
 
@@ -54,13 +56,14 @@ def encode_to_layer(
         lengths: (B,) lengths in feature frames.
         layer: k in 1..L.
         dropout: keep dropout and stochastic depth on when the encoder is in training mode.
+        running: batch normalization takes the running statistics even then.
 
     Returns:
         h^(k) of shape (B, T', D), and the lengths (B,) int64 in encoder frames.
     """
     if features.shape[2] > encoder.max_audio_length:
         encoder.set_max_audio_length(features.shape[2])  # its own update would talk to all ranks
-    with label_mode(encoder, dropout):
+    with label_mode(encoder, dropout, running):
         hidden = features.transpose(1, 2)
         if isinstance(encoder.pre_encode, nn.Linear):
             hidden = encoder.pre_encode(hidden)

@@ -281,6 +281,7 @@ model.birq.labels.hard=abc
 model.birq.labels.label_gradient=-1
 model.birq.labels.label_gradient=1e30
 model.birq.labels.label_dropout=null
+model.birq.labels.batch_norm=layer
 model.birq.labels.context=last
 model.birq.labels.context=null
 model.birq.labels.codebook=learned
@@ -616,6 +617,7 @@ model.birq.labels.logit_scale=auto
 model.birq.labels.nearest_share=0.99
 model.birq.labels.temperature=0.001
 model.birq.labels.label_gradient=1
+model.birq.labels.batch_norm=running
 model.birq.labels.codebook=tracked model.birq.labels.code_dim=1
 model.birq.loss.enhanced_weight=0
 model.birq.loss.enhanced_weight=1000

@@ -104,6 +104,14 @@ def test_training_pass_normalizes_with_its_batch_but_leaves_the_statistics():
     assert not torch.equal(encode_to_layer(encoder, *inputs, layer=2)[0], hidden)  # running statistics in inference
 
 
+def test_training_pass_with_running_statistics_is_that_of_inference():
+    encoder = make_encoder(dropout=0.1).train()
+    encoder(audio_signal=make_input()[0], length=make_input()[1])  # statistics that differ from those at the start
+    hidden, _ = encode_to_layer(encoder, *make_input(), layer=2, running=True)
+    assert all(module.training for module in encoder.modules())
+    assert torch.equal(hidden, encode_to_layer(encoder.eval(), *make_input(), layer=2)[0])
+
+
 def test_mode_is_restored_after_an_error():
     encoder = make_encoder().train()
     with pytest.raises(RuntimeError), label_mode(encoder, dropout=False):
