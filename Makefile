@@ -4,6 +4,7 @@
 # make storm   kill tiny training runs at every file operation and at random moments, and compare how they end; STORMS=50 SEED=0
 # make fuzz    damage every kind of file that is read, run the command that reads it, and count how it ends; CASES=1000 SEED=0
 # make gpu-day everything that has to be seen on a GPU, within ten minutes; MINUTES=9.5 DEVICES=1
+# make docs    the documentation as a site, with its links checked
 # All set up .venv first, from requirements.txt, make test also from requirements-test.txt. PYTHON=python3.12 chooses another
 # interpreter.
 
@@ -13,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 TEST_INSTALLED := $(VENV)/.test-installed
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test smoke storm fuzz gpu-day lint
+.PHONY: demo test smoke storm fuzz gpu-day docs lint
 demo: $(INSTALLED)
 	$(VENV)/bin/python scripts/demo.py
 
@@ -39,6 +40,11 @@ MINUTES ?= 9.5
 DEVICES ?= 1
 gpu-day: $(TEST_INSTALLED)
 	$(VENV)/bin/python benchmarks/gpu_day.py --minutes $(MINUTES) --devices $(DEVICES)
+
+docs: $(INSTALLED) requirements-docs.txt
+	$(PIP_INSTALL) -r requirements-docs.txt
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(VENV)/bin/mkdocs build --strict --quiet
+	@echo "site/index.html"
 
 lint: $(TEST_INSTALLED)
 	$(VENV)/bin/ruff check nemo_birq scripts tests benchmarks setup.py
