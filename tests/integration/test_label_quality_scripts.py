@@ -53,6 +53,11 @@ def test_picture_of_an_utterance(small, tmp_path, monkeypatch, capsys):
     picture = tmp_path / "spk024-validation-00001.png"
     assert capsys.readouterr().out.strip().endswith(str(picture))
     assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 50_000
+    named = tmp_path / "new" / "drawn.png"
+    monkeypatch.setattr(sys, "argv", [*arguments, "--utterance=spk024-validation-00001", f"--out={named}"])
+    with logging.temp_verbosity(logging.WARNING):
+        runpy.run_path(script, run_name="__main__")
+    assert capsys.readouterr().out.strip() == str(named) and named.read_bytes() == picture.read_bytes()
     monkeypatch.setattr(sys, "argv", [*arguments, "--utterance=nobody"])
     with pytest.raises(SystemExit, match=r"validation\.json.*\bnobody\b.*spk024-"):
         runpy.run_path(script, run_name="__main__")

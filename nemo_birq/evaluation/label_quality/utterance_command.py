@@ -14,7 +14,7 @@ from nemo_birq.utils.terminal import printable
 @options.option("--utterance", required=True, help="Name of its audio file, without suffix.")
 @options.alignments_option()
 @options.seed_option("Seed of the mask.")
-@options.out_option("Folder for the picture; without it that of the model.")
+@options.out_option("PNG file, or folder for the picture; without it the folder of the model.")
 def show_utterance(
     model: Path, data: str, tars: str | None, utterance: str, alignments: Path | None, seed: int, out: Path | None
 ) -> None:
@@ -23,7 +23,7 @@ def show_utterance(
         birq show-utterance model.nemo tarred_manifests/validation/validation.json \\
             --utterance spk024-validation-00001 --alignments tarred_manifests/validation/phones.ctm
 
-    Writes <utterance>.png.
+    Writes <utterance>.png, or the file that --out names.
     """
     from nemo.utils import logging
 
@@ -41,7 +41,7 @@ def show_utterance(
     found = read_alignments(alignments, {utterance}) if alignments else Alignments({}, {}, set())
     phones, words = found.phones.get(utterance, []), found.words.get(utterance, [])
     view = view_utterance(opened, speech, utterance, phones, words, seed)
-    path = (out or model.parent) / f"{utterance}.png"
+    path = out if out and out.suffix.lower() == ".png" else (out or model.parent) / f"{utterance}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     draw_utterance(view, path)
     print(printable(path))
