@@ -22,8 +22,8 @@ from nemo_birq.pretrained.weights import Taken, compare
 HEADS = "decoder_losses."
 SAME_LABELS = (
     "quantizer.num_codes", "quantizer.code_dim", "quantizer.num_books", "quantizer.seed", "labels.layer",
-    "labels.normalization", "labels.projection", "labels.codebook", "labels.code_dim", "anchor.projection", "anchor.codes",
-    "loss.head",
+    "labels.normalization", "labels.projection", "labels.codebook", "labels.code_dim", "anchor.normalization",
+    "anchor.projection", "anchor.codes", "loss.head",
 )  # fmt: skip
 """Keys of ``model.birq`` that decide which labels the heads and the label tensors of a file are for."""
 

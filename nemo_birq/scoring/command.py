@@ -89,6 +89,12 @@ def usable_device(name: str | None) -> str:
 @options.argument("tests", "manifest of single audio files, or NAME=MANIFEST", nargs=-1, required=True, metavar="TEST...")
 @options.out_option("Folder for the results; without it scores/ beside the model.")
 @options.option("--batch-size", type=click.IntRange(min=1), default=16, help="Utterances decoded at a time.")
+@options.option(
+    "--look-ahead",
+    type=click.IntRange(min=-1),
+    metavar="FRAMES",
+    help="Of a streaming encoder: one of the look-aheads it was trained with, in its frames; without it the first.",
+)
 @options.option("--device", help="cpu or cuda; without it a GPU if there is one.")
 @options.normalization_option()
 @options.option("--worst", type=int, default=5, help="Number of worst utterances to show.")
@@ -103,12 +109,13 @@ def usable_device(name: str | None) -> str:
 def score(
     model: Path, tests: tuple[str, ...], out: Path | None, batch_size: int, device: str | None, normalization: str,
     worst: int, redo: bool, lm: Path | None, beam_size: int | None, alpha: float | None, beta: float | None,
-    tune: str | None, alphas: tuple[float, ...], betas: tuple[float, ...],
+    tune: str | None, alphas: tuple[float, ...], betas: tuple[float, ...], look_ahead: int | None,
 ) -> None:  # fmt: skip
     """Transcribes test sets with a recognizer, and prints its word and character error rates with intervals.
 
         birq score model.nemo test-clean.json test-other.json
         birq score model.nemo ihm=ihm/test.json sdm=sdm/test.json --lm 4-gram.arpa --tune dev.json
+        birq score streaming.nemo test.json --look-ahead 1
 
     Decodes greedily, or with an n-gram language model (CTC), whose weights --tune chooses on another set. Prints a table and
     the worst utterances; writes <model>_<test set>_<greedy or language model>.json and .png. Existing scores are reused.
@@ -135,7 +142,7 @@ def score(
     decoder = language_model(lm, beam_size, alpha, beta, *grid) if lm else None
     folder = out or model.parent / "scores"
     with ProgressBars(*COLUMNS, console=console, transient=True) as progress:
-        run = Scorer(model, folder, progress, device, batch_size, normalization, redo, decoder)
+        run = Scorer(model, folder, progress, device, batch_size, normalization, redo, decoder, look_ahead)
         results = score_all(run, sets, dev)
 
     for found in results.values():

@@ -35,6 +35,28 @@ def check_ctc(found: type[ASRModel]) -> None:
         raise ValueError(f"{found.__name__} has no CTC head, and the language model is for CTC; leave out --lm")
 
 
+def find_context(path: Path, look_ahead: int) -> list[int]:
+    """Returns the attention context of a streaming encoder that has a look-ahead, from the file's configuration.
+
+    Args:
+        path: ``.nemo`` of a recognizer.
+        look_ahead: frames of the encoder.
+
+    Raises:
+        ValueError: the encoder was trained with other look-aheads, or with none.
+    """
+    sizes = OmegaConf.to_container(read_config(path).encoder).get("att_context_size") or [-1, -1]
+    contexts = sizes if isinstance(sizes[0], list) else [sizes]
+    for context in contexts:
+        if context[1] == look_ahead:
+            return context
+    there = ", ".join(str(context[1]) for context in contexts)
+    raise ValueError(
+        f"look-ahead {look_ahead}: the encoder in {path} was trained with {there} (-1 is the whole utterance; "
+        "encoder.att_context_size in its configuration); give one of these, or leave out --look-ahead"
+    )
+
+
 def open_recognizer(path: Path, device: str) -> ASRModel:
     """Opens the model in evaluation mode; a CTC model decodes greedily, whatever it was saved with.
 

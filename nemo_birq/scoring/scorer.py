@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from nemo.collections.asr.models import ASRModel
 
@@ -10,7 +11,7 @@ from nemo_birq.scoring.audio import check_audio
 from nemo_birq.scoring.beam_search import BeamSearch, kind_of, open_beam_search
 from nemo_birq.scoring.eval_sets import TestSet
 from nemo_birq.scoring.pictures import draw_score
-from nemo_birq.scoring.recognizers import check_ctc, check_recognizer, open_recognizer, use_ctc
+from nemo_birq.scoring.recognizers import check_ctc, check_recognizer, find_context, open_recognizer, use_ctc
 from nemo_birq.scoring.record import finished, made_from
 from nemo_birq.scoring.results import score
 from nemo_birq.scoring.score_file import check_score
@@ -56,17 +57,20 @@ class Scorer:
         progress: shows the utterances that are done.
         redo: compute existing scores again, and overwrite them.
         lm: None decodes greedily.
+        look_ahead: of a streaming encoder, in its frames; None: that of the file.
 
     Raises:
-        FileNotFoundError, ValueError: as ``check_recognizer``; a language model for a model without CTC.
+        FileNotFoundError, ValueError: as ``check_recognizer`` and ``find_context``; a language model without CTC.
         OSError: the folder cannot be made.
     """
 
     def __init__(
         self, path: Path, out: Path, progress: Progress, device: str = "cpu", batch_size: int = 16,
-        normalization: str = "default", redo: bool = False, lm: LanguageModel | None = None,
+        normalization: str = "default", redo: bool = False, lm: LanguageModel | None = None, look_ahead: int | None = None,
     ):  # fmt: skip
         kind = check_recognizer(path)
+        self.look_ahead = look_ahead
+        self.context = None if look_ahead is None else find_context(path, look_ahead)
         if lm:
             check_ctc(kind)
         out.mkdir(parents=True, exist_ok=True)
@@ -76,12 +80,13 @@ class Scorer:
 
     def result_path(self, name: str) -> Path:
         """Returns the file with the score of the test set ``name``."""
-        return self.out / f"{self.path.stem}_{name}_{self.lm.path.stem if self.lm else 'greedy'}.json"
+        ahead = "" if self.look_ahead is None else f"_look_ahead_{self.look_ahead}"
+        return self.out / f"{self.path.stem}_{name}_{self.lm.path.stem if self.lm else 'greedy'}{ahead}.json"
 
     def decoding(self, weights: tuple[float, float] | None = None, tuned_on: TestSet | None = None) -> dict:
         """Describes the decoding for the files; ``weights`` are alpha and beta where tuning has chosen them."""
         if not self.lm:
-            return {"search": "greedy"}
+            return self._search()
         found = self._search() | dict(zip(("alpha", "beta"), weights or self.lm.weights, strict=True))
         return found | ({"tuned_on": fingerprint(tuned_on.manifest)} if tuned_on else {})
 
@@ -139,13 +144,18 @@ class Scorer:
     def _made(self, test: TestSet, decoding: dict) -> dict:
         return made_from(self.path, test.manifest, decoding, self.normalization)
 
-    def _search(self) -> dict:
-        return {"search": "beam", "lm": fingerprint(self.lm.path), "beam_size": self.lm.beam_size}
+    def _search(self) -> dict[str, Any]:
+        found = {"search": "greedy"}
+        if self.lm:
+            found = {"search": "beam", "lm": fingerprint(self.lm.path), "beam_size": self.lm.beam_size}
+        return found | ({} if self.look_ahead is None else {"look_ahead": self.look_ahead})
 
     def _open(self) -> tuple[ASRModel, BeamSearch | None]:
         if self._opened is None:
             advance = self.progress.start(f"opening {self.path}", 1)
             model, beam = open_recognizer(self.path, self.device), None
+            if self.context is not None:
+                model.encoder.set_default_att_context_size(self.context)
             if self.lm:
                 use_ctc(model)
                 beam = open_beam_search(self.lm.path, model, self.lm.beam_size)

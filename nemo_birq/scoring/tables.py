@@ -94,7 +94,8 @@ def aligned(reference: str, hypothesis: str, width: int) -> Text:
 def describe_decoding(found: dict) -> str:
     """Describes the decoding of a score."""
     made = found["made_from"]["decoding"]
-    return found["decoding"] + (f", alpha {made['alpha']:g}, beta {made['beta']:g}" if "alpha" in made else "")
+    ahead = f", look-ahead of {made['look_ahead']} frames" if "look_ahead" in made else ""
+    return found["decoding"] + (f", alpha {made['alpha']:g}, beta {made['beta']:g}" if "alpha" in made else "") + ahead
 
 
 def details(found: dict, number: int, width: int) -> Group:

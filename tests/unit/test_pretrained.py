@@ -203,6 +203,7 @@ def whole(**changes) -> DictConfig:
         ({"birq__quantizer__num_codes": 12, "decoder__num_classes": 12}, r"quantizer\.num_codes=12; pretrained: 24"),
         ({"birq__quantizer__seed": 9}, r"model\.birq\.quantizer\.seed=9; pretrained: 0"),
         ({"birq__labels__layer": 1}, r"model\.birq\.labels\.layer=1; pretrained: 2"),
+        ({"birq__anchor__normalization": "per_feature"}, r"birq\.anchor\.normalization=per_feature; pretrained: None"),
         ({"birq__loss__head": "separate"}, r"model\.birq\.loss\.head=separate; pretrained: shared"),
     ],
 )  # fmt: skip
