@@ -64,7 +64,7 @@ def shared_plan(request: PlanRequest) -> EpochPlan:
 
 def prepare_plan(request: PlanRequest) -> None:
     """Makes a plan in a process of its own, unless another process of this machine makes it or has made it."""
-    if int(os.environ.get("LOCAL_RANK", 0)) == 0 and not _rows(request).is_file():
+    if int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0) == 0 and not _rows(request).is_file():
         get_context("spawn").Process(target=_prepare, args=(request,), daemon=True).start()
 
 
