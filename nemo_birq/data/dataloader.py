@@ -12,9 +12,10 @@ from nemo.utils import logging
 
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.dataset import PlannedRows, SpeechDataset
-from nemo_birq.data.epoch_plan import BatchSettings, EpochPlan, plan_epoch
+from nemo_birq.data.epoch_plan import BatchSettings, EpochPlan
 from nemo_birq.data.index import SpeechIndex
 from nemo_birq.data.retries import RemoteError
+from nemo_birq.data.shared_plans import PlanRequest, is_large, prepare_plan, shared_plan
 
 
 class BatchOrder(torch.utils.data.Sampler):
@@ -48,8 +49,17 @@ class BatchOrder(torch.utils.data.Sampler):
         """Batches of an epoch, which is laid out when it is asked for first."""
         if (epoch, world_size) not in self._plans:
             self._plans = dict([*self._plans.items()][-1:])  # reading ahead needs two
-            self._plans[epoch, world_size] = plan_epoch(self.indexes, self.weights, self.settings, epoch, world_size)
+            self._plans[epoch, world_size] = self._make_plan(epoch, world_size)
         return self._plans[epoch, world_size]
+
+    def _make_plan(self, epoch: int, world_size: int) -> EpochPlan:
+        request = PlanRequest(self.fingerprint, list(self.indexes), self.weights, self.settings, epoch, world_size)
+        if not is_large(request):
+            return request.make()
+        plan = shared_plan(request)
+        if self.endless:
+            prepare_plan(request._replace(epoch=epoch + 1, world_size=self.world_size))
+        return plan
 
     def __len__(self) -> int:
         """Steps of the first epoch. Others may have a few more or less: Lightning's epochs are all as long as the first."""

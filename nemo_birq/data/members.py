@@ -70,11 +70,16 @@ def members_of_shards(tars: list[str], versions: dict[str, Version]) -> Iterator
     waiting: deque[Future[Members]] = deque()
     with ThreadPoolExecutor(SHARDS_AT_ONCE) as threads:
         for tar in tars:
-            waiting.append(threads.submit(_remote, tar, versions[tar]) if is_url(tar) else threads.submit(_local, tar))
+            waiting.append(threads.submit(members_of, tar, versions.get(tar)))
             if len(waiting) == SHARDS_AT_ONCE:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def members_of(tar: str, version: Version | None) -> Members:
+    """Returns the members of one shard, of a version where it is remote; errors as ``members_of_shards``."""
+    return _local(tar) if version is None else _remote(tar, version)
 
 
 def measure_files(urls: Iterable[str]) -> Iterator[Member | str]:

@@ -27,8 +27,9 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.data.build_index import Problems, entries_by_shard, leaves_folder
+from nemo_birq.data.build_index import entries_by_shard
 from nemo_birq.data.dataset import UnusableAudio, read_audio
+from nemo_birq.data.index_rows import Problems, leaves_folder
 from nemo_birq.data.length_limits import all_left_out, find_left_out, warn_of_left_out
 from nemo_birq.data.manifests import is_marked
 from nemo_birq.data.skipped_share import MAX_SKIPPED_SHARE, check_skipped_share

@@ -20,10 +20,11 @@ from nemo.utils import logging
 from omegaconf import OmegaConf
 
 from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.data.build_index import Problems, entries_by_shard
+from nemo_birq.data.build_index import entries_by_shard
 from nemo_birq.data.dataset import SpeechDataset
 from nemo_birq.data.factory import build_dataloader
 from nemo_birq.data.index import Place, SpeechIndex
+from nemo_birq.data.index_rows import Problems
 from nemo_birq.data.manifests import iterate_manifest
 from nemo_birq.data.remote import find_files, open_file
 from nemo_birq.data.sources import Source, read_sources

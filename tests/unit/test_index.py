@@ -10,6 +10,7 @@ import pytest
 import soundfile
 
 import nemo_birq.data.index as index_module
+from nemo_birq.data import build_index
 from nemo_birq.data.dataset import UnusableAudio, read_utterance
 from nemo_birq.data.index import SpeechIndex, open_index
 from nemo_birq.data.sources import Source
@@ -179,3 +180,20 @@ def test_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("NEMO_BIRQ_CACHE", str(tmp_path / "file" / "folder"))
     with pytest.raises(PermissionError, match="NEMO_BIRQ_CACHE"):
         open_index(source(CORPUS / "train", 4))
+
+
+def test_processes_give_the_index_of_one(tmp_path, monkeypatch):
+    """With a line of each kind that is left out, in the words of one process and in their order."""
+    folder = make_shards(tmp_path, shards=4)
+    add_line(folder, {"audio_filepath": "lost.wav", "duration": 1.0, "shard_id": 3}, 3)
+    add_line(folder, {"audio_filepath": "clip0.wav", "duration": -1.0, "shard_id": 0}, 0)
+    add_line(folder, {"audio_filepath": "clip1.wav", "duration": 1.0, "shard_id": 1, "_skipme": True}, 1)
+    add_member(folder, "more.wav", wav(), shard=2, line=False)
+    expected = build_index.build_table(source(folder, 4), {})
+    monkeypatch.setattr(build_index, "SHARDS_OF_A_PROCESS", 2)
+    monkeypatch.setattr(build_index.os, "sched_getaffinity", lambda _: range(8))
+    ran = []
+    monkeypatch.setattr(build_index, "_run", lambda *jobs, run=build_index._run: ran.append(jobs) or run(*jobs))
+    found = build_index.build_table(source(folder, 4), {})
+    assert len(ran) == 1 and found.equals(expected) and found.schema.metadata == expected.schema.metadata
+    assert json.loads(found.schema.metadata[b"birq"])["num_lost"] == 2
