@@ -10,12 +10,14 @@ The features are made here, because NeMo's preprocessor computes in float32.
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from rich.progress import track
 from torch import Tensor
 
+from nemo_birq import BiRQModel
 from tests.helpers.models import make_model
 from tests.helpers.paths import ROOT
 
@@ -42,15 +44,29 @@ def make_features(seed: int) -> tuple[Tensor, Tensor]:
     return result, lengths
 
 
-def run(label_gradient: float, steps: int = STEPS) -> dict[str, list[float]]:
-    """Losses in nats and length of the gradient, means of every 10 steps of AdamW from the same weights on the same data."""
-    model = (
-        make_model(birq__labels__label_gradient=label_gradient, encoder__n_layers=2, birq__labels__layer=1).double().train()
-    )
+def run(
+    label_gradient: float,
+    steps: int = STEPS,
+    speed_up: Callable[[BiRQModel], None] = lambda model: None,
+    fused: bool = False,
+    **changes: object,
+) -> dict[str, list[float]]:
+    """Losses in nats and length of the gradient, means of every 10 steps of AdamW from the same weights on the same data.
+
+    Args:
+        label_gradient: as in the configuration.
+        steps: of the training.
+        speed_up: changes the way in which the model computes.
+        fused: of AdamW.
+        changes: of the configuration, which must not change the method.
+    """
+    changes = {"birq__labels__label_gradient": label_gradient, "encoder__n_layers": 2, "birq__labels__layer": 1} | changes
+    model = make_model(**changes).double().train()
+    speed_up(model)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-4, fused=fused)
     health = model.monitor.training_log.health
     curves: dict[str, list[float]] = {name: [] for name in CURVES}
     norms: list[float] = []
