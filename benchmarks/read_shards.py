@@ -186,6 +186,7 @@ def measure_remote(folder: Path, args: argparse.Namespace) -> list[dict]:
         for _ in range(args.rounds):
             for way, (read, source) in ways.items():
                 rates[way].append(read(source, way[2]))
+                print(*way, f"{rates[way][-1]:.0f} times real time", flush=True)  # a server may be slow, and a run cut short
     return [
         {"reader": reader, "data": name, "workers": workers, "times_real_time": median(found), "all": found,
          "index_s": round(began[name], 3) if reader == "ours" else None}
