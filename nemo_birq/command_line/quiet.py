@@ -19,8 +19,8 @@ NOISE = (
     "is a wandb run already in progress",
 )
 """Parts of warnings that a user of these commands can do nothing about."""
-KEPT = ("Restoring states from the checkpoint path", "Restored all states")
-"""Begin the lines of Lightning that a user wants to see."""
+KEPT = ("Restoring states from the checkpoint path", "Restored all states", "Profiler Report")
+"""Parts of the lines of Lightning that a user wants to see."""
 
 
 LIGHTNING = ("lightning.pytorch", "lightning.fabric", "pytorch_lightning")
@@ -32,7 +32,10 @@ class BesideBars(logging.StreamHandler):
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
-        tqdm.write(self.format(record), file=self.stream)
+        try:
+            tqdm.write(self.format(record), file=self.stream)
+        except Exception:  # as the class above does
+            self.handleError(record)
 
 
 def matters(record: logging.LogRecord) -> bool:
@@ -41,7 +44,7 @@ def matters(record: logging.LogRecord) -> bool:
     if record.pathname.startswith(PACKAGE):
         return not message.startswith(ONLY_IN_FILE)
     if record.levelno < logging.WARNING:
-        return message.startswith(KEPT)
+        return any(part in message for part in KEPT)
     return not any(noise in message for noise in NOISE)
 
 

@@ -9,7 +9,15 @@ from tests.helpers.forked import run_forked
 
 pytestmark = pytest.mark.integration
 WATCHED = ("loss", "masked_fraction", "anchor_cumulative_coverage", "gradient_norm_anchor", "silent_share")
-NOT_COMPARED = ("train_audio_hours_per_hour", "train_mfu", "mfu", "train_padding_share", "train_memory_gb")  # of a rank
+# Of a rank alone.
+NOT_COMPARED = (
+    "train_audio_hours_per_hour",
+    "h/h",
+    "train_mfu",
+    "mfu",
+    "train_padding_share",
+    "train_memory_gb",
+)
 WORKER = "tests.helpers.ddp_worker"
 
 
