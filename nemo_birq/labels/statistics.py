@@ -22,6 +22,17 @@ def entropy(counts: Tensor) -> Tensor:
     return torch.special.entr(share).sum(dim=-1)
 
 
+def normalized(nats: float, num_codes: int, frames: float) -> float:
+    """Returns an entropy divided by the largest that so many frames can reach, at most 1: few frames cannot use all codes.
+
+    Args:
+        nats: entropy of the codes in use.
+        num_codes: V.
+        frames: N that they were counted over.
+    """
+    return min(1.0, nats / math.log(min(num_codes, max(2.0, frames))))
+
+
 @dataclass
 class CodeUse:
     """Distribution of labels over the codebook."""
@@ -36,4 +47,5 @@ class CodeUse:
         """From the counts of each code, (H, V)."""
         nats = float(entropy(counts).mean())
         top1 = float((counts.amax(dim=1) / counts.sum(dim=1)).mean())
-        return cls(math.exp(nats), nats / math.log(counts.shape[1]), top1, float((counts > 0).float().mean()))
+        share = normalized(nats, counts.shape[1], float(counts.sum(dim=1).mean()))
+        return cls(math.exp(nats), share, top1, float((counts > 0).float().mean()))

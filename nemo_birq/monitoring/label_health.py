@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from nemo_birq.labels.statistics import entropy, histogram
+from nemo_birq.labels.statistics import entropy, histogram, normalized
 from nemo_birq.losses.fused_cross_entropy import CrossEntropies
 from nemo_birq.monitoring.metrics import TASKS
 
@@ -85,7 +85,7 @@ class LabelHealth(Metric):
                 f"{task}_accuracy": float(getattr(self, f"{task}_correct")) / frames,
                 f"{task}_unigram_entropy": nats,
                 f"{task}_perplexity": math.exp(nats),
-                f"{task}_normalized_entropy": nats / math.log(self.num_codes),
+                f"{task}_normalized_entropy": normalized(nats, self.num_codes, frames),
                 f"{task}_unigram_accuracy": top1,
                 f"{task}_top1": top1,
                 f"{task}_coverage": float(occurring.float().mean()),

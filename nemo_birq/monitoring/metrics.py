@@ -110,8 +110,9 @@ def _metrics_of_labels(task: str) -> tuple[Metric, ...]:
             row=f"{task} perplexity", curves=(Curve("perplexity", **usual),), recorded=True,
         ),
         Metric(
-            f"{task}_normalized_entropy", "Unigram entropy divided by ln V, the entropy of V equally frequent codes.",
-            "entropy / ln V", typical="above 0.5", healthy_min=MIN_ENTROPY,
+            f"{task}_normalized_entropy",
+            "Unigram entropy divided by its largest value: ln V, or ln N where N < V frames were counted.",
+            "share of the largest entropy", typical="above 0.5", healthy_min=MIN_ENTROPY,
             row=f"{task} normalized entropy", curves=(Curve("normalized_entropy", **usual),), recorded=True,
         ),
         Metric(

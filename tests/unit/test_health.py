@@ -10,6 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nemo_birq.data.batch import SpeechBatch
+from nemo_birq.labels.statistics import CodeUse, normalized
 from nemo_birq.losses.bilevel import Weights
 from nemo_birq.losses.fused_cross_entropy import CrossEntropies
 from nemo_birq.monitoring.finite_check import MAX_PENDING_STEPS, FiniteCheck, NonFiniteError, check_weights
@@ -376,3 +377,14 @@ def test_validation_stops_at_nan_and_not_where_no_frame_is_masked(tmp_path):
     norm.running_var.fill_(math.nan)  # training does not use it
     with pytest.raises(NonFiniteError, match=r"\bvalidation\b.*\bnan\b.*\b2 steps\b"):
         train(model, tmp_path, steps=4, val_check_interval=2, num_sanity_val_steps=0)
+
+
+def test_few_frames_are_judged_by_what_they_can_reach():
+    """12 frames on 12 of 8192 codes are as spread as they can be; the same frames on one code have collapsed."""
+    spread, one = torch.zeros(1, 8192), torch.zeros(1, 8192)
+    spread[0, :12], one[0, 0] = 1, 12
+    assert CodeUse.of(spread).normalized_entropy == 1.0 and CodeUse.of(one).normalized_entropy == 0.0
+    many = torch.zeros(1, 8192)
+    many[0, :64] = 1000  # more frames than codes: ln V counts
+    assert CodeUse.of(many).normalized_entropy == pytest.approx(math.log(64) / math.log(8192))
+    assert normalized(5.0, 8192, 20) == 1.0  # soft labels of few frames are spread over more codes than there are frames
