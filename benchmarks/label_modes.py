@@ -1,4 +1,4 @@
-"""How far the enhanced labels of training are those of inference, and what both tell of the phones.
+"""Share of equal enhanced labels between training and inference, and what both kinds tell of the phones.
 
     python -m benchmarks.label_modes batch.nemo running.nemo --out docs/results/label_modes.json
 

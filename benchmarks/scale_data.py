@@ -1,4 +1,4 @@
-"""How long the plan of an epoch, the index and the plan of a build take, and how much memory, by the number of utterances.
+"""Time and memory of the plan of an epoch, of the index and of the plan of a build, by the number of utterances.
 
     python benchmarks/scale_data.py [--utterances 1000000 3000000] [--what epoch index build]
 

@@ -125,7 +125,7 @@ def ctm_lines(name: str, segments: list[Segment], lead: float, duration: float) 
 
 
 class Take(NamedTuple):
-    """What espeak-ng made of one sentence, and what is needed to make an utterance of it."""
+    """One sentence as espeak-ng spoke it, with everything that an utterance is made of."""
 
     name: str
     number: int

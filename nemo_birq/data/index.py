@@ -142,7 +142,7 @@ def _checked_files(source: Source) -> list[str]:
 
 
 def _fingerprint(source: Source, versions: Mapping[str, Version]) -> str:
-    """Of names, sizes and times (or other marks of a version) of the manifests and shards."""
+    """Hash of names, sizes and times (or other marks of a version) of the manifests and shards."""
     what: list = [FORMAT, source.manifest, source.tars]
     for path in (*source.manifest_paths, *source.tar_paths):
         if is_url(path):

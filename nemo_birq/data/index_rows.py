@@ -148,7 +148,7 @@ class IndexJob(NamedTuple):
     tar: str
     manifest: str
     version: Version | None
-    """Of a remote shard."""
+    """Version of a remote shard; None of a local one."""
     number: int
 
 

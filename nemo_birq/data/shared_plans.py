@@ -29,7 +29,7 @@ class PlanRequest(NamedTuple):
     """All that a plan follows from."""
 
     fingerprint: str
-    """Of indexes, weights and settings; see ``dataloader.BatchOrder.fingerprint``."""
+    """Fingerprint of indexes, weights and settings; see ``dataloader.BatchOrder.fingerprint``."""
     indexes: list[SpeechIndex]
     weights: list[float] | None
     settings: BatchSettings

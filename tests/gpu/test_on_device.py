@@ -1,4 +1,4 @@
-"""What must hold on a GPU: the same losses, gradients, labels and codes as on a CPU, and trainings in every precision.
+"""Correctness on a GPU: the same losses, gradients, labels and codes as on a CPU, and trainings in every precision.
 
     pytest -m gpu tests/gpu
 

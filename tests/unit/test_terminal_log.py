@@ -1,4 +1,4 @@
-"""What a run shows on the terminal: its own lines, one bar over all steps, and what begins."""
+"""The terminal of a run: its own lines, one bar over all steps, and what begins."""
 
 import logging
 import sys
