@@ -50,8 +50,8 @@ def measure(model: BiRQModel, utterances: Utterances) -> dict[str, float]:
     names = sorted({item.symbol for items in utterances.alignments.phones.values() for item in items})
     phones = phones_of_frames(utterances, counts, encoder_times(model), names)
     found = {"equal": round(float((trained == inferred).float().mean()), 3)}
-    for name, codes in (("pnmi_training", trained), ("pnmi_inference", inferred)):
-        inside = phones >= 0
+    for name, labels in (("pnmi_training", trained), ("pnmi_inference", inferred)):
+        codes, inside = labels.numpy(), phones >= 0
         scored = score_labels(joint_counts(phones[inside], codes[inside], len(names), model.birq.quantizer.num_codes))
         found[name] = round(scored.pnmi - scored.pnmi_by_chance, 3)
     return found
