@@ -1,6 +1,6 @@
 """Shows on the terminal what a user reads: our own lines, and warnings that something can be done about.
 
-Everything that NeMo and Lightning say besides goes to the log file in the run's folder, as without this.
+Everything that NeMo and Lightning say besides goes to the log file in the run's folder, which runs/experiment.py opens.
 """
 
 import logging
@@ -21,8 +21,6 @@ NOISE = (
 """Parts of warnings that a user of these commands can do nothing about."""
 KEPT = ("Restoring states from the checkpoint path", "Restored all states", "Profiler Report")
 """Parts of the lines of Lightning that a user wants to see."""
-
-
 LIGHTNING = ("lightning.pytorch", "lightning.fabric", "pytorch_lightning")
 
 

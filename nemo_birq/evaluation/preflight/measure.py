@@ -186,26 +186,25 @@ class _Tally:
     def _count(self, name: str, labels: Tensor) -> None:
         self.counts[name] += histogram(labels, self.counts[name].shape[1])
 
-    def _trained_codebook(self, units: Tensor) -> Tensor:
-        """Returns the codes that training will use, (H, V, d): tracked ones are let follow the units (N, H, d) first."""
+    def _trained_quantizer(self, units: Tensor) -> RandomProjectionQuantizer:
+        """Returns the codes that training will use: tracked ones are let follow the units (N, H, d) first."""
         labeler = self.model.enhanced_labeler
         codebook = labeler.quantizer.codebook.cpu().clone()
+        # Its projection is not used: the units are projected already.
+        quantizer = RandomProjectionQuantizer(units.new_zeros(len(codebook), 1, codebook.shape[2]), codebook)
         if labeler.tracking is not None:
             tracking = CodebookTracking(*codebook.shape, labeler.tracking.momentum)
-            quantizer = RandomProjectionQuantizer(units.new_zeros(len(codebook), 1, codebook.shape[2]), codebook)
             for batch in units[torch.randperm(len(units), generator=self.generator)].split(TRACKED_FRAMES):
                 tracking.update(quantizer.codebook, batch, quantizer.nearest_of_units(batch), self.generator)
-            codebook = quantizer.codebook
-        return codebook
+        return quantizer
 
     def result(self, left_out: list[LeftOut]) -> Preflight:
         units = torch.cat(self.units)
-        codebook = self._trained_codebook(units)
-        of_layer = RandomProjectionQuantizer(units.new_zeros(len(codebook), 1, codebook.shape[2]), codebook)
-        self._count("layer k", of_layer.nearest_of_units(units).to(self.model.device))
+        quantizer = self._trained_quantizer(units)
+        self._count("layer k", quantizer.nearest_of_units(units).to(self.model.device))
         sample = units[torch.randperm(len(units), generator=torch.Generator().manual_seed(0))[:SAMPLED_FRAMES]]
         random = F.normalize(torch.randn(sample.shape, generator=torch.Generator().manual_seed(1)), dim=-1)
-        labels, here = self.model.birq.labels, selection(sample, codebook)
+        labels, here = self.model.birq.labels, selection(sample, quantizer.codebook)
         scale = here.suggestion(labels.nearest_share) if labels.logit_scale == "auto" else labels.logit_scale
         return Preflight(
             minutes=self.seconds / 60,
@@ -215,7 +214,7 @@ class _Tally:
             skipped_share=self.skipped / (self.utterances + self.skipped),
             masked_fraction=self.masked / max(1, self.frames),
             labels={name: CodeUse.of(count) for name, count in self.counts.items()},
-            selection={"layer k": here, "random": selection(random, codebook)},
+            selection={"layer k": here, "random": selection(random, quantizer.codebook)},
             logit_scale=scale,
             nearest_share=labels.nearest_share,
             left_out=left_out,
