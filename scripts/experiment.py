@@ -24,7 +24,7 @@ from experiments.drawing.page import COMMITTED_RESULTS, default_page
 from experiments.execution import lock_folder, prepare_folder
 from experiments.resources import Estimate, estimate, find_problems, run_seconds
 from experiments.results import cores, stages_done, state
-from experiments.stages import RunPlan, plan_run
+from experiments.stages import PRETRAINED, RunPlan, plan_run
 from experiments.sweep import Sweep
 from nemo.utils import logging
 from rich.table import Table
@@ -70,6 +70,7 @@ def main() -> int:
     runs = [plan_run(setting, corpus) for setting in settings]
     states = {run: state(run, args.out / run.folder, args.results / run.result_file) for run in runs}
     left = [run for run in runs if states[run] != "done"]
+    check_starts(left, args.out)
     for folder in (args.out, args.results):
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
@@ -102,6 +103,18 @@ def main() -> int:
         console.print(f"Draw tables and pictures of all results, to {shown(default_page(args.results))}:")
         console.print(f"    {draw_command(args.results)}")
     return 1 if failed else 0
+
+
+def check_starts(runs: list[RunPlan], out: Path) -> None:
+    """Checks that the runs exist whose models others begin with (``begins_from``)."""
+    for setting in (run.setting for run in runs if run.setting.method.begins_from):
+        source = out / f"{setting.method.begins_from}_seed{setting.seed}" / PRETRAINED
+        if not source.is_file():
+            budget, corpus, method = setting.method.begins_from.split("/")
+            raise FileNotFoundError(
+                f"{setting.run_name} begins with {source}, which is missing: run --budget {budget} --corpus {corpus}=FOLDER "
+                f"--only {method} --seeds {setting.seed} first, with the same --out"
+            )
 
 
 def lack_of_gpus(name: str, budget: Budget, settings: list[Setting]) -> str:

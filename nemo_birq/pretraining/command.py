@@ -87,24 +87,28 @@ def untrained_model(cfg: "DictConfig") -> None:
             model.train_ds.manifest_filepath=/data/train.json model.validation_ds.manifest_filepath=/data/dev.json
 
     Takes all arguments of birq pretrain, also those of the data: everything that is built before the weights decides which
-    random numbers they get. Writes <exp_manager.exp_dir>/<name>/<name>.nemo.
+    random numbers they get. With init_from_nemo_model the weights are those of that file. Writes
+    <exp_manager.exp_dir>/<name>/<name>.nemo.
     """
     import lightning.pytorch as pl
     from nemo.utils.trainer_utils import resolve_trainer_cfg
 
     from nemo_birq.config_checks import check_data_named, check_run_keys
     from nemo_birq.model import BiRQModel
+    from nemo_birq.pretrained.initialization import check_initial_file
     from nemo_birq.pretrained.like import take_configuration
 
     with errors_in_one_line():
         take_configuration(cfg)
         check_run_keys(cfg)
         check_data_named(cfg.model, "train_ds", "validation_ds")
+        check_initial_file(cfg)
         path = Path(cfg.exp_manager.exp_dir or "nemo_experiments") / str(cfg.name) / f"{cfg.name}.nemo"
         if path.exists():
             raise ValueError(f"{path} exists; give another name=")
         pl.seed_everything(cfg.seed, workers=True)
         model = BiRQModel(cfg=cfg.model, trainer=pl.Trainer(**resolve_trainer_cfg(cfg.trainer)))
+        model.maybe_init_from_pretrained_checkpoint(cfg)
         path.parent.mkdir(parents=True, exist_ok=True)
         model.save_to(str(path))
     print(printable(path))

@@ -57,6 +57,8 @@ class Method:
     pretraining: bool = True
     """False: fine-tuning starts from the weights that pretraining would start from."""
     relabelling: Relabelling | None = None
+    begins_from: str | None = None
+    """``budget/corpus/method`` of runs in the same ``--out``: the run of the same seed gives the first weights."""
     finetune: bool = True
     """False: the run records losses and labels only."""
     seeds: list[int] | None = None
@@ -165,6 +167,10 @@ def _method_problems(budget: Budget) -> list[str]:
         if not method.pretraining and not method.finetune:
             problems.append(f"{name}: neither pretraining nor fine-tuning")
         relabelling = method.relabelling
+        if method.begins_from is not None and len(method.begins_from.split("/")) != 3:
+            problems.append(f"{name}.begins_from={method.begins_from}: the form is budget/corpus/method")
+        if method.begins_from is not None and relabelling is not None:
+            problems.append(f"{name}: begins_from and relabelling exclude each other")
         if relabelling is None:
             continue
         if relabelling.layer < 1 or relabelling.clusters < 2:

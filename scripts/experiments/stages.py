@@ -168,6 +168,8 @@ def _pretraining(setting: Setting, corpus: Corpus, name: str, steps: int, overri
         f"--config-name={setting.pretrain.config}", *corpus.train_overrides, corpus.validation_override,
         f"seed={setting.seed}", f"name={name}", f"exp_manager.exp_dir={OUT}",
     ]  # fmt: skip
+    if setting.method.begins_from:
+        common += [f"init_from_nemo_model={OUT}/{start(setting)}", "like=true"]
     if steps == 0:
         arguments = ["scripts/untrained_model.py", *common, *setting.pretrain.overrides, *overrides]
         return Stage(name, tuple(arguments), UNTRAINED)
@@ -178,6 +180,11 @@ def _pretraining(setting: Setting, corpus: Corpus, name: str, steps: int, overri
     ]  # fmt: skip
     arguments = ["scripts/speech_pre_training.py", *common, *length, *setting.pretrain.overrides, *overrides]
     return Stage(name, tuple(arguments), f"{name}/checkpoints/{name}.nemo", steps, resumes=True)
+
+
+def start(setting: Setting) -> str:
+    """Returns the file that a method with ``begins_from`` begins with, relative to the folder of its run."""
+    return f"../../../{setting.method.begins_from}_seed{setting.seed}/{PRETRAINED}"
 
 
 def _interval(pretrain: Pretraining, steps: int) -> int:

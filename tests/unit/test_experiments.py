@@ -86,6 +86,8 @@ def test_a_budget_lies_over_its_base(tmp_path):
         ("pretrain: {config: birq_conformer_tiny, steps: 0}", "pretrain.steps=0"),
         ("ablations: {birq: {}}", r"\bbirq: .*\bmethod\b.*\bablation\b"),
         ("methods: {relabelled: {relabelling: {layer: 2, clusters: 8, hours: 0}}}", r"relabelling\.hours=0\.0"),
+        ("methods: {birq: {begins_from: cpu/best_rq}}", r"birq\.begins_from=cpu/best_rq: .*budget/corpus/method"),
+        ("methods: {relabelled: {relabelling: {layer: 2, clusters: 8}, begins_from: a/b/c}}", "begins_from and relabelling"),
         ("labelled_hours: 0", r"labelled_hours=0\.0"),
         ("methods:", r"mine\.yaml.*\bmethods\b(?!.*\bcpu\b)"),
         ("methods: {birq: [", r"mine\.yaml(.|\n)*line 3\b"),

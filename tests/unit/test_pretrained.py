@@ -7,17 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from nemo.collections.asr.models import ASRModel
 from nemo.core import ModelPT
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_birq import BiRQModel
-from nemo_birq.checkpoint.nemo_archive import read_config
+from nemo_birq import BiRQModel, cli
+from nemo_birq.checkpoint.nemo_archive import read_config, read_weights
 from nemo_birq.pretrained.initialization import check_initial_file
 from nemo_birq.pretrained.like import take_configuration
 from nemo_birq.pretrained.source import read_source_config
 from tests.helpers.models import FAST, make_batch, make_config, make_model, train, trained_model
 from tests.helpers.nemo_files import repack
+from tests.helpers.paths import CORPUS
 
 pytestmark = pytest.mark.unit
 
@@ -277,3 +279,15 @@ def test_what_names_no_file_is_refused(nemo_file, tmp_path):
     repack(tmp_path / "a.nemo", tmp_path / "conv.nemo", change)
     with pytest.raises(ValueError, match=r"conv\.nemo is a .* with the encoder .*ConvASREncoder: pretraining begins with"):
         read_source_config(tmp_path / "conv.nemo")
+
+
+def test_untrained_model_of_a_file_has_its_weights(nemo_file, tmp_path):
+    data = [f"model.{part}.manifest_filepath={CORPUS}/test/test.json" for part in ("train_ds", "validation_ds")]
+    start = [f"init_from_nemo_model={nemo_file}", "like=true", "name=start", f"exp_manager.exp_dir={tmp_path}"]
+    arguments = ["untrained-model", "--config-name=birq_conformer_tiny", *data, *start]
+    done = CliRunner().invoke(cli.main, [*arguments, "trainer.accelerator=cpu"], prog_name="birq")
+    assert done.exit_code == 0, done.output
+    written, source = (read_weights(str(path)) for path in (tmp_path / "start" / "start.nemo", nemo_file))
+    parts = ("encoder.", "decoder_losses.")
+    wanted = {name: tensor for name, tensor in source.items() if name.startswith(parts)}
+    assert_equal({name: tensor for name, tensor in written.items() if name.startswith(parts)}, wanted)
