@@ -1,5 +1,6 @@
 """One progress bar over all steps of a run, in place of Lightning's one for each epoch."""
 
+import sys
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -8,6 +9,7 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm, convert_inf
 
 HIDDEN = ("v_num", "train_step_timing in s", "train_backward_timing in s")
 """Metrics that Lightning and NeMo show in every bar."""
+SECONDS_IN_A_FILE = 60.0  # between two states of the bar where the output is a file, as under a scheduler, which keeps each
 
 
 class RunProgressBar(TQDMProgressBar):
@@ -16,7 +18,15 @@ class RunProgressBar(TQDMProgressBar):
     def init_train_tqdm(self) -> Tqdm:
         bar = super().init_train_tqdm()
         bar.unit = "step"
+        if not sys.stdout.isatty():
+            bar.mininterval = SECONDS_IN_A_FILE
         return bar
+
+    def init_sanity_tqdm(self) -> Tqdm:
+        return super().init_sanity_tqdm() if sys.stdout.isatty() else Tqdm(disable=True)
+
+    def init_validation_tqdm(self) -> Tqdm:
+        return super().init_validation_tqdm() if sys.stdout.isatty() else Tqdm(disable=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -33,8 +43,8 @@ class RunProgressBar(TQDMProgressBar):
     ) -> None:
         bar, step = self.train_progress_bar, trainer.global_step
         if self._should_update(step, bar.total) and step > bar.n:
+            bar.set_postfix(self.get_metrics(trainer, pl_module), refresh=False)
             bar.update(step - bar.n)
-            bar.set_postfix(self.get_metrics(trainer, pl_module))
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name not in HIDDEN}

@@ -72,6 +72,14 @@ def test_the_bar_goes_over_all_steps_of_the_run_also_of_a_resumed_one(tmp_path):
     assert not any(name in again.train_progress_bar.postfix for name in ("v_num", "timing"))
 
 
+def test_a_file_gets_few_states_of_the_bar(tmp_path, capsys):
+    train(make_model(), tmp_path, 12, callbacks=[RunProgressBar()], limit_train_batches=12, enable_progress_bar=True)
+    printed = capsys.readouterr().out.replace("\r", "\n")
+    states = [line for line in printed.splitlines() if "/12 [" in line]
+    assert {state.split("/12 [")[0].split()[-1] for state in states} == {"0", "12"}
+    assert "Validation" not in printed
+
+
 def test_only_lightnings_own_bar_is_replaced(tmp_path):
     trainer = train(make_model(), tmp_path, 1)
     trainer.callbacks.append(TQDMProgressBar(refresh_rate=7))
