@@ -45,3 +45,14 @@ def test_a_time_limit_ends_the_process_and_not_the_training(tmp_path):
         found = re.search(rf"max_time_per_run has ended this run after step (\d+); {last} is saved", printed)
         steps.append(int(found[1]))
     assert 0 < steps[0] < steps[1] and not list(tmp_path.rglob("*.nemo"))
+
+
+def test_a_time_budget_ends_the_training_and_a_larger_one_goes_on(tmp_path):
+    """Unlike max_time_per_run, Lightning's max_time counts the time of all runs, and ends with a .nemo."""
+    steps = []
+    for seconds in (2, 4):
+        pretrain(tmp_path, *SHORT, "trainer.max_steps=4000", f"+trainer.max_time=00:00:00:{seconds:02d}")
+        (last,), (nemo,) = tmp_path.rglob("*-last.ckpt"), tmp_path.rglob("small.nemo")
+        steps.append(read_checkpoint(last)["global_step"])
+        assert read_config(nemo).pretraining.steps == steps[-1]
+    assert 0 < steps[0] < steps[1]
