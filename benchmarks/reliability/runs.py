@@ -71,8 +71,14 @@ def pretraining(steps: int = 12) -> Run:
 
 
 def pretraining_with_workers() -> Run:
-    """Returns a pretraining with two worker processes that load data."""
-    return Run("2 workers", (*PRETRAIN, *_length(12), "model.train_ds.num_workers=2"), has_workers=True)
+    """Returns a pretraining with two worker processes that load data, and with labels that have most state to resume."""
+    labels = (
+        "objective=refined_tracked",
+        "model.birq.labels.layer=1",
+        "model.birq.anchor.fit_steps=5",
+        "model.birq.anchor.refine_steps=[8]",
+    )
+    return Run("2 workers", (*PRETRAIN, *_length(12), "model.train_ds.num_workers=2", *labels), has_workers=True)
 
 
 def pretraining_on_two_ranks() -> Run:
