@@ -63,6 +63,7 @@ class ParameterGroup(Node):
 
 def check_optimizer(name: str | None) -> None:
     """Refuses an optimizer that is not installed.
+
     Raises:
         ValueError: the optimizer is not installed; the message says what to do.
     """

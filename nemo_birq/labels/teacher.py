@@ -70,8 +70,8 @@ class TeacherFile:
 
 
 def read_teacher_file(path: str | Path) -> TeacherFile:
-    """
-    Reads a teacher file.
+    """Reads a teacher file.
+
     Raises:
         FileNotFoundError: the file does not exist.
         ValueError: the file is of another kind or damaged.

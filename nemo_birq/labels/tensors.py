@@ -1,7 +1,8 @@
-"""The tensors that define the labels: drawn from a seed, saved beside the weights, and checked when they are loaded.  They
-are not in the state dict, because the stock NeMo class must load our files strictly. A ``.nemo`` holds them as an artifact,
-a checkpoint under its own key. A checksum protects them: a model with other projections would silently train on other
-labels.
+"""The tensors that define the labels: drawn from a seed, saved beside the weights, and checked when they are loaded.
+
+They are not in the state dict, because the stock NeMo class must load our files strictly. A ``.nemo`` holds them as an
+artifact, a checkpoint under its own key. A checksum protects them: a model with other projections would silently train on
+other labels.
 """
 
 import torch
