@@ -1,6 +1,6 @@
 """The keys of ``model.birq``: names, defaults and ranges.
 
-The defaults are those of conf/objective/default.yaml, which says why; the other presets name what they change.
+The defaults are those of conf/objective/default.yaml, which gives the reasons. The other presets list what they change.
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from pydantic import Field
 
 from nemo_birq.utils.settings import Count, Flag, Real, Seed, Size, Text, Whole, read, refuse
 
-MOST_MATCHED = 16384  # codes of which old and new ones are matched: the time grows with the third power
+MOST_MATCHED = 16384  # most codes that are matched with their previous values: the time grows with the third power
 LAYER = "a layer number, or a fraction of the depth such as 0.7"
 
 
@@ -25,7 +25,7 @@ class QuantizerConfig:
     """Fixed random projections and the codebook, shared by both labelers."""
 
     num_codes: Annotated[Whole, Field(ge=2, le=10**6)] = 8192
-    """V, codes of a codebook."""
+    """V, number of codes of a codebook."""
     code_dim: Annotated[Whole, Field(ge=1, le=65536)] = 16
     """d, dimension of a code."""
     num_books: Annotated[Whole, Field(ge=1, le=256)] = 1
@@ -33,9 +33,9 @@ class QuantizerConfig:
     seed: Annotated[Whole, Field(ge=-(2**63), le=2**63 - 1)] = 0
     """Seed of projections and codebooks."""
     checksum: Text | None = None
-    """Checksum of projections and codebook; written when they are drawn, compared whenever they are needed again."""
+    """Checksum of projections and codebook, written when they are drawn and compared whenever they are loaded."""
     tensors: Text | None = None
-    """File inside a ``.nemo`` that holds them; written by ``save_to``."""
+    """Name of the file inside a ``.nemo`` that holds projections and codebook; ``save_to`` writes it."""
 
 
 @dataclass
@@ -44,17 +44,17 @@ class AnchorConfig:
 
     normalization: Literal["per_feature"] | None = None
     """``per_feature``: the labeler normalizes each feature over the utterance, for features that the preprocessor does not
-    normalize, such as those of streaming encoders; None: it takes the features as the encoder gets them."""
+    normalize, such as those of streaming encoders; None: the labeler uses the features that the encoder gets."""
     projection: Literal["random", "pca"] = "random"
-    """``random``, as in BEST-RQ; ``pca``: the principal components of the stacked frames."""
+    """Projection of the anchor labels: ``random``, as in BEST-RQ, or ``pca``, principal components of stacked frames."""
     codes: Literal["random", "kmeans"] = "random"
-    """``random``, as in BEST-RQ; ``kmeans``: fitted on the unit sphere."""
+    """Codes of the anchor labels: ``random``, as in BEST-RQ, or ``kmeans``, fitted on the unit sphere."""
     fit_steps: Annotated[Whole, Field(ge=1, le=10000)] = 50
-    """Optimizer steps that frames are gathered from, for ``labels.projection`` too; the labels are random until then."""
+    """Optimizer steps over which frames are gathered, also for ``labels.projection``; until the fit, labels are random."""
     fit_frames: Annotated[Whole, Field(ge=1, le=10**7)] = 100_000
-    """Frames that are gathered at most, over all ranks; they are in memory until the fit."""
+    """Largest number of gathered frames over all ranks; they stay in memory until the fit."""
     refine_steps: list[Annotated[Whole, Field(ge=1, le=10**9)]] = field(default_factory=list)
-    """Optimizer steps from which frames are gathered again to refine the codes of ``kmeans``."""
+    """Optimizer steps at which a new gathering of frames begins, to refine the codes of ``kmeans``."""
 
     @property
     def fitted(self) -> bool:
@@ -81,35 +81,35 @@ class LabelsConfig:
     """The enhanced labels; see ``labels.enhanced`` and ``labels.normalization``."""
 
     layer: Annotated[Whole | Real, Field(json_schema_extra={"allowed": LAYER})] = 0.7
-    """k: a whole number is the layer itself, a fraction is one of the depth."""
+    """k: a whole number is the number of the layer, a fraction is a share of the depth."""
     normalization: Literal["per_feature", "whiten", "layer_norm"] = "per_feature"
     """Normalization of layer k: ``per_feature``, ``whiten`` or ``layer_norm``."""
     momentum: Annotated[Real, Field(ge=0, lt=1)] = 0.9
     """Weight of the past in the running averages that inference uses."""
     logit_scale: Literal["auto"] | Annotated[Real, Field(gt=0, le=10000, description="labels are noise far below 40")] = 40.0
-    """Factor on the inner products of frames and codes; ``auto``: see ``labels.logit_scale``."""
+    """Factor on the inner products of frames and codes; ``auto`` chooses it from the data, see ``labels.logit_scale``."""
     nearest_share: Annotated[Real, Field(gt=0, lt=1)] = 0.6
     """Mean probability of the nearest code that ``logit_scale=auto`` aims at."""
     temperature: Annotated[Real, Field(ge=0.001, le=1000, description="the paper has 0.5")] = 0.5
-    """tau of the Gumbel-softmax; without effect where ``label_gradient`` is 0."""
+    """tau of the Gumbel-softmax; without effect if ``label_gradient`` is 0."""
     hard: Flag = False
-    """Use one-hot labels with the gradient of the soft ones; where ``label_gradient`` is 0, the nearest codes."""
+    """Use one-hot labels with the gradient of the soft ones; if ``label_gradient`` is 0, use the nearest codes."""
     label_gradient: Annotated[Real, Field(ge=0, le=1000, description="1 is the paper")] = 0.0
-    """Factor on the gradient through the labels; 1 is the paper. With 0 the labels are softmax(s), without Gumbel noise."""
+    """Factor on the gradient through the labels; the paper has 1. With 0 the labels are softmax(s), without Gumbel noise."""
     context: Literal["first", "same", "full"] = "first"
-    """Attention of the label pass in an encoder of several look-aheads: ``first``, the context of inference; ``same``, the
-    one that is drawn for the masked pass; ``full``, the whole utterance, as far as convolutions see it."""
+    """Attention context of the label pass in an encoder with several look-aheads: ``first``, the context of inference;
+    ``same``, the one drawn for the masked pass; ``full``, the whole utterance (causal convolutions stay causal)."""
     batch_norm: Literal["batch", "running"] = "batch"
-    """Statistics of the encoder's batch normalization in the label pass: those of the unmasked batch, or the running ones of
-    the masked pass, which inference uses."""
+    """Statistics of the encoder's batch normalization in the label pass: those of the unmasked batch, or the running
+    statistics of the masked pass, which inference uses."""
     label_dropout: Flag = False
     """Keep dropout on in the label pass."""
     projection: Literal["random", "pca"] = "random"
-    """``random``, as in the paper; ``pca``: the principal components of layer k, fitted when w1 rises above 0."""
+    """Projection of layer k: ``random``, as in the paper, or ``pca``, principal components fitted when w1 rises above 0."""
     codebook: Literal["random", "tracked"] = "random"
-    """``random``: that of the anchor labels, as in the paper; ``tracked``: its own, see ``labels.tracked_codebook``."""
+    """``random``: the codebook of the anchor labels, as in the paper; ``tracked``: see ``labels.tracked_codebook``."""
     code_dim: Annotated[Whole, Field(ge=1, le=65536)] | None = None
-    """d of a tracked codebook; None: that of the quantizer."""
+    """d of a tracked codebook; None: the value of ``quantizer.code_dim``."""
     codebook_momentum: Annotated[Real, Field(ge=0, lt=1)] = 0.99
     """Weight of the past in the moving averages of a tracked codebook."""
 
@@ -119,9 +119,9 @@ class RelabellingConfig:
     """Offline relabelling, the second stage of HuBERT; see docs/relabelling.md."""
 
     teacher: Text | None = None
-    """File that scripts/cluster_labels.py wrote, whose labels take the place of the anchor labels; None: none."""
+    """File that ``birq cluster-labels`` wrote; its labels replace the anchor labels. None: no teacher."""
     checksum: Text | None = None
-    """Checksum of the teacher; written when it is read, compared whenever it is read again."""
+    """Checksum of the teacher, written when it is read first and compared whenever it is read again."""
 
 
 @dataclass
@@ -129,9 +129,9 @@ class LossConfig:
     """Weights and heads of both tasks; see ``losses.bilevel`` and ``losses.fused_cross_entropy``."""
 
     enhanced_weight: Annotated[Real, Field(ge=0, le=1000, description="0 is BEST-RQ")] = 0.5
-    """w1; 0 is BEST-RQ."""
+    """w1, weight of the enhanced loss; 0 is BEST-RQ."""
     anchor_weight: Annotated[Real, Field(ge=0, le=1000)] = 1.0
-    """w2."""
+    """w2, weight of the anchor loss."""
     start_step: Count = 0
     """Optimizer step at which w1 begins to rise. The default preset takes it from ``enhanced_start_step``."""
     ramp_steps: Count = 0
@@ -139,19 +139,19 @@ class LossConfig:
     head: Literal["shared", "separate"] = "separate"
     """``shared``: one prediction head for both tasks; ``separate``: one for each."""
     chunk_frames: Size = 256
-    """Masked frames whose logits over all codes are in memory at a time."""
+    """Number of masked frames whose logits over all codes are in memory at a time."""
 
 
 @dataclass
 class WatchConfig:
-    """Measurements beside training, and when an alarm is due; see docs/reading_the_curves.md."""
+    """Measurements during training, and a threshold of an alarm; see docs/reading_the_curves.md."""
 
     gradient_interval: Annotated[Count, Field(description="0 is never")] = 200
     """Steps between two comparisons of the tasks' gradients, which cost about two backward passes; 0: never."""
     probe_seconds: Annotated[Real, Field(ge=0, le=86400, description="0 is no probe")] = 15.0
-    """Audio of each rank whose labels are made again at every logged step, to see how many changed; 0: none."""
+    """Seconds of audio of each rank that are labelled at every logged step, to measure how many labels changed; 0: none."""
     learned_by_step: Count = 5000
-    """Step by which the anchor loss must be below its unigram entropy; else there is an alarm."""
+    """Step by which the anchor loss must be below its unigram entropy; otherwise an alarm is raised."""
 
 
 @dataclass
@@ -166,31 +166,31 @@ class BiRQConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
     seed: Seed = 0
-    """Seed of masks and Gumbel noise, which differ for each rank, step and batch."""
+    """Seed of masks and Gumbel noise. They differ for each rank, step and batch."""
 
 
 RETIRED = {"labels.statistics": "batch"}
-"""Keys of earlier versions, with the one value that they may still have: files of that time hold them."""
+"""Keys of earlier versions with the only value that they may still have, because files of these versions hold them."""
 
 
 def parse(node: DictConfig | dict | None) -> BiRQConfig:
     """Checks ``model.birq`` and fills in defaults.
 
     Raises:
-        ValueError: an unknown key, a value of the wrong type or outside its range; the message names the key.
+        ValueError: a key is unknown, or a value has the wrong type or is out of range; the message names the key.
     """
     values = _without_retired({} if node is None else node)
     refuse_unknown_keys(values, asdict(BiRQConfig()), "model.birq")
     config = read(BiRQConfig, values, "model.birq")
     quantizer, labels, loss = config.quantizer, config.labels, config.loss
     if labels.code_dim is not None and labels.codebook != "tracked":
-        refuse("model.birq.labels.code_dim", labels.code_dim, "null without model.birq.labels.codebook=tracked")
+        refuse("model.birq.labels.code_dim", labels.code_dim, "null unless model.birq.labels.codebook=tracked")
     _check_anchor(config)
     if not loss.enhanced_weight and not loss.anchor_weight:
         weights = (loss.enhanced_weight, loss.anchor_weight)
-        refuse("model.birq.loss.{enhanced,anchor}_weight", weights, "not both 0: nothing would be learned")
+        refuse("model.birq.loss.{enhanced,anchor}_weight", weights, "a pair that is not 0 and 0, which learns nothing")
     if config.relabelling.teacher is not None:
-        needed = "with model.birq.relabelling.teacher: the teacher's labels take the place of all others"
+        needed = "with model.birq.relabelling.teacher: the teacher's labels replace all others"
         if loss.enhanced_weight:
             refuse("model.birq.loss.enhanced_weight", loss.enhanced_weight, f"0 {needed}")
         if quantizer.num_books != 1:
@@ -202,26 +202,30 @@ def parse(node: DictConfig | dict | None) -> BiRQConfig:
 
 
 def _check_anchor(config: BiRQConfig) -> None:
-    """Checks the keys of ``model.birq.anchor`` beside each other."""
+    """Checks that the values of ``model.birq.anchor`` fit each other."""
     anchor, codes = config.anchor, config.quantizer.num_codes
     least = max(anchor.fit_steps, codes if anchor.codes == "kmeans" else 1)
     if (anchor.fitted or config.labels.projection == "pca") and anchor.fit_frames < least:
-        needed = f"at least {least}: a frame for each of fit_steps, and with codes=kmeans for each of quantizer.num_codes"
+        needed = (
+            f"at least {least}: one frame for each of fit_steps, and with codes=kmeans one for each of quantizer.num_codes"
+        )
         refuse("model.birq.anchor.fit_frames", anchor.fit_frames, needed)
     steps = [0, *anchor.refine_steps]
     if any(later - earlier < anchor.fit_steps for earlier, later in pairwise(steps)):
-        needed = f"a list of steps in ascending order, each at least fit_steps={anchor.fit_steps} after the one before and 0"
+        needed = f"a list of ascending steps, at least fit_steps={anchor.fit_steps} apart from each other and from 0"
         refuse("model.birq.anchor.refine_steps", anchor.refine_steps, needed)
     if anchor.refine_steps and (anchor.codes != "kmeans" or codes > MOST_MATCHED):
-        needed = f"[] without model.birq.anchor.codes=kmeans and with more than {MOST_MATCHED} codes, which match slowly"
+        needed = (
+            f"[] unless model.birq.anchor.codes=kmeans and quantizer.num_codes is at most {MOST_MATCHED}: matching is slow"
+        )
         refuse("model.birq.anchor.refine_steps", anchor.refine_steps, needed)
 
 
 def resolve_layer(layer: int | float, depth: int) -> int:
-    """Returns layer k as a number in 1..L. A float is a fraction of the depth (0.7 of 10 layers is 7), an int the number.
+    """Returns layer k as a number in 1..L. A float is a fraction of the depth (0.7 of 10 layers is 7), an int is the number.
 
     Raises:
-        ValueError: the layer is not one of the encoder's.
+        ValueError: the encoder has no such layer.
     """
     number = round(layer * depth) if isinstance(layer, float) else layer
     if not 1 <= number <= depth or (isinstance(layer, float) and layer > 1):
@@ -233,7 +237,7 @@ def resolve_layer(layer: int | float, depth: int) -> int:
 
 
 def _without_retired(node: DictConfig | dict) -> dict[str, Any]:
-    """Returns the node as a dictionary of its own, without the keys of earlier versions."""
+    """Returns a copy of the node as a dictionary, without the keys of earlier versions."""
     if not isinstance(node, DictConfig | dict):
         refuse("model.birq", node, "a group of keys")
     try:
@@ -252,15 +256,15 @@ def _without_retired(node: DictConfig | dict) -> dict[str, Any]:
 
 
 def refuse_unknown_keys(node: DictConfig | dict, known: DictConfig | dict | Iterable[str], where: str) -> None:
-    """Checks the keys of a node, and of the nodes inside it where ``known`` has their keys too.
+    """Checks the keys of a node, and of the nodes inside it whose keys ``known`` has too.
 
     Args:
-        node: of a configuration.
-        known: the keys that it may have.
-        where: its own key, for the message; empty for the root.
+        node: node of a configuration.
+        known: allowed keys.
+        where: key of the node, for the message; empty for the root.
 
     Raises:
-        ValueError: an unknown key; the message names the nearest known one.
+        ValueError: a key is unknown; the message names the nearest known one.
     """
     names = list(known)
     for key in node:
@@ -268,13 +272,13 @@ def refuse_unknown_keys(node: DictConfig | dict, known: DictConfig | dict | Iter
         if key not in names:
             near = get_close_matches(str(key), names, n=1, cutoff=0.5)
             hint = f"did you mean {prefix}{near[0]}?" if near else f"the known ones are {', '.join(sorted(names))}"
-            raise ValueError(f"{prefix}{key} is no key of the configuration: {hint}")
+            raise ValueError(f"{prefix}{key} is not a key of the configuration: {hint}")
         inside, known_inside = _inside(node, key), _inside(known, key)
         if inside is not None and known_inside is not None:
             refuse_unknown_keys(inside, known_inside, f"{prefix}{key}")
 
 
 def _inside(node: DictConfig | dict | Iterable[str], key: str) -> DictConfig | dict | None:
-    """Returns the node at a key without resolving interpolations; None where there is no node."""
+    """Returns the node at a key without resolving interpolations; None if there is no node."""
     found = node._get_node(key) if isinstance(node, DictConfig) else node.get(key) if isinstance(node, dict) else None
     return found if isinstance(found, DictConfig | dict) else None

@@ -1,4 +1,4 @@
-"""The public way to open a pretrained model, or an encoder to take features from."""
+"""Public functions that open a pretrained model, or an encoder for feature extraction."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,24 +20,24 @@ from nemo_birq.model import BiRQModel
 
 @dataclass(frozen=True)
 class LoadedEncoder:
-    """Preprocessor and encoder in evaluation mode, of any NeMo model with a Conformer encoder."""
+    """Preprocessor and encoder of any NeMo model with a Conformer encoder, in evaluation mode."""
 
     model: ModelPT
     """The whole model, with ``preprocessor`` and ``encoder``."""
 
     @property
     def step(self) -> int | None:
-        """Optimizer steps of a pretraining that a ``.ckpt`` was saved after; None for a ``.nemo``, which does not say."""
+        """Optimizer steps after which a pretraining saved the ``.ckpt``; None for a ``.nemo``."""
         return getattr(self.model, "trained_steps", None)
 
     @property
     def preprocessor(self) -> nn.Module:
-        """Audio to log-mel features (B, F, T)."""
+        """Module that computes log-mel features (B, F, T) of audio."""
         return self.model.preprocessor
 
     @property
     def encoder(self) -> ConformerEncoder:
-        """Features (B, F, T) to (B, D, T')."""
+        """Module that encodes features (B, F, T) to (B, D, T')."""
         return self.model.encoder
 
     @property
@@ -55,15 +55,16 @@ def load_model(path: str | Path) -> BiRQModel:
     """Opens a BiRQ ``.nemo`` or ``.ckpt`` in evaluation mode, on the GPU if there is one.
 
     Args:
-        path: of a ``.nemo`` that a training ended with, or of a ``.ckpt`` of a training that still runs.
+        path: final ``.nemo`` of a training, or a ``.ckpt`` of a training that still runs.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: neither kind of file, a damaged one, or a model that is not BiRQ: it has no enhanced labels.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is neither a ``.nemo`` nor a ``.ckpt``, is
+            damaged, or holds a model without enhanced labels.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"model {path} does not exist: name a .nemo or a .ckpt of a BiRQ training run")
+        raise FileNotFoundError(f"model {path} does not exist: give a .nemo or a .ckpt of a BiRQ training run")
     device = _device()
     if path.suffix == ".nemo":
         _check_is_birq(path, read_config(path))
@@ -86,20 +87,21 @@ def load_encoder(path: str | Path) -> LoadedEncoder:
     """Opens the encoder of a BiRQ ``.nemo`` or ``.ckpt``, or of the ``.nemo`` of a recognizer or another SSL model.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: a file of another kind, or a model without a Conformer encoder.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is of another kind, or its model has no
+            Conformer encoder.
     """
     path = Path(path)
     if path.suffix != ".nemo" or not path.is_file():
-        return LoadedEncoder(load_model(path))  # it says what is wrong
+        return LoadedEncoder(load_model(path))  # raises the error
     config = read_config(path)
     if "birq" in config:
         return LoadedEncoder(load_model(path))
     encoder = config.get("encoder") or {}
     if not str(encoder.get("_target_")).endswith(".ConformerEncoder") or encoder.get("reduction"):
         raise ValueError(
-            f"model {path} is a {config.target} with the encoder {encoder.get('_target_')}: features are taken from the "
-            "layers of a ConformerEncoder (also FastConformer) without `reduction`"
+            f"model {path} is a {config.target} with the encoder {encoder.get('_target_')}: features can only be taken "
+            "from a ConformerEncoder (also FastConformer) without `reduction`. Give a model with such an encoder"
         )
     with opening(path), quiet_nemo():
         model = ASRModel.restore_from(str(path), map_location=_device())
@@ -108,28 +110,32 @@ def load_encoder(path: str | Path) -> LoadedEncoder:
 
 
 def _build(content: dict[str, Any], path: Path) -> BiRQModel:
-    """Does what ``load_from_checkpoint`` does, without reading the file a third time.
+    """Builds the model as ``load_from_checkpoint`` does, but without reading the file a third time.
 
     Raises:
         ValueError: the checkpoint lacks a part, or its weights do not fit its configuration.
     """
-    BiRQModel._set_model_restore_state(is_being_restored=True)  # no data are set up
+    BiRQModel._set_model_restore_state(is_being_restored=True)  # so that NeMo sets up no data loaders
     try:
         model = BiRQModel(content[ModelPT.CHECKPOINT_HYPER_PARAMS_KEY]["cfg"])
         model.on_load_checkpoint(content)
         model.load_state_dict(content["state_dict"])
     except KeyError as error:
-        raise ValueError(f"model {path} cannot be read as a checkpoint: it lacks {error}. Use another of the run") from error
+        raise ValueError(
+            f"model {path} cannot be read as a checkpoint: it lacks {error}. Use another checkpoint of the run"
+        ) from error
     except RuntimeError as error:
         if "state_dict" not in str(error):
             raise
         raise ValueError(
             f"model {path} cannot be read as a checkpoint: its weights do not fit its configuration ({misfit(error)}). Use "
-            "another one of the run"
+            "another checkpoint of the run"
         ) from error
     except (ValueError, HydraException) as error:
         said = " ".join(str(error).split())
-        raise ValueError(f"model {path}: its configuration makes no model ({said}). Use another one of the run") from error
+        raise ValueError(
+            f"model {path}: no model can be built from its configuration ({said}). Use another checkpoint"
+        ) from error
     finally:
         BiRQModel._set_model_restore_state(is_being_restored=False)
     return model
@@ -143,6 +149,7 @@ def _check_is_birq(path: Path, config: DictConfig | None) -> None:
     if config is None or "birq" not in config:
         target = (config or {}).get("target", "an unknown class")
         raise ValueError(
-            f"model {path} is no BiRQ model but {target}: it has no node `birq`, so no projections, codebook and enhanced "
-            "labels. Name a file that birq pretrain wrote, no fine-tuned recognizer and no stock NeMo model"
+            f"model {path} is not a BiRQ model but {target}: its configuration has no node `birq`, so it has no "
+            "projections, codebook or enhanced labels. Give a file that birq pretrain wrote, no recognizer and no "
+            "stock NeMo model"
         )

@@ -45,21 +45,21 @@ from nemo_birq.utils.rng import draw_seed, step_seed, to_device
 class BiRQModel(SpeechEncDecSelfSupervisedModel):
     """Self-supervised pretraining with anchor and enhanced labels (arXiv 2509.15430); w1 = 0 is BEST-RQ.
 
-    ``extract_features`` and ``extract_labels`` are the public ways from audio to layer outputs and to labels.
+    ``extract_features`` and ``extract_labels`` are the public methods that compute layer outputs and labels of audio.
 
     Args:
         cfg: ``model`` node of a configuration in conf/; ``cfg.birq`` is described in ``config.BiRQConfig``.
         trainer: Lightning trainer.
 
     Raises:
-        ValueError: a key of ``cfg.birq`` out of range, an encoder without a layer k, a manifest or shards that do not
-            fit: all before the first step.
+        ValueError: before the first step, if a key of ``cfg.birq`` is out of range, the encoder has no layer k, or the
+            manifest and the shards do not fit.
     """
 
     trained_steps: int | None = None
-    """Optimizer steps that a checkpoint was saved after, where the model was opened from one."""
-    _step = -1  # the last one
-    _micro_batch = 0  # of those that make a step under accumulate_grad_batches
+    """Number of optimizer steps of the checkpoint that the model was opened from; None without one."""
+    _step = -1  # number of the last optimizer step
+    _micro_batch = 0  # number within an optimizer step, with accumulate_grad_batches
     saved: Path | None = None
     """The last ``.nemo`` that was written in this training."""
 
@@ -71,10 +71,10 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
         self.teacher = find_teacher(cfg, birq)
         self.layer = resolve_layer(birq.labels.layer, cfg.encoder.n_layers)
         with open_dict(cfg):
-            cfg.birq = asdict(birq)  # files carry every value, also those that are defaults today
+            cfg.birq = asdict(birq)  # files must hold every value, because defaults may change
         super().__init__(cfg=with_stock_nodes(cfg, birq.loss.head == "separate"), trainer=trainer)
 
-        self.sample_rate = cfg.sample_rate  # which NeMo's OOMptimizer asks for
+        self.sample_rate = cfg.sample_rate  # NeMo's OOMptimizer reads it
         self.subsampling, self.leading = cfg.encoder.subsampling_factor, leading_frames(self.encoder)
         tensors = artifacts.load_or_draw_tensors(self, cfg, birq)
         self.anchor_labeler, self.enhanced_labeler = build_labelers(birq, tensors, self.teacher, self.encoder)
@@ -96,9 +96,9 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
         self, input_signal=None, input_signal_length=None, processed_signal=None, processed_signal_length=None,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-        """Encodes a batch: in training mode with random spans masked, in evaluation mode without masking.
+        """Encodes a batch: with random masked spans in training mode, without masking in evaluation mode.
 
-        Arguments and results are those of the parent class; give either raw or processed signals.
+        Arguments and results are those of the parent class. The input is either raw or processed signals.
 
         Returns:
             The unmasked features (B, F, T), the mask (B, F, T) as 0 and 1, the encoder's output (B, D, T'), and its
@@ -128,8 +128,8 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
             features: (B, F, T) normalized log-mel features.
             lengths: (B,) int64, in feature frames.
             mask: (B, T) bool, on the host.
-            seed: of the noise.
-            context: of the attention; None: that of inference.
+            seed: seed of the noise.
+            context: attention context; None: the context of inference.
 
         Returns:
             The encoder's output (B, D, T') and its lengths (B,).
@@ -151,9 +151,9 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
         """Computes both losses of a batch.
 
         Args:
-            batch: signals of B utterances, of which the masked pass gets ``noisy`` where it is given.
-            weights: w1 and w2; with w1 = 0 the label pass is run only for its statistics, if ``observe_labels``.
-            generator: of masks and Gumbel noise, on the host.
+            batch: signals of B utterances; the masked pass gets ``noisy`` if there is any.
+            weights: w1 and w2; with w1 = 0 the label pass runs only for its statistics, if ``observe_labels``.
+            generator: generator of masks and Gumbel noise, on the host.
             over_ranks: normalize by the masked frames of all ranks.
         """
         features, lengths = self.preprocessor(input_signal=batch.signal, length=batch.signal_length)
@@ -172,8 +172,8 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
     ) -> Losses:  # fmt: skip
         """Computes both losses of normalized features (B, F, T) with lengths (B,) and a mask (B, T) bool on the host.
 
-        The masked pass gets ``noisy`` features where there are any. The normalization of layer k passes over features that
-        are not ``usable``.
+        The masked pass gets the ``noisy`` features, if any. The normalization of layer k ignores features that are not
+        ``usable``.
         """
         noise_seed, context, targets = draw_seed(generator), draw_context(self.encoder, generator), None
         if weights.enhanced > 0 or observe_labels:  # before the masked pass, whose activations stay in memory
@@ -183,7 +183,7 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
                 valid = valid_frames(hidden_len, hidden.shape[1]) & usable
                 frames = to_device(self.masked_frames(mask, hidden.shape[1]), features.device)
                 targets = self.enhanced_labeler(hidden, valid, frames, generator, update_statistics=weights.enhanced > 0)
-                del hidden  # from memory, before the masked pass
+                del hidden  # frees its memory before the masked pass
         encoded, encoded_len = self.masked_pass(features if noisy is None else noisy, lengths, mask, noise_seed, context)
         frames = to_device(self.masked_frames(mask, encoded.shape[2]), features.device)
         terms = {
@@ -219,7 +219,7 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
         Args:
             input_signal: (B, samples) float32.
             input_signal_length: (B,) int64, in samples.
-            layer: in 1..L; None is the last one.
+            layer: number in 1..L; None is the last layer.
 
         Returns:
             The output (B, T', D), and the lengths (B,) int64 in encoder frames.
@@ -229,7 +229,7 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
         """
         depth = len(self.encoder.layers)
         if layer is not None and not 1 <= layer <= depth:
-            raise ValueError(f"layer={layer}: the encoder has the layers 1 to {depth}")
+            raise ValueError(f"layer={layer} does not exist: give a layer from 1 to {depth}")
         features, lengths = self.preprocessor(input_signal=input_signal, length=input_signal_length)
         return encode_to_layer(self.encoder, features, lengths, layer or depth)
 
@@ -247,10 +247,10 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
 
     def training_step(self, batch: Sequence, batch_idx: int) -> dict[str, Tensor]:
         batch, step = SpeechBatch(*batch), self.trainer.global_step
-        self._micro_batch = self._micro_batch + 1 if step == self._step else 0  # not batch_idx: resumed, it is another
+        self._micro_batch = self._micro_batch + 1 if step == self._step else 0  # batch_idx differs after resuming
         self._step = step
         generator = torch.Generator().manual_seed(self._seed("train", step, self._micro_batch))
-        torch.manual_seed(self._seed("dropout", step, self._micro_batch))  # resumed, that of an uninterrupted run
+        torch.manual_seed(self._seed("dropout", step, self._micro_batch))  # the same dropout in a resumed run
         observed = self.schedule.full.enhanced > 0 and self.monitor.is_log_step(self.trainer)
         if self._micro_batch == 0:
             begin_step(step, self.anchor_labeler, self.enhanced_labeler)
@@ -282,7 +282,7 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
     # --- files ----------------------------------------------------------------------------------------------------
 
     def save_to(self, save_path: str) -> None:
-        """Writes a ``.nemo`` that any NeMo opens, complete or not at all, with label tensors, teacher and card inside."""
+        """Writes a ``.nemo`` that any NeMo opens, atomically, with label tensors, teacher and model card."""
         self.saved = Path(save_path)
         with complete_nemo(self.saved) as part, artifacts.packed_model(self, self.saved.stem):
             super().save_to(str(part))
@@ -299,7 +299,7 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
 
     def on_train_start(self) -> None:
         super().on_train_start()
-        self.saved = None  # a README.md beside a file that was written before is none of this training's business
+        self.saved = None  # this training must not replace the README.md beside a file that was written before it
 
     def on_train_end(self) -> None:
         super().on_train_end()
@@ -318,7 +318,7 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         artifacts.check_same_labels(self, checkpoint)
-        # The checkpoint's tensors count, should this version of PyTorch draw others from the seed.
+        # The tensors of the checkpoint are used, because this version of PyTorch may draw others from the seed.
         artifacts.restore_labels(self, checkpoint["birq_label_tensors"])
         self.trained_steps = checkpoint["global_step"]
 

@@ -1,1 +1,1 @@
-"""Building blocks of the command line: commands, shared options, and commands that are configured with Hydra."""
+"""Building blocks of the command line: commands, shared options, and commands configured with Hydra."""

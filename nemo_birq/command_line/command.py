@@ -16,15 +16,15 @@ import click
 from nemo_birq.utils.terminal import printable
 
 PATH = click.Path(path_type=Path)
-"""Type of a parameter that becomes a ``Path``, of a file or folder that may be missing."""
+"""Type of a parameter that becomes a ``Path``; the file or folder need not exist."""
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 120}
 FOREIGN = {"MisconfigurationException", "NeMoBaseException", "OmegaConfBaseException", "HydraException"}
-"""Errors by which Lightning, NeMo, OmegaConf and Hydra refuse a setting; their import would take seconds."""
+"""Names of the errors with which Lightning, NeMo, OmegaConf and Hydra refuse a setting; importing them takes seconds."""
 
 
 @contextmanager
 def errors_in_one_line(*others: type[Exception]) -> Iterator[None]:
-    """Turns errors that the user can mend into ``birq score: message`` and exit code 1, without a traceback.
+    """Turns errors that the user can fix into ``birq score: message`` and exit code 1, without a traceback.
 
     Raises:
         SystemExit: in place of a ValueError, OSError, ImportError, one of ``others``, or an error of ``FOREIGN``.
@@ -32,7 +32,7 @@ def errors_in_one_line(*others: type[Exception]) -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        raise  # the reader of the output has gone; click ends the command without a message
+        raise  # the output was closed; click ends the command without a message
     except Exception as error:
         if FOREIGN & {kind.__name__ for kind in type(error).__mro__}:
             sys.exit(f"{click.get_current_context().command_path}: {printable(on_one_line(str(error)))}")
@@ -42,12 +42,12 @@ def errors_in_one_line(*others: type[Exception]) -> Iterator[None]:
 
 
 INTERRUPTED = 128 + signal.SIGINT
-"""Exit code of a process that SIGINT (Ctrl-C) has ended."""
+"""Exit code of a process that SIGINT (Ctrl-C) ended."""
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ends the process with the exit code of SIGINT, 130, where click would take 1.
+    """Ends the process with 130, the exit code of SIGINT, instead of click's 1.
 
     Raises:
         SystemExit: in place of a KeyboardInterrupt.
@@ -55,7 +55,7 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))  # in click a second one would end with the code 1
+        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))  # a second one would end click with the code 1
         click.echo("\nInterrupted", err=True)
         sys.exit(INTERRUPTED)
 
@@ -66,7 +66,7 @@ def on_one_line(text: str) -> str:
 
 
 class Option(click.Option):
-    """An option with spellings of earlier versions (``old``); with ``multiple``, several values may follow it at once."""
+    """An option with spellings of earlier versions (``old``); with ``multiple``, it accepts several values at once."""
 
     def __init__(self, *args: Any, old: Sequence[str] = (), **attributes: Any):
         super().__init__(*args, **attributes)
@@ -74,7 +74,7 @@ class Option(click.Option):
 
 
 class Argument(click.Argument):
-    """A positional argument with a help text, and with options that stood for it in earlier versions (``old``)."""
+    """A positional argument with a help text, and with the options that earlier versions had for it (``old``)."""
 
     def __init__(self, *args: Any, help: str, old: Sequence[str] = (), **attributes: Any):
         super().__init__(*args, **attributes)
@@ -83,7 +83,7 @@ class Argument(click.Argument):
 
 
 def _format_help_text(command: click.Command, formatter: click.HelpFormatter) -> None:
-    """Writes the docstring as it is: click would fill its examples into paragraphs."""
+    """Writes the docstring unchanged, because click would wrap its examples as paragraphs."""
     formatter.write(f"\n{cleandoc(command.help or '')}\n")
 
 
@@ -108,7 +108,7 @@ class Command(click.Command):
             return super().invoke(ctx)
 
     def _canonical(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Replaces old spellings, and gives each of several values an option of its own: ``-a 1 2`` is ``-a 1 -a 2``."""
+        """Replaces old spellings, and repeats the option for each of several values: ``-a 1 2`` becomes ``-a 1 -a 2``."""
         renamed = {old: param for param in self.params for old in getattr(param, "old", ())}
         several = {name for param in self.params if isinstance(param, Option) and param.multiple for name in param.opts}
         rest, options, positional = list(args), [], []
@@ -130,7 +130,7 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """A group of ``Command``, such as ``birq make-shards`` with one command for each kind of input."""
+    """A group of commands, such as ``birq make-shards`` with one command for each kind of input."""
 
     command_class = Command
 
@@ -143,7 +143,7 @@ class Group(click.Group):
 
 
 def command(name: str) -> Callable[[Callable[..., None]], Command]:
-    """Makes a function a command; its docstring is the help text."""
+    """Returns a decorator that makes a function a command, with its docstring as the help text."""
     return click.command(name, cls=Command, context_settings=SETTINGS)
 
 
@@ -151,7 +151,7 @@ def run_script(command: click.Command, file: str) -> None:
     """Runs a command as the script ``file``.
 
     Raises:
-        SystemExit: only after an error.
+        SystemExit: an error occurred.
     """
     try:
         command.main(prog_name=Path(file).name)
@@ -161,7 +161,7 @@ def run_script(command: click.Command, file: str) -> None:
 
 
 def command_text() -> str:
-    """Returns this process's command as a line for a shell, to be recorded in results."""
+    """Returns the command of this process as a line for a shell, to record it in results."""
     program, *arguments = sys.argv
     return shlex.join(["birq", *arguments] if Path(program).name == "birq" else ["python", program, *arguments])
 

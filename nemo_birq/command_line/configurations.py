@@ -1,4 +1,4 @@
-"""The configurations in conf/: where they lie, and what the help of a command says of them.
+"""The folder of the configurations in conf/, and their descriptions for the help of a command.
 
 The help reads conf/*.yaml and nemo_birq/config.py as text, because importing NeMo takes ten seconds.
 """
@@ -15,13 +15,15 @@ def config_folder() -> Path:
     """Returns the folder of the configurations: nemo_birq/conf in an installed wheel, conf in a checkout.
 
     Raises:
-        FileNotFoundError: neither has base.yaml.
+        FileNotFoundError: neither folder has base.yaml.
     """
     folders = [PACKAGE / "conf", PACKAGE.parent / "conf"]
     for folder in folders:
         if (folder / "base.yaml").is_file():
             return folder
-    raise FileNotFoundError(f"no configurations: neither {folders[0]} nor {folders[1]} has base.yaml; reinstall nemo_birq")
+    raise FileNotFoundError(
+        f"no configurations found: neither {folders[0]} nor {folders[1]} has base.yaml; reinstall nemo_birq"
+    )
 
 
 def summary(path: Path) -> str:
@@ -36,12 +38,12 @@ def summary(path: Path) -> str:
 
 
 def configurations(folder: Path) -> dict[str, str]:
-    """Returns the summaries, by name, of the configurations in a folder that are no mere parts of others."""
+    """Returns the summaries of the complete configurations in a folder, by name."""
     return {path.stem: summary(path) for path in sorted(folder.glob("*.yaml")) if "defaults" in _read(path)}
 
 
 def presets(folder: Path) -> dict[str, str]:
-    """Returns the summaries of the presets in its subfolders, by the override that chooses one, such as ``+data=ami``."""
+    """Returns the summaries of the presets in the subfolders, by the override that selects one, such as ``+data=ami``."""
     defaults = [entry for path in folder.glob("*.yaml") for entry in _read(path).get("defaults", [])]
     replaced = {group for entry in defaults if isinstance(entry, dict) for group in entry}
     return {
@@ -55,9 +57,9 @@ def documented_keys(source: Path, name: str, prefix: str) -> list[str]:
     """Returns the fields of a dataclass as lines: a heading, then ``key=default`` with the docstring of each.
 
     Args:
-        source: Python file with the dataclass, and with those of its fields that are dataclasses themselves.
-        name: of the dataclass.
-        prefix: of its keys, such as ``model.birq``.
+        source: Python file with the dataclass and the dataclasses of its fields.
+        name: name of the dataclass.
+        prefix: prefix of the keys, such as ``model.birq``.
     """
     tree = ast.parse(source.read_text(encoding="utf-8"))
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
@@ -77,12 +79,12 @@ def documented_keys(source: Path, name: str, prefix: str) -> list[str]:
 
 
 def birq_keys() -> list[str]:
-    """Returns the keys of ``model.birq`` from nemo_birq/config.py."""
+    """Returns the documented keys of ``model.birq`` from nemo_birq/config.py."""
     return documented_keys(PACKAGE / "config.py", "BiRQConfig", "model.birq")
 
 
 def _default(value: ast.expr) -> object:
-    """Returns the default of a field, which is a literal or an empty list: ``field(default_factory=list)``."""
+    """Returns the default of a field, which is a literal or ``field(default_factory=list)``."""
     return [] if ast.unparse(value) == "field(default_factory=list)" else ast.literal_eval(value)
 
 

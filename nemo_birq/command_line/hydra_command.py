@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
-"""Environment variable by which Hydra raises its errors, where it would print them and end the process."""
+"""Environment variable that makes Hydra raise its errors instead of printing them and ending the process."""
 HYDRA_OPTIONS = {
-    "--config-name=NAME": "configuration, one of those below",
-    "--config-path=FOLDER": "take the configurations from this folder instead; --config-dir: from this folder too",
-    "--cfg job": "print the whole configuration and end",
-    "-h, --help": "show this message and end; --hydra-help shows the other options of Hydra",
+    "--config-name=NAME": "name of a configuration, from the list below",
+    "--config-path=FOLDER": "read the configurations from this folder instead; --config-dir adds a folder",
+    "--cfg job": "print the whole configuration and exit",
+    "-h, --help": "show this message and exit; --hydra-help shows the other options of Hydra",
 }
 
 
 class HydraCommand(Command):
-    """A command whose arguments are Hydra's.
+    """A command with the arguments of Hydra.
 
     Args:
-        folder: of its configurations, below conf/; "" is conf/ itself.
-        config_name: configuration that is taken without ``--config-name``.
-        keys: a meaning for each key that is set most often.
-        more_keys: makes further lines of the help.
+        folder: folder of its configurations, relative to conf/; "" is conf/ itself.
+        config_name: default of ``--config-name``.
+        keys: descriptions of the keys that users set most often.
+        more_keys: function that returns further lines of the help.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class HydraCommand(Command):
         _write_rows(formatter, "Options:", HYDRA_OPTIONS)
         _write_rows(formatter, f"Configurations in {folder}:", configurations(folder))
         _write_rows(formatter, "Presets:", presets(folder))
-        _write_rows(formatter, "Keys that are set most often:", self.keys)
+        _write_rows(formatter, "Frequently used keys:", self.keys)
         formatter.write("".join(f"{line}\n" for line in ["", *self.more_keys()]))
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Leaves everything but the wish for help to Hydra."""
+        """Leaves all arguments except ``--help`` to Hydra."""
         if {"-h", "--help"} & set(args):
             click.echo(self.get_help(ctx))
             ctx.exit()
@@ -76,11 +76,11 @@ class HydraCommand(Command):
             is_composed = True
             make_terminal_quiet()
             _set_full_error(full_error)
-            sys.argv = whole  # with it Lightning starts the processes of further GPUs
+            sys.argv = whole  # Lightning starts the processes of further GPUs with it
             self.callback(cfg)
 
         folder = config_folder() / self.folder
-        # Its remedy is a setting of NeMo's hydra_runner, which does not change the folder.
+        # The warning asks for a setting of NeMo's hydra_runner, which users cannot change.
         warnings.filterwarnings("ignore", message=r"\s*Future Hydra versions")
         sys.argv = [whole[0], *_with_absolute_config_path(ctx.args)]
         _set_full_error("1")
@@ -99,7 +99,7 @@ class HydraCommand(Command):
 def hydra_command(
     name: str, *, folder: str = "", config_name: str, keys: dict[str, str], more_keys: Callable[[], list[str]] = list
 ) -> Callable[[Callable[["DictConfig"], None]], HydraCommand]:
-    """Makes a function of a configuration a command; its docstring begins the help text."""
+    """Returns a decorator that makes a function of a configuration a command; its docstring begins the help text."""
     return click.command(
         name, cls=HydraCommand, context_settings=SETTINGS, folder=folder, config_name=config_name, keys=keys,
         more_keys=more_keys,
@@ -114,14 +114,14 @@ def _set_full_error(value: str | None) -> None:
 
 
 def _write_rows(formatter: click.HelpFormatter, title: str, rows: dict[str, str]) -> None:
-    """Writes a line for each row, however long: the terminal breaks it."""
+    """Writes one line for each row without wrapping it; the terminal wraps long lines."""
     if rows:
         width = max(map(len, rows))
         formatter.write(f"\n{title}\n" + "".join(f"  {key:{width}}  {text}\n" for key, text in rows.items()))
 
 
 def _with_absolute_config_path(arguments: list[str]) -> list[str]:
-    """Makes ``--config-path`` relative to the working folder; Hydra would begin beside the Python file of the command."""
+    """Makes ``--config-path`` relative to the working folder; Hydra takes it relative to the Python file of the command."""
     found = []
     for argument, before in zip(arguments, [None, *arguments], strict=False):
         option, equals, value = argument.partition("=")

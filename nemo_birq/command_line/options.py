@@ -28,11 +28,11 @@ class PositiveNumber(click.FloatRange):
 POSITIVE = PositiveNumber()
 
 TRAIN_DATA_KEYS = {
-    "model.train_ds.manifest_filepath": "manifest of single files, or sharded manifests such as "
+    "model.train_ds.manifest_filepath": "manifest of audio files, or sharded manifests such as "
     "/data/sharded_manifests/manifest__OP_0..511_CL_.json",
     "model.train_ds.tarred_audio_filepaths": "tar shards of sharded manifests, such as /data/audio__OP_0..511_CL_.tar",
 }
-"""Keys of Hydra commands that name the training data, and their meaning."""
+"""Keys of Hydra commands that name the training data, with their descriptions."""
 
 
 def argument(name: str, help: str, **attributes: Any) -> Decorator:
@@ -46,11 +46,11 @@ def option(*names: str, **attributes: Any) -> Decorator:
 
 
 def several_option(name: str, help: str, **attributes: Any) -> Decorator:
-    """Adds an option that several values may follow."""
+    """Adds an option that accepts several values."""
     return option(name, multiple=True, help=help, **{"metavar": "TEXT..."} | attributes)
 
 
-def model_argument(help: str = ".nemo, or .ckpt of a pretraining") -> Decorator:
+def model_argument(help: str = ".nemo, or .ckpt of a pretraining run") -> Decorator:
     return argument("model", help, type=PATH)
 
 
@@ -59,7 +59,7 @@ def data_argument(help: str = "manifest, pattern of sharded manifests, or folder
 
 
 def tars_option() -> Decorator:
-    return option("--tars", old=("--tarred-audio",), help="Tar files, where DATA is a pattern of sharded manifests.")
+    return option("--tars", old=("--tarred-audio",), help="Tar files, if DATA is a pattern of sharded manifests.")
 
 
 def out_option(help: str, **attributes: Any) -> Decorator:
@@ -70,7 +70,7 @@ def alignments_option(**attributes: Any) -> Decorator:
     return option("--alignments", **{"type": PATH, "help": "CTM file, or folder of TextGrid files."} | attributes)
 
 
-def hours_option(help: str = "Take only so much audio, drawn at random; without it all.") -> Decorator:
+def hours_option(help: str = "Hours of audio to use, drawn at random; all by default.") -> Decorator:
     return option("--hours", type=POSITIVE, help=help)
 
 
@@ -96,10 +96,10 @@ def workers_option(default: int | None = None, help: str = "Processes that decod
 
 
 def part_minutes_option() -> Decorator:
-    help = "Minutes of audio in a part, the most that an interrupted run loses."
+    help = "Minutes of audio in a part; an interrupted run loses at most one part."
     return option("--part-minutes", type=POSITIVE, default=20.0, help=help)
 
 
 def normalization_option() -> Decorator:
-    help = "Normalization of references and hypotheses alike."
+    help = "Normalization of references and hypotheses."
     return option("--normalization", type=click.Choice(("default", "none")), default="default", help=help)

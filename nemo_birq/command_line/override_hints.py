@@ -1,4 +1,4 @@
-"""Hints for what Hydra refuses: overrides that it cannot read, and keys, presets and configurations that do not exist."""
+"""Hints for errors of Hydra: overrides that it cannot parse, and keys, presets and configurations that do not exist."""
 
 import re
 from collections.abc import Sequence
@@ -8,24 +8,24 @@ from pathlib import Path
 from nemo_birq.command_line.command import on_one_line
 from nemo_birq.command_line.configurations import configurations
 
-SYNTAX = "write KEY=VALUE, and a VALUE with commas, brackets, quotes or equals signs as 'KEY=\"VALUE\"'"
+SYNTAX = "write KEY=VALUE, and quote a VALUE with commas, brackets, quotes or equals signs as 'KEY=\"VALUE\"'"
 DATA_KEYS = ("manifest_filepath", "tarred_audio_filepaths")
 NUMBERS = re.compile(r"[({[<](\d+\.\.\d+)[)}\]>]")
-"""NeMo's pattern of numbered files, in any of its brackets; it may be written with _OP_ and _CL_, which need no quotes."""
+"""NeMo's pattern of numbered files, in any of its brackets; _OP_ and _CL_ are brackets that need no quotes."""
 RENAMED_GROUPS = {"labels": "objective"}
-"""Groups of configurations in conf/ that had another name in earlier versions."""
+"""Current names of the groups in conf/ that had other names in earlier versions."""
 
 
 def current_spelling(argument: str) -> str:
-    """Returns an override with the group's current name: ``labels=paper`` is ``objective=paper``."""
+    """Returns an override with the current name of its group: ``labels=paper`` becomes ``objective=paper``."""
     group, equals, preset = argument.partition("=")
     return f"{RENAMED_GROUPS[group]}={preset}" if equals and group in RENAMED_GROUPS else argument
 
 
 def expanded_by_shell(arguments: Sequence[str]) -> str | None:
-    """Returns a sentence about a pattern that the shell has replaced by an argument for each file; None if there is none.
+    """Returns a message if the shell has expanded a pattern to one argument for each file; otherwise None.
 
-    ``manifest_filepath=/data/manifest_{0..3}.json`` without quotes arrives as four arguments, of which the last would count.
+    Without quotes, ``manifest_filepath=/data/manifest_{0..3}.json`` becomes four arguments, of which Hydra uses the last.
     """
     for first, second in pairwise(arguments):
         key, _, value = first.partition("=")
@@ -38,27 +38,27 @@ def expanded_by_shell(arguments: Sequence[str]) -> str | None:
             parts[differing[0]] = f"_OP_{parts[differing[0]]}..{last[differing[0]]}_CL_"
             pattern = "".join(parts)
             return (
-                f"{key} is given {len(values)} times, from {value} to {values[-1]}: the shell has replaced braces. Write "
-                f"{key}={pattern}, or put the argument into quotes: {_quoted(key, pattern)}"
+                f"{key} is given {len(values)} times, from {value} to {values[-1]}: the shell has expanded braces. Write "
+                f"{key}={pattern}, or quote the argument: {_quoted(key, pattern)}"
             )
     return None
 
 
 def _quoted(key: str, value: str) -> str:
-    """An override with braces in the quotes that shell and Hydra need."""
+    """Returns an override with braces, quoted for the shell and for Hydra."""
     value = value.replace("_OP_", "{").replace("_CL_", "}")
     return f"'{key}=\"{value}\"'"
 
 
 def unknown_key(folder: Path, config_name: str, arguments: Sequence[str]) -> str | None:
-    """Returns a sentence that names the key nearest to the first override whose key does not exist; None if all exist.
+    """Returns a message with the key nearest to the first unknown key of the overrides; None if all keys exist.
 
-    Hydra refuses such an override, but leaves it to the user to find the right spelling.
+    Hydra refuses such an override, but does not suggest a spelling.
 
     Args:
-        folder: of the configurations.
-        config_name: configuration that is taken without ``--config-name``.
-        arguments: of the command, Hydra's options among them.
+        folder: folder of the configurations.
+        config_name: default of ``--config-name``.
+        arguments: arguments of the command, including Hydra's options.
     """
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
@@ -88,7 +88,7 @@ def unknown_key(folder: Path, config_name: str, arguments: Sequence[str]) -> str
 
 
 def _unreadable(folder: Path) -> str | None:
-    """Returns a sentence about the first configuration in a folder that is no text; None if all can be read."""
+    """Returns a message about the first configuration in a folder that is not text; None if all can be read."""
     for path in sorted(folder.rglob("*.yaml")):
         try:
             path.read_text(encoding="utf-8")
@@ -99,13 +99,13 @@ def _unreadable(folder: Path) -> str | None:
 
 
 def explain(error: Exception, folder: Path, config_name: str, arguments: Sequence[str]) -> str:
-    """Returns one line that says why Hydra could not compose the configuration, and what to do.
+    """Returns a one-line message that says why Hydra could not compose the configuration, and what to do.
 
     Args:
-        error: that Hydra raised.
-        folder: of the configurations.
-        config_name: configuration that is taken without ``--config-name``.
-        arguments: of the command, Hydra's options among them.
+        error: error that Hydra raised.
+        folder: folder of the configurations.
+        config_name: default of ``--config-name``.
+        arguments: arguments of the command, including Hydra's options.
     """
     from hydra.errors import MissingConfigException, OverrideParseException
 
@@ -132,7 +132,7 @@ def explain(error: Exception, folder: Path, config_name: str, arguments: Sequenc
 
 
 def _option(arguments: Sequence[str], names: Sequence[str]) -> str | None:
-    """Returns the value of an option of Hydra, the last one where there are several."""
+    """Returns the last value of an option of Hydra; None if it is not given."""
     found = None
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         option, equals, value = argument.partition("=")

@@ -1,4 +1,4 @@
-"""The keys that name the data of a dataset node, some of which may still be to be given (``???``)."""
+"""The keys that name the data of a dataset node, of which some may be unset (``???``)."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ MANIFESTS, SHARDS, INPUT_CFG = "manifest_filepath", "tarred_audio_filepaths", "i
 
 
 def given(config: DictConfig, key: str) -> Any:
-    """Returns the value of a key; None where it is null, empty or still to be given."""
+    """Returns the value of a key; None if it is null, empty or unset."""
     return None if OmegaConf.is_missing(config, key) else config.get(key) or None
 
 
 def find_unset(config: DictConfig) -> list[str]:
-    """Finds the keys that are still to be given and must be: of ``input_cfg`` and the others, one is enough."""
+    """Finds the required keys that are unset: either ``input_cfg`` or ``manifest_filepath`` is required."""
     unset = [key for key in config if OmegaConf.is_missing(config, key)]
     if given(config, INPUT_CFG):
         return [key for key in unset if key not in (MANIFESTS, SHARDS)]
@@ -21,6 +21,6 @@ def find_unset(config: DictConfig) -> list[str]:
 
 
 def without_unset(config: DictConfig) -> dict[str, Any]:
-    """Returns a node as a dictionary, without the keys that are still to be given."""
+    """Returns a node as a dictionary, without the keys that are unset."""
     kept = [key for key in config if not OmegaConf.is_missing(config, key)]
     return OmegaConf.to_container(OmegaConf.masked_copy(config, kept), resolve=True)

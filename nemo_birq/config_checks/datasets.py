@@ -31,7 +31,7 @@ Files = Name | Annotated[list[Any], Field(min_length=1)] | None
 
 
 class DatasetSettings(Node):
-    """Values that the loaders of pretraining and of fine-tuning share."""
+    """Values of both loaders, that of pretraining and that of fine-tuning."""
 
     manifest_filepath: Files = None
     tarred_audio_filepaths: Files = None
@@ -43,7 +43,7 @@ class DatasetSettings(Node):
     shuffle_n: Count = 0
     tarred_shard_strategy: Literal["scatter", "replicate"] = "scatter"
     min_duration: Annotated[Real, Field(ge=-1)] | None = None
-    max_duration: Annotated[float, Strict(), AllowInfNan(True), Field(gt=0)] | None = None  # .inf has a meaning here
+    max_duration: Annotated[float, Strict(), AllowInfNan(True), Field(gt=0)] | None = None  # .inf is allowed
     batch_size: Size | None = None
     batch_duration: Positive | None = None
     quadratic_duration: Positive | None = None
@@ -79,7 +79,7 @@ Kind = TypeVar("Kind", bound=DatasetSettings)
 
 
 def check_dataset(kind: type[Kind], node: dict[str, Any], where: str) -> Kind:
-    """Checks the values of a dataset node; its files may still be missing.
+    """Checks the values of a dataset node; its files need not exist.
 
     Args:
         kind: the loader's settings.
@@ -87,9 +87,9 @@ def check_dataset(kind: type[Kind], node: dict[str, Any], where: str) -> Kind:
         where: its key, such as ``model.train_ds``.
 
     Raises:
-        ValueError: a value out of range, values that do not fit each other, or a URL that may hold a secret.
+        ValueError: a value is out of range, values do not fit each other, or a URL may hold a secret.
     """
-    others = (MANIFESTS, SHARDS) if node.get(INPUT_CFG) else ()  # which may be empty beside it
+    others = (MANIFESTS, SHARDS) if node.get(INPUT_CFG) else ()  # which may be empty if input_cfg is set
     for key in (MANIFESTS, SHARDS, INPUT_CFG, NOISE, NOISE_SHARDS):
         for text in _texts(node.get(key)):
             if (problem := find_secret_problem(text)) is not None:
@@ -103,23 +103,23 @@ def check_dataset(kind: type[Kind], node: dict[str, Any], where: str) -> Kind:
         refuse(f"{where}.max_duration", high, f"at least {where}.min_duration={shown(node['min_duration'])}")
     bins, sizes = settings.bucket_duration_bins, settings.bucket_batch_size
     if not settings.use_lhotse and not settings.is_tarred:
-        refuse(f"{where}.use_lhotse", settings.use_lhotse, f"true; or false with {where}.is_tarred=true and a batch_size")
+        refuse(f"{where}.use_lhotse", settings.use_lhotse, f"true, or false with {where}.is_tarred=true and a batch_size")
     if not settings.use_lhotse and settings.batch_size is None:
-        refuse(f"{where}.batch_size", None, f"a number of utterances where {where}.use_lhotse is false")
+        refuse(f"{where}.batch_size", None, f"a number of utterances if {where}.use_lhotse is false")
     if settings.batch_size is None and settings.batch_duration is None and not (bins and sizes):
-        allowed = f"a number of seconds where neither {where}.batch_size nor {where}.bucket_batch_size is given"
+        allowed = f"a number of seconds if neither {where}.batch_size nor {where}.bucket_batch_size is given"
         refuse(f"{where}.batch_duration", None, allowed)
     if sizes is not None and len(sizes) != len(bins or ()):
         refuse(f"{where}.bucket_batch_size", sizes, f"as long as {where}.bucket_duration_bins={shown(bins)}")
     if bins is not None and kind is PretrainingDataset:
         numbers = all(isinstance(end, int | float) and not isinstance(end, bool) and end > 0 for end in bins)
         if not numbers or any(following <= end for end, following in pairwise(bins)):
-            refuse(f"{where}.bucket_duration_bins", bins, "a list of seconds above 0 in rising order")
+            refuse(f"{where}.bucket_duration_bins", bins, "a list of seconds above 0 in ascending order")
     return settings
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Yields the paths of a value, which may be lists in lists and groups of keys, or a list that is written as text."""
+    """Yields the paths of a value, which may be nested lists and groups of keys, or a list written as text."""
     if isinstance(value, str):
         yield from value.strip("[] ").split(",")
     elif isinstance(value, dict | list):

@@ -15,9 +15,9 @@ from nemo_birq.config_checks.trainer import TIME, TrainerSettings
 from nemo_birq.utils.settings import Count, Flag, Name, Node, Real, Share, Size, Text, Whole, read, refuse, shown
 
 Minutes = Annotated[Real, Field(ge=0, le=10**6)]
-"""Time between two checkpoints; 0 is one at every step."""
+"""Minutes between two checkpoints; 0 is one at every step."""
 MAX_NAME = 200
-"""Bytes of a name, to which checkpoints append loss and step; file systems allow 255."""
+"""Largest number of bytes of a name: checkpoints append loss and step, and file systems allow 255."""
 LOGGERS = ("create_tensorboard_logger", "create_wandb_logger", "create_mlflow_logger")
 
 
@@ -38,7 +38,7 @@ class CheckpointSettings(Node):
 
 
 class AverageSettings(Node):
-    """The moving average of the weights."""
+    """Settings of the moving average of the weights."""
 
     enable: Flag = False
     decay: Share = 0.999
@@ -71,10 +71,10 @@ class ExperimentSettings(Node):
 
 
 def check_name(key: str, name: str | int) -> None:
-    """Checks that a name can be that of a folder and of files in it.
+    """Checks that a name is valid for a folder and for files in it.
 
     Raises:
-        ValueError: it cannot.
+        ValueError: the name is not valid.
     """
     text = str(name)
     if not text.strip() or text in (".", "..") or set(text) & set("/\\{}\0\n") or len(text.encode()) > MAX_NAME:
@@ -82,10 +82,10 @@ def check_name(key: str, name: str | int) -> None:
 
 
 def check_experiment(node: dict[str, Any], trainer: TrainerSettings) -> None:
-    """Checks ``exp_manager`` before it makes the run's folder.
+    """Checks ``exp_manager`` before it creates the folder of the run.
 
     Raises:
-        ValueError: an unknown key, a value out of range, or values that do not fit each other or the trainer.
+        ValueError: a key is unknown, a value is out of range, or values do not fit each other or the trainer.
     """
     refuse_unknown_keys(node, OmegaConf.to_container(_nemo_schema()), "exp_manager")
     settings = read(ExperimentSettings, node, "exp_manager")
@@ -97,11 +97,11 @@ def check_experiment(node: dict[str, Any], trainer: TrainerSettings) -> None:
     wandb = settings.wandb_logger_kwargs or LoggerSettings()
     for key in ("name", "project"):
         if settings.create_wandb_logger and getattr(wandb, key) is None:
-            refuse(f"exp_manager.wandb_logger_kwargs.{key}", None, "a name where exp_manager.create_wandb_logger=true")
+            refuse(f"exp_manager.wandb_logger_kwargs.{key}", None, "a name if exp_manager.create_wandb_logger=true")
     checkpoints = settings.checkpoint_callback_params
     if checkpoints.every_n_train_steps and checkpoints.every_n_epochs:
         where = "exp_manager.checkpoint_callback_params"
-        allowed = f"null where {where}.every_n_train_steps={checkpoints.every_n_train_steps} is given"
+        allowed = f"null if {where}.every_n_train_steps={checkpoints.every_n_train_steps} is given"
         refuse(f"{where}.every_n_epochs", checkpoints.every_n_epochs, allowed)
     _check_fits_trainer(settings, trainer)
     _check_folder(settings)
@@ -113,7 +113,7 @@ def _nemo_schema() -> DictConfig:
 
 
 def _check_types(settings: ExperimentSettings) -> None:
-    """Checks the types of the values that only NeMo describes."""
+    """Checks the types of values that only NeMo's schema describes."""
     others = dict(settings.model_extra or {})
     for key in ("checkpoint_callback_params", "ema"):
         inside = getattr(settings, key)
@@ -133,13 +133,13 @@ def _check_fits_trainer(settings: ExperimentSettings, trainer: TrainerSettings) 
     if trainer.fast_dev_run:
         return
     if trainer.logger is not False and any(getattr(settings, key) for key in LOGGERS):
-        refuse("trainer.logger", trainer.logger, "false where exp_manager creates a logger")
+        refuse("trainer.logger", trainer.logger, "false if exp_manager creates a logger")
     if trainer.enable_checkpointing is not False and settings.create_checkpoint_callback:
-        refuse("trainer.enable_checkpointing", trainer.enable_checkpointing, "false where exp_manager saves the checkpoints")
+        refuse("trainer.enable_checkpointing", trainer.enable_checkpointing, "false if exp_manager saves the checkpoints")
 
 
 def _check_folder(settings: ExperimentSettings) -> None:
-    """Tries to write where the run's folder would be made, and leaves nothing there."""
+    """Checks with a temporary file that the folder of the run can be created."""
     key = "explicit_log_dir" if settings.explicit_log_dir else "exp_dir"
     folder = Path(getattr(settings, key) or "nemo_experiments").expanduser().absolute()
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())
@@ -147,5 +147,5 @@ def _check_folder(settings: ExperimentSettings) -> None:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
-        allowed = f"a folder that can be written; {there}: {error.strerror}"
+        allowed = f"a writable folder ({there}: {error.strerror})"
         refuse(f"exp_manager.{key}", getattr(settings, key), allowed)

@@ -1,4 +1,4 @@
-"""Values of ``train_ds.batch_augmentor``, which are those of NeMo's NEST configurations."""
+"""Values of ``train_ds.batch_augmentor``, as in NeMo's NEST configurations."""
 
 from typing import Annotated, Any, Literal
 
@@ -22,15 +22,15 @@ class MixingSettings(Node):
     prob: Share = 0.0
     """Share of the utterances that are mixed."""
     noise_ratio: Share = 0.0
-    """Share of these that get noise; the others get speech of other utterances of the batch."""
+    """Share of the mixed utterances that get noise; the others get speech of other utterances of the batch."""
     min_r_speech: Decibel = -5.0
-    """Energy of the utterance over that of the other speech, in dB."""
+    """Ratio of the energy of the utterance to that of the other speech, in dB."""
     max_r_speech: Decibel = 5.0
     min_r_noise: Decibel = -5.0
-    """Energy of the utterance over that of the noise, in dB."""
+    """Ratio of the energy of the utterance to that of the noise, in dB."""
     max_r_noise: Decibel = 20.0
     min_mix_rate: Share = 0.0
-    """Share of the utterance that is covered."""
+    """Share of the utterance that the added signal covers."""
     max_mix_rate: Share = 1.0
     min_num_segments: Segments = 1
     max_num_segments: Segments = 1
@@ -39,20 +39,20 @@ class MixingSettings(Node):
 
 
 def read_mixing(node: dict[str, Any], where: str) -> MixingSettings | None:
-    """Reads ``batch_augmentor`` of a dataset node; None where it is not given.
+    """Reads ``batch_augmentor`` of a dataset node; returns None if it is not given.
 
     Args:
         node: plain dictionary of the dataset.
         where: its key, such as ``model.train_ds``.
 
     Raises:
-        ValueError: a value out of range, a range whose ends are exchanged, or noise that is not named, or not used.
+        ValueError: a value is out of range, the ends of a range are swapped, or noise is missing or not used.
     """
     given = node.get(KEY)
     if given is None:
         for key in (NOISE, NOISE_SHARDS):
             if node.get(key) is not None:
-                refuse(f"{where}.{key}", node[key], f"null without {where}.{KEY}, which says how much of it is mixed in")
+                refuse(f"{where}.{key}", node[key], f"null without {where}.{KEY}, which sets how much noise is mixed in")
         return None
     settings = read(MixingSettings, given, f"{where}.{KEY}")
     for name in RANGES:
@@ -60,7 +60,7 @@ def read_mixing(node: dict[str, Any], where: str) -> MixingSettings | None:
         if low > high:
             refuse(f"{where}.{KEY}.max_{name}", high, f"at least min_{name}={low}")
     if not node.get("use_lhotse"):
-        refuse(f"{where}.use_lhotse", node.get("use_lhotse"), f"true with {where}.{KEY}: a stream does not mix")
+        refuse(f"{where}.use_lhotse", node.get("use_lhotse"), f"true with {where}.{KEY}: the streaming loader does not mix")
     if settings.noise_ratio > 0 and node.get(NOISE) is None:
         refuse(f"{where}.{NOISE}", None, f"a manifest of noise with {where}.{KEY}.noise_ratio={settings.noise_ratio}")
     return settings

@@ -1,4 +1,4 @@
-"""Preprocessor, encoder and prediction head: ranges of their values, and whether they fit each other."""
+"""Checks of preprocessor, encoder and prediction head: ranges of their values, and that they fit each other."""
 
 from typing import Annotated, Any, Literal
 
@@ -88,7 +88,7 @@ class EncoderSettings(Node):
         Field(
             pattern="^(batch_norm|instance_norm|layer_norm|fused_batch_norm|group_norm[1-9][0-9]*)$",
             json_schema_extra={
-                "allowed": "batch_norm, layer_norm, instance_norm, fused_batch_norm, or group_norm8 and so on"
+                "allowed": "batch_norm, layer_norm, instance_norm, fused_batch_norm, or group_normN such as group_norm8"
             },
         ),
     ] = "batch_norm"
@@ -122,8 +122,8 @@ def check_preprocessor(node: dict[str, Any], sample_rate: int | None) -> Preproc
     """Checks ``model.preprocessor``.
 
     Args:
-        node: the node, or the part of it that is laid over the preprocessor of a file.
-        sample_rate: that of the model; None: that of the file.
+        node: the node, or the part of it that overrides the preprocessor of a file.
+        sample_rate: sample rate of the model in Hz; None: that of the file.
 
     Raises:
         ValueError: a value out of range, or values that do not fit each other.
@@ -136,17 +136,21 @@ def check_preprocessor(node: dict[str, Any], sample_rate: int | None) -> Preproc
     for seconds, samples in (("window_size", "n_window_size"), ("window_stride", "n_window_stride")):
         length, number = getattr(settings, seconds), getattr(settings, samples)
         if length is not None and number is not None:
-            refuse(f"{where}.{samples}", number, f"null where {where}.{seconds}={length} is given")
+            refuse(f"{where}.{samples}", number, f"null if {where}.{seconds}={length} is given")
         if length is None and number is None:
-            refuse(f"{where}.{seconds}", None, f"a number of seconds where {where}.{samples} is null")
+            refuse(f"{where}.{seconds}", None, f"a number of seconds if {where}.{samples} is null")
         if length is not None and int(length * rate) < 1:
             refuse(f"{where}.{seconds}", length, f"at least one sample at {rate} Hz, {1 / rate:g} s")
     window = settings.n_window_size or int(settings.window_size * rate)
     if settings.n_fft is not None and settings.n_fft < window:
-        refuse(f"{where}.n_fft", settings.n_fft, f"at least {window}, the samples of a window")
+        refuse(f"{where}.n_fft", settings.n_fft, f"at least {window}, the number of samples of a window")
     bins = (settings.n_fft or 1 << (window - 1).bit_length()) // 2 + 1
     if settings.features > bins:
-        refuse(f"{where}.features", settings.features, f"at most {bins}, the frequencies of n_fft={shown(settings.n_fft)}")
+        refuse(
+            f"{where}.features",
+            settings.features,
+            f"at most {bins}, the number of frequencies of n_fft={shown(settings.n_fft)}",
+        )
     highest = rate / 2 if settings.highfreq is None else settings.highfreq
     if highest > rate / 2:
         refuse(f"{where}.highfreq", node["highfreq"], f"at most {rate / 2:g}, half of the sample rate")
@@ -156,7 +160,7 @@ def check_preprocessor(node: dict[str, Any], sample_rate: int | None) -> Preproc
 
 
 def check_encoder(node: dict[str, Any]) -> EncoderSettings:
-    """Checks ``model.encoder``, or the part of it that is laid over the encoder of a file.
+    """Checks ``model.encoder``, or the part of it that overrides the encoder of a file.
 
     Raises:
         ValueError: a value out of range, or values that do not fit each other.
@@ -171,7 +175,9 @@ def check_encoder(node: dict[str, Any]) -> EncoderSettings:
         refuse(f"{where}.subsampling_conv_channels", 0, "at least 1, or -1 for d_model")
     factor = settings.subsampling_factor
     if settings.subsampling is None and factor != 1 and "subsampling" in node:
-        refuse(f"{where}.subsampling", None, f"a method where {where}.subsampling_factor={factor} is not 1")
+        refuse(
+            f"{where}.subsampling", None, f"a method of subsampling, because {where}.subsampling_factor={factor} is not 1"
+        )
     if factor & (factor - 1) and not str(settings.subsampling).startswith("stacking"):
         refuse(f"{where}.subsampling_factor", factor, f"a power of 2 with {where}.subsampling={settings.subsampling}")
     if "n_layers" in node and settings.stochastic_depth_start_layer > settings.n_layers:
@@ -179,7 +185,7 @@ def check_encoder(node: dict[str, Any]) -> EncoderSettings:
         refuse(f"{where}.stochastic_depth_start_layer", settings.stochastic_depth_start_layer, allowed)
     context, kernel = settings.conv_context_size, settings.conv_kernel_size
     if isinstance(context, list) and "conv_kernel_size" in node and sum(context) + 1 != kernel:
-        refuse(f"{where}.conv_context_size", context, f"two numbers whose sum is {kernel - 1}, conv_kernel_size - 1")
+        refuse(f"{where}.conv_context_size", context, f"two numbers whose sum is {kernel - 1} (conv_kernel_size - 1)")
     _check_attention(settings, where)
     return settings
 
@@ -192,13 +198,13 @@ def _check_attention(settings: EncoderSettings, where: str) -> None:
         refuse(key, size, f"two numbers of frames such as [200, 200] with {where}.self_attention_model=rel_pos_local_attn")
     contexts = [[-1, -1]] if size is None else size if isinstance(size[0], list) else [size]
     probs = settings.att_context_probs
-    if probs is not None and (len(probs) != len(contexts) or sum(probs) != 1):  # as NeMo compares the sum
+    if probs is not None and (len(probs) != len(contexts) or sum(probs) != 1):  # NeMo compares the sum in the same way
         refuse(f"{where}.att_context_probs", probs, f"{len(contexts)} numbers, one for each of {key}, whose sum is 1")
     if settings.att_context_style != "chunked_limited" or size is None:
         return
     for left, right in contexts:
         if (right < 0 and len(contexts) == 1) or (left > 0 and left % (right + 1)):
-            allowed = "[left, right] with right of at least 0 and left a multiple of right + 1"
+            allowed = "[left, right] with right at least 0 and left a multiple of right + 1"
             refuse(key, size, f"{allowed} with {where}.att_context_style=chunked_limited")
 
 
@@ -206,7 +212,7 @@ def check_model_parts(model: dict[str, Any], birq: BiRQConfig) -> None:
     """Checks preprocessor, encoder and prediction head of ``model`` before they are built.
 
     Raises:
-        ValueError: a class or argument that does not exist, a value out of range, or parts that do not fit each other.
+        ValueError: a class or argument does not exist, a value is out of range, or parts do not fit each other.
     """
     for part in ("preprocessor", "encoder"):
         check_class(model[part], f"model.{part}")
@@ -214,17 +220,17 @@ def check_model_parts(model: dict[str, Any], birq: BiRQConfig) -> None:
     encoder = check_encoder(model["encoder"])
     wanted = features.features * features.frame_splicing
     if encoder.feat_in != wanted:
-        refuse("model.encoder.feat_in", encoder.feat_in, f"{wanted}, the features of model.preprocessor")
+        refuse("model.encoder.feat_in", encoder.feat_in, f"{wanted}, the number of features of model.preprocessor")
     check_head(model, birq)
     check_class(model["decoder"], "model.decoder")
     read(HeadSettings, model["decoder"], "model.decoder")
 
 
 def check_modules(cfg: DictConfig, birq: BiRQConfig) -> None:
-    """Checks that the modules of ``model`` fit each other, and warns of features that are not normalized.
+    """Checks that the modules of ``model`` fit each other, and warns if the features are not normalized.
 
     Raises:
-        ValueError: an encoder without a layer k of its width, or another head than quantizer and encoder need.
+        ValueError: the encoder has no layer k of its own width, or the head does not fit quantizer and encoder.
     """
     check_head(cfg, birq)
     if cfg.preprocessor.get("normalize") != "per_feature" and birq.anchor.normalization is None:
@@ -236,21 +242,23 @@ def check_modules(cfg: DictConfig, birq: BiRQConfig) -> None:
 
 
 def check_head(cfg: DictConfig | dict[str, Any], birq: BiRQConfig) -> None:
-    """Checks that the prediction head has the sizes of quantizer and encoder.
+    """Checks that the sizes of the prediction head fit quantizer and encoder.
 
     Raises:
-        ValueError: it has not, or the encoder has no layer k of its own width.
+        ValueError: the sizes do not fit, or the encoder has no layer k of its own width.
     """
     encoder, head, quantizer = cfg["encoder"], cfg["decoder"], birq.quantizer
     for key, allowed in (("reduction", (None, False, "")), ("feat_out", (-1, encoder["d_model"]))):
         if key in encoder and encoder[key] not in allowed:
-            raise ValueError(f"model.encoder.{key}={encoder[key]} is not supported: layer k must have the encoder's width")
+            raise ValueError(
+                f"model.encoder.{key}={encoder[key]} is not supported: remove it. Layer k must have the encoder's width"
+            )
     if not str(head.get("_target_")).endswith(".MultiSoftmaxDecoder"):
         raise ValueError(f"model.decoder._target_={head.get('_target_')} is not supported: use a MultiSoftmaxDecoder")
     sizes = {"num_classes": quantizer.num_codes, "num_decoders": quantizer.num_books, "feat_in": encoder["d_model"]}
     for key, needed in sizes.items():
         if head.get(key, 1) != needed:
-            raise ValueError(f"model.decoder.{key}={head.get(key)} does not fit: quantizer and encoder need {needed}")
+            raise ValueError(f"model.decoder.{key}={head.get(key)} does not fit quantizer and encoder: set it to {needed}")
     widths = {"anchor": encoder["subsampling_factor"] * encoder["feat_in"], "labels": encoder["d_model"]}
     dims = {"anchor": quantizer.code_dim, "labels": birq.labels.code_dim or quantizer.code_dim}
     for part, width in widths.items():

@@ -1,7 +1,7 @@
-"""Keys of NeMo's data loaders that the loader here does not read: those without effect, and those that are refused.
+"""Keys of NeMo's data loaders that this loader does not read: keys without effect, and keys that it refuses.
 
-docs/data.md has the whole table. A key that would alter the audio, or change which utterances are trained on, is refused
-unless it has the value by which it does nothing.
+docs/data.md has the whole table. A key that would alter the audio, or select utterances, is refused unless it has the value
+that disables it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,13 +18,13 @@ NO_EFFECT: dict[str, Sequence[str]] = {
     "members without a line are always passed over, and lines without a member count for max_skipped_share": (
         "skip_missing_manifest_entries", "tarred_random_access",
     ),
-    "pretraining reads no text": (
+    "pretraining does not read text": (
         "labels", "parser", "normalize", "normalize_transcripts", "blank_index", "unk_index", "bos_id", "eos_id", "pad_id",
         "use_start_end_token", "return_sample_id", "text_field", "lang_field", "pretokenize", "prompt_format",
         "audio_locator_tag", "token_equivalent_duration", "measure_total_length", "bucketing_2d_strict_mode",
         "cut_text_into_windows_tokens", "return_cuts",
     ),
-    "these belong to a key that is off": (
+    "these belong to a key that is switched off": (
         "noise_snr", "noise_mix_prob", "concatenate_gap_seconds", "concatenate_duration_factor",
         "concatenate_merge_supervisions", "db_norm", "truncate_offset_type", "cut_into_windows_hop",
         "keep_excessive_supervisions", "rir_path", "rir_prob", "pad_direction", "lowpass_frequencies_interval",
@@ -33,12 +33,12 @@ NO_EFFECT: dict[str, Sequence[str]] = {
         "clipping_oversampling", "clipping_prob_hard", "clipping_prob", "code_switched", "batch_tokens",
         "quadratic_factor",
     ),
-    "memory is left to PyTorch": ("cuda_expandable_segments",),
+    "PyTorch manages the memory": ("cuda_expandable_segments",),
 }  # fmt: skip
-"""By what they mean here: keys that are taken, whatever their value."""
+"""Accepted keys without effect, by the reason."""
 
 ALTERS = "it would alter the audio, which pretraining does not do: remove it"
-SELECTS = 'it would leave out utterances: leave them out of the manifest, or mark their lines with "_skipme": true'
+SELECTS = 'it would skip utterances: remove it, and remove them from the manifest or add "_skipme": true to their lines'
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "augmentor": ((None,), ALTERS),
     "noise_path": ((None,), ALTERS),
@@ -50,7 +50,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "concatenate_samples": ((False, None), ALTERS),
     "is_code_switched": ((False, None), ALTERS),
     "truncate_duration": ((None,), ALTERS),
-    "cut_into_windows_duration": ((None,), "birq make-shards --max-duration cuts what is long: remove it"),
+    "cut_into_windows_duration": ((None,), "birq make-shards --max-duration cuts long audio: remove it"),
     "rir_enabled": ((False, None), ALTERS),
     "pad_min_duration": ((None,), ALTERS),
     "lowpass_enabled": ((False, None), ALTERS),
@@ -68,15 +68,15 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "min_context_speaker_similarity": ((None, -1), SELECTS),
     "keep": ((None, "pass"), SELECTS),
     "reweight_temperature": ((None, 1, 1.0), "raise the weights of input_cfg to this power, and remove it"),
-    "bucketing_weights": ((None,), "give weights to the datasets, with use_lhotse=true: remove it"),
+    "bucketing_weights": ((None,), "remove it, and give weights to the datasets, with use_lhotse=true"),
     "bucketing_batch_size": (
         (None,),
-        "set bucket_duration_bins and bucket_batch_size, or batch_duration, with use_lhotse=true: remove it",
+        "remove it, and set bucket_duration_bins and bucket_batch_size, or batch_duration, with use_lhotse=true",
     ),
-    "is_concat": ((False, None), "several datasets are read without it, and input_cfg mixes them by weight: remove it"),
-    "multi_config": ((False, None), "name all data in one input_cfg: remove it"),
-    "use_multimodal_sampling": ((False, None), "batch_duration says how large a batch of audio is: remove it"),
-    "use_dali": ((False, None), "use_lhotse=true reads the same shards: remove it"),
+    "is_concat": ((False, None), "remove it: several datasets are read without it, and input_cfg mixes them by weight"),
+    "multi_config": ((False, None), "remove it, and name all data in one input_cfg"),
+    "use_multimodal_sampling": ((False, None), "remove it: batch_duration sets the size of a batch of audio"),
+    "use_dali": ((False, None), "remove it: use_lhotse=true reads the same shards"),
     "hf_data_cfg": ((None,), "make shards of the data set, or a manifest of its files"),
     "cuts_path": (
         (None,),
@@ -84,18 +84,18 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     ),
     "shar_path": ((None,), "make shards of the cuts: birq make-shards cuts CUTS --out FOLDER"),
 }
-"""Keys with the values by which they do nothing, and what to do where they have another."""
+"""Refused keys with the values that disable them, and what to do if they have another value."""
 
 
 def explain_keys(config: Mapping[str, Any], where: str = "") -> dict[str, list[str]]:
-    """Returns the keys of a dataset node that have no effect, by what they mean here.
+    """Returns the keys of a dataset node that have no effect, by the reason.
 
     Args:
-        config: the node.
-        where: its key and a dot, for the message, such as ``model.train_ds.``.
+        config: dataset node.
+        where: key of the node and a dot, for the message, such as ``model.train_ds.``.
 
     Raises:
-        ValueError: a key that would alter the audio or select utterances, with what to do.
+        ValueError: a key would alter the audio or select utterances; the message says what to do.
     """
     for key, (neutral, remedy) in REFUSED.items():
         if key in config and config[key] not in neutral:

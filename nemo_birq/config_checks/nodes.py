@@ -1,4 +1,4 @@
-"""Nodes of a configuration as plain dictionaries, and classes that it names."""
+"""Conversion of configurations to plain dictionaries, and checks of the classes that they name."""
 
 import inspect
 import pkgutil
@@ -13,7 +13,7 @@ from nemo_birq.utils.settings import MISSING, refuse, shown
 
 HYDRA_KEYS = ("_target_", "_convert_", "_recursive_", "_partial_", "_args_")
 ABSENT = object()
-"""Stands for the value of a key that is not there."""
+"""Value of a key that does not exist."""
 PATH = "the import path of a class"
 
 
@@ -22,13 +22,12 @@ def resolved(cfg: DictConfig, groups: Mapping[str, tuple[object, ...]], may_be_m
 
     Args:
         cfg: the whole configuration.
-        groups: full keys whose values must hold keys themselves, those inside others after them; with each what else it
-            may be: ``None``, or ``ABSENT`` where it may be left out.
-        may_be_missing: keys that may still be ``???``.
+        groups: full keys whose values must be groups of keys, outer ones before inner ones, each with the other values that
+            it may have: ``None``, or ``ABSENT`` if it may be left out.
+        may_be_missing: keys that may be ``???``.
 
     Raises:
-        ValueError: a number, text, list or nothing where a group of keys is needed, a value that is still to be given, or
-            an interpolation that cannot be resolved.
+        ValueError: a required group of keys is missing or has another type, a value is not set, or an interpolation fails.
     """
     written = OmegaConf.to_container(cfg, resolve=False)
     for key, others in groups.items():
@@ -43,7 +42,7 @@ def resolved(cfg: DictConfig, groups: Mapping[str, tuple[object, ...]], may_be_m
         return OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
         key, reason = error.full_key or "", str(error).splitlines()[0]
-        raise ValueError(f"{key}={shown(_select(written, key))} cannot be resolved: {reason}") from error
+        raise ValueError(f"{key}={shown(_select(written, key))} cannot be resolved: {reason}. Correct its value") from error
 
 
 def _select(values: dict[str, Any], key: str) -> object:
@@ -65,14 +64,14 @@ def find_class(key: str, path: object) -> type | None:
     """Imports a class of NeMo.
 
     Args:
-        key: whose value the path is.
-        path: such as ``nemo.collections.asr.modules.ConformerEncoder``.
+        key: key that holds the path.
+        path: import path, such as ``nemo.collections.asr.modules.ConformerEncoder``.
 
     Returns:
-        The class; None where it is not one of NeMo's: others are not imported for a check.
+        The class; None if it is not NeMo's, because a check must not import other code.
 
     Raises:
-        ValueError: no such class.
+        ValueError: the class does not exist.
     """
     if not isinstance(path, str) or "." not in path:
         refuse(key, path, f"{PATH}, such as nemo.collections.asr.modules.ConformerEncoder")
@@ -91,7 +90,7 @@ def check_class(node: dict[str, Any], where: str) -> None:
     """Checks that ``_target_`` of a node is a class, and that the node's other keys are its arguments.
 
     Raises:
-        ValueError: no such class, or a key that is no argument of it.
+        ValueError: the class does not exist, or a key is not one of its arguments.
     """
     found = find_class(f"{where}._target_", node.get("_target_"))
     parameters = {} if found is None else inspect.signature(found).parameters

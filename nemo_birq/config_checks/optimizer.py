@@ -14,13 +14,13 @@ from nemo_birq.utils.settings import Count, Flag, Name, Node, Positive, Real, Sh
 
 RATE = "a number above 0"
 WITHOUT_RATE = ("adafactor", "rprop")
-"""Optimizers that find a learning rate themselves where none is given."""
+"""Optimizers that find a learning rate themselves if none is given."""
 SCHEDULE_KEYS = {"name", "args", "monitor", "reduce_on_plateau", "max_steps", "iters_per_batch"}
 """Keys of a schedule that NeMo reads itself."""
 
 
 class ScheduleSettings(Node):
-    """Arguments of NeMo's schedules of the learning rate."""
+    """Arguments of NeMo's learning rate schedules."""
 
     name: Name | None = None
     warmup_steps: Count | None = None
@@ -55,7 +55,7 @@ class OptimizerSettings(Node):
 
 
 class ParameterGroup(Node):
-    """Values of their own of a part of the model."""
+    """Values of one parameter group."""
 
     lr: Annotated[Positive | None, Field(json_schema_extra={"allowed": RATE})] = None
     weight_decay: Annotated[Real, Field(ge=0, le=1000)] = 0.0
@@ -65,7 +65,7 @@ def check_optimizer(name: str | None) -> None:
     """Refuses an optimizer that is not installed.
 
     Raises:
-        ValueError: with the remedy.
+        ValueError: the optimizer is not installed; the message says what to do.
     """
     if name == "fused_adam" and find_spec("apex") is None:
         raise ValueError(
@@ -80,10 +80,10 @@ def check_optim(node: dict[str, Any], trainer: TrainerSettings) -> None:
 
     Args:
         node: plain dictionary of the node.
-        trainer: the length of the training.
+        trainer: settings with the length of the training.
 
     Raises:
-        ValueError: an unknown name, a value out of range, or an argument that the optimizer or schedule does not have.
+        ValueError: a name is unknown, a value is out of range, or the optimizer or schedule does not have an argument.
     """
     settings = read(OptimizerSettings, node, "model.optim")
     check_optimizer(settings.name)
@@ -102,7 +102,7 @@ def check_optim(node: dict[str, Any], trainer: TrainerSettings) -> None:
 
 
 def _check_arguments(node: dict[str, Any], made: type, own: set[str], where: str) -> None:
-    """Checks that the keys are arguments of the class that ``name`` stands for, or of those that it derives from."""
+    """Checks that the keys are arguments of the class that ``name`` selects, or of its base classes."""
     if "args" in node:
         return
     constructors = [kind.__init__ for kind in made.__mro__ if "__init__" in vars(kind)]
@@ -110,7 +110,7 @@ def _check_arguments(node: dict[str, Any], made: type, own: set[str], where: str
     for key in sorted(node.keys() - known - own):
         names = ", ".join(sorted(known - {"self", "args", "kwargs", "params", "optimizer", "defaults"}))
         raise ValueError(
-            f"{where}.{key}={shown(node[key])} is no argument of {where}.name={shown(node.get('name'))}: remove it with "
+            f"{where}.{key}={shown(node[key])} is not an argument of {where}.name={shown(node.get('name'))}: remove it with "
             f"~{where}.{key}, or use one of {names}"
         )
 
@@ -120,33 +120,37 @@ def _check_schedule(node: dict[str, Any], sched: ScheduleSettings, lr: float | N
     if "_target_" not in node.get("args", {}) and "_target_" not in node:
         if sched.name is None:
             refuse(
-                f"{where}.name", None, f"one of {', '.join(sorted(AVAILABLE_SCHEDULERS))}; ~{where} leaves the rate as it is"
+                f"{where}.name",
+                None,
+                f"one of {', '.join(sorted(AVAILABLE_SCHEDULERS))}; ~{where} keeps the learning rate constant",
             )
         choose(f"{where}.name", sched.name, AVAILABLE_SCHEDULERS)
         _check_arguments(node, AVAILABLE_SCHEDULERS[sched.name], SCHEDULE_KEYS, where)
     for part in ("warmup", "hold", "constant"):
         steps, ratio = getattr(sched, f"{part}_steps"), getattr(sched, f"{part}_ratio")
         if steps is not None and ratio is not None:
-            refuse(f"{where}.{part}_ratio", ratio, f"null where {where}.{part}_steps={steps} is given")
+            refuse(f"{where}.{part}_ratio", ratio, f"null if {where}.{part}_steps={steps} is given")
     if lr is not None and sched.min_lr > lr:
         refuse(f"{where}.min_lr", node["min_lr"], f"at most model.optim.lr={lr:g}")
     shares = (sched.warmup_ratio or 0) + (sched.hold_ratio or 0) + (sched.constant_ratio or 0)
     if shares > 1 or (sched.hold_ratio and shares == 1):
         key, value = ("hold_ratio", sched.hold_ratio) if sched.hold_ratio else ("constant_ratio", sched.constant_ratio)
         refuse(
-            f"{where}.{key}", value, f"below {1 - shares + value:g}, what {where}.warmup_ratio={sched.warmup_ratio} leaves"
+            f"{where}.{key}",
+            value,
+            f"below {1 - shares + value:g}, the share that {where}.warmup_ratio={sched.warmup_ratio} leaves",
         )
     if sched.max_steps == 0:
         refuse(f"{where}.max_steps", 0, "at least 1, or null for the length of the training")
     if trainer.max_steps == -1 and trainer.max_epochs == -1 and not sched.max_steps:
-        refuse(f"{where}.max_steps", sched.max_steps, "a number of steps where only trainer.max_time ends the training")
+        refuse(f"{where}.max_steps", sched.max_steps, "a number of steps if only trainer.max_time ends the training")
     _check_lengths(sched, trainer.max_steps if trainer.max_steps > 0 else sched.max_steps or -1, trainer)
 
 
 def _check_lengths(sched: ScheduleSettings, length: int, trainer: TrainerSettings) -> None:
-    """Checks that the parts of a schedule are no longer than all of it, where its length is known already.
+    """Checks that the parts of a schedule are not longer than the schedule, if its length is already known.
 
-    A warm-up may be longer: a trial of a few steps leaves the schedule as it is.
+    A longer warm-up is only a warning, so that a short trial run needs no other schedule.
     """
     where, total = "model.optim.sched", 0
     whole = "trainer.max_steps" if trainer.max_steps > 0 else f"{where}.max_steps"
@@ -155,7 +159,7 @@ def _check_lengths(sched: ScheduleSettings, length: int, trainer: TrainerSetting
         total += steps or 0
         if part == "warmup" and 0 < length < total:
             logging.warning(
-                f"{where}.warmup_steps={steps} reaches beyond {whole}={length}: the learning rate rises until training ends"
+                f"{where}.warmup_steps={steps} is more than {whole}={length}: the learning rate rises until training ends"
             )
         elif length > 0 and steps and (total > length or (part == "hold" and total == length)):
             left = length - total + steps

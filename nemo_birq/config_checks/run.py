@@ -51,12 +51,12 @@ class RootSettings(Node):
     like: Flag | Text | None = None
     new_labels: Flag = False
     checkpoint_minutes: Minutes | None = None
-    minutes: Annotated[Positive, Field(le=10**6)] = 5  # this and the next of birq check-labels
+    minutes: Annotated[Positive, Field(le=10**6)] = 5  # this key and the next one belong to birq check-labels
     picture: Name = "label_check.png"
 
 
 class ModelSettings(Node):
-    """Values of ``model`` that are no groups."""
+    """Values of ``model`` that are not groups."""
 
     sample_rate: Annotated[Whole, Field(ge=1000, le=192000)] = 16000
 
@@ -72,14 +72,14 @@ class CardSettings(Node):
 def check_run_keys(cfg: DictConfig, *others: str) -> None:
     """Checks every key and value of a run's configuration that can be checked without its data.
 
-    The files of the data may still be missing; ``check_data_named`` asks for them.
+    The data need not be named yet; ``check_data_named`` checks that.
 
     Args:
         cfg: the whole configuration.
-        others: keys at the root that the command knows beside those of training.
+        others: further keys at the root that the command knows.
 
     Raises:
-        ValueError: an unknown key, with the nearest known one, or a value out of range.
+        ValueError: a key is unknown (the message names the nearest known one), or a value is out of range.
     """
     refuse_unknown_keys(cfg, (*ROOT_KEYS, *others), "")
     values = resolved(cfg, GROUPS, MAY_BE_MISSING)
@@ -103,27 +103,27 @@ def check_run_keys(cfg: DictConfig, *others: str) -> None:
 def check_data_named(model: DictConfig, *datasets: str) -> None:
     """Checks that the datasets of ``model`` name their data; a validation set may be null.
 
-    Of ``input_cfg`` and ``manifest_filepath`` one is enough. The other one becomes null where it is still to be given: NeMo
-    stops at any value that is.
+    One of ``input_cfg`` and ``manifest_filepath`` is enough. The other one becomes null if it is unset: NeMo refuses unset
+    values.
 
     Args:
         model: node of the configuration.
-        datasets: such as ``train_ds``.
+        datasets: keys of the datasets, such as ``train_ds``.
 
     Raises:
-        ValueError: a ``manifest_filepath`` that is not set.
+        ValueError: the key that names the data is not set.
     """
     for dataset in datasets:
         node = model.get(dataset)
         if node is None:
             continue
         for key in find_unset(node):
-            raise ValueError(f"model.{dataset}.{key} is not set: name the data, model.{dataset}.{key}={_example(key)}")
+            raise ValueError(f"model.{dataset}.{key} is not set: name the data with model.{dataset}.{key}={_example(key)}")
         for key in FILES:
             if OmegaConf.is_missing(node, key):
                 node[key] = None
         if dataset == "train_ds" and not given(node, "input_cfg") and not given(node, "manifest_filepath"):
-            refuse("model.train_ds.manifest_filepath", node.get("manifest_filepath"), "a manifest, where input_cfg is null")
+            refuse("model.train_ds.manifest_filepath", node.get("manifest_filepath"), "a manifest if input_cfg is null")
 
 
 def _example(key: str) -> str:

@@ -22,7 +22,7 @@ TIME = re.compile(r"\d+:\d\d:\d\d:\d\d")
 
 
 class TrainerSettings(Node):
-    """Arguments of Lightning's Trainer; the others pass as they are."""
+    """Arguments of Lightning's Trainer; those without a field are not checked here."""
 
     devices: Annotated[Whole, Field(ge=-1)] | Name | Annotated[list[Count], Field(min_length=1)] = "auto"
     num_nodes: Size = 1
@@ -66,7 +66,7 @@ def check_trainer_settings(node: dict[str, Any]) -> TrainerSettings:
     """Checks ``trainer`` before Lightning's Trainer is built.
 
     Raises:
-        ValueError: an unknown key or name, a value out of range, or a training without an end.
+        ValueError: a key or name is unknown, a value is out of range, or nothing ends the training.
     """
     refuse_unknown_keys(node, list(inspect.signature(Trainer.__init__).parameters)[1:], "trainer")
     settings = read(TrainerSettings, node, "trainer")
@@ -75,13 +75,15 @@ def check_trainer_settings(node: dict[str, Any]) -> TrainerSettings:
         if getattr(settings, key) == 0:
             refuse(f"trainer.{key}", 0, "at least 1, or -1 for no limit")
     if settings.max_steps == -1 and settings.max_epochs == -1 and settings.max_time is None:
-        refuse("trainer.max_steps", -1, "at least 1 where trainer.max_epochs=-1 and no trainer.max_time end the training")
+        refuse(
+            "trainer.max_steps", -1, "at least 1 because neither trainer.max_epochs nor trainer.max_time ends the training"
+        )
     if isinstance(settings.max_time, str) and not TIME.fullmatch(settings.max_time.strip()):
         refuse("trainer.max_time", settings.max_time, "DAYS:HOURS:MINUTES:SECONDS such as 00:12:00:00")
     if settings.overfit_batches:
-        refuse("trainer.overfit_batches", settings.overfit_batches, "0; take a manifest with few utterances instead")
+        refuse("trainer.overfit_batches", settings.overfit_batches, "0: use a manifest with few utterances instead")
     if settings.check_val_every_n_epoch is None and isinstance(settings.val_check_interval, float):
-        allowed = "a whole number of batches where trainer.check_val_every_n_epoch is null"
+        allowed = "a whole number of batches if trainer.check_val_every_n_epoch is null"
         refuse("trainer.val_check_interval", settings.val_check_interval, allowed)
     return settings
 
@@ -92,7 +94,7 @@ def _check_names(settings: TrainerSettings) -> None:
     choose("trainer.accelerator", settings.accelerator, {"auto", "gpu", *AcceleratorRegistry.available_accelerators()})
     kinds = {"auto": ("cpu",), "gpu": ("cuda", "mps")}.get(settings.accelerator, (settings.accelerator,))
     if not any(AcceleratorRegistry[kind]["accelerator"].is_available() for kind in kinds):
-        allowed = "one that this machine has: auto takes a GPU where there is one, cpu needs none"
+        allowed = "one that this machine has: auto uses a GPU if there is one, cpu uses none"
         refuse("trainer.accelerator", settings.accelerator, allowed)
     if isinstance(settings.strategy, str):
         choose("trainer.strategy", settings.strategy.lower(), {"auto", *StrategyRegistry.available_strategies()})

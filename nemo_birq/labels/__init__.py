@@ -1,1 +1,1 @@
-"""Anchor labels, enhanced labels, and those of a frozen teacher."""
+"""Anchor labels, enhanced labels, and labels of a frozen teacher."""

@@ -1,4 +1,4 @@
-"""Anchor labels: labels of the unmasked input that never depend on the model that is trained.
+"""Anchor labels: labels of the unmasked input that do not depend on the trained model.
 
 Shapes: B utterances, F mel bins, T feature frames, S subsampling factor, T' = ceil(T / S), N selected frames, H codebooks.
 """
@@ -18,9 +18,9 @@ class AnchorLabeler(Protocol):
     """Labels the unmasked input: ``RandomProjectionLabeler``, or ``teacher.TeacherLabeler`` in offline relabelling."""
 
     first_frame: float
-    """Middle of the first label's frame, in feature frames."""
+    """Middle of the first label, in feature frames."""
     fitting: QuantizerFitting | None
-    """Fits the quantizer in the first steps of a run; None where it stays as it is."""
+    """Fitting of the quantizer in the first steps of a run; None if it is not fitted."""
 
     def __call__(self, features: Tensor, lengths: Tensor, frames: Tensor, num_frames: int) -> Tensor:
         """Computes the labels of selected encoder frames.
@@ -54,14 +54,14 @@ def stack_frames(features: Tensor, subsampling: int, leading: int = 0) -> Tensor
 class RandomProjectionLabeler(nn.Module):
     """Nearest codes of stacked input frames (BEST-RQ, arXiv 2202.01855).
 
-    The input must be normalized per feature over time, else nearly all frames share a code.
+    The input must be normalized per feature over time; otherwise nearly all frames share a code.
 
     Args:
         quantizer: projection of width S * F, and codebook.
         subsampling: S.
         leading: zero frames before the first feature frame; see ``frame_times.leading_frames``.
-        normalize: normalize each feature over the utterance; False where the preprocessor does.
-        fitting: fits the quantizer in the first steps of a run, in place of random values (BEST-RQ's).
+        normalize: normalize each feature over the utterance; False if the preprocessor does.
+        fitting: fitting of the quantizer in the first steps of a run; None keeps the random values, as in BEST-RQ.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class RandomProjectionLabeler(nn.Module):
         self.first_frame = (subsampling - 1) / 2 - leading
 
     def forward(self, features: Tensor, lengths: Tensor, frames: Tensor, num_frames: int) -> Tensor:
-        """See ``AnchorLabeler.__call__``."""
+        """Computes the labels; see ``AnchorLabeler.__call__``."""
         if self.normalize:
             features, _, _ = normalize_batch(features.float(), lengths, "per_feature")
         inside = valid_frames(lengths, features.shape[2]).unsqueeze(1)
@@ -89,7 +89,7 @@ class RandomProjectionLabeler(nn.Module):
         return self.quantizer.nearest(inputs)
 
     def tensors(self) -> dict[str, Tensor]:
-        """See ``AnchorLabeler.tensors``. Beside fitted tensors, files hold the random ones, which have their checksum."""
+        """Returns the tensors: the random ones, to which the checksum belongs, and the fitted ones."""
         if self.fitting is not None:
             return self.fitting.tensors()
         return {"anchor_projection": self.quantizer.projection, "codebook": self.quantizer.codebook}

@@ -1,8 +1,8 @@
 """Enhanced labels: a random projection of the model's own layer k, selected by Gumbel-softmax (BiRQ, arXiv 2509.15430).
 
-The noise of Gumbel-softmax lets a gradient through a choice. Where no gradient passes through the labels, it has no use: the
-loss is linear in the label, so that the mean label gives the same gradient on average, with less variance and at less cost.
-By the Gumbel-max theorem the choice follows softmax(s), which is the label there.
+The noise of Gumbel-softmax makes a random choice differentiable. It is not needed if no gradient passes through the labels:
+the loss is linear in the label, so the mean label gives the same gradient on average, with less variance and at less cost.
+By the Gumbel-max theorem the choice follows softmax(s), which is the label in that case.
 
 Shapes: B utterances, T' encoder frames, D encoder width, N selected frames, H codebooks, d code dimension, V codes.
 """
@@ -28,34 +28,34 @@ class Selection(NamedTuple):
     labels: Tensor
     """(n, V) y^(k), a distribution over the codes for each frame: ``soft``, or its largest entry as one-hot."""
     soft: Tensor
-    """(n, V) the Gumbel-softmax, or softmax(s) without noise."""
+    """(n, V) the Gumbel-softmax; without noise, softmax(s)."""
     picked: Tensor
-    """(n,) int64, the code that was picked: the largest entry of ``soft``."""
+    """(n,) int64, the selected code: the largest entry of ``soft``."""
     nearest: Tensor
-    """(n,) int64, the code that would be picked without Gumbel noise."""
+    """(n,) int64, the code that is selected without Gumbel noise."""
     expected: Tensor
-    """(n, V) the mean label of a frame over the noise: softmax(s), the probability that a code is picked; without noise
+    """(n, V) the mean label of a frame over the noise: softmax(s), the probability of each code; without noise,
     ``labels``."""
 
 
 @dataclass(frozen=True)
 class EnhancedTargets:
-    """What enhanced labels of N frames follow from. The labels themselves, of size N x H x V, are made where needed."""
+    """Inputs that define the enhanced labels of N frames. The labels, of size N x H x V, are computed when needed."""
 
     units: Tensor
     """(N, H, d) u_t, projected frames of unit length, float32 or float64; differentiable in the layer's output."""
     codebook: Tensor
-    """(H, V, d)."""
+    """(H, V, d), codes of unit length."""
     logit_scale: float
     temperature: float
     hard: bool
     noisy: bool
-    """Draw Gumbel noise; otherwise the temperature has no part in the labels."""
+    """True if Gumbel noise is drawn; otherwise the temperature has no effect on the labels."""
     seed: int
-    """Of the Gumbel noise."""
+    """Seed of the Gumbel noise."""
 
     def detached(self) -> "EnhancedTargets":
-        """The same labels without a gradient."""
+        """Returns the same targets without gradient."""
         return replace(self, units=self.units.detach())
 
     @torch.no_grad()
@@ -65,9 +65,9 @@ class EnhancedTargets:
         y^(k)_t = softmax((s_t + g_t) / tau), g_t Gumbel(0, 1), or softmax(s_t) without noise.
 
         Args:
-            rows: of the N frames.
+            rows: selection of the N frames.
             book: number of the codebook.
-            generator: of g_t, on the device of ``units``.
+            generator: generator of g_t, on the device of ``units``.
         """
         scores = self.units[rows, book] @ self.codebook[book].to(self.units.dtype).T
         nearest = scores.argmax(dim=1)
@@ -83,9 +83,8 @@ class EnhancedTargets:
 
 
 def gumbel_noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Independent Gumbel(0, 1) variables of the shape of a tensor: -log(-log U), which is -inf where U is 0.
-
-    On a CPU PyTorch draws U six times as fast as exponential variables.
+    """Draws independent Gumbel(0, 1) variables of the shape of a tensor: -log(-log U), which is -inf where U is 0.
+    On a CPU, PyTorch draws U six times as fast as exponential variables.
     """
     return torch.empty_like(like).uniform_(generator=generator).log_().neg_().log_().neg_()
 
@@ -95,14 +94,14 @@ class EnhancedLabeler(nn.Module):
 
     Args:
         quantizer: projection of width D and codebook.
-        normalization: of the layer's output, before the projection.
-        logit_scale: factor on the inner products of unit vectors. Far below 40 the Gumbel noise decides, not the frame.
+        normalization: normalization of the layer output before the projection.
+        logit_scale: factor on the inner products of unit vectors. Far below 40, the Gumbel noise dominates the labels.
         temperature: tau of the Gumbel-softmax.
-        hard: one-hot labels with the gradient of the soft ones (straight-through); without a gradient the nearest codes.
-        label_gradient: factor on the gradient that reaches the layer's output; 1 is the paper, 0 is none, and no noise.
-        tracking: moves the codes to the frames as training goes on; None: they stay as they are, as in the paper.
-        fitting: fits the projection to the first frames; None: it stays random, as in the paper.
-        choice: chooses the scale from the first batches, in place of ``logit_scale``; None: it stays.
+        hard: one-hot labels with the gradient of the soft ones (straight-through); without a gradient, the nearest codes.
+        label_gradient: factor on the gradient that reaches the layer output; the paper has 1; with 0 there is no noise.
+        tracking: moves the codes towards the frames during training; None: the codes are fixed, as in the paper.
+        fitting: fits the projection to the first frames; None: the projection is random, as in the paper.
+        choice: chooses the scale from the first batches; None: the scale is ``logit_scale``.
     """
 
     def __init__(
@@ -130,7 +129,7 @@ class EnhancedLabeler(nn.Module):
 
     @property
     def logit_scale(self) -> float:
-        """Factor on the inner products: the chosen one, or that of the arguments."""
+        """Factor on the inner products: the chosen scale, or the argument ``logit_scale``."""
         return self._logit_scale if self.choice is None or self.choice.value is None else self.choice.value
 
     def forward(
@@ -141,14 +140,14 @@ class EnhancedLabeler(nn.Module):
         generator: torch.Generator | None = None,
         update_statistics: bool = True,
     ) -> EnhancedTargets:
-        """What the labels of selected frames follow from.
+        """Computes the targets of selected frames.
 
         Args:
             hidden: (B, T', D) output of layer k for the unmasked input.
             valid: (B, T') bool, frames inside the true lengths.
             frames: (N,) int64, positions of the frames to label in the flattened (B, T').
-            generator: of the Gumbel noise's seed, on the host.
-            update_statistics: see ``LayerNormalization.forward``; holds for the tracked codebook and the fit, too.
+            generator: generator of the seed of the Gumbel noise, on the host.
+            update_statistics: update running averages (see ``LayerNormalization.forward``), tracked codebook and fit.
         """
         if self.label_gradient == 0:
             hidden = hidden.detach()
@@ -176,7 +175,8 @@ class EnhancedLabeler(nn.Module):
 
     @torch.no_grad()
     def nearest(self, hidden: Tensor, valid: Tensor, frames: Tensor) -> Tensor:
-        """Labels without Gumbel noise, the nearest codes: (N, H) int64. Arguments as in ``forward``."""
+        """Returns the labels without Gumbel noise, which are the nearest codes: (N, H) int64. Arguments as in
+        ``forward``."""
         return self.quantizer.nearest(self.normalization(hidden, valid, frames))
 
     def tensors(self) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Builds the labelers of a configuration."""
+"""Construction of the labelers of a configuration."""
 
 from nemo.collections.asr.modules import ConformerEncoder
 from torch import Tensor
@@ -22,9 +22,9 @@ def build_labelers(
 
     Args:
         birq: the configuration.
-        tensors: of ``tensors.draw``, or those of a file.
-        teacher: makes the anchor labels where there is one.
-        encoder: whose frames are labelled.
+        tensors: result of ``tensors.draw``, or the tensors of a file.
+        teacher: labeler that replaces the anchor labels; None without offline relabelling.
+        encoder: encoder whose frames are labelled.
     """
     anchor = teacher
     if anchor is None:
@@ -76,7 +76,7 @@ def _build_enhanced(birq: BiRQConfig, tensors: dict[str, Tensor]) -> EnhancedLab
 
 
 def begin_step(step: int, *labelers: AnchorLabeler | EnhancedLabeler) -> None:
-    """Tells labelers that are fitted to the data that the first batch of an optimizer step comes next."""
+    """Prepares the fits of both labelers for the first batch of an optimizer step."""
     for labeler in labelers:
         if labeler.fitting is not None:
             labeler.fitting.begin_step(step)

@@ -1,7 +1,7 @@
-"""Fits a quantizer to the frames that it labels: principal components and k-means codes in place of random ones.
+"""Fit of a quantizer to the frames that it labels: principal components and k-means codes instead of random ones.
 
-A run gathers frames in its first steps, fits, and goes on with labels that follow the data. What is fitted is a function of
-the input alone (for anchor labels), the same on all ranks, and saved with the labels.
+A run gathers frames in its first steps, fits, and continues with labels that follow the data. The fitted tensors are the
+same on all ranks and are saved with the labels. Those of anchor labels depend only on the input.
 
 Shapes: N masked frames of this rank, E input width, H codebooks, V codes, d code dimension, R frames of a fit.
 """
@@ -18,7 +18,7 @@ from nemo_birq.labels.quantizer import RandomProjectionQuantizer
 from nemo_birq.utils.distributed import rank, sum_over_ranks, world_size
 from nemo_birq.utils.rng import to_device
 
-FEW = 4  # frames for a code
+FEW = 4  # frames per code, below which a fit logs a warning
 
 
 class FitSchedule(NamedTuple):
@@ -27,21 +27,21 @@ class FitSchedule(NamedTuple):
     starts: tuple[int, ...]
     """First step of each gathering, in ascending order."""
     steps: int
-    """Steps of a gathering; their first batches count."""
+    """Steps of a gathering; only the first batch of each step is used."""
     frames: int
-    """R, the most frames of a gathering, on all ranks together."""
+    """R, largest number of frames of a gathering over all ranks."""
 
 
 class QuantizerFitting:
-    """Gathers frames over some steps, and fits a quantizer to them at the last one.
+    """Gathers frames over several steps, and fits a quantizer to them at the last step.
 
     Args:
-        quantizer: its buffers are overwritten.
-        schedule: when frames are gathered.
+        quantizer: quantizer whose buffers are overwritten.
+        schedule: steps at which frames are gathered.
         projection: fit the projection, once.
         codes: fit the codes, at each gathering.
-        seed: of rotations and k-means.
-        name: of the labels, ``anchor`` or ``enhanced``, for file and log.
+        seed: seed of rotations and k-means.
+        name: name of the labels, ``anchor`` or ``enhanced``, for file and log.
     """
 
     def __init__(
@@ -60,21 +60,21 @@ class QuantizerFitting:
         self.name = name
         self.num_fits = 0
         self.frames: Tensor | None = None
-        """(R, E) float32, the frames gathered so far on all ranks; zeros where none is yet. None outside of a gathering."""
+        """(R, E) float32, the frames gathered so far on all ranks, padded with zeros; None outside of a gathering."""
         self._part: int | None = None
 
     def begin_step(self, step: int) -> None:
-        """Decides from the number of an optimizer step, counted from 0, whether its first batch is gathered."""
+        """Decides if the first batch of an optimizer step is gathered, from the number of the step, counted from 0."""
         begun = [start for start in self.schedule.starts if start <= step]
         part = step - begun[-1] if begun else self.schedule.steps
         self._part = part if self.num_fits < len(begun) and part < self.schedule.steps else None
 
     @torch.no_grad()
     def gather(self, inputs: Tensor) -> bool:
-        """Adds frames of a batch, evenly chosen, on all ranks; fits at the last batch. Every rank must call it.
+        """Adds evenly spaced frames of a batch on all ranks, and fits at the last batch. Every rank must call it.
 
         Args:
-            inputs: (N, E) frames before the projection.
+            inputs: (N, E), frames before the projection.
 
         Returns:
             True if the quantizer was fitted.
@@ -101,7 +101,7 @@ class QuantizerFitting:
         self.frames = None
         self.num_fits += 1
         if len(frames) == 0:
-            logging.warning(f"No frame to fit the {self.name} quantizer to: it stays as it is.")
+            logging.warning(f"The {self.name} quantizer is not fitted, because no frames were gathered.")
             return False
         generator = torch.Generator().manual_seed(self.seed + self.num_fits)
         own = self.quantizer
@@ -120,18 +120,18 @@ class QuantizerFitting:
         after = [float(nearest_on_sphere(units[:, book], own.codebook[book])[0].mean()) for book in range(num_books)]
         fitted = " and ".join(["projection"] * self.projection + ["codes"] * self.codes)
         logging.info(
-            f"The {fitted} of the {self.name} labels are fitted to {len(frames)} frames: mean cosine of frames and codes "
+            f"The {fitted} of the {self.name} labels were fitted to {len(frames)} frames: mean cosine of frames and codes "
             f"{sum(before) / num_books:.3f} -> {sum(after) / num_books:.3f}."
         )
         if self.codes and len(frames) < FEW * num_codes:
             logging.warning(
-                f"{len(frames)} frames are few for {num_codes} codes of the {self.name} labels. Raise "
+                f"The {self.name} labels have {len(frames)} frames for {num_codes} codes, fewer than {FEW} per code. Raise "
                 f"model.birq.anchor.fit_frames (now {self.schedule.frames}) or fit_steps (now {self.schedule.steps})."
             )
         return True
 
     def tensors(self) -> dict[str, Tensor]:
-        """Returns what is fitted, and frames that a fit is still waiting for, by their names in the file."""
+        """Returns the state of the fit and the gathered frames of an unfinished one, by their names in the file."""
         found = {f"{self.name}_fits": torch.tensor(self.num_fits)}
         if self.projection:
             found[f"fitted_{self.name}_projection"] = self.quantizer.projection
@@ -140,7 +140,7 @@ class QuantizerFitting:
         return found if self.frames is None else found | {f"{self.name}_frames": self.frames}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Goes on from the tensors of a file; projection and codebook are copied elsewhere."""
+        """Loads the state from the tensors of a file; ``tensors.restore`` copies projection and codebook."""
         self.num_fits = int(tensors.get(f"{self.name}_fits", 0))
         frames = tensors.get(f"{self.name}_frames")
         fits = frames is not None and len(frames) == self.schedule.frames
@@ -148,12 +148,12 @@ class QuantizerFitting:
 
 
 def _spread(units: Tensor, num_codes: int, generator: torch.Generator) -> Tensor:
-    """Returns frames to begin k-means with, each once before one comes again: (N, d) -> (V, d)."""
+    """Returns the frames with which k-means begins, without repetition if there are enough: (N, d) -> (V, d)."""
     drawn = torch.randperm(len(units), generator=generator)[torch.arange(num_codes) % len(units)]
     return units[drawn.to(units.device)].clone()
 
 
 def _of_first_rank(tensor: Tensor, like: Tensor) -> Tensor:
-    """Returns the first rank's tensor on all ranks: computers may differ in the last digits."""
+    """Returns the tensor of the first rank on all ranks, because machines may differ in the last digits."""
     own = tensor.to(like)
     return own if world_size() == 1 else sum_over_ranks(own if rank() == 0 else torch.zeros_like(own))[0]

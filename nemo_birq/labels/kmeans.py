@@ -1,4 +1,4 @@
-"""k-means, wherever this project makes clusters: HuBERT's for offline relabelling, and on the unit sphere for codebooks."""
+"""k-means: with HuBERT's settings for offline relabelling, and on the unit sphere for codebooks."""
 
 import numpy as np
 import torch
@@ -7,19 +7,20 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
-CHUNK_FRAMES = 1024  # whose scores over all codes are in memory at a time
-ROUNDS = 30  # of k-means on the sphere; more change the mean cosine by less than 0.001
+CHUNK_FRAMES = 1024  # number of frames whose scores over all codes are in memory at a time
+ROUNDS = 30  # iterations on the sphere; more change the mean cosine by less than 0.001
 
 
 def fit_kmeans(frames: np.ndarray, num_clusters: int, seed: int = 0) -> MiniBatchKMeans:
-    """Clusters of frames as they are, (N, D) float32: not normalized, in Euclidean distance.
+    """Fits clusters to frames (N, D) float32, without normalization, in Euclidean distance.
 
-    HuBERT's settings (arXiv 2106.07447), but for a batch in proportion to the clusters and one start in place of 20.
+    The settings are those of HuBERT (arXiv 2106.07447), except that the batch grows with the number of clusters and there is
+    one initialization instead of 20.
 
     Args:
-        frames: at least as many as clusters.
+        frames: (N, D) float32, at least as many as clusters.
         num_clusters: V.
-        seed: of the centres to begin with and of the batches.
+        seed: seed of the initial centres and of the batches.
     """
     kmeans = MiniBatchKMeans(
         num_clusters, random_state=seed, n_init=1, batch_size=max(4096, 2 * num_clusters), max_no_improvement=20,
@@ -29,20 +30,19 @@ def fit_kmeans(frames: np.ndarray, num_clusters: int, seed: int = 0) -> MiniBatc
 
 
 def nearest_on_sphere(units: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the largest cosine of each frame and the code that has it: (N, d), (V, d) -> (N,), (N,) int64."""
+    """Returns the largest cosine of each frame with a code, and this code: (N, d), (V, d) -> (N,), (N,) int64."""
     found = [(chunk @ codes.T).max(dim=1) for chunk in units.split(CHUNK_FRAMES)]
     return torch.cat([one.values for one in found]), torch.cat([one.indices for one in found])
 
 
 def fit_on_sphere(units: Tensor, start: Tensor, generator: torch.Generator) -> Tensor:
-    """Moves codes to the means of the frames nearest to them, again and again (spherical k-means, Dhillon and Modha 2001).
-
-    A code without frames begins again at one of the frames that are farthest from their codes.
+    """Moves codes iteratively to the means of their nearest frames (spherical k-means, Dhillon and Modha 2001).
+    A code without frames is moved to one of the frames that are farthest from their codes.
 
     Args:
         units: (N, d) frames of unit length, at least one.
-        start: (V, d) codes of unit length to begin with.
-        generator: of the order of equal frames, on the host.
+        start: (V, d) initial codes of unit length.
+        generator: generator that orders equally distant frames, on the host.
 
     Returns:
         (V, d) codes of unit length.
@@ -60,9 +60,8 @@ def fit_on_sphere(units: Tensor, start: Tensor, generator: torch.Generator) -> T
 
 
 def matched(codes: Tensor, old: Tensor) -> Tensor:
-    """Orders codes so that each stands where the old code most like it stood, one to one: (V, d), (V, d) -> (V, d).
-
-    The sum of the cosines is as large as possible (the assignment problem), so that heads of the old codes stay valid.
+    """Orders new codes by a one-to-one matching with the old ones: (V, d), (V, d) -> (V, d).
+    The matching maximizes the sum of the cosines (the assignment problem), so that heads of the old codes stay valid.
     """
     _, order = linear_sum_assignment(-(old @ codes.T).cpu().numpy())
     return codes[torch.from_numpy(order).to(codes.device)]

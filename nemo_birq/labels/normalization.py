@@ -1,7 +1,7 @@
 """Normalization of an intermediate layer before its random projection.
 
-Encoder features share one large direction and fill only a few others. Projected as they are, nearly all frames fall on the
-same few codes, so what is done here decides whether the enhanced labels live (docs/labels.md has the measurements).
+Encoder features share one large direction and vary along only a few others. Without normalization, nearly all projected
+frames get the same few codes and the enhanced labels collapse (docs/labels.md has the measurements).
 
 Shapes: B utterances, T' encoder frames, D encoder width, N valid frames of the batch.
 """
@@ -18,24 +18,24 @@ from nemo_birq.utils.precision import ExactBuffers
 Normalization = Literal["per_feature", "whiten", "layer_norm"]
 
 EPSILON = 1e-5
-SHRINKAGE = 1e-3  # of the mean variance, added to every direction: the inverse exists with fewer frames than features
+SHRINKAGE = 1e-3  # share of the mean variance added to every direction, for batches with fewer frames than features
 
 
 class LayerNormalization(ExactBuffers):
-    """Makes h^(k) comparable over features before it is projected. Statistics carry no gradient, the features do.
+    """Normalizes h^(k) before the projection. The statistics carry no gradient, but the features do.
 
     * ``per_feature``: zero mean and unit variance of each feature over the valid frames.
     * ``whiten``: zero mean and unit covariance over the valid frames (by a Cholesky factor; any other whitening matrix
       differs by a rotation, and a random projection follows).
-    * ``layer_norm``: each frame by itself, over its features; without statistics.
+    * ``layer_norm``: zero mean and unit variance of each frame over its features, without statistics.
 
     As in batch normalization, training uses the statistics of its batch, joined over all ranks. Inference uses running
-    averages over training batches (before the first one: the batch at hand), so that a frame's label does not depend on
-    the utterances beside it.
+    averages over training batches (before the first one: the current batch), so that the label of a frame does not depend on
+    the other utterances of the batch.
 
     Args:
         dim: D.
-        kind: see above.
+        kind: one of the kinds above.
         momentum: weight of the past in the running averages, in [0, 1).
     """
 
@@ -49,13 +49,13 @@ class LayerNormalization(ExactBuffers):
         self.momentum = momentum
         # Not persistent, for the same reason as the quantizer's buffers; the model stores them beside the projections.
         self.register_buffer("running_mean", torch.zeros(dim), persistent=False)
-        covariance = torch.eye(dim) if kind == "whiten" else torch.ones(dim)  # full, or its diagonal
+        covariance = torch.eye(dim) if kind == "whiten" else torch.ones(dim)  # full matrix, or its diagonal
         self.register_buffer("running_covariance", covariance, persistent=False)
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64), persistent=False)
 
     @property
     def has_statistics(self) -> bool:
-        """True when inference does not depend on the batch: there are running averages, or none are needed."""
+        """True if inference does not depend on the batch: running averages exist, or are not needed."""
         return self.kind == "layer_norm" or int(self.num_updates) > 0
 
     def forward(self, hidden: Tensor, valid: Tensor, frames: Tensor, update: bool = True) -> Tensor:
@@ -65,11 +65,11 @@ class LayerNormalization(ExactBuffers):
             hidden: (B, T', D) output of layer k.
             valid: (B, T') bool, frames inside the true lengths.
             frames: (N,) int64, positions of the frames to return in the flattened (B, T').
-            update: let this batch enter the running averages, in training. Batches whose labels are only looked at
-                must not, or training would depend on how often that is.
+            update: update the running averages with this batch, in training. Batches whose labels are only logged must not
+                do that, or training would depend on the logging interval.
 
         Returns:
-            (N, D), float32 or the input's float64.
+            The frames (N, D), float32 or the input's float64.
         """
         with torch.autocast(hidden.device.type, enabled=False):
             hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
@@ -87,15 +87,15 @@ class LayerNormalization(ExactBuffers):
             return torch.linalg.solve_triangular(factor, centred.T, upper=False).T
 
     def _statistics(self, hidden: Tensor, valid: Tensor, update: bool) -> tuple[Tensor, Tensor]:
-        """Mean (D,) and covariance (D, D), or its diagonal (D,), to normalize with; updates the running ones in training."""
+        """Returns mean (D,) and covariance (D, D), or its diagonal (D,); updates the running ones in training."""
         if not self.training and self.num_updates > 0:
             return self.running_mean.to(hidden.dtype), self.running_covariance.to(hidden.dtype)
         count, mean, covariance = _moments(hidden, valid, full=self.kind == "whiten", over_ranks=self.training)
         if not (self.training and update):
             return mean, covariance
-        # The first batch is taken whole; then the plain average, until it is as long as the exponential one.
+        # A plain average over the first batches, until it is as long as the exponential one.
         past = torch.clamp(self.num_updates / (self.num_updates + 1), max=self.momentum).to(self.running_mean)
-        past = torch.where(count > 0, past, 1.0)  # no frame on any rank: nothing to learn from
+        past = torch.where(count > 0, past, 1.0)  # no frames on any rank
         self.running_mean.copy_(torch.lerp(mean.to(past), self.running_mean, past))
         self.running_covariance.copy_(torch.lerp(covariance.to(past), self.running_covariance, past))
         self.num_updates += count > 0
@@ -103,15 +103,15 @@ class LayerNormalization(ExactBuffers):
 
 
 def _moments(hidden: Tensor, valid: Tensor, full: bool, over_ranks: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Number of valid frames, their mean (D,) and covariance (D, D), or variances (D,), over all ranks if asked for.
+    """Computes the number of valid frames, their mean (D,) and covariance (D, D), or variances (D,), optionally over ranks.
 
-    Frames outside are set to zero, not left out: how many are valid is not known without waiting for the device.
+    Frames outside are set to zero instead of removed, because their number is not known without waiting for the device.
     """
     padding = ~valid.unsqueeze(2)
     total = valid.sum().to(hidden.dtype), hidden.masked_fill(padding, 0.0).sum((0, 1))
     count, first = sum_over_ranks(*total) if over_ranks else total
     mean = first / count.clamp(min=1)
-    # Centred before squaring: float32 keeps its digits.
+    # Centring before squaring keeps the precision of float32.
     centred = (hidden - mean).masked_fill_(padding, 0.0).flatten(0, 1)
     second = centred.T @ centred if full else centred.square_().sum(0)
     if over_ranks:

@@ -1,4 +1,4 @@
-"""Principal components in place of a random projection: the directions in which the frames differ most.
+"""Projection on principal components, the directions in which the frames differ most, instead of a random projection.
 
 Shapes: N frames, E input width, H codebooks, d code dimension.
 """
@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 LEADING = 4
-"""Several codebooks look at the first ``LEADING`` * d components, each after a rotation of its own."""
+"""Several codebooks use the first ``LEADING`` * d components, each after its own rotation."""
 
 
 def principal_components(frames: Tensor) -> tuple[Tensor, Tensor]:
-    """Computes the principal components of frames in float64 on the CPU, where all devices get the same ones.
+    """Computes the principal components of frames in float64 on the CPU, so that they do not depend on the device.
 
     Args:
-        frames: (N, E), of any mean.
+        frames: (N, E), with any mean.
 
     Returns:
         The components as columns, (E, E) float64, the one with the largest variance first; their variances (E,). The
@@ -29,15 +29,15 @@ def principal_components(frames: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pca_projection(frames: Tensor, num_books: int, code_dim: int, generator: torch.Generator) -> Tensor:
-    """Projects on principal components: (H, E, d) float32 with orthonormal columns for each codebook.
+    """Returns a projection on principal components: (H, E, d) float32 with orthonormal columns for each codebook.
 
-    A single codebook gets the first d components. Each of several gets a random rotation of the first 4 d, of which it sees
-    d directions, so that the codebooks differ. The mean is not subtracted: normalized features have none.
+    A single codebook gets the first d components. Each of several codebooks gets d directions of a random rotation of the
+    first 4 d, so that the codebooks differ. The mean is not subtracted, because it is zero for normalized features.
 
     Args:
         frames: (N, E) with E at least d.
         num_books, code_dim: H and d.
-        generator: of the rotations, on the host.
+        generator: generator of the rotations, on the host.
     """
     components, _ = principal_components(frames)
     if num_books == 1:

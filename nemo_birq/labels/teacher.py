@@ -1,8 +1,9 @@
-"""The frozen teacher: the first K layers of an earlier model, and k-means centroids of what layer K puts out.
+"""The frozen teacher: the first K layers of an earlier model, and k-means centroids of the outputs of layer K.
 
-HuBERT (arXiv 2106.07447) writes such labels to files, one line for each utterance, and cuts them to the crops that are
-trained on. Here the teacher labels each batch anew, unmasked and in evaluation mode: the same labels, since nothing in them
-is random or learned, without files that have to fit the audio. It costs the first K layers of a pass without gradient.
+HuBERT (arXiv 2106.07447) writes such labels to files, one line for each utterance, and cuts them to the crops used in
+training. Here the teacher labels each batch during training, unmasked and in evaluation mode. The labels are the same,
+because nothing in them is random or learned, and no label files have to fit the audio. The cost is a pass through the first
+K layers without gradient.
 
 Shapes: B utterances, F mel bins, T feature frames, T' encoder frames, D width of the teacher, N frames, V clusters.
 """
@@ -28,36 +29,36 @@ from nemo_birq.utils.files import complete_file
 from nemo_birq.utils.torch_files import load_torch_file
 
 KEY = "birq.relabelling.teacher"
-PACKED = "nemo:"  # NeMo's prefix of names inside a .nemo
-NOT_COMPARED = ("dither", "pad_to")  # of two preprocessors: noise in training alone, and padding, which has no labels
+PACKED = "nemo:"  # NeMo's prefix for files inside a .nemo
+NOT_COMPARED = ("dither", "pad_to")  # dither is only added in training, and padding has no labels
 
 
 @dataclass(frozen=True)
 class TeacherFile:
-    """Content of a teacher's file: plain values, and tensors on the CPU. Opening it runs no code."""
+    """Content of a teacher file: plain values, and tensors on the CPU. Opening the file runs no code."""
 
     layer: int
-    """K."""
+    """K, the layer whose outputs are clustered."""
     centroids: Tensor
-    """(V, D) float32."""
+    """(V, D) float32, the centroids."""
     preprocessor: dict[str, Any]
     encoder: dict[str, Any]
     """Configuration of a ``ConformerEncoder`` of K layers."""
     weights: dict[str, Tensor]
-    """Its state dict."""
+    """State dict of the encoder."""
     seed: int
     """Seed of k-means."""
     made_from: str
-    """Name of the model's file."""
+    """File name of the model."""
     checksum: str = ""
-    """Checksum of everything that labels follow from; computed where it is not given."""
+    """Checksum of everything that defines the labels; computed if not given."""
 
     def __post_init__(self) -> None:
         if not self.checksum:
             object.__setattr__(self, "checksum", self.found_checksum())
 
     def found_checksum(self) -> str:
-        """SHA-256 (first 16 hex digits) over layer, configurations, weights and centroids."""
+        """Returns the SHA-256 (first 16 hex digits) of layer, configurations, weights and centroids."""
         settings = json.dumps([self.layer, self.preprocessor, self.encoder, sorted(self.weights)], sort_keys=True)
         tensors = checksum(*(self.weights[name] for name in sorted(self.weights)), self.centroids)
         return hashlib.sha256(f"{settings}{tensors}".encode()).hexdigest()[:16]
@@ -69,32 +70,33 @@ class TeacherFile:
 
 
 def read_teacher_file(path: str | Path) -> TeacherFile:
-    """
+    """Reads a teacher file.
+
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a file of another kind, or a damaged one.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is of another kind or damaged.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"teacher {path} does not exist: name a file that birq cluster-labels wrote")
+        raise FileNotFoundError(f"teacher {path} does not exist: give a file that birq cluster-labels wrote")
     try:
         found = TeacherFile(**load_torch_file(path))
         own = found.found_checksum()
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(
-            f"{path} is no teacher, or a truncated or damaged one ({str(error).splitlines()[0]}): name a file that "
+            f"{path} is not a teacher, or is truncated or damaged ({str(error).splitlines()[0]}): name a file that "
             "birq cluster-labels wrote"
         ) from error
     if own != found.checksum:
-        raise ValueError(f"{path} is damaged: its checksum is {own}, it says {found.checksum}")
+        raise ValueError(f"{path} is damaged: its checksum is {own}, but it records {found.checksum}. Use an undamaged copy")
     return found
 
 
 class TeacherLabeler:
     """Labels features by the nearest centroid of layer K; implements ``anchor.AnchorLabeler`` with one codebook.
 
-    It is no ``nn.Module``: no optimizer, state dict, DDP or cast can reach it. In training, the labels of a batch are those
-    that offline extraction would have written, up to rounding and the dither that the preprocessor adds.
+    It is not an ``nn.Module``, so that no optimizer, state dict, DDP or cast can change it. In training, the labels of a
+    batch equal those that offline extraction would write, except for rounding and the dither of the preprocessor.
 
     Args:
         file: layers and centroids.
@@ -104,7 +106,7 @@ class TeacherLabeler:
 
     def __init__(self, file: TeacherFile):
         self.file = file
-        with torch.random.fork_rng(devices=[]):  # initial weights of the model beside it must not depend on a teacher
+        with torch.random.fork_rng(devices=[]):  # the initial weights of the model must not depend on a teacher
             self.encoder = ConformerEncoder(**{k: v for k, v in file.encoder.items() if not k.startswith("_")})
         self.encoder.load_state_dict(file.weights, strict=True)
         self.encoder.eval().requires_grad_(False)
@@ -113,12 +115,13 @@ class TeacherLabeler:
 
     @property
     def num_clusters(self) -> int:
-        """V."""
+        """V, number of clusters."""
         return len(self.centroids)
 
     @torch.no_grad()
     def __call__(self, features: Tensor, lengths: Tensor, frames: Tensor, num_frames: int) -> Tensor:
-        """See ``anchor.AnchorLabeler.__call__``: (N, 1) int64 in [0, V), computed in float32 under any autocast."""
+        """Computes the labels (N, 1) int64 in [0, V), in float32 also under autocast; see
+        ``anchor.AnchorLabeler.__call__``."""
         if self.centroids.device != features.device:
             self.encoder.to(features.device)
             self.centroids = self.centroids.to(features.device)
@@ -128,26 +131,26 @@ class TeacherLabeler:
             return nearest_centroids(hidden.flatten(0, 1)[frames], self.centroids).unsqueeze(1)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Returns nothing: a teacher is saved as a file of its own."""
+        """Returns no tensors, because a teacher is saved as a separate file."""
         return {}
 
 
 def nearest_centroids(frames: Tensor, centroids: Tensor) -> Tensor:
-    """Least Euclidean distance, by |x - c|^2 = |x|^2 - 2 (x c - |c|^2 / 2): (N, D), (V, D) -> (N,) int64."""
+    """Finds the nearest centroids by |x - c|^2 = |x|^2 - 2 (x c - |c|^2 / 2): (N, D), (V, D) -> (N,) int64."""
     half = centroids.square().sum(dim=1) / 2
     return torch.cat([(chunk @ centroids.T - half).argmax(dim=1) for chunk in frames.split(CHUNK_FRAMES)])
 
 
 def find_teacher(cfg: DictConfig, birq: BiRQConfig) -> TeacherLabeler | None:
-    """The teacher that the configuration names, if any, checked; writes its absolute path and checksum into ``birq``.
+    """Opens and checks the teacher of a configuration, if any; writes its absolute path and checksum into ``birq``.
 
     Args:
-        cfg: ``model`` node of a configuration, or that of a ``.nemo`` being restored.
+        cfg: ``model`` node of a configuration, or the configuration of a ``.nemo`` that is being restored.
         birq: its parsed ``birq`` node.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: no teacher, not the one that the model was trained with, or one that does not fit the model.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not a teacher, not the one that the model was trained with, or does not fit the model.
     """
     settings = birq.relabelling
     if settings.teacher is None:
@@ -157,7 +160,7 @@ def find_teacher(cfg: DictConfig, birq: BiRQConfig) -> TeacherLabeler | None:
         if not path.is_file():
             raise FileNotFoundError(
                 f"model.{KEY}={settings.teacher}: this .nemo does not hold its teacher. It was saved again by a class that "
-                "does not know teachers; use the file that training wrote"
+                "does not know teachers. Use the file that training wrote"
             )
     else:
         path = Path(settings.teacher).expanduser().absolute()
@@ -165,8 +168,8 @@ def find_teacher(cfg: DictConfig, birq: BiRQConfig) -> TeacherLabeler | None:
     file = read_teacher_file(path)
     if settings.checksum not in (None, file.checksum):
         raise ValueError(
-            f"teacher {path} has the checksum {file.checksum}, the model was trained with {settings.checksum}: it would get "
-            "other labels. Put the old file back, or start a new model"
+            f"teacher {path} has the checksum {file.checksum}, but the model was trained with {settings.checksum}: "
+            "its labels would change. Restore the old file, or start a new model"
         )
     check_fits(file, cfg, birq, path)
     settings.checksum = file.checksum
@@ -177,12 +180,12 @@ def check_fits(file: TeacherFile, cfg: DictConfig, birq: BiRQConfig, path: Path)
     """Checks that a teacher labels the frames of this model with the codes of its heads.
 
     Raises:
-        ValueError: the teacher has another number of clusters than the model has codes, or labels other features or frames.
+        ValueError: the number of clusters is not the number of codes, or the features or frames differ.
     """
     clusters, codes = len(file.centroids), birq.quantizer.num_codes
     if clusters != codes:
         raise ValueError(
-            f"teacher {path} has {clusters} clusters, model.birq.quantizer.num_codes={codes}: set "
+            f"teacher {path} has {clusters} clusters, but model.birq.quantizer.num_codes={codes}: set "
             f"model.birq.quantizer.num_codes={clusters}, or cluster again with --clusters {codes}"
         )
     own = OmegaConf.to_container(cfg.preprocessor, resolve=True)
@@ -192,6 +195,6 @@ def check_fits(file: TeacherFile, cfg: DictConfig, birq: BiRQConfig, path: Path)
     differ = [f"model.{key}={mine} (teacher: {its})" for key, (its, mine) in pairs.items() if mine != its]
     if differ:
         raise ValueError(
-            f"teacher {path} labels other features than this model reads: {', '.join(differ)}. Give the model the teacher's "
-            "values, or make a teacher from a model with these"
+            f"teacher {path} labels other features than this model reads: {', '.join(differ)}. Set these keys to the "
+            "values of the teacher, or make a teacher from a model with the values of this one"
         )

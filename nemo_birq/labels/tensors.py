@@ -1,7 +1,8 @@
-"""The tensors that define the labels: drawn from a seed, kept beside the weights, checked whenever they come back.
+"""The tensors that define the labels: drawn from a seed, saved beside the weights, and checked when they are loaded.
 
-They are not in the state dict (the stock NeMo class must open our files strictly). A ``.nemo`` carries them as an artifact,
-a checkpoint under its own key, each with a checksum: a model whose projections changed would silently train on other labels.
+They are not in the state dict, because the stock NeMo class must load our files strictly. A ``.nemo`` holds them as an
+artifact, a checkpoint under its own key. A checksum protects them: a model with other projections would silently train on
+other labels.
 """
 
 import torch
@@ -18,12 +19,12 @@ FIXED = ("anchor_projection", "enhanced_projection", "codebook")
 def draw(
     config: QuantizerConfig, anchor: AnchorConfig, labels: LabelsConfig, input_dim: int, layer_dim: int
 ) -> dict[str, Tensor]:
-    """Draws both projections and the codebook, and what fitted and tracked ones begin with, float32, from ``config.seed``.
+    """Draws both projections, the codebook and the initial values of fitted and tracked ones, float32, from ``config.seed``.
 
     Args:
         config: sizes and seed.
-        anchor: of the anchor labels, whose projection and codes may be fitted later.
-        labels: of the enhanced labels, which may have a code dimension of their own.
+        anchor: settings of the anchor labels, whose projection and codes may be fitted later.
+        labels: settings of the enhanced labels, which may have their own code dimension.
         input_dim: width of stacked input frames, S * F.
         layer_dim: D, the encoder's width.
     """
@@ -53,7 +54,7 @@ def fixed_checksum(tensors: dict[str, Tensor]) -> str:
 
 
 def verify(tensors: dict[str, Tensor], expected: str | None, source: str) -> None:
-    """Refuses projections and a codebook that are not the ones the model was trained with.
+    """Refuses projections and a codebook other than those that the model was trained with.
 
     Raises:
         ValueError: a tensor is missing, or the checksum differs.
@@ -67,9 +68,9 @@ def verify(tensors: dict[str, Tensor], expected: str | None, source: str) -> Non
     found = fixed_checksum(tensors)
     if expected is not None and found != expected:
         raise ValueError(
-            f"{source}: the projections and codebook have the checksum {found}, the configuration says {expected}. "
-            "The model would get other labels than it was trained with. Use an undamaged copy of the file; for a new model "
-            "remove model.birq.quantizer.checksum from its configuration."
+            f"{source}: the projections and codebook have the checksum {found}, but the configuration has {expected}. "
+            "The labels would not be those of the training. Use an undamaged copy of the file; for a new model remove "
+            "model.birq.quantizer.checksum from its configuration."
         )
 
 
@@ -79,10 +80,10 @@ def collect(anchor: AnchorLabeler, enhanced: EnhancedLabeler) -> dict[str, Tenso
 
 
 def restore(tensors: dict[str, Tensor], anchor: AnchorLabeler, enhanced: EnhancedLabeler) -> None:
-    """Copies collected tensors into labelers. Statistics that the file lacks stay as they are.
+    """Copies collected tensors into labelers. Statistics that the file lacks are not changed.
 
     Raises:
-        ValueError: a shape differs, or one of both has a tracked codebook or a fitted anchor and the other has none.
+        ValueError: a shape differs, or only one of file and model has a tracked codebook or fitted tensors.
     """
     needed, found = (
         {name for name in names if name.startswith("fitted_")} for names in (dict(_tensors(anchor, enhanced)), tensors)
@@ -90,7 +91,7 @@ def restore(tensors: dict[str, Tensor], anchor: AnchorLabeler, enhanced: Enhance
     if needed != found:
         there, wanted = (", ".join(sorted(names)) or "no fitted tensors" for names in (found, needed))
         raise ValueError(
-            f"the file holds {there}, this model has {wanted}: its labels would change. Resume with the values of "
+            f"the file holds {there}, but this model has {wanted}: its labels would change. Resume with the values of "
             "model.birq.anchor.projection, model.birq.anchor.codes and model.birq.labels.projection that the file was made "
             "with, or start a new experiment (another exp_manager.name or exp_dir)"
         )
@@ -98,16 +99,16 @@ def restore(tensors: dict[str, Tensor], anchor: AnchorLabeler, enhanced: Enhance
     if tracked != ("enhanced_codebook" in tensors):
         trained, own = ("random", "tracked") if tracked else ("tracked", "random")
         raise ValueError(
-            f"the file was made with model.birq.labels.codebook={trained}, this model has {own}: its labels would change. "
-            f"Resume with labels.codebook={trained}, or start a new experiment (another exp_manager.name or exp_dir)"
+            f"the file was made with model.birq.labels.codebook={trained}, but this model has {own}: its labels would "
+            f"change. Resume with labels.codebook={trained}, or start a new experiment (another exp_manager.name or exp_dir)"
         )
     for name, own in _tensors(anchor, enhanced):
         if name not in tensors:
             continue
         if own.shape != tensors[name].shape:
             raise ValueError(
-                f"{name} has the shape {tuple(tensors[name].shape)}, this model needs {tuple(own.shape)}: the file was made "
-                "with other values of model.birq.quantizer or model.birq.labels"
+                f"{name} has the shape {tuple(tensors[name].shape)}, but this model needs {tuple(own.shape)}: the file was "
+                "made with other values of model.birq.quantizer or model.birq.labels. Set these values"
             )
         own.copy_(tensors[name])
     for labeler in (anchor, enhanced):
@@ -120,5 +121,5 @@ def restore(tensors: dict[str, Tensor], anchor: AnchorLabeler, enhanced: Enhance
 
 
 def _tensors(anchor: AnchorLabeler, enhanced: EnhancedLabeler) -> list[tuple[str, Tensor]]:
-    # On a GPU both labelers have a copy of the codebook that they share.
+    # On a GPU, each labeler has its own copy of the shared codebook.
     return [*anchor.tensors().items(), *enhanced.tensors().items()]

@@ -13,15 +13,15 @@ class Labels(NamedTuple):
     """Labels of whole utterances, without masking or noise; -1 in the padding."""
 
     anchor: Tensor
-    """(B, T', H) int64."""
+    """(B, T', H) int64, the anchor labels."""
     enhanced: Tensor
-    """(B, T', H) int64, the nearest codes."""
+    """(B, T', H) int64, the enhanced labels: the nearest codes."""
     lengths: Tensor
-    """(B,) int64, in encoder frames."""
+    """(B,) int64, lengths in encoder frames."""
 
 
 def pad_labels(anchor: Tensor, enhanced: Tensor, valid: Tensor, lengths: Tensor) -> Labels:
-    """Puts labels of single frames, 2 x (N, H), where ``valid`` (B, T') is true, and -1 elsewhere."""
+    """Arranges labels of single frames, 2 x (N, H), at the positions where ``valid`` (B, T') is true, with -1 elsewhere."""
     padded = [torch.full((*valid.shape, codes.shape[1]), -1, device=valid.device) for codes in (anchor, enhanced)]
     padded[0][valid], padded[1][valid] = anchor, enhanced
     return Labels(*padded, lengths)

@@ -1,1 +1,1 @@
-"""The bilevel loss and its fused computation. Losses know no statistics."""
+"""The bilevel loss and its fused computation, without statistics of labels."""

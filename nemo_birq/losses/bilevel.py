@@ -20,28 +20,28 @@ from nemo_birq.utils.distributed import sum_over_ranks, world_size
 
 
 class Weights(NamedTuple):
-    """Weights of the two tasks at one step."""
+    """Weights of the two tasks at a step."""
 
     enhanced: float
     anchor: float
 
 
 class Losses(NamedTuple):
-    """Result of a batch."""
+    """Losses of a batch."""
 
     loss: Tensor
-    """Scalar w1 F + w2 G of this rank, to be averaged over ranks."""
+    """Scalar w1 F + w2 G of this rank; the loss of the step is the mean over ranks."""
     health: dict[str, Any]
     """Arguments of ``monitoring.label_health.LabelHealth.update``."""
     terms: dict[str, Any]
-    """Arguments of ``BilevelLoss``, with their graph."""
+    """Arguments of ``BilevelLoss``, with their autograd graph."""
 
 
 class WeightSchedule:
-    """w1 is 0 before ``start_step``, then rises linearly to its full value over ``ramp_steps``; w2 is constant.
+    """Schedule of w1, which is 0 before ``start_step`` and rises linearly over ``ramp_steps``; w2 is constant.
 
-    Early in training the layers know nothing that the raw input does not, and their labels collapse when they are trained
-    upon. ``start_step = ramp_steps = 0`` is the paper's constant weight; ``enhanced_weight = 0`` is BEST-RQ.
+    Early in training, the layers hold no more information than the input, and training on their labels makes the labels
+    collapse. ``start_step = ramp_steps = 0`` is the constant weight of the paper; ``enhanced_weight = 0`` is BEST-RQ.
     """
 
     def __init__(self, enhanced_weight: float, anchor_weight: float, start_step: int, ramp_steps: int):
@@ -50,7 +50,7 @@ class WeightSchedule:
         self.ramp_steps = ramp_steps
 
     def at(self, step: int) -> Weights:
-        """Weights at an optimizer step, counted from 0."""
+        """Returns the weights at an optimizer step, counted from 0."""
         if step < self.start_step:
             return self.full._replace(enhanced=0.0)
         progress = min(1.0, (step - self.start_step + 1) / (self.ramp_steps + 1))
@@ -58,12 +58,12 @@ class WeightSchedule:
 
 
 class BilevelLoss(Loss):
-    """w1 F + w2 G, each a mean over the masked frames of all ranks and over codebooks.
+    """The loss w1 F + w2 G, each a mean over the masked frames of all ranks and over codebooks.
 
-    Every rank divides by the number of masked frames of all ranks over the number of ranks, so that the mean over ranks
-    that DDP takes of the gradients is exact, also where ranks have different numbers of masked frames or none. Under
-    gradient accumulation Lightning averages the micro-batches, each of them normalized by itself: exact only where they
-    have equally many masked frames. A batch without masked frames has loss 0, with a graph.
+    Every rank divides by the mean number of masked frames per rank. The average of the gradients that DDP computes is then
+    exact, also if ranks have different numbers of masked frames or none. With gradient accumulation, Lightning averages
+    micro-batches that are normalized separately, which is exact only if they have equal numbers of masked frames. A batch
+    without masked frames has loss 0, with a graph.
     """
 
     def __init__(self, chunk_frames: int = 256):
@@ -99,19 +99,19 @@ class BilevelLoss(Loss):
         anchor_weight: float = 1.0,
         over_ranks: bool = True,
     ) -> tuple[Tensor, CrossEntropies]:
-        """Loss of this rank.
+        """Computes the loss of this rank.
 
         Args:
             hidden: (N, D) encoder output of the masked pass.
             anchor_labels: (N, H) int64.
-            anchor_head, enhanced_head: predict the codes; one and the same where the head is shared.
-            targets: what the enhanced labels follow from, or None where F is not computed (w1 = 0).
+            anchor_head, enhanced_head: heads that predict the codes; the same object if the head is shared.
+            targets: definition of the enhanced labels, or None if F is not computed (w1 = 0).
             enhanced_weight: w1.
             anchor_weight: w2.
-            over_ranks: normalize over all ranks (training); else over this rank's frames.
+            over_ranks: normalize over all ranks (training); otherwise over the frames of this rank.
 
         Returns:
-            The scalar loss, and the sums over frames that it consists of, with the codes that were predicted and picked.
+            The scalar loss, and its sums over frames with the predicted and selected codes.
         """
         found = fused_cross_entropies(
             hidden, anchor_labels, anchor_head, enhanced_head, targets, anchor_weight, enhanced_weight, self.chunk_frames

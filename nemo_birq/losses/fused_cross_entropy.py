@@ -1,12 +1,12 @@
-"""Prediction heads, their softmax and both cross-entropies in one autograd function, a chunk of frames at a time.
+"""Prediction heads, their softmax and both cross-entropies in one autograd function that processes chunks of frames.
 
-Written out, the objective needs a dozen tensors of N x V for its backward pass: logits, log-probabilities, scores, noise and
-labels of every masked frame. All of them can be made from (N, D) and (N, H, d), and the loss is a scalar, so that its
-gradient is known as soon as a chunk's logits are: it is taken there and then, and nothing of size V outlives its chunk.
-No product is computed twice.
+A direct implementation of the objective stores a dozen N x V tensors for its backward pass: logits, log-probabilities,
+scores, noise and labels of every masked frame. All of them can be computed from (N, D) and (N, H, d). The loss is a scalar,
+so the gradient of a chunk is known as soon as its logits are. This function computes it at once and frees everything of
+size V with the chunk. No product is computed twice.
 
-With p the softmax of a head's logits z, y the anchor label (one-hot), q = y^(k) the enhanced one and s its scores, for each
-frame t:
+With p the softmax of the logits z of a head, y the anchor label (one-hot), q = y^(k) the enhanced label and s its scores,
+for each frame t:
 
     d(w2 G)/dz = w2 (p - y)        d(w1 F)/dz = w1 (p - q)
     d(w1 F)/ds = w1 / tau * q * (-log p - F_t)          with F_t = -sum_v q_v log p_v
@@ -27,31 +27,31 @@ from nemo_birq.utils.rng import seeded
 
 
 class CrossEntropies(NamedTuple):
-    """Of N frames; sums over frames and means over codebooks."""
+    """Losses and statistics of N frames, as sums over frames and means over codebooks."""
 
     weighted: Tensor
-    """Scalar w1 F + w2 G, the only one with a gradient."""
+    """Scalar w1 F + w2 G, the only field with a gradient."""
     anchor: Tensor
-    """Scalar, nats."""
+    """Scalar, the anchor loss in nats."""
     enhanced: Tensor
-    """Scalar, nats; 0 without enhanced labels."""
+    """Scalar, the enhanced loss in nats; 0 without enhanced labels."""
     anchor_predicted: Tensor
-    """(N, H) int64, the most probable code."""
+    """(N, H) int64, the most probable code of the anchor head."""
     enhanced_predicted: Tensor | None
-    """(N, H) int64, likewise; None without enhanced labels, as the next two."""
+    """(N, H) int64, the same of the enhanced head; None without enhanced labels, as the next two fields."""
     picked: Tensor | None
-    """(N, H) int64, see ``labels.enhanced.Selection``."""
+    """(N, H) int64, the selected codes; see ``labels.enhanced.Selection``."""
     nearest: Tensor | None
-    """(N, H) int64, likewise."""
+    """(N, H) int64, the nearest codes; see ``labels.enhanced.Selection``."""
     label_mass: Tensor | None
-    """(H, V) float32, how often each code is picked, or its sum in labels that are not picked; None without enhanced labels,
-    as the next three, which are sums over frames and means over codebooks, too."""
+    """(H, V) float32, the number of times each code is selected, or its sum in soft labels; None without enhanced labels, as
+    the next three fields."""
     floor: Tensor | None
-    """Scalar, nats: the least loss of a predictor that knows the frame, the entropy of ``Selection.expected``."""
+    """Scalar, the lowest possible loss in nats: the entropy of ``Selection.expected``."""
     reachable: Tensor | None
-    """Scalar, frames that such a predictor gets right on average."""
+    """Scalar, the highest possible mean number of correctly predicted frames."""
     correct: Tensor | None
-    """Scalar, frames that the model gets right: the label's share of the most probable code, or 1 if it was picked."""
+    """Scalar, the number of correctly predicted frames; a soft label counts with its share of the most probable code."""
 
 
 def fused_cross_entropies(
@@ -64,19 +64,19 @@ def fused_cross_entropies(
     enhanced_weight: float,
     chunk_frames: int,
 ) -> CrossEntropies:
-    """Both cross-entropies of N frames.
+    """Computes both cross-entropies of N frames.
 
-    The products with the heads are taken in the precision of autocast, or of ``hidden``; all else is float32 (float64 for
-    float64 input).
+    The products with the heads have the precision of autocast, or of ``hidden``; all other arithmetic is float32 (float64
+    for float64 input).
 
     Args:
         hidden: (N, D) encoder output of the masked pass.
         anchor_labels: (N, H) int64.
-        anchor_head, enhanced_head: two heads, or one and the same. Both get a gradient, also where it is zero.
-        targets: what the enhanced labels follow from, or None.
+        anchor_head, enhanced_head: two heads, or the same head twice. Both get a gradient, which may be zero.
+        targets: definition of the enhanced labels, or None.
         anchor_weight, enhanced_weight: w2 and w1.
-        chunk_frames: n, the frames whose logits, labels and gradients over all codes are in memory at a time. The Gumbel
-            noise is drawn chunk by chunk: with another n it is other noise.
+        chunk_frames: n, number of frames whose logits, labels and gradients over all codes are in memory at a time. The
+            Gumbel noise is drawn for each chunk, so it depends on n.
     """
     kind = hidden.device.type
     shared = enhanced_head is anchor_head
@@ -103,7 +103,7 @@ def fused_cross_entropies(
 
 @dataclass(frozen=True)
 class _Settings:
-    """What the function needs besides tensors that may have a gradient."""
+    """Arguments of the function other than tensors that may have a gradient."""
 
     anchor_labels: Tensor
     targets: EnhancedTargets | None
@@ -112,7 +112,7 @@ class _Settings:
     dtype: torch.dtype
     chunk_frames: int
     differentiate: bool
-    """The graph is being recorded."""
+    """True if autograd records the graph."""
 
 
 _Weighted = tuple[Tensor, float]
@@ -120,10 +120,10 @@ _Weighted = tuple[Tensor, float]
 
 
 class _Head:
-    """A prediction head: logits of a chunk, and the gradients gathered over chunks."""
+    """A prediction head: computes the logits of a chunk, and accumulates the gradients over chunks."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, num_books: int, dtype: torch.dtype, wanted: bool):
-        # As in NeMo's MultiSoftmaxDecoder: a convolution of width 1, its outputs ordered by code, then by codebook.
+        # As in NeMo's MultiSoftmaxDecoder: a convolution of width 1 whose outputs are ordered by code, then by codebook.
         self.weight = weight.view(-1, num_books, weight.shape[1]).to(dtype)
         self.bias = None if bias is None else bias.view(-1, num_books).to(dtype)
         self.wanted = wanted
@@ -133,7 +133,7 @@ class _Head:
             self.bias_gradient = None if bias is None else torch.zeros_like(self.bias, dtype=exact)
 
     def predict(self, hidden: Tensor, book: int) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and probabilities: (n, D) -> 2 x (n, V)."""
+        """Computes log-probabilities and probabilities: (n, D) -> 2 x (n, V)."""
         logits = F.linear(hidden, self.weight[:, book], None if self.bias is None else self.bias[:, book])
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         probs = logits.sub_(logits.amax(dim=1, keepdim=True)).exp()
@@ -141,7 +141,7 @@ class _Head:
         return logits.sub_(total.log()), probs.div_(total)
 
     def backward(self, of_logits: Tensor, hidden: Tensor, book: int) -> Tensor:
-        """Gathers the gradient of a chunk's logits (n, V); returns that of its frames (n, D)."""
+        """Accumulates the gradient of the logits of a chunk (n, V); returns the gradient of its frames (n, D)."""
         rounded = of_logits.to(hidden.dtype)
         if self.wanted:
             gathered = self.weight_gradient[:, book]
@@ -154,7 +154,7 @@ class _Head:
         return rounded @ self.weight[:, book]
 
     def gradients(self, scale: float) -> tuple[Tensor | None, Tensor | None]:
-        """Of weight (V * H, D, 1) and bias (V * H,)."""
+        """Returns the gradients of weight (V * H, D, 1) and bias (V * H,)."""
         if not self.wanted:
             return None, None
         bias = None if self.bias_gradient is None else self.bias_gradient.mul_(scale).flatten()
@@ -162,7 +162,7 @@ class _Head:
 
 
 def _of_logits(probs: Tensor, labels: _Weighted | None, soft: _Weighted | None) -> Tensor:
-    """Gradient of a head's logits by the formulas above, in the memory of its probabilities.
+    """Computes the gradient of the logits of a head by the formulas above, in place of its probabilities.
 
     Args:
         probs: (n, V).
@@ -178,14 +178,14 @@ def _of_logits(probs: Tensor, labels: _Weighted | None, soft: _Weighted | None) 
 
 
 def _of_units(selection: Selection, log_probs: Tensor, targets: EnhancedTargets, book: int) -> Tensor:
-    """Gradient of F with respect to unit vectors, (n, d)."""
+    """Computes the gradient of F with respect to unit vectors, (n, d)."""
     expected = -torch.linalg.vecdot(selection.soft, log_probs)
     of_scores = (-expected.unsqueeze(1) - log_probs).mul_(selection.soft)
     return (of_scores @ targets.codebook[book].to(of_scores.dtype)) * (targets.logit_scale / targets.temperature)
 
 
 class _Sums:
-    """Losses, codes and gradients, gathered chunk by chunk."""
+    """Losses, codes and gradients, accumulated over chunks."""
 
     def __init__(self, hidden: Tensor, units: Tensor | None, heads: list[_Head], settings: _Settings, wanted: list[bool]):
         self.settings, self.heads = settings, heads
@@ -211,7 +211,7 @@ class _Sums:
         self.codes[0, rows, book] = log_probs.argmax(dim=1)
         of_labels, of_soft = (labels, self.settings.anchor_weight), None
         if self.settings.targets is not None:
-            if len(self.heads) == 2:  # done with the anchor's
+            if len(self.heads) == 2:  # frees the anchor head's tensors
                 self._differentiate(head, probs, of_labels, None, rows, book)
                 head, of_labels = self.heads[1], None
                 log_probs, probs = head.predict(chunk, book)
@@ -219,7 +219,7 @@ class _Sums:
         self._differentiate(head, probs, of_labels, of_soft, rows, book)
 
     def _add_enhanced(self, log_probs: Tensor, rows: slice, book: int) -> Tensor:
-        """Adds what predictions (n, V) say of the enhanced labels, and returns these."""
+        """Adds the losses of predictions (n, V) for the enhanced labels, and returns the labels."""
         targets, weight = self.settings.targets, self.settings.enhanced_weight
         selection = targets.select(rows, book, self.generator)
         self.enhanced -= torch.linalg.vecdot(selection.labels, log_probs).sum()
@@ -246,14 +246,14 @@ class _Sums:
     def _differentiate(
         self, head: _Head, probs: Tensor, labels: _Weighted | None, soft: _Weighted | None, rows: slice, book: int
     ) -> None:
-        """Adds the gradients of a head's predictions (n, V), whose memory is used up."""
+        """Adds the gradients of the predictions (n, V) of a head, and overwrites the predictions."""
         if self.differentiate and any(weight > 0 for _, weight in filter(None, (labels, soft))):
             of_logits = _of_logits(probs, labels, soft)
             self.of_frames[rows] += head.backward(of_logits, self.frames[rows], book)
 
 
 class _FusedCrossEntropies(torch.autograd.Function):
-    """Losses, and at once the gradients of ``weighted``; backward only scales them."""
+    """Autograd function that computes the losses and the gradients of ``weighted`` together; backward only scales them."""
 
     @staticmethod
     def forward(ctx, hidden, units, anchor_weight, anchor_bias, enhanced_weight, enhanced_bias, settings):

@@ -1,4 +1,4 @@
-"""The memory that attention needs for an utterance: it grows with the square of the length.
+"""Estimate of the memory that attention needs for an utterance, which grows with the square of the length.
 
 Shapes: T' encoder frames, H heads, L layers.
 """
@@ -12,15 +12,15 @@ from nemo.core import ModelPT
 from nemo_birq.utils.memory import total_memory_bytes
 
 MATRICES = 7
-"""Matrices of (H, T', T') that NeMo's attention with relative positions holds at once; measured on a CPU: 7.4."""
+"""Number of (H, T', T') matrices that NeMo's attention with relative positions holds at once; measured on a CPU: 7.4."""
 KEPT_FOR_BACKWARD = 1.5
-"""More of them for each layer in training; measured with three layers: 12.3 in all."""
+"""Number of further matrices for each layer in training; measured with three layers: 12.3 in total."""
 WITHOUT_POSITIONS = 3
-"""Matrices of attention with absolute positions: scores, weights and their mask."""
+"""Number of matrices of attention with absolute positions: scores, weights and their mask."""
 
 
 def attention_bytes(encoder: ConformerEncoder, frames: float, training: bool) -> float:
-    """Estimates the memory of one utterance of T' = ``frames`` frames; 0 where the attention is local or fused."""
+    """Estimates the bytes for one utterance of T' = ``frames`` frames; 0 if the attention is local or fused."""
     kind = encoder.self_attention_model
     if kind not in ("rel_pos", "abs_pos") or (kind == "abs_pos" and getattr(encoder, "use_pytorch_sdpa", False)):
         return 0.0
@@ -33,18 +33,18 @@ def attention_bytes(encoder: ConformerEncoder, frames: float, training: bool) ->
 def check_attention_fits(
     model: ModelPT, name: str, seconds: float, remedy: str, training: bool = False, device: torch.device | None = None
 ) -> None:
-    """Refuses an utterance whose attention needs more than all the memory of the device: the system would end the process.
+    """Refuses an utterance whose attention needs more than the memory of the device, before the system kills the process.
 
     Args:
-        model: with preprocessor and encoder; an encoder that is no Conformer is not checked.
-        name: of the utterance, for the message.
-        seconds: its length.
-        remedy: for the message, where ``{seconds}`` becomes the length that fits.
-        training: with a backward pass.
-        device: that will run the model; None is the one on which it is.
+        model: model with preprocessor and encoder; only Conformer encoders are checked.
+        name: name of the utterance, for the message.
+        seconds: length of the utterance.
+        remedy: advice for the message, in which ``{seconds}`` becomes the length that fits.
+        training: include the backward pass.
+        device: device that will run the model; None: its current device.
 
     Raises:
-        ValueError: it does not fit.
+        ValueError: the utterance does not fit.
     """
     encoder = getattr(model, "encoder", None)
     if not isinstance(encoder, ConformerEncoder):
@@ -58,7 +58,7 @@ def check_attention_fits(
         fits = math.floor(seconds * math.sqrt(room / needed))
         raise ValueError(
             f"{name} lasts {seconds:.0f} s: its attention, over {seconds / step:,.0f} frames, needs about "
-            f"{needed / 2**30:,.0f} GiB of memory, and there are {room / 2**30:,.0f}. {remedy.format(seconds=fits)}"
+            f"{needed / 2**30:,.0f} GiB of memory, and the device has {room / 2**30:,.0f}. {remedy.format(seconds=fits)}"
         )
 
 

@@ -1,7 +1,7 @@
-"""Operations (FLOP) of a pass through the first layers of a NeMo Conformer encoder, in closed form.
+"""FLOP counts for a pass through the first layers of a NeMo Conformer encoder, in closed form.
 
-Matrix products and convolutions are counted, a multiplication and an addition as two. Elementwise operations are not. The
-numbers follow from lengths alone, so that counting a step costs nothing and waits for no device.
+The counts include matrix products and convolutions, with a multiplication and an addition as two operations, but not
+elementwise operations. They depend only on lengths, so counting a step costs nothing and does not wait for the device.
 
 Shapes: B utterances, T feature frames, T' encoder frames, D encoder width.
 """
@@ -20,12 +20,12 @@ from torch import nn
 
 
 class Flops(NamedTuple):
-    """FLOP of the products of a forward pass, by what their backward pass needs."""
+    """FLOP of the products of a forward pass, grouped by the cost of their backward pass."""
 
     inner: float
-    """Products of which both factors need a gradient: backward costs twice as much as forward."""
+    """FLOP of products whose two factors need a gradient: backward costs twice as much as forward."""
     outer: float
-    """Products with an input that needs none, such as the features: backward costs as much as forward."""
+    """FLOP of products with an input without gradient, such as the features: backward costs as much as forward."""
 
     @property
     def forward(self) -> float:
@@ -33,19 +33,18 @@ class Flops(NamedTuple):
 
     @property
     def training(self) -> float:
-        """Forward and backward pass."""
+        """FLOP of forward and backward pass."""
         return 3 * self.inner + 2 * self.outer
 
 
 def encoder_flops(encoder: ConformerEncoder, frames: np.ndarray, layers: int) -> Flops:
-    """Counts a pass of utterances through subsampling and the first layers.
-
+    """Counts the FLOP of a pass of utterances through subsampling and the first layers.
     Global tokens of local attention are not counted.
 
     Args:
-        encoder: without ``out_proj`` and ``reduction``.
-        frames: (B,) lengths in feature frames. With B times T the padded frames are counted, too.
-        layers: k in 0..L.
+        encoder: encoder without ``out_proj`` and ``reduction``.
+        frames: (B,) lengths in feature frames. To include padding, pass B times T.
+        layers: number of layers, k in 0..L.
     """
     front, encoded = _subsampling(encoder.pre_encode, frames.astype(np.float64))
     inner, outer = np.sum(front[1:]), front[0]
@@ -62,17 +61,17 @@ def encoder_flops(encoder: ConformerEncoder, frames: np.ndarray, layers: int) ->
 
 
 def _subsampling(front: nn.Module, frames: np.ndarray) -> tuple[list[float], np.ndarray]:
-    """Returns the FLOP of each product in its order, and the lengths (B,) in encoder frames."""
+    """Returns the FLOP of each product in order, and the lengths (B,) in encoder frames."""
     if isinstance(front, nn.Linear):
         return [2 * front.weight.numel() * frames.sum()], frames
     if isinstance(front, StackingSubsampling):
         frames = np.ceil(frames / front.subsampling_factor)
         return [2 * front.proj_out.weight.numel() * frames.sum()], frames
-    # NeMo 3.0 cannot run its other kinds, vggnet and convolutions of one dimension.
+    # NeMo 3.0 cannot run its other kinds, vggnet and one-dimensional convolutions.
     found, bands = [], float(front._feat_in)
     for module in front.conv:
         if isinstance(module, nn.Conv2d):
-            # NeMo's causal convolutions pad by themselves, by as much on both axes.
+            # NeMo's causal convolutions pad their input themselves, by the same amount on both axes.
             added = sum(getattr(module, side, module.padding[0]) for side in ("_left_padding", "_right_padding"))
             kernel, stride = module.kernel_size[0], module.stride[0]
             frames = np.where(frames > 0, (frames + added - kernel) // stride + 1, 0)

@@ -1,4 +1,4 @@
-"""Where in time a label lies: the middle of each frame, in seconds.
+"""Times of frames and labels: the middle of each frame, in seconds.
 
 * Mel frame i is centred at sample ``i * hop``: NeMo's short-time Fourier transform is centred (``torch.stft`` with
   ``center=True``, zeros on both sides). With ``exact_pad`` it is not, and the middle is ``i * hop + hop / 2``. (The window
@@ -6,10 +6,10 @@
 * Encoder frame t sees the mel frames around its own middle. A convolution with kernel K, stride s and p zeros on
   the left centres its output t at input ``s * t + (K - 1) / 2 - p``. NeMo's ``striding`` and ``dw_striding`` (K = 3, p = 1)
   thus centre encoder frame t at mel frame ``S * t``; with causal subsampling (p = 2) at ``S * t - (S - 1)``; ``stacking``
-  at ``S * t + (S - 1) / 2``. The layers of the encoder add context to a frame and leave it where it is.
-* Anchor label t is of the stacked mel frames ``S * t`` to ``S * t + S - 1``, with the middle ``S * t + (S - 1) / 2``: 15 ms
+  at ``S * t + (S - 1) / 2``. The layers of the encoder add context to a frame but do not move it.
+* Anchor label t covers the stacked mel frames ``S * t`` to ``S * t + S - 1``, with the middle ``S * t + (S - 1) / 2``: 15 ms
   after that of the encoder frame with S = 4, 35 ms with S = 8. Encoder frame t of a causal subsampling sees no mel frame
-  after ``S * t``: its label is of the frames ``S * t - (S - 1)`` to ``S * t``, which frame t - 1 has not seen.
+  after ``S * t``: its label covers the frames ``S * t - (S - 1)`` to ``S * t``, which frame t - 1 has not seen.
 
 S: subsampling factor of the encoder.
 """
@@ -29,14 +29,14 @@ class FrameTimes(NamedTuple):
     first: float
     """Middle of frame 0, in seconds; may be negative."""
     step: float
-    """From one middle to the next, in seconds."""
+    """Distance between two middles, in seconds."""
 
     def middles(self, count: int) -> np.ndarray:
-        """Middles of the first frames, in seconds: (count,) float64."""
+        """Returns the middles of the first frames, in seconds: (count,) float64."""
         return self.first + self.step * np.arange(count)
 
     def edges(self, count: int) -> np.ndarray:
-        """Where the first frames begin, and where the last ends: (count + 1,) float64."""
+        """Returns the borders of the first frames, in seconds: (count + 1,) float64."""
         return self.first + self.step * (np.arange(count + 1) - 0.5)
 
 
@@ -48,7 +48,7 @@ def mel_times(model: ModelPT) -> FrameTimes:
 
 
 def encoder_times(model: ModelPT) -> FrameTimes:
-    """Returns the times of the encoder's frames, and so of enhanced labels."""
+    """Returns the times of the encoder frames, which are those of the enhanced labels."""
     return _subsampled_times(model, first_encoder_frame(model.encoder))
 
 
@@ -72,18 +72,16 @@ def first_encoder_frame(encoder: ConformerEncoder) -> float:
     offset, stride = 0.0, 1
     for module in pre_encode.conv.modules():
         if isinstance(module, nn.Conv2d):
-            left = getattr(module, "_left_padding", None)  # of causal convolutions, which pad by themselves
-            # Of the two dimensions time is the first, frequency the second.
+            left = getattr(module, "_left_padding", None)  # causal convolutions pad their input themselves
+            # The first dimension is time, the second frequency.
             offset += stride * ((module.kernel_size[0] - 1) / 2 - (module.padding[0] if left is None else left))
             stride *= module.stride[0]
     return offset
 
 
 def leading_frames(encoder: ConformerEncoder) -> int:
-    """Returns the number of zero frames to put before the first feature frame, so that S at a time are an encoder frame.
-
-    It is 0. For a causal subsampling, whose frame t stands for the feature frames ``S * t - (S - 1)`` to ``S * t``, it is
-    S - 1.
+    """Returns the number of zero frames before the first feature frame that align S feature frames with each encoder frame.
+    It is S - 1 for a causal subsampling, whose frame t covers the feature frames ``S * t - (S - 1)`` to ``S * t``, else 0.
     """
     front = encoder.pre_encode
     causal = isinstance(front, ConvSubsampling) and front._left_padding > front._right_padding

@@ -1,8 +1,8 @@
 """Passes through some layers of a NeMo Conformer encoder: the label pass, and the outputs of several layers at once.
 
-The label pass runs the unmasked input through the first k layers and no further. NeMo's ``ConformerEncoder`` can only run
-all its layers. ``encode_to_layer`` repeats the body of its ``forward_internal`` for the first k,
-with the encoder's own modules; the encoder object itself stays stock and is not changed. A test pins the result to NeMo's
+The label pass runs the unmasked input through the first k layers only. NeMo's ``ConformerEncoder`` can only run all its
+layers. ``encode_to_layer`` repeats the body of its ``forward_internal`` for the first k layers, with the encoder's own
+modules; the stock encoder object is not changed. A test compares the result with NeMo's
 ``ConformerMultiLayerFeatureExtractor``.
 
 Shapes: B utterances, F mel bins, T feature frames, T' encoder frames, D encoder width.
@@ -20,11 +20,11 @@ from torch.nn.modules.batchnorm import _NormBase as BatchNormalization  # BatchN
 
 @contextmanager
 def label_mode(encoder: ConformerEncoder, dropout: bool, running: bool = False) -> Iterator[None]:
-    """Within it, a training encoder makes labels: no dropout (unless asked for), and no trace in its statistics.
+    """Context in which a training encoder makes labels: without dropout, unless requested, and without updating statistics.
 
-    Batch normalization keeps the mode of the masked pass: in training it normalizes with the batch at hand, here the
-    unmasked one, but its running statistics, those that inference and fine-tuning use, are left to the masked pass.
-    With ``running`` it normalizes with them, as inference does.
+    Batch normalization keeps the mode of the masked pass: in training it normalizes with the current batch, here the
+    unmasked one, but only the masked pass updates the running statistics, which inference and fine-tuning use. With
+    ``running`` it normalizes with the running statistics, as in inference.
     """
     if not encoder.training:
         yield
@@ -48,21 +48,21 @@ def label_mode(encoder: ConformerEncoder, dropout: bool, running: bool = False) 
 def encode_to_layer(
     encoder: ConformerEncoder, features: Tensor, lengths: Tensor, layer: int, dropout: bool = False, running: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Output of encoder layer k for the unmasked input, h^(k).
+    """Computes the output of encoder layer k for the unmasked input, h^(k).
 
     Args:
-        encoder: a stock encoder without ``out_proj`` and ``reduction``.
+        encoder: stock encoder without ``out_proj`` and ``reduction``.
         features: (B, F, T) normalized log-mel features.
         lengths: (B,) lengths in feature frames.
         layer: k in 1..L.
         dropout: keep dropout and stochastic depth on when the encoder is in training mode.
-        running: batch normalization takes the running statistics even then.
+        running: batch normalization uses the running statistics even then.
 
     Returns:
         h^(k) of shape (B, T', D), and the lengths (B,) int64 in encoder frames.
     """
     if features.shape[2] > encoder.max_audio_length:
-        encoder.set_max_audio_length(features.shape[2])  # its own update would talk to all ranks
+        encoder.set_max_audio_length(features.shape[2])  # the update in NeMo's forward is a collective call
     with label_mode(encoder, dropout, running):
         hidden = features.transpose(1, 2)
         if isinstance(encoder.pre_encode, nn.Linear):
@@ -88,11 +88,11 @@ def encode_to_layer(
 
 
 def draw_context(encoder: ConformerEncoder, generator: torch.Generator | None) -> list[int]:
-    """Draws one of the attention contexts of a training encoder, as NeMo does, but from the generator of the step.
+    """Draws one of the attention contexts of a training encoder, as NeMo does, but with the generator of the step.
 
     Args:
-        encoder: in evaluation mode, or with one context, it has nothing to draw.
-        generator: on the host; None: PyTorch's own.
+        encoder: encoder; in evaluation mode or with a single context, the result is None.
+        generator: generator on the host; None: PyTorch's default one.
     """
     contexts = encoder.att_context_size_all
     if not encoder.training or len(contexts) == 1:
@@ -104,8 +104,8 @@ def label_context(encoder: ConformerEncoder, kind: str, drawn: list[int] | None 
     """Returns the attention context of the label pass.
 
     Args:
-        encoder: of any look-ahead.
-        kind: of ``config.LabelsConfig.context``.
+        encoder: encoder with one or several look-aheads.
+        kind: value of ``config.LabelsConfig.context``.
         drawn: the context of the masked pass; None outside of training.
     """
     if kind == "full":
@@ -115,7 +115,7 @@ def label_context(encoder: ConformerEncoder, kind: str, drawn: list[int] | None 
 
 @contextmanager
 def attending(encoder: ConformerEncoder, context: list[int] | None) -> Iterator[None]:
-    """Within it, the encoder attends to a context, in training too; None: to the one that it takes itself."""
+    """Context in which the encoder attends to a given context, also in training; None: to the one that it selects itself."""
     before = encoder.att_context_size, encoder.att_context_size_all
     if context is not None:
         encoder.att_context_size, encoder.att_context_size_all = context, [context]
@@ -126,17 +126,17 @@ def attending(encoder: ConformerEncoder, context: list[int] | None) -> Iterator[
 
 
 def _stochastic_depth(hidden: Tensor, residual: Tensor, drop_probability: float) -> Tensor:
-    """NeMo's stochastic depth: the layer is dropped, or scaled up to keep the expectation."""
+    """Applies NeMo's stochastic depth: drops the layer, or scales it up to keep the expectation."""
     if torch.rand(1) < drop_probability:
         return hidden * 0.0 + residual
     return (hidden - residual) / (1.0 - drop_probability) + residual
 
 
 def parse_layers(text: str, depth: int) -> list[int]:
-    """``4,7`` -> [4, 7], in rising order, each once.
+    """Parses layer numbers, ``4,7`` -> [4, 7], in ascending order without duplicates.
 
     Raises:
-        ValueError: no numbers, or a layer that the encoder does not have.
+        ValueError: the text has no numbers, or the encoder does not have a layer.
     """
     try:
         layers = sorted({int(number) for number in text.split(",")})
@@ -144,26 +144,26 @@ def parse_layers(text: str, depth: int) -> list[int]:
         raise ValueError(f"layers {text!r}: give whole numbers, such as 4,7") from error
     wrong = [layer for layer in layers if not 1 <= layer <= depth]
     if wrong:
-        raise ValueError(f"layers {wrong}: this encoder has the layers 1 to {depth}")
+        raise ValueError(f"layers {wrong} do not exist: give layers from 1 to {depth}")
     return layers
 
 
 def encode_to_layers(
     encoder: ConformerEncoder, features: Tensor, lengths: Tensor, layers: Sequence[int]
 ) -> tuple[dict[int, Tensor], Tensor]:
-    """Outputs of some layers; those above the highest are not run.
+    """Computes the outputs of several layers; layers above the highest one are not run.
 
     Args:
-        encoder: in evaluation mode.
+        encoder: encoder in evaluation mode.
         features: (B, F, T) normalized log-mel features.
         lengths: (B,) lengths in feature frames.
-        layers: of 1..L.
+        layers: layer numbers in 1..L.
 
     Returns:
-        (B, T', D) by layer, and the lengths (B,) int64 in encoder frames.
+        The outputs (B, T', D) by layer, and the lengths (B,) int64 in encoder frames.
     """
     outputs: dict[int, Tensor] = {}
-    # Hooks also see the layers below k, which `encode_to_layer` does not give.
+    # Hooks collect the layers below k, which `encode_to_layer` does not return.
     hooks = [
         encoder.layers[layer - 1].register_forward_hook(lambda _, __, output, layer=layer: outputs.update({layer: output}))
         for layer in layers
@@ -177,10 +177,10 @@ def encode_to_layers(
 
 
 def check_finite(outputs: Tensor, what: str) -> None:
-    """Refuses what a diverged training gives, and values too large for float16.
+    """Refuses outputs that are not finite, from a diverged training or because they are too large for float16.
 
     Raises:
-        ValueError: NaN or infinity.
+        ValueError: an output is NaN or infinite.
     """
     if not outputs.isfinite().all():
         text = f"{what}: the outputs hold NaN or infinity, as after a training that diverged"
@@ -190,7 +190,8 @@ def check_finite(outputs: Tensor, what: str) -> None:
 
 
 def encoder_lengths(encoder: ConformerEncoder, features: Tensor, lengths: Tensor) -> Tensor:
-    """Lengths in encoder frames, (B,) int64, as the encoder computes them, without running it. Arguments as above."""
+    """Computes the lengths in encoder frames, (B,) int64, without running the encoder; arguments as in
+    ``encode_to_layer``."""
     front = encoder.pre_encode
     if isinstance(front, nn.Linear):
         return lengths.to(torch.int64)
@@ -203,4 +204,4 @@ def encoder_lengths(encoder: ConformerEncoder, features: Tensor, lengths: Tensor
             front._sampling_num,
         )  # fmt: skip
         return found.to(torch.int64)
-    raise ValueError(f"the encoder's subsampling is a {type(front).__name__}, whose lengths are not known")
+    raise ValueError(f"the encoder's subsampling is a {type(front).__name__}, for which no formula of the lengths is known")

@@ -11,21 +11,21 @@ from nemo_birq.utils.rng import seeded
 
 
 def valid_frames(lengths: Tensor, num_frames: int) -> Tensor:
-    """(B,) lengths -> (B, num_frames) bool, true inside each utterance."""
+    """Converts lengths (B,) to a mask (B, num_frames) bool, true inside each utterance."""
     return torch.arange(num_frames, device=lengths.device) < lengths.unsqueeze(1)
 
 
 def positions(selected: Tensor) -> Tensor:
-    """Of the true entries of (B, T') bool in the flattened (B, T'): (N,) int64. Waits for the device."""
+    """Returns the positions of the true entries of a flattened (B, T') bool: (N,) int64. Waits for the device."""
     return selected.flatten().nonzero().squeeze(1)
 
 
 class SpanMasking:
-    """Random spans, drawn for each utterance on its own, overlapping freely.
+    """Masking with random spans, which are drawn independently for each utterance and may overlap.
 
-    Spans begin at every frame with probability p, and also before the utterance, as if it were cut out of a longer
-    recording. Each frame, at the edges and in utterances shorter than a span too, is therefore masked with the same
-    probability, ``coverage`` = 1 - (1 - p)^span.
+    A span begins at every frame with probability p, also before the utterance, as if it were cut from a longer recording.
+    Each frame is therefore masked with the same probability, ``coverage`` = 1 - (1 - p)^span, also at the edges and in
+    utterances shorter than a span.
 
     Args:
         start_probability: p, in (0, 1); 0.01 in BEST-RQ.
@@ -42,44 +42,44 @@ class SpanMasking:
 
     @property
     def coverage(self) -> float:
-        """Expected share of masked feature frames."""
+        """Expected share of masked feature frames, in [0, 1]."""
         return 1 - (1 - self.start_probability) ** self.span_frames
 
     def draw(self, lengths: Tensor, num_frames: int, generator: torch.Generator | None = None) -> Tensor:
-        """Random mask: (B,) lengths in frames -> (B, T) bool, true where masked, false in the padding.
-
-        On the host, where the generator is: there it is known which frames are predicted without waiting for the device.
+        """Draws a mask: (B,) lengths in frames -> (B, T) bool, true where masked, false in the padding.
+        The mask is on the host, so that the predicted frames are known without waiting for the device.
         """
         shape = (lengths.shape[0], num_frames + self.span_frames - 1)
         starts = torch.rand(shape, generator=generator) < self.start_probability
         so_far = F.pad(starts.cumsum(dim=1, dtype=torch.int32), (1, 0))
-        masked = so_far[:, self.span_frames :] > so_far[:, :num_frames]  # a span has begun here or a little earlier
+        masked = so_far[:, self.span_frames :] > so_far[:, :num_frames]  # a span began within the last span_frames frames
         return masked & valid_frames(lengths, num_frames)
 
     def fill(self, features: Tensor, mask: Tensor, seed: int) -> Tensor:
-        """Features (B, F, T) with the frames of mask (B, T) replaced by noise, fresh for every frame and utterance.
+        """Replaces the frames of mask (B, T) in features (B, F, T) by noise, which is fresh for every frame and utterance.
 
         Args:
-            features, mask: on one device.
-            seed: of the noise, which is drawn on the device.
+            features, mask: tensors on the same device.
+            seed: seed of the noise, which is drawn on the device.
         """
         generator = seeded(features.device, seed)
         noise = torch.randn(features.shape, device=features.device, dtype=features.dtype, generator=generator)
         return torch.where(mask.unsqueeze(1), noise * self.noise_std, features)
 
     def encoder_frames(self, mask: Tensor, subsampling: int, leading: int = 0) -> Tensor:
-        """Which encoder frames count as masked: (B, T) bool -> (B, T') bool; see ``frame_times.leading_frames``."""
+        """Converts a mask of feature frames (B, T) bool to encoder frames (B, T') bool; see
+        ``frame_times.leading_frames``."""
         padded = F.pad(mask.float(), (leading, -(leading + mask.shape[1]) % subsampling))
         return padded.unflatten(1, (-1, subsampling)).mean(dim=-1) > self.threshold
 
     def masked_positions(self, mask: Tensor, subsampling: int, num_frames: int, leading: int = 0) -> Tensor:
-        """Returns the encoder frames that are predicted. They lie inside the true lengths, as masked feature frames do.
+        """Returns the masked encoder frames, which are predicted. All of them are inside the true lengths.
 
         Args:
-            mask: (B, T) bool, on the host, so that their number is known without waiting for the device.
+            mask: (B, T) bool, on the host, so that the number of frames is known without waiting for the device.
             subsampling: S.
             num_frames: T' of the encoder.
-            leading: of ``frame_times.leading_frames``.
+            leading: result of ``frame_times.leading_frames``.
 
         Returns:
             (N,) int64 positions in the flattened (B, T').

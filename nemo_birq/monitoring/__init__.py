@@ -1,1 +1,1 @@
-"""Health of a run: statistics of both tasks, gradients, churn, finite numbers, alarms and the log."""
+"""Health of a run: statistics of both tasks, gradients, label churn, checks for finite numbers, alarms and the log."""

@@ -1,7 +1,7 @@
 """Rules for an unhealthy run: each compares a logged step with its thresholds and returns a violation or None.
 
-A violation says what the number means and what to change; docs/reading_the_curves.md shows the cases in pictures. Thresholds
-of single metrics are the healthy ranges of metrics.py. This module has those of differences.
+A violation says what the number means and what to change; docs/reading_the_curves.md shows each case in a picture. The
+thresholds of single metrics are the healthy ranges in metrics.py. The thresholds of differences are in this module.
 """
 
 import math
@@ -14,15 +14,15 @@ from nemo_birq.config import BiRQConfig, LabelsConfig
 from nemo_birq.data.factory import MAX_SKIPPED_SHARE
 from nemo_birq.monitoring.metrics import METRICS
 
-# Nats below the unigram entropy from which a task counts as learned. A predictor that only knows the frequencies stays above
-# 0, and the error of an entropy from few frames is smaller than this.
+# Nats below the unigram entropy at which a task counts as learned. A predictor that only knows the frequencies stays above
+# the entropy, and the error of an entropy from few frames is smaller than this.
 MIN_GAIN = 0.05
 # Share of ln V by which the entropy of the enhanced labels may fall from its peak; labels of healthy runs change by less.
 MAX_FALL = 0.2
-# Nats above the unigram entropy to which the loss of a learned task may rise. Before it is learned the loss may be higher.
+# Nats above the unigram entropy to which the loss of a learned task may rise. Before that, the loss may be higher.
 MAX_EXCESS = 0.3
 MAX_SKIPPED = 10
-"""Fewer skipped utterances than this raise no alarm, unless they are all."""
+"""Smallest number of skipped utterances that raises an alarm, unless all utterances are skipped."""
 
 
 class Violation(NamedTuple):
@@ -44,7 +44,7 @@ class LoggedStep(NamedTuple):
     at_peak_entropy: dict[str, float] | None
     """Metrics of the step at which the enhanced labels had their highest entropy; None while their weight has been 0."""
     enhanced_learned: bool = False
-    """At an earlier logged step the enhanced task was learned."""
+    """True if the enhanced task was learned at an earlier logged step."""
 
 
 Rule = Callable[[LoggedStep], Violation | None]
@@ -111,8 +111,8 @@ def anchor_not_learned(logged: LoggedStep) -> Violation | None:
         gain,
         MIN_GAIN,
         f"after {logged.step + 1} steps the anchor loss {logged.metrics['anchor_loss']:.2f} is not below the unigram "
-        f"entropy {logged.metrics['anchor_unigram_entropy']:.2f}: the model knows how frequent each code is, and nothing "
-        "about the frame. Check the learning rate (too low in a long warm-up, or too high), frozen parameters, and spans "
+        f"entropy {logged.metrics['anchor_unigram_entropy']:.2f}: the model has only learned how frequent each code is. "
+        "Check the learning rate (too low in a long warm-up, or too high), frozen parameters, and spans "
         "that are too long for the start (model.birq.masking.span_frames). With one shared head, try "
         "model.birq.loss.head=separate. If the warm-up is longer than this, raise model.birq.watch.learned_by_step.",
     )
@@ -126,7 +126,7 @@ def shrinking_labels(logged: LoggedStep) -> Violation | None:
     fall = peak["enhanced_normalized_entropy"] - now["enhanced_normalized_entropy"]
     loss = peak["enhanced_loss"] - now["enhanced_loss"]
     nats = peak["enhanced_unigram_entropy"] - now["enhanced_unigram_entropy"]
-    if fall <= MAX_FALL or loss <= 0 or nats < loss / 2:  # otherwise most of the loss fell by learning
+    if fall <= MAX_FALL or loss <= 0 or nats < loss / 2:  # otherwise, learning explains most of the fall of the loss
         return None
     return Violation(
         fall,
@@ -146,12 +146,12 @@ def shrinking_labels(logged: LoggedStep) -> Violation | None:
 
 
 def is_learned(metrics: dict[str, float]) -> bool:
-    """Tells whether the model predicts the enhanced labels better than their frequencies alone would."""
+    """Returns True if the model predicts the enhanced labels better than their frequencies alone do."""
     return metrics["enhanced_weight"] > 0 and _excess(metrics) < -MIN_GAIN
 
 
 def _excess(metrics: dict[str, float]) -> float:
-    """Returns the nats by which the enhanced loss is above the unigram entropy of its labels; NaN where it has none."""
+    """Returns the enhanced loss minus the unigram entropy of its labels, in nats; NaN if there is no enhanced loss."""
     return metrics.get("enhanced_loss", math.nan) - metrics.get("enhanced_unigram_entropy", math.nan)
 
 
@@ -180,7 +180,7 @@ def replaced_labels(logged: LoggedStep) -> Violation | None:
 def masked_share(logged: LoggedStep) -> Violation | None:
     value = logged.metrics["masked_fraction"]
     low, high = METRICS["masked_fraction"].healthy_min, METRICS["masked_fraction"].healthy_max
-    if logged.step == 0 or low <= value <= high:  # step 0 is a single batch
+    if logged.step == 0 or low <= value <= high:  # step 0 has a single batch
         return None
     too_few = value < low
     masking = logged.birq.masking
@@ -208,13 +208,13 @@ def silence(logged: LoggedStep) -> Violation | None:
 
 
 def unreadable_data(model: DictConfig, node: str, skipped: float, share: float) -> Violation | None:
-    """Compares the skipped utterances with ``max_skipped_share``; training stops at a violation.
+    """Compares the share of skipped utterances with ``max_skipped_share``; training stops at a violation.
 
     Args:
         model: configuration of the model.
         node: ``train_ds`` or ``validation_ds``.
         skipped: number of utterances that could not be used.
-        share: their share of all utterances.
+        share: share of skipped utterances among all utterances.
     """
     most = OmegaConf.select(model, f"{node}.max_skipped_share", default=MAX_SKIPPED_SHARE)
     if share < 1.0 and (skipped < MAX_SKIPPED or share <= most):

@@ -1,11 +1,11 @@
-"""Alarms of an unhealthy run: each is logged once, when its rule is first violated, and kept in ``alarms.json``.
+"""Alarms of an unhealthy run: each is logged once, when its rule is first violated, and saved in ``alarms.json``.
 
     {"status": "running", "alarms": [{"name", "step", "value", "threshold", "message"}, ...]}
 
-The file is in the experiment's folder. ``status`` is ``running``, and at the end ``healthy``, ``unhealthy``, ``interrupted``
-or ``too short to judge``: no alarm, but the run ended before the step from which the anchor task is judged. A resumed run
-keeps the alarms of its checkpoint and those raised after the checkpoint was saved, and does not repeat them. If nothing is
-left to train, it writes the file with them and the verdict.
+The file is in the folder of the experiment. ``status`` is ``running``, and at the end ``healthy``, ``unhealthy``,
+``interrupted`` or ``too short to judge``: the run raised no alarm, but ended before the step from which the anchor task is
+judged. A resumed run keeps the alarms of its checkpoint and those raised after the checkpoint was saved, and does not repeat
+them. If no steps are left to train, it writes the file with these alarms and the verdict.
 """
 
 import json
@@ -33,7 +33,7 @@ FIELDS = {"name": str, "step": int, "value": NUMBER, "threshold": NUMBER, "messa
 
 
 class UnreadableDataError(RuntimeError):
-    """Too much of the data could not be used."""
+    """Error for data of which too many utterances could not be used."""
 
     def __init__(self, violation: Violation):
         super().__init__(f"{violation.message} The last checkpoint is unchanged.")
@@ -47,7 +47,7 @@ class Alarm:
     name: str
     step: int
     value: float | None
-    """The number beyond ``threshold``; None where there is none or it is not finite."""
+    """The number beyond ``threshold``; None if there is none or it is not finite."""
     threshold: float | None
     message: str
 
@@ -58,10 +58,10 @@ class Alarm:
 
 
 class Alarms:
-    """Applies the rules to every logged step. All ranks keep the alarms, and the first rank logs and writes them.
+    """Applies the rules to every logged step. All ranks keep the alarms; the first rank logs and writes them.
 
     Args:
-        birq: configuration of the model, for the thresholds and the messages.
+        birq: configuration of the model, for thresholds and messages.
     """
 
     def __init__(self, birq: BiRQConfig):
@@ -69,27 +69,27 @@ class Alarms:
         self.raised: list[Alarm] = []
         self.path: Path | None = None
         self.at_peak_entropy: dict[str, float] | None = None
-        """Metrics of the step at which the enhanced labels had their highest entropy, since their weight is above 0."""
+        """Metrics of the step with the highest entropy of the enhanced labels since their weight is above 0."""
         self.enhanced_learned = False
-        """At a logged step the model has predicted the enhanced labels better than their frequencies do."""
+        """True if the model predicted the enhanced labels better than their frequencies do, at any logged step."""
         self.judged = birq.loss.anchor_weight == 0
-        """The run has reached the step from which the anchor task is judged, or has no anchor task."""
+        """True if the run has reached the step from which the anchor task is judged, or has no anchor task."""
 
     def choose_file(self, trainer: Trainer) -> None:
-        """Puts ``alarms.json`` into the folder of the experiment. Every rank must call it."""
-        # NeMo's exp_manager makes the experiment's folder the root; a logger's folder is another one after resuming.
+        """Sets the path of ``alarms.json`` in the folder of the experiment. Every rank must call it."""
+        # The root is the folder of the experiment; the folder of a logger changes when the run is resumed.
         folder = trainer.default_root_dir
         if Path(folder) == Path.cwd():
-            folder = trainer.log_dir if trainer.loggers else None  # a collective operation of all ranks
+            folder = trainer.log_dir if trainer.loggers else None  # a collective call
         self.path = Path(folder) / FILE if folder and trainer.is_global_zero else None
 
     def keep_earlier(self) -> None:
-        """Adds the alarms in the file of the part of the run before; for a resumed run."""
+        """Adds the alarms that the interrupted part of a resumed run wrote."""
         if self.path is not None:
             self._keep(_written_before(self.path))
 
     def start(self) -> None:
-        """Begins the file."""
+        """Writes the file with the status ``running``."""
         self._write("running")
 
     def state_dict(self) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class Alarms:
         self.raised, self.at_peak_entropy, self.judged = [], state_dict["widest"], state_dict["judged"]
         self.enhanced_learned = state_dict.get("enhanced_learned", False)  # earlier versions did not save it
         if not math.isfinite((self.at_peak_entropy or {}).get("enhanced_normalized_entropy", 0.0)):
-            self.at_peak_entropy = None  # no later entropy would be above it
+            self.at_peak_entropy = None  # otherwise no later entropy would be higher
         self._keep([Alarm(**alarm) for alarm in state_dict["raised"]])
 
     def check(self, trainer: Trainer, step: int, metrics: dict[str, float]) -> None:
@@ -130,11 +130,11 @@ class Alarms:
 
     @property
     def verdict(self) -> str:
-        """Status if training ends now: ``healthy``, ``unhealthy`` or ``too short to judge``."""
+        """Returns the status if training ends now: ``healthy``, ``unhealthy`` or ``too short to judge``."""
         return "unhealthy" if self.raised else "healthy" if self.judged else TOO_SHORT
 
     def finish(self, trainer: Trainer) -> None:
-        """Writes the verdict, and says it in the log."""
+        """Writes the verdict to the file and to the log."""
         self._write(self.verdict)
         if not trainer.is_global_zero:
             return
@@ -151,7 +151,7 @@ class Alarms:
         logging.warning(f"This run was not healthy, {len(self.raised)} alarm(s):\n{lines}")
 
     def interrupt(self, trainer: Trainer, exception: BaseException) -> None:
-        """Raises the alarm that an exception stands for, if any, and writes that the run was interrupted."""
+        """Raises the alarm that belongs to an exception, if any, and writes the status ``interrupted``."""
         if isinstance(exception, NonFiniteError):
             self._add(trainer, Alarm("non_finite_loss", exception.step, None, None, str(exception)))
         if isinstance(exception, UnreadableDataError):
@@ -176,9 +176,9 @@ class Alarms:
 
 
 def _written_before(path: Path) -> list[Alarm]:
-    """Reads the alarms of the part of the run before, whose file NeMo's exp_manager has moved to ``run_<n>/``.
+    """Reads the alarms of the interrupted part of the run, whose file NeMo's exp_manager has moved to ``run_<n>/``.
 
-    A file that is damaged is named in a warning, and has no alarms.
+    A damaged file counts as empty; a warning names it.
     """
     moved = path.parent.glob(f"run_*/{path.name}")
     newest = path if path.exists() else max(moved, key=lambda file: file.stat().st_mtime, default=None)
@@ -186,7 +186,7 @@ def _written_before(path: Path) -> list[Alarm]:
         return []
     try:
         return _read(newest)
-    except (OSError, ValueError, ArithmeticError, RecursionError) as error:  # ValueError: not UTF-8 or not JSON, too
+    except (OSError, ValueError, ArithmeticError, RecursionError) as error:  # ValueError includes invalid UTF-8 and JSON
         logging.warning(
             f"{newest} is damaged ({type(error).__name__}: {error}). The alarms of the checkpoint are kept; those that were "
             "raised after it was saved are lost, unless they are raised again. You can delete the file."
@@ -199,9 +199,9 @@ def _read(path: Path) -> list[Alarm]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it does not hold what ``Alarms`` writes.
+        ValueError: the content is not that of ``Alarms``.
         ArithmeticError: a number is too large.
-        RecursionError: its lists are nested too deeply.
+        RecursionError: lists are nested too deeply.
     """
     content = json.loads(path.read_text(encoding="utf-8"))
     alarms = content.get("alarms") if isinstance(content, dict) else None

@@ -1,4 +1,4 @@
-"""The health of a run: what is measured beside training, written to the log, and checked."""
+"""Callback that measures, logs and checks the health of a run."""
 
 from typing import Any
 
@@ -22,17 +22,17 @@ from nemo_birq.utils.distributed import sum_over_ranks
 from nemo_birq.utils.precision import check_precision
 
 IN_BAR = {"anchor_loss": "anchor", "enhanced_loss": "enhanced", "audio_hours_per_hour": "h/h", "mfu": "mfu"}
-"""Metrics that the progress bar shows, with their names there."""
+"""Metrics in the progress bar, with their names there."""
 CODES_USED = "birq_codes_used"
-"""Key of a checkpoint: the codes that each task has used since the start."""
+"""Key in a checkpoint for the codes that each task has used since the start."""
 
 
 class HealthMonitor(Callback):
-    """Measures, logs and checks a training of ``BiRQModel``, which tells it of every batch.
+    """Measures, logs and checks a training of ``BiRQModel``. The model passes every batch to it.
 
     Args:
         birq: configuration of the model.
-        sample_rate: in Hz.
+        sample_rate: sample rate in Hz.
     """
 
     def __init__(self, birq: BiRQConfig, sample_rate: int):
@@ -43,21 +43,20 @@ class HealthMonitor(Callback):
         self.alarms = Alarms(birq)
         self.churn = {"train": Churn(), "val": Churn()}
         self.validation: dict[int, ValidationLog] = {}
-        """By number of the validation set."""
+        """Logs by number of the validation set."""
         self.optimizer_values: dict[str, float] = {}
         """Gradient norm and learning rate of the step that is logged next."""
         self.logged: dict[str, dict[str, float]] = {"training": {}, "validation": {}}
-        """Last logged value of each metric, without prefix; validation is that of the set which ``val_loss`` belongs to."""
+        """Last logged value of each metric, without prefix; for validation, of the set to which ``val_loss`` belongs."""
         self._step = -1
         self._started = False
 
     # --- called by the model --------------------------------------------------------------------------------------
 
     def observe(self, model: LightningModule, batch: SpeechBatch, losses: Any, first: bool) -> None:
-        """Adds a batch of training. Called before its backward pass, which frees the graph.
+        """Adds a training batch. Must be called before the backward pass, which frees the graph.
 
-        Steps outside of a training, such as those of NeMo's OOMptimizer, are not observed: Lightning has put no log on their
-        device.
+        Steps outside of a training, such as those of NeMo's OOMptimizer, are ignored: the logs are not on their device.
 
         Args:
             model: a ``BiRQModel``.
@@ -77,19 +76,19 @@ class HealthMonitor(Callback):
             self.training_log.gradients = gradient_products(parts, model.encoder.parameters())
 
     def observe_validation(self, batch: SpeechBatch, health: dict[str, Any], number: int, device: torch.device) -> None:
-        """Adds a batch of a validation set. The first batches of the first set become the probe."""
+        """Adds a batch of a validation set. The first batches of the first set fill the probe."""
         if number == 0:
             self.probe.fill(batch)
         self.validation_log(number, device).update(batch, health)
 
     def validation_log(self, number: int, device: torch.device) -> "ValidationLog":
-        """Returns the log of a validation set, which is made when it is asked for first."""
+        """Returns the log of a validation set, and creates it at the first call."""
         if number not in self.validation:
             self.validation[number] = ValidationLog(self.birq, device)
         return self.validation[number]
 
     def validation_metrics(self, model: LightningModule, number: int) -> dict[str, float]:
-        """Returns the metrics of a validation set over all ranks, without ``val_``, with its ``loss``.
+        """Returns the metrics of a validation set over all ranks, without the prefix ``val_``, including ``loss``.
 
         Raises:
             UnreadableDataError: too many utterances could not be read.
@@ -104,7 +103,7 @@ class HealthMonitor(Callback):
             churn = self._churn_of_probe(model, "val")
             metrics |= {} if churn is None else {"enhanced_previous_agreement": 1 - churn}
         metrics["loss"] = loss
-        main = getattr(model, "_val_dl_idx", 0)  # NeMo sets it where the configuration names the data
+        main = getattr(model, "_val_dl_idx", 0)  # NeMo sets it if the configuration selects a set
         if number == main and not model.trainer.sanity_checking:
             self.logged["validation"] |= metrics
         return metrics
@@ -113,13 +112,13 @@ class HealthMonitor(Callback):
         """Checks the losses since the last call, and the weights. Every rank must call it.
 
         Raises:
-            NonFiniteError: one of them is NaN or infinite.
+            NonFiniteError: a loss or weight is NaN or infinite.
         """
         self.finite.look()
         check_weights(model.parameters(), 0 if model._trainer is None else model._trainer.global_step)
 
     def is_log_step(self, trainer: Trainer) -> bool:
-        """Tells whether the step that is being computed is logged."""
+        """Returns True if the current step is logged."""
         return _is_due(trainer.global_step, trainer.log_every_n_steps)
 
     # --- called by Lightning --------------------------------------------------------------------------------------
@@ -129,7 +128,7 @@ class HealthMonitor(Callback):
 
     @property
     def state_key(self) -> str:
-        return "Alarms"  # the name that checkpoints of earlier versions have the state under
+        return "Alarms"  # key of the state in checkpoints of earlier versions
 
     def state_dict(self) -> dict[str, Any]:
         return self.alarms.state_dict()
@@ -139,7 +138,7 @@ class HealthMonitor(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         check_precision(trainer.precision, pl_module.device)
-        # First, because a checkpoint that another callback saves after a step has to hold that the step is logged.
+        # First in the list, because checkpoints that other callbacks save after a step must include its log.
         trainer.callbacks = [self, *(callback for callback in trainer.callbacks if callback is not self)]
         self.alarms.choose_file(trainer)
         if trainer.ckpt_path is not None:
@@ -156,9 +155,9 @@ class HealthMonitor(Callback):
         self.training_log.start_clock()
 
     def _fill_probe(self, trainer: Trainer, model: LightningModule) -> None:
-        """Fills the probe where nothing is validated before training, as in a resumed run."""
+        """Fills the probe if no validation runs before training, as in a resumed run."""
         loaders = trainer.val_dataloaders
-        if loaders is None and self.probe.resumed_lengths:  # they are not set up in an epoch without validation
+        if loaders is None and self.probe.resumed_lengths:  # Lightning does not set them up in an epoch without validation
             loaders = model._validation_dl
         first = next(iter(loaders), None) if isinstance(loaders, list) else loaders
         if first is not None:
@@ -198,10 +197,10 @@ class HealthMonitor(Callback):
         named = {f"train_{name}": value for name, value in metrics.items()}
         named["learning_rate"] = named.pop("train_learning_rate")
         pl_module.log_dict(named, on_step=True, logger=False)
-        # On the host: the bar reads its numbers at every step, and would wait for the device each time.
+        # On the host, because the bar reads its numbers at every step and would wait for the device.
         shown = {name: torch.tensor(metrics[key]) for key, name in IN_BAR.items() if key in metrics}
         pl_module.log_dict(shown, on_step=True, logger=False, prog_bar=True)
-        # Lightning would begin after step 0, and repeat metrics that are not measured at every logged step.
+        # Lightning would skip step 0, and repeat metrics that are not measured at every logged step.
         for logger in trainer.loggers:
             logger.log_metrics(named | {"epoch": trainer.current_epoch}, step=self._step)
         self._check_skipped(pl_module, "train_ds", metrics["skipped_utterances"], metrics["skipped_share"])
@@ -216,7 +215,7 @@ class HealthMonitor(Callback):
         self.alarms.finish(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self._started and trainer.global_step > 0:  # a finished run that was started again: nothing was left to train
+        if not self._started and trainer.global_step > 0:  # a finished run was started again, with no steps left
             self.alarms.finish(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -230,15 +229,15 @@ class HealthMonitor(Callback):
         for task, used in checkpoint.get(CODES_USED, {}).items():
             self.training_log.health.codes_used[task].copy_(used)
         state = checkpoint.get(checkpoint_state.KEY)
-        if state is None:  # saved by an earlier version
+        if state is None:  # from an earlier version
             return
         checkpoint_state.restore(self, state, trainer.strategy.root_device)
         if unreadable_data(pl_module.cfg, "train_ds", *checkpoint_state.skipped(state)) is not None:
-            # The run was about to stop. With data that are repaired since, it has to be able to go on.
+            # The run was about to stop. If the data have been repaired, it must be able to continue.
             self.training_log.forget_skipped()
 
     def _churn_of_probe(self, model: LightningModule, stage: str) -> float | None:
-        """Returns the share of the probe's frames whose enhanced label changed since this stage's last call, if any."""
+        """Returns the share of probe frames whose enhanced label changed since the last call for this stage, if any."""
         if model.schedule.full.enhanced == 0 or self.birq.watch.probe_seconds == 0:
             return None
         with model.trainer.precision_plugin.forward_context():
@@ -252,7 +251,7 @@ class HealthMonitor(Callback):
 
 
 class ValidationLog:
-    """Label health of a validation set, and how many of its utterances could not be read."""
+    """Label health of a validation set, and the number of its utterances that could not be read."""
 
     def __init__(self, birq: BiRQConfig, device: torch.device):
         self.health = LabelHealth(birq.quantizer.num_codes, birq.quantizer.num_books).to(device)
@@ -265,7 +264,7 @@ class ValidationLog:
         self.health.update(**health)
 
     def compute(self) -> tuple[dict[str, float], float, float]:
-        """Returns the metrics over all ranks, and the number and share of skipped utterances; starts anew."""
+        """Returns the metrics over all ranks, and the number and share of skipped utterances; then resets the log."""
         read, skipped = sum_over_ranks(self.counts)[0].tolist()
         metrics = self.health.compute()
         self.counts.zero_()

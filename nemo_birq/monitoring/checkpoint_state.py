@@ -1,10 +1,10 @@
-"""State of the health monitor in a checkpoint: with it a resumed run logs the numbers of an uninterrupted one.
+"""State of the health monitor in a checkpoint, so that a resumed run logs the same numbers as an uninterrupted one.
 
     {"ranks": [{"log", "probe", "labels"}, ...], "gradients", "optimizer", "logged", "validation_codes_used"}
 
 ``ranks`` has an entry for each rank: the sums since the last logged step, the lengths of the probe's utterances, and their
-labels at the last comparison. On another number of ranks, the first rank goes on with the sums of all ranks, and the first
-comparison of labels is left out. The peak memory is that of a process, and is not kept.
+labels at the last comparison. With another number of ranks, the first rank continues with the sums of all ranks, and the
+first comparison of labels is skipped. The peak memory belongs to a process and is not saved.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -42,12 +42,12 @@ def collect(monitor: "HealthMonitor") -> dict[str, Any]:
 
 
 def restore(monitor: "HealthMonitor", state: dict[str, Any], device: torch.device) -> None:
-    """Goes on from a state that ``collect`` has returned.
+    """Restores a state that ``collect`` has returned.
 
     Args:
-        monitor: of this rank.
-        state: of all ranks.
-        device: of the model.
+        monitor: monitor of this rank.
+        state: state of all ranks.
+        device: device of the model.
     """
     ranks = state["ranks"]
     if len(ranks) == world_size():
@@ -68,7 +68,7 @@ def restore(monitor: "HealthMonitor", state: dict[str, Any], device: torch.devic
 
 
 def skipped(state: dict[str, Any]) -> tuple[float, float]:
-    """Returns number and share of the utterances that could not be read before the checkpoint."""
+    """Returns number and share of the utterances that could not be read, up to the checkpoint."""
     sums = _joined([of_rank["log"] for of_rank in state["ranks"]])["sums"]
     number = float(sums["skipped.sum_value"])
     return number, number / max(1.0, float(sums["utterances.sum_value"]))

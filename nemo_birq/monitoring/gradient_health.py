@@ -1,12 +1,12 @@
-"""How hard each task pulls at the encoder, and whether they pull the same way.
+"""Norms of the gradients of both tasks in the encoder, and the cosine between them.
 
 The gradient of an optimizer step is w1 grad F + w2 grad G, and grad F has two paths: through the prediction log p, and
-through the label y^(k). Each of the three is taken by itself, on the graph of the training step and before its backward
-pass. Nothing is left behind: no ``.grad``, no hook of DDP, no random number. It costs about one backward pass for each
-path, hence ``birq.watch.gradient_interval``, and memory for one gradient for each path beside the whole graph: where that
-does not fit, the first step says so.
+through the label y^(k). Each of the three parts is computed separately, on the graph of the training step and before its
+backward pass. The measurement has no side effects: it sets no ``.grad``, triggers no DDP hook and draws no random number.
+It costs about one backward pass for each path, hence ``birq.watch.gradient_interval``. It needs memory for one gradient for
+each path beside the whole graph; if that is not available, the first step already fails.
 
-Under ``16-mixed`` these gradients are not scaled, and small ones underflow; float32 and bfloat16 need no scaling.
+With ``16-mixed`` these gradients are not scaled, so small ones underflow; float32 and bfloat16 need no scaling.
 """
 
 from collections.abc import Iterable
@@ -23,16 +23,19 @@ class GradientProducts(NamedTuple):
     """Inner products of the gradients of P paths, over all parameters and averaged over ranks as DDP does."""
 
     names: tuple[str, ...]
-    """Of ``anchor`` (w2 G), ``enhanced_prediction`` and ``enhanced_label`` (w1 F), those that exist at this step."""
+    """Names of the paths at this step, from ``anchor`` (w2 G), ``enhanced_prediction`` and ``enhanced_label`` (w1 F)."""
     products: Tensor
     """(P, P) float64, on the model's device."""
 
     def metrics(self) -> dict[str, float]:
-        """Lengths ``gradient_norm_*`` of w2 grad G, w1 grad F and its two paths, and the cosine of the two gradients."""
+        """Returns the norms ``gradient_norm_*`` of w2 grad G, w1 grad F and its two paths, and the cosine of the two
+        gradients."""
         table = self.products.cpu()
         tasks = torch.tensor([[name == "anchor" for name in self.names], [name != "anchor" for name in self.names]]).double()
         squares = [task @ table @ task for task in tasks]
-        anchor, enhanced = (float(square.clamp(min=0).sqrt()) for square in squares)  # paths that cancel may round below 0
+        anchor, enhanced = (
+            float(square.clamp(min=0).sqrt()) for square in squares
+        )  # cancelling paths may be rounded below 0
         result = {
             f"gradient_norm_{name}": float(square.sqrt()) for name, square in zip(self.names, table.diagonal(), strict=True)
         }
@@ -44,7 +47,7 @@ class GradientProducts(NamedTuple):
 
 
 def split_loss(bilevel_loss: BilevelLoss, terms: dict[str, Any]) -> dict[str, Tensor]:
-    """The summands of the loss whose gradients sum to that of the step.
+    """Returns the parts of the loss, whose gradients sum to the gradient of the step.
 
     Args:
         bilevel_loss: the loss.
@@ -63,11 +66,11 @@ def split_loss(bilevel_loss: BilevelLoss, terms: dict[str, Any]) -> dict[str, Te
 
 
 def gradient_products(parts: dict[str, Tensor], parameters: Iterable[nn.Parameter]) -> GradientProducts | None:
-    """Gradients of the parts of a loss, compared; None where no parameter is trained. Every rank must call it.
+    """Compares the gradients of the parts of a loss; None if no parameter is trained. Every rank must call it.
 
     Args:
         parts: scalar losses with a graph, which is kept.
-        parameters: with respect to which the gradients are taken.
+        parameters: parameters with respect to which the gradients are computed.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if not trained or not parts:

@@ -1,4 +1,4 @@
-"""How much the enhanced labels of the same speech change while the model learns."""
+"""Churn: the share of enhanced labels of the same speech that change during training."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,35 +11,35 @@ from nemo_birq.utils.distributed import sum_over_ranks
 
 
 class LabelProbe:
-    """The first utterances of this rank's validation data, kept on the CPU to be labelled again and again.
+    """The first utterances of this rank's validation data, kept on the CPU and labelled repeatedly.
 
     Args:
-        seconds: how much audio to keep; the last utterance is cut there. 0: none.
-        sample_rate: in Hz.
+        seconds: seconds of audio to keep; the last utterance is cut at this length. 0: none.
+        sample_rate: sample rate in Hz.
     """
 
     def __init__(self, seconds: float, sample_rate: int):
         self.missing = int(seconds * sample_rate)
         self.signals: list[Tensor] = []
         self.resumed_lengths: list[int] | None = None
-        """Samples of each utterance that the probe had when the run was interrupted; None in a run that is not resumed."""
+        """Number of samples of each utterance when the run was interrupted; None in a run that is not resumed."""
 
     @property
     def lengths(self) -> list[int]:
-        """Samples of each utterance."""
+        """Number of samples of each utterance."""
         return [len(signal) for signal in self.signals]
 
     def resume(self, lengths: list[int]) -> None:
-        """Empties the probe; it is filled with the same utterances again.
+        """Empties the probe, to be filled with the same utterances again.
 
         Args:
-            lengths: of the probe when the run was interrupted, which may be without one.
+            lengths: number of samples of each utterance when the run was interrupted; empty without a probe.
         """
         self.signals, self.resumed_lengths = [], lengths
         self.missing = sum(lengths) or self.missing
 
     def fill(self, batch: SpeechBatch) -> None:
-        """Takes what is still missing from a batch, until the first labels are made."""
+        """Adds utterances of a batch until the probe is full, or its first labels are computed."""
         if self.missing <= 0 or batch.is_silent_stand_in:
             return
         for signal, length in zip(batch.signal, batch.signal_length.tolist(), strict=True):
@@ -48,7 +48,7 @@ class LabelProbe:
                 self.missing -= length
 
     def fill_from(self, batches: Iterable[SpeechBatch]) -> None:
-        """Takes the first batches, if nothing was taken yet, also not by the run that is resumed."""
+        """Adds the first batches of a loader, if neither this run nor the one that it resumes has added any."""
         if self.missing > 0 and not self.signals and self.resumed_lengths != []:
             for batch in batches:
                 self.fill(SpeechBatch(*batch))
@@ -56,14 +56,14 @@ class LabelProbe:
                     return
 
     def label(self, model: nn.Module) -> Tensor | None:
-        """Nearest codes of all frames, (frames, H) on the model's device, made in evaluation mode; None without audio.
+        """Computes the nearest codes in evaluation mode, (frames, H) on the model's device; None without audio.
 
         Args:
-            model: with ``extract_labels(signal, lengths)``, a ``BiRQModel``.
+            model: ``BiRQModel``, or another model with ``extract_labels(signal, lengths)``.
         """
         if not self.signals:
             return None
-        self.missing = 0  # from now on the probe stays what it is
+        self.missing = 0  # the probe must not change after the first labels
         lengths = torch.tensor(self.lengths, device=model.device)
         padded = nn.utils.rnn.pad_sequence(self.signals, batch_first=True).to(model.device)
         with evaluating(model):
@@ -72,17 +72,17 @@ class LabelProbe:
 
 
 class Churn:
-    """Share of frames whose label is not what it was at the last look."""
+    """Share of frames whose label has changed since the last comparison."""
 
     def __init__(self):
         self.last: Tensor | None = None
 
     def look(self, labels: Tensor | None, device: torch.device) -> float | None:
-        """Compares with the last look, over all ranks; None at the first one. Every rank must call it.
+        """Compares with the labels of the last call, over all ranks; None at the first call. Every rank must call it.
 
         Args:
-            labels: (frames, H) codes of the probe, or None on a rank that has none.
-            device: of the sums.
+            labels: (frames, H) codes of the probe, or None on a rank without audio.
+            device: device of the sums.
         """
         sums = torch.zeros(2, device=device)
         if labels is not None and self.last is not None and labels.shape == self.last.shape:
@@ -95,7 +95,7 @@ class Churn:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Within it the model is in evaluation mode; afterwards every module has the mode that it had."""
+    """Context in which the model is in evaluation mode; afterwards, the mode of every module is restored."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

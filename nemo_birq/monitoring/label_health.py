@@ -1,4 +1,4 @@
-"""Statistics of both tasks during training: how good the predictions are, and how the labels use the codebook.
+"""Statistics of both tasks during training: quality of the predictions, and distribution of the labels over the codebook.
 
 Shapes: N masked frames, V codes, H codebooks.
 """
@@ -15,10 +15,10 @@ from nemo_birq.monitoring.metrics import TASKS
 
 
 class LabelHealth(Metric):
-    """Sums over masked frames since the last reset, joined over all ranks when computed.
+    """Sums over masked frames since the last reset, which ``compute`` adds over all ranks.
 
     ``compute`` returns the metrics of both tasks as floats; ``monitoring.metrics`` describes them. Those of the enhanced
-    labels are absent where no enhanced labels were made.
+    labels are absent if no enhanced labels were computed.
     """
 
     full_state_update = False
@@ -27,20 +27,20 @@ class LabelHealth(Metric):
         super().__init__()
         self.num_codes = num_codes
         for task in TASKS:
-            # No state: resets leave it. Not persistent: the state dict has the shape of the stock NeMo class.
+            # Not a metric state, so that resets keep it. Not persistent: the state dict has the keys of the stock class.
             self.register_buffer(f"{task}_used", torch.zeros(num_books, num_codes, dtype=torch.bool), persistent=False)
             self.add_state(f"{task}_counts", torch.zeros(num_books, num_codes, dtype=torch.float32), dist_reduce_fx="sum")
             self.add_state(f"{task}_loss", torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
             self.add_state(f"{task}_frames", torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
             self.add_state(f"{task}_correct", torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
-        # The counts of labels that are no choice are sums of probabilities, which nearly all codes have.
+        # The counts of soft labels are sums of probabilities, which are above 0 for nearly all codes.
         self.add_state("picked_counts", torch.zeros(num_books, num_codes, dtype=torch.float32), dist_reduce_fx="sum")
         for name in ("reachable", "floor", "as_anchor", "frames"):
             self.add_state(name, torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
 
     @property
     def codes_used(self) -> dict[str, Tensor]:
-        """Codes that each task has ever used: (H, V) bool, the same on all ranks. Resets leave them."""
+        """Codes that each task has ever used: (H, V) bool, the same on all ranks. A reset keeps them."""
         return {task: getattr(self, f"{task}_used") for task in TASKS}
 
     @torch.no_grad()
@@ -79,7 +79,7 @@ class LabelHealth(Metric):
             top1 = float((counts.amax(dim=1) / counts.sum(dim=1).clamp(min=1)).mean())
             used = self.codes_used[task]
             occurring = (self.picked_counts if task == "enhanced" else counts) > 0
-            used |= occurring  # on any rank, here
+            used |= occurring  # on any rank
             result |= {
                 f"{task}_loss": float(getattr(self, f"{task}_loss")) / frames,
                 f"{task}_accuracy": float(getattr(self, f"{task}_correct")) / frames,

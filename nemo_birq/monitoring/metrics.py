@@ -1,7 +1,7 @@
-"""Registry of every number that pretraining logs: meaning, unit, healthy range, and its place in the report.
+"""Registry of every number that pretraining logs: meaning, unit, healthy range, and place in the report.
 
-The alarm thresholds, the report, the training record, the model card and the table in docs/reading_the_curves.md come from
-it. It uses the standard library only, so that the report can be drawn without NeMo.
+The alarm thresholds, the report, the training record, the model card and the table in docs/reading_the_curves.md use it. It
+imports only the standard library, so that the report does not need NeMo.
 
 ``python -m nemo_birq.monitoring.metrics`` prints the table of the documentation.
 """
@@ -30,7 +30,7 @@ class Curve:
     """Line style of matplotlib, or ``o`` for a thin line with a marker at each point."""
     stage: Stage = "train"
     instead: str | None = None
-    """Metric with the same value, for runs of versions that do not log this one."""
+    """Metric with the same value, for runs of versions that do not log this metric."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class Metric:
     """Tag in TensorBoard without the prefix of the stage."""
     meaning: str
     unit: str
-    """Unit, which is also the label of the picture's y axis; empty for a plain number."""
+    """Unit, also the label of the y axis; empty for a plain number."""
     stages: tuple[Stage, ...] = BOTH
     """Stages in which it is logged."""
     typical: str = ""
-    """Values of a healthy run in words; empty where they depend on the configuration."""
+    """Values of a healthy run in words; empty if they depend on the configuration."""
     healthy_min: float | None = None
     """Threshold of the alarm for small values; None where no alarm has one."""
     healthy_max: float | None = None
@@ -54,9 +54,9 @@ class Metric:
     """Label in the report's table of last values; empty for a metric without a row."""
     curves: tuple[Curve, ...] = ()
     recorded: bool = False
-    """Its last value is in the training record of a ``.nemo`` and in the model card."""
+    """True if the last value is in the training record of a ``.nemo`` and in the model card."""
     prefixed: bool = True
-    """The tag is ``<stage>_<name>``; otherwise it is the name."""
+    """True if the tag is ``<stage>_<name>``; otherwise it is the name."""
 
     def tag(self, stage: Stage) -> str:
         """Returns the tag in TensorBoard."""
@@ -65,7 +65,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Gain:
-    """The lead over a predictor that only knows how frequent each code is: a difference of two metrics, not logged."""
+    """Gain over a predictor that only knows how frequent each code is: a difference of two metrics, which is not logged."""
 
     row: str
     """Label in the report's table of last values."""
@@ -75,7 +75,7 @@ class Gain:
 
 
 def _metrics_of_labels(task: str) -> tuple[Metric, ...]:
-    """Returns the metrics that both tasks have; their values are over the masked frames since the last logged step."""
+    """Returns the metrics of a task, which are computed over the masked frames since the last logged step."""
     usual = {"label": task, "style": "-" if task == "enhanced" else ":"}
     loss, loss_val, accuracy = f"{task}_loss_training", f"{task}_loss_validation", f"{task}_accuracy"
     return (
@@ -86,22 +86,22 @@ def _metrics_of_labels(task: str) -> tuple[Metric, ...]:
         ),
         Metric(
             f"{task}_unigram_entropy",
-            "Loss of a predictor that only knows how frequent each code is: the entropy of the labels, which for enhanced "
-            "labels are the picked codes, or the mean label where none is picked (`labels.label_gradient` is 0).",
+            "Loss of a predictor that only knows how frequent each code is: the entropy of the labels. For enhanced labels, "
+            "these are the selected codes, or the mean label if `labels.label_gradient` is 0.",
             "nats", row=f"{task} unigram entropy (nats)", recorded=True,
             curves=(Curve(loss, "unigram entropy", ":"), Curve(loss_val, "unigram entropy", ":", "val")),
         ),
         Metric(
             accuracy,
-            "Share of the masked frames whose label the model predicts; a label that is not picked counts by the "
-            "probability that it gives the predicted code.",
+            "Share of the masked frames whose label the model predicts; a soft label counts with the probability of the "
+            "predicted code.",
             "share of masked frames",
             typical="above the unigram accuracy", row=f"{task} accuracy", recorded=True,
             curves=(Curve(accuracy), Curve(accuracy, "validation", "o", "val")),
         ),
         Metric(
             f"{task}_unigram_accuracy",
-            "Accuracy of a predictor that always says the most frequent code; equal to `*_top1`.",
+            "Accuracy of a predictor that always predicts the most frequent code; equal to `*_top1`.",
             "share of masked frames", recorded=True,
             curves=(Curve(accuracy, "unigram (training)", ":", instead=f"{task}_top1"),),
         ),
@@ -136,8 +136,7 @@ _METRICS = (
     *(metric for task in TASKS for metric in _metrics_of_labels(task)),
     Metric(
         "enhanced_floor",
-        "Least value that the enhanced loss can reach: the entropy of softmax(s), which a predictor that knows the frame "
-        "cannot avoid; 0 for hard labels that are not picked at random.",
+        "Lowest value that the enhanced loss can reach: the entropy of softmax(s); 0 for hard labels without noise.",
         "nats", typical="well below the loss", row="enhanced floor (nats)", recorded=True,
         curves=(
             Curve("enhanced_loss_training", "floor", "--"), Curve("enhanced_loss_validation", "floor", "--", "val"),
@@ -145,8 +144,8 @@ _METRICS = (
     ),
     Metric(
         "selection_agreement",
-        "Mean probability that Gumbel-softmax picks the nearest code, which is the highest accuracy that the enhanced task "
-        "can reach.",
+        "Mean probability that Gumbel-softmax selects the nearest code, which is the highest accuracy that the enhanced "
+        "task can reach.",
         "share of masked frames", typical="0.5 to 0.9",
         # Over random unit vectors and 8192 codes the agreement is 0.02 with logit_scale 10, where labels are noise, and 0.2
         # with 20, where the labels of real speech stayed diverse and were learned (docs/labels.md).
@@ -156,15 +155,15 @@ _METRICS = (
     ),
     Metric(
         "anchor_agreement",
-        "Share of the masked frames whose anchor and enhanced label have the same number, which is chance: about "
+        "Share of the masked frames whose anchor and enhanced label have the same number; by chance, about "
         "1 / perplexity.",
         "share of masked frames", typical="near 0", row="anchor agreement", curves=(Curve("anchor_agreement"),),
     ),
     Metric(
         "masked_fraction", "Masked frames among all frames inside the true lengths.", "share of frames",
         typical="0.2 to 0.5",
-        # BEST-RQ predicts 20 to 33 % of speech, HuBERT and wav2vec 2.0 half of it. Below the range there is too little to
-        # predict, above it too little to predict from.
+        # BEST-RQ predicts 20 to 33 % of the frames, HuBERT and wav2vec 2.0 half of them. Below the range, too few frames are
+        # predicted; above it, too little context remains.
         healthy_min=0.1, healthy_max=0.6,
         row="masked share of frames",
         curves=(Curve("masked_fraction"), Curve("masked_fraction", "validation", "o", "val")),
@@ -240,7 +239,7 @@ _METRICS = (
     Metric(
         "silent_share", "Share of the readable utterances that are silent or constant.", "share of utterances", TRAIN,
         typical="0",
-        # A corpus has a silent recording now and then; one in ten is a fault of recording or cutting.
+        # Some corpora have single silent recordings; one in ten indicates an error of recording or cutting.
         healthy_max=0.1,
         row="share of silence",
     ),
@@ -257,9 +256,9 @@ _METRICS = (
         "memory_gb",
         "Peak memory, in 10^9 bytes, of the rank that needs most: of PyTorch's allocator on a GPU, otherwise of the process "
         "without the workers of the data loader.",
-        "gigabytes", TRAIN, typical="does not rise for hours", row="memory (GB)", curves=(Curve("memory_gb"),),
+        "gigabytes", TRAIN, typical="does not rise over hours", row="memory (GB)", curves=(Curve("memory_gb"),),
     ),
-    Metric("epoch", "Passes over the data that are complete.", "epochs", prefixed=False),
+    Metric("epoch", "Completed passes over the data.", "epochs", prefixed=False),
 )  # fmt: skip
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _METRICS}
 """Every metric by name, in the order of the report's table."""
@@ -268,11 +267,11 @@ GAINS = tuple(
     for task in TASKS
     for gain in (
         Gain(f"{task} loss below unigram (nats)", f"{task}_unigram_entropy", f"{task}_loss"),
-        # Old runs do not log unigram_accuracy.
+        # Runs of earlier versions do not log unigram_accuracy.
         Gain(f"{task} accuracy above unigram", f"{task}_accuracy", f"{task}_top1"),
     )
 )
-"""Differences in the report's table, each below the row of its minuend."""
+"""Differences in the table of the report, each below the row of its minuend."""
 RECORDED = tuple(metric.name for metric in METRICS.values() if metric.recorded)
 """Names of the metrics in the training record."""
 
@@ -283,7 +282,7 @@ def logged_tags() -> set[str]:
 
 
 def markdown_table() -> str:
-    """Returns the table of all metrics; those that differ in their names alone share a line."""
+    """Returns the table of all metrics; metrics that differ only in their names share a line."""
     names: dict[tuple[str, ...], list[str]] = {}
     for metric in METRICS.values():
         stages = " and ".join(metric.stages) if metric.prefixed else "no prefix"

@@ -1,7 +1,7 @@
-"""Operations (FLOP) of a training step of BiRQ, counted once, from the lengths of its utterances.
+"""FLOP counts of a training step of BiRQ, computed from the lengths of its utterances.
 
-Only products inside the true lengths are counted: padding, recomputed activations and the comparison of the tasks' gradients
-are not work that the step needs. Fits of labels, which take some steps of a training, are left out, too.
+Only products inside the true lengths are counted. Padding, recomputed activations and the comparison of the tasks' gradients
+are not counted, because the step does not need them. Fits of labels, which happen in a few steps only, are left out too.
 
 Shapes: B utterances, N masked frames, H codebooks, V codes, d code dimension, D encoder width.
 """
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 
 class StepWork(NamedTuple):
-    """Work of a batch."""
+    """Operations and frames of a batch."""
 
     flops: float
     """FLOP of forward and backward pass."""
     frames: int
-    """Feature frames inside the true lengths."""
+    """Number of feature frames inside the true lengths."""
     padded_frames: int
-    """Feature frames with padding: B times the longest."""
+    """Number of feature frames with padding: B times the longest."""
 
 
 def step_work(model: "BiRQModel", batch: SpeechBatch, losses: Losses) -> StepWork:
-    """Counts a batch that the model has computed its losses of; waits for no device.
+    """Counts the operations of a batch whose losses have been computed, without waiting for the device.
 
-    Without ``batch.num_samples`` the lengths are on the device, and every utterance counts as the longest.
+    Without ``batch.num_samples`` the lengths are only on the device, and every utterance counts as the longest one.
     """
     samples = [batch.signal.shape[1]] * len(batch.signal) if batch.num_samples is None else batch.num_samples
     frames = model.preprocessor.featurizer.get_seq_len(torch.tensor(samples))
@@ -47,13 +47,13 @@ def step_work(model: "BiRQModel", batch: SpeechBatch, losses: Losses) -> StepWor
 
 
 def step_flops(model: "BiRQModel", frames: np.ndarray, terms: dict, passes: int = 1) -> float:
-    """Counts forward and backward pass of utterances.
+    """Counts the FLOP of forward and backward pass.
 
     Args:
-        model: whose sizes count.
+        model: model, for its sizes.
         frames: (B,) lengths in feature frames.
         terms: arguments of the bilevel loss (``Losses.terms``).
-        passes: of the preprocessor; 2 where the masked pass has its own signals.
+        passes: number of passes of the preprocessor; 2 if the masked pass has its own signals.
     """
     encoder, masked = model.encoder, len(terms["anchor_labels"])
     total = passes * _filterbank(model.preprocessor.featurizer.fb, frames)

@@ -1,4 +1,4 @@
-"""What a user sees while training: one line now and then in the terminal, the same numbers in the logger."""
+"""Collection of the logged numbers: lines in the terminal, and the same values in the logger."""
 
 import resource
 import sys
@@ -16,12 +16,12 @@ from nemo_birq.monitoring.label_health import LabelHealth
 from nemo_birq.monitoring.step_flops import StepWork
 from nemo_birq.utils.distributed import sum_over_ranks
 
-SILENCE = 1e-4  # between the lowest and the highest sample, which are in [-1, 1]: three steps of 16 bits
-EVERY = 16  # sample looked at: a signal that is constant there and not between is not speech
+SILENCE = 1e-4  # range of samples in [-1, 1] below which a signal is constant: three steps of 16 bits
+EVERY = 16  # distance of the tested samples: a signal that is constant at these samples is not speech
 
 
 def is_silent(signal: Tensor, lengths: Tensor) -> Tensor:
-    """Which utterances are silent or constant: (B, samples) and (B,) lengths -> (B,) bool."""
+    """Finds utterances that are silent or constant: (B, samples) and (B,) lengths -> (B,) bool."""
     some = signal[:, ::EVERY]
     inside = torch.where(valid_frames(lengths.div(EVERY, rounding_mode="floor"), some.shape[1]), some, some[:, :1])
     low, high = torch.aminmax(inside, dim=1)
@@ -29,12 +29,12 @@ def is_silent(signal: Tensor, lengths: Tensor) -> Tensor:
 
 
 def num_read(batch: SpeechBatch) -> int:
-    """Utterances of a batch that could be read."""
+    """Returns the number of utterances of a batch that could be read."""
     return 0 if batch.is_silent_stand_in else len(batch.signal_length)
 
 
 def peak_memory_gb(device: torch.device) -> float:
-    """The most memory in use so far, in 10^9 bytes: of PyTorch's allocator on a GPU, else of this process alone."""
+    """Returns the peak memory so far in 10^9 bytes: that of PyTorch's allocator on a GPU, otherwise that of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     unit = 1 if sys.platform == "darwin" else 1024
@@ -42,13 +42,13 @@ def peak_memory_gb(device: torch.device) -> float:
 
 
 class TrainingLog(nn.Module):
-    """Gathers label health, gradients and throughput between two looks, without waiting for the device."""
+    """Collects label health, gradients and throughput between two logged steps, without waiting for the device."""
 
     def __init__(self, num_codes: int, num_books: int, sample_rate: int):
         super().__init__()
         self.health = LabelHealth(num_codes, num_books)
         self.sample_rate = sample_rate
-        # The search for NaN would wait for the device.
+        # torchmetrics' check for NaN would wait for the device.
         self.audio_seconds = SumMetric(nan_strategy="disable")
         self.read = SumMetric(nan_strategy="disable")
         self.silent = SumMetric(nan_strategy="disable")
@@ -59,13 +59,13 @@ class TrainingLog(nn.Module):
         self.padded_frames = SumMetric(nan_strategy="disable")
         self.memory = MaxMetric(nan_strategy="disable")
         self.ceiling: float | None = None
-        """FLOP/s of a matrix product on this rank's device; None before a training has measured it."""
+        """FLOP/s of a matrix product on the device of this rank; None until training measures it."""
         self.gradients: GradientProducts | None = None
         self.since = time.monotonic()
-        self._seconds_before = 0.0  # of the window of the next logged step, in the part of the run before it was resumed
+        self._seconds_before = 0.0  # time since the last logged step in the interrupted part of the run
 
     def count(self, batch: SpeechBatch) -> None:
-        """Adds a batch; of one whose utterances could not be read, only how many they are."""
+        """Adds a batch; if its utterances could not be read, only their number."""
         read = num_read(batch)
         self.audio_seconds.update(batch.signal_length[:read].sum() / self.sample_rate)
         self.silent.update(is_silent(batch.signal, batch.signal_length)[:read].sum())
@@ -76,19 +76,19 @@ class TrainingLog(nn.Module):
         self._add(**work._asdict())
 
     def _add(self, **numbers: float) -> None:
-        """Adds numbers of the host to sums. A copy from the host would wait for the device, a fill does not."""
+        """Adds host numbers to sums. A copy from the host would wait for the device, but a fill does not."""
         for name, number in numbers.items():
             metric = getattr(self, name)
             metric.update(torch.full((), number, dtype=torch.float32, device=metric.device))
 
     def collect(self) -> dict[str, float]:
-        """The numbers since the last call, over all ranks; every rank must call it at the same step.
+        """Returns the numbers since the last call, over all ranks. Every rank must call it at the same step.
 
         ``skipped_utterances`` and ``skipped_share`` count from the start of the run.
         """
         result = self.health.compute()
         now = time.monotonic()
-        # Seconds of audio per second of wall time, which is hours per hour.
+        # Seconds of audio per second of wall time equal hours per hour.
         seconds = max(now - self.since, 1e-9)
         result["audio_hours_per_hour"] = float(self.audio_seconds.compute()) / seconds
         if self.ceiling is not None:
@@ -107,7 +107,7 @@ class TrainingLog(nn.Module):
         return result
 
     def _utilization(self, seconds: float) -> dict[str, float]:
-        """Returns the utilization over all ranks, each by the ceiling of its own device, and the share of padding."""
+        """Returns the utilization over all ranks, each relative to the peak of its own device, and the share of padding."""
         (ceiling,) = sum_over_ranks(torch.tensor(self.ceiling, device=self.flops.device))
         frames, padded = (float(metric.compute()) for metric in (self.frames, self.padded_frames))
         return {
@@ -116,16 +116,16 @@ class TrainingLog(nn.Module):
         }
 
     def start_clock(self) -> None:
-        """Begins to measure the throughput; a resumed run goes on with the time before its checkpoint."""
+        """Starts the measurement of the throughput; a resumed run includes the time before its checkpoint."""
         self.since, self._seconds_before = time.monotonic() - self._seconds_before, 0.0
 
     def forget_skipped(self) -> None:
-        """Begins to count skipped utterances."""
+        """Resets the count of skipped utterances."""
         for metric in (self.skipped, self.utterances):
             metric.reset()
 
     def state_of_rank(self) -> dict[str, Any]:
-        """Returns what this rank has gathered, for a checkpoint: ``sums`` (tensors on the CPU by name) and ``seconds``."""
+        """Returns the state of this rank for a checkpoint: ``sums`` (tensors on the CPU by name) and ``seconds``."""
         sums = {
             f"{name}.{key}": value.detach().cpu().clone()
             for name, metric in self._sums()
@@ -134,7 +134,7 @@ class TrainingLog(nn.Module):
         return {"sums": sums, "seconds": time.monotonic() - self.since}
 
     def load_state_of_rank(self, state: dict[str, Any]) -> None:
-        """Goes on from a ``state_of_rank``."""
+        """Restores the result of ``state_of_rank``."""
         for name, metric in self._sums():
             for key, value in metric.metric_state.items():  # files of earlier versions lack some of the sums
                 setattr(metric, key, state["sums"].get(f"{name}.{key}", value).to(value))
@@ -145,9 +145,9 @@ class TrainingLog(nn.Module):
 
 
 def one_line(step: int, metrics: dict[str, float]) -> str:
-    """The terminal's line for a step.
+    """Formats the terminal line of a step.
 
-    Each task shows its loss against the unigram entropy (learning begins below it) and the perplexity of its labels.
+    Each task shows its loss beside the unigram entropy, below which learning begins, and the perplexity of its labels.
     """
 
     def task(name: str) -> str:

@@ -1,1 +1,1 @@
-"""Helpers without knowledge of speech: ranks, random numbers, precision, files, memory."""
+"""Helpers that do not depend on speech: ranks, random numbers, precision, files, memory."""

@@ -1,17 +1,17 @@
-"""The ceiling of a device: the FLOP/s that a large matrix product reaches on it."""
+"""Peak speed of a device, measured as the FLOP/s of a large matrix product."""
 
 import time
 from functools import cache
 
 import torch
 
-SIZES = {"cpu": (512, 1024), "cuda": (4096, 8192)}  # rows and columns; larger ones are not faster
+SIZES = {"cpu": (512, 1024), "cuda": (4096, 8192)}  # rows and columns; larger matrices are not faster
 REPEATS = {"cpu": 4, "cuda": 20}
 LIMIT = 1.0  # seconds
 
 
 def training_dtype(precision: str) -> torch.dtype:
-    """Returns the type of the products under a precision of Lightning's trainer, such as ``bf16-mixed``."""
+    """Returns the dtype of matrix products for a precision of Lightning's trainer, such as ``bf16-mixed``."""
     prefixes = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}
     return next((dtype for prefix, dtype in prefixes.items() if precision.startswith(prefix)), torch.float32)
 
@@ -19,13 +19,13 @@ def training_dtype(precision: str) -> torch.dtype:
 @cache
 @torch.no_grad()
 def matrix_product_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Measures the FLOP/s of a matrix product at its best, in about a second at most: what no training step can exceed.
+    """Measures the FLOP/s of the fastest matrix product, which no training step can exceed, in about one second at most.
 
-    The factors are random, because a GPU multiplies constants faster. Waits for the device. A process measures once.
+    The factors are random, because a GPU multiplies constants faster. Waits for the device. Each process measures once.
 
     Args:
         device: a CPU or a GPU.
-        dtype: of the factors. Products of float32 take TF32 where PyTorch is set to.
+        dtype: dtype of the factors. Products of float32 use TF32 if PyTorch is set to it.
     """
     kind = device.type if device.type in SIZES else "cuda"
     generator = torch.Generator(device).manual_seed(0)

@@ -1,4 +1,4 @@
-"""Sums over the ranks of a distributed run."""
+"""Sums and gathered values over the ranks of a distributed run."""
 
 from typing import TypeVar
 
@@ -9,12 +9,12 @@ T = TypeVar("T")
 
 
 def world_size() -> int:
-    """Number of ranks; 1 outside a distributed run."""
+    """Returns the number of ranks; 1 outside a distributed run."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Number of this rank; 0 outside a distributed run."""
+    """Returns the number of this rank; 0 outside a distributed run."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
@@ -22,7 +22,7 @@ def gather_over_ranks(value: T) -> list[T]:
     """Returns the values of all ranks, in the order of the ranks. Every rank must call it.
 
     Args:
-        value: a small object that pickle can write.
+        value: small object that pickle can write.
     """
     if world_size() == 1:
         return [value]
@@ -32,7 +32,7 @@ def gather_over_ranks(value: T) -> list[T]:
 
 
 def sum_over_ranks(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors, each summed over all ranks, without gradient. Every rank must call it, with the same shapes."""
+    """Sums each tensor over all ranks (all-reduce), without gradient. Every rank must call it, with the same shapes."""
     if world_size() == 1:
         return tensors
     summed = tuple(tensor.detach().clone() for tensor in tensors)

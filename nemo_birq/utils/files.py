@@ -1,4 +1,4 @@
-"""Files that are either complete or absent, whenever the process is killed, and checksums of files."""
+"""Atomic writing of files, which stay complete or absent even if the process is killed, and checksums of files."""
 
 import hashlib
 import json
@@ -20,7 +20,8 @@ PART = ".part"
 def complete_file(path: Path) -> Iterator[Path]:
     """Yields a temporary name beside ``path``, and moves the file to ``path`` when the block ends without an error.
 
-    The content reaches the disk before the name does. After an error nothing is left, and an older ``path`` is untouched.
+    The content reaches the disk before the name does. An error removes the temporary file and leaves an older ``path`` as it
+    is.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + PART)
@@ -57,7 +58,7 @@ def complete_folder(folder: Path) -> Iterator[Path]:
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, suffix=PART) as new:
-        whole = Path(new) / folder.name  # its mode is that of any new folder
+        whole = Path(new) / folder.name  # a new folder, because the mode of a temporary one is 0700
         whole.mkdir()
         yield whole
         for path in whole.iterdir():
@@ -67,7 +68,7 @@ def complete_folder(folder: Path) -> Iterator[Path]:
 
 def encoded(text: str) -> bytes:
     """Returns a text in UTF-8, as ``write_text`` writes it."""
-    # JSON reads \\udc80, the escape of a byte of a file name that is not UTF-8, as that byte again.
+    # JSON decodes \\udc80, the escape of a byte of a file name that is not UTF-8, to the same byte.
     return text.encode("utf-8", errors="backslashreplace")
 
 
@@ -86,20 +87,20 @@ def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON file that holds an object.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it holds something else; the message names the file.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file holds something else; the message names it.
     """
     try:
         found = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:  # of UTF-8, of JSON, of a number of thousands of digits, of its nesting
-        raise ValueError(f"{path} is damaged, it is not readable as JSON ({error}). Repair it, or move it away.") from error
+    except (ValueError, RecursionError) as error:  # UTF-8, JSON, numbers of thousands of digits, nesting
+        raise ValueError(f"{path} is damaged: it is not JSON ({error}). Repair it, or move it away.") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path} is damaged, it holds no JSON object. Repair it, or move it away.")
+        raise ValueError(f"{path} is damaged: it holds no JSON object. Repair it, or move it away.")
     return found
 
 
 def flush(path: Path) -> None:
-    """Waits until the content of a file is on the disk."""
+    """Flushes the content of a file to the disk."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
 
@@ -114,7 +115,7 @@ def file_sha256(path: Path) -> str:
 
 
 def fingerprint(path: Path) -> str:
-    """Returns the first 16 digits of a file's SHA-256. The file is read once, as a language model may have gigabytes."""
+    """Returns the first 16 digits of a file's SHA-256. A process reads each file only once, as it may be large."""
     found = path.stat()
     return _fingerprint(path, found.st_mtime_ns, found.st_size)
 

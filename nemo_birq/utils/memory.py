@@ -1,4 +1,4 @@
-"""Checks of what fits into the memory of this machine."""
+"""Checks that data fit into the memory of this machine."""
 
 import os
 from pathlib import Path
@@ -8,35 +8,35 @@ MEMORY_SHARE = 0.7
 
 
 LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-"""Files with the limit of a container, of both versions of control groups."""
+"""Files with the memory limit of a container, for both versions of control groups."""
 
 
 def total_memory_bytes() -> int:
-    """Returns the size of this machine's memory, or of what its container may use of it."""
+    """Returns the memory of this machine in bytes, or the limit of its container."""
     sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for path in LIMITS:
         try:
             sizes.append(int(path.read_text()))
-        except (OSError, ValueError):  # none of this version, or "max"
+        except (OSError, ValueError):  # the file does not exist, or holds "max"
             continue
     return min(sizes)
 
 
 def check_room(
     seconds: float, bytes_per_second: float, content: str, share: float = MEMORY_SHARE,
-    remedy: str = "take less audio, drawn at random: --hours {hours}",
+    remedy: str = "use less audio, drawn at random: --hours {hours}",
 ) -> None:  # fmt: skip
-    """Checks that something kept for each second of audio fits into memory.
+    """Checks that data of a given size per second of audio fit into memory.
 
     Args:
-        seconds: of audio.
-        bytes_per_second: kept for each second of audio.
-        content: named in the message.
-        share: of the machine's memory that may be used.
-        remedy: named in the message, where ``{hours}`` becomes the hours that fit.
+        seconds: duration of the audio.
+        bytes_per_second: bytes kept for each second of audio.
+        content: name of the data, for the message.
+        share: share of the machine's memory that may be used.
+        remedy: advice for the message, in which ``{hours}`` becomes the hours that fit.
 
     Raises:
-        ValueError: it does not fit; the message names how many hours do.
+        ValueError: the data do not fit; the message says how many hours do.
     """
     room = share * total_memory_bytes()
     if seconds * bytes_per_second > room:

@@ -1,4 +1,4 @@
-"""Picture files that are complete or absent, and texts in them that come from data."""
+"""Atomic writing of picture files, and escapes for texts from data in them."""
 
 from pathlib import Path
 
@@ -17,8 +17,8 @@ def write_picture(figure: Figure, path: Path) -> None:
 
 
 def plain(text: str) -> str:
-    """Returns a text that matplotlib draws as it is, such as the name of a run or a transcript.
+    """Escapes a text, such as a run name or a transcript, so that matplotlib draws it unchanged.
 
-    Matplotlib sets what stands between two ``$`` as a formula, and no font has control characters.
+    Matplotlib draws text between two ``$`` as a formula, and no font has control characters.
     """
     return printable(text).replace("$", r"\$")

@@ -1,14 +1,14 @@
-"""Precision: buffers that keep theirs, and checks that the device supports the one that is asked for."""
+"""Buffers that keep their dtype, and a check that the device supports the requested precision."""
 
 import torch
 from torch import nn
 
 
 class ExactBuffers(nn.Module):
-    """Its own buffers follow the module to a device, but never to another dtype.
+    """A module whose own buffers follow it to a device, but never to another dtype.
 
-    Codes, projections and statistics must stay float32 when a trainer casts the whole model (``precision=bf16-true``), or
-    frames would change their nearest code.
+    Codes, projections and statistics must stay float32 when a trainer casts the whole model (``precision=bf16-true``).
+    Otherwise the nearest codes of frames would change.
     """
 
     def _apply(self, fn, recurse=True):
@@ -20,16 +20,16 @@ class ExactBuffers(nn.Module):
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Refuses a precision that the device would emulate: PyTorch does so in silence, many times slower.
+    """Refuses a precision that the device would emulate, which PyTorch does silently and many times slower.
 
-    On a CPU Lightning says that it takes bfloat16 in place of ``16-mixed``.
+    No check is needed for ``16-mixed`` on a CPU: Lightning replaces it by bfloat16 and logs that.
 
     Args:
-        precision: of Lightning's trainer, such as ``bf16-mixed``.
-        device: of the model.
+        precision: precision of Lightning's trainer, such as ``bf16-mixed``.
+        device: device of the model.
 
     Raises:
-        ValueError: with the precisions that remain.
+        ValueError: the GPU does not support bfloat16; the message names the alternatives.
     """
     if (
         precision.startswith("bf16")
@@ -37,5 +37,6 @@ def check_precision(precision: str, device: torch.device) -> None:
         and not torch.cuda.is_bf16_supported(including_emulation=False)
     ):
         raise ValueError(
-            f"trainer.precision={precision}: {torch.cuda.get_device_name(device)} has no bfloat16. Use 16-mixed, or 32."
+            f"trainer.precision={precision}: {torch.cuda.get_device_name(device)} does not support bfloat16. Use "
+            "16-mixed or 32."
         )

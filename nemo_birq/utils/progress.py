@@ -1,4 +1,4 @@
-"""Progress of long work: those who do the work report it through a protocol, and rich shows it."""
+"""Progress of long tasks: the code that does the work reports it through a protocol, and rich shows it."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, TypeVar
@@ -12,25 +12,25 @@ T = TypeVar("T")
 
 
 class Advance(Protocol):
-    """Reports that a part of a piece of work is done."""
+    """Callback that reports progress of a task."""
 
     def __call__(self, amount: float, description: str | None = None) -> None:
-        """Adds ``amount`` to what is done; ``description`` replaces the one that is shown."""
+        """Adds ``amount`` to the finished units; ``description`` replaces the one that is shown."""
 
 
 class Progress(Protocol):
-    """Shows how far pieces of work are."""
+    """Display of the progress of tasks."""
 
     def start(self, description: str, total: float | None = None) -> Advance:
-        """Begins a piece of work of ``total`` units; None: its size is not known."""
+        """Begins a task of ``total`` units; None: its size is not known."""
 
 
 class ProgressBars:
-    """A bar in the terminal for each piece of work, shown as long as the context is open.
+    """A progress bar in the terminal for each task, shown while the context is open.
 
     Args:
-        columns: of ``rich.progress.Progress``; by default its own.
-        options: of ``rich.progress.Progress``, such as ``console``, ``transient`` and ``disable``.
+        columns: columns of ``rich.progress.Progress``; without any, its default columns.
+        options: options of ``rich.progress.Progress``, such as ``console``, ``transient`` and ``disable``.
     """
 
     def __init__(self, *columns: rich.progress.ProgressColumn, **options: Any):
@@ -44,7 +44,7 @@ class ProgressBars:
         self._bars.stop()
 
     def start(self, description: str, total: float | None = None) -> Advance:
-        task = self._bars.add_task(escape(description), total=total)  # rich's columns read markup
+        task = self._bars.add_task(escape(description), total=total)  # rich's columns interpret markup
 
         def advance(amount: float, description: str | None = None) -> None:
             shown = None if description is None else escape(description)
@@ -54,7 +54,7 @@ class ProgressBars:
 
 
 def track(items: Sequence[T], progress: Progress, description: str) -> Iterator[T]:
-    """Yields the items and reports each as one unit of work when the next is asked for."""
+    """Yields the items and reports each one as finished when the next one is requested."""
     advance = progress.start(description, len(items))
     for item in items:
         yield item

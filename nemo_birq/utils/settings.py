@@ -1,4 +1,4 @@
-"""Settings with declared ranges: pydantic types, and one line for a value outside its range."""
+"""Settings with declared ranges: pydantic types, and one-line errors for values out of range."""
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -10,7 +10,7 @@ from pydantic import AllowInfNan, BaseModel, ConfigDict, Field, Strict, TypeAdap
 T = TypeVar("T")
 
 Whole = Annotated[int, Strict()]
-"""A whole number; neither true nor false, nor text that looks like a number."""
+"""A whole number; booleans and text that looks like a number are refused."""
 Real = Annotated[float, Strict(), AllowInfNan(False)]
 """A finite number."""
 Flag = Annotated[bool, Strict()]
@@ -19,21 +19,21 @@ Name = Annotated[Text, Field(min_length=1)]
 """Text that is not empty."""
 
 Count = Annotated[Whole, Field(ge=0, le=10**9)]
-"""A number of things or steps, perhaps none."""
+"""A number of items or steps, at least 0."""
 Size = Annotated[Whole, Field(ge=1, le=10**9)]
-"""A number of things of which there is at least one."""
+"""A number of items, at least 1."""
 Positive = Annotated[Real, Field(gt=0)]
 Share = Annotated[Real, Field(ge=0, le=1)]
 Dropout = Annotated[Real, Field(ge=0, lt=1)]
 Seed = Annotated[Whole, Field(ge=0, le=2**32 - 1)]
-"""A number that PyTorch, NumPy and Lightning take as a seed."""
+"""A number that PyTorch, NumPy and Lightning accept as a seed."""
 
 MISSING = "???"
-"""Hydra's word for a value that is still to be given."""
+"""Hydra's mark for a mandatory value that is not set."""
 
 
 class Node(BaseModel):
-    """A node of a configuration. It may hold keys that are not described."""
+    """A node of a configuration, which may hold keys that have no field here."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -42,13 +42,13 @@ def read(kind: type[T], values: object, where: str) -> T:
     """Validates a node of a configuration.
 
     Args:
-        kind: dataclass or ``Node`` whose annotations give types and ranges, and ``allowed`` words for them where they
-            are hard to read.
+        kind: dataclass or ``Node`` whose annotations give types and ranges; ``allowed`` in a schema replaces the generated
+            description of a range.
         values: plain dictionary of the node.
         where: key of the node, for the message.
 
     Raises:
-        ValueError: the first value of a wrong type or outside its range; the message names key, value and range.
+        ValueError: a value has the wrong type or is out of range; the message names key, value and range of the first one.
     """
     try:
         return _adapter(kind).validate_python(values)
@@ -62,17 +62,17 @@ def refuse(key: str, value: object, allowed: str) -> NoReturn:
 
     Args:
         key: full key, such as ``model.birq.quantizer.num_codes``.
-        value: that it has.
-        allowed: ending of "it must be ...".
+        value: value of the key.
+        allowed: allowed values, in words that complete "it must be ...".
     """
     raise ValueError(f"{key}={shown(value)} is not allowed: it must be {allowed}")
 
 
 def choose(key: str, value: str, known: Iterable[str]) -> None:
-    """Checks that a name is one of the known ones.
+    """Checks that a name is known.
 
     Raises:
-        ValueError: it is not; the message names the nearest and all.
+        ValueError: the name is unknown; the message names the nearest one and all known ones.
     """
     names = sorted(known)
     if value not in names:
@@ -80,7 +80,7 @@ def choose(key: str, value: str, known: Iterable[str]) -> None:
 
 
 def unknown_name(key: str, value: str, known: Iterable[str]) -> str:
-    """Returns the message for a name that does not exist, with the nearest of the known ones and with all."""
+    """Returns the message for an unknown name, with the nearest known name and all known names."""
     names = list(known)
     near = get_close_matches(value.lower(), [name.lower() for name in names], n=1, cutoff=0.5)
     hint = "".join(f"did you mean {name}? " for name in names if name.lower() in near)
@@ -88,7 +88,7 @@ def unknown_name(key: str, value: str, known: Iterable[str]) -> str:
 
 
 def shown(value: object) -> str:
-    """Returns a value as one writes it in an override of Hydra; text in quotes where it would pass for something else."""
+    """Formats a value as in an override of Hydra; text that could be read as another type is quoted."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, str):
@@ -117,7 +117,7 @@ def _schema(kind: type) -> dict[str, Any]:
 
 
 def _message(root: Mapping[str, Any], location: tuple[int | str, ...], values: object, where: str) -> str:
-    """Finds the described key that an error lies at or in, and says what it may be."""
+    """Returns the message for the described key at which an error is, with its allowed values."""
     definitions, schema, key, value = root.get("$defs", {}), root, where, values
     for part in location:
         node = _node(schema, definitions)
@@ -133,7 +133,7 @@ def _message(root: Mapping[str, Any], location: tuple[int | str, ...], values: o
 
 
 def _node(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Follows references, and an optional node to the node itself."""
+    """Resolves references and optional nodes."""
     if "$ref" in schema:
         return _node(definitions[schema["$ref"].rpartition("/")[2]], definitions)
     for choice in schema.get("anyOf", ()):
@@ -143,7 +143,7 @@ def _node(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[
 
 
 def _allowed(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
-    """Puts a JSON schema into words that follow "it must be"."""
+    """Describes a JSON schema in words that complete "it must be ..."."""
     if "allowed" in schema:
         return schema["allowed"]
     if "$ref" in schema:

@@ -1,4 +1,4 @@
-"""Text files of other programs: UTF-8, perhaps with the byte order mark that Windows tools write at the head."""
+"""Reading of UTF-8 text files from other programs, with or without the byte order mark that Windows tools write."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ MARK_BYTES = MARK.encode()
 
 
 def read_text(path: Path) -> str:
-    """Reads a text file without byte order marks: at its head, or at the head of a line, where files were joined.
+    """Reads a text file and removes byte order marks at its start and, if files were joined, at the start of lines.
 
     Raises:
-        UnicodeDecodeError: it is not UTF-8.
+        UnicodeDecodeError: the file is not UTF-8.
     """
     return path.read_text(encoding="utf-8").removeprefix(MARK).replace(f"\n{MARK}", "\n")
 
@@ -21,10 +21,10 @@ def read_lines(path: Path) -> list[bytes]:
 
 
 def refuse_mark(path: Path) -> None:
-    """Refuses a byte order mark in a file that NeMo reads, which would take it for text.
+    """Refuses a byte order mark in a file that NeMo reads, because NeMo would read it as text.
 
     Raises:
-        ValueError: the file begins with one; the message has the command that removes it.
+        ValueError: the file begins with a byte order mark; the message has the command that removes it.
     """
     with open(path, "rb") as file:
         if file.read(len(MARK_BYTES)) == MARK_BYTES:

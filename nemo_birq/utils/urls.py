@@ -1,4 +1,4 @@
-"""URLs of files (``s3://bucket/audio_0.tar``): joined to names, and without the secrets that one may hold."""
+"""URLs of files (``s3://bucket/audio_0.tar``): joining with names, and removal of secrets."""
 
 import os
 import re
@@ -10,17 +10,17 @@ _HIDDEN = "***"
 
 
 def is_url(path: str | os.PathLike) -> bool:
-    """Tests if a path is a URL; other paths are files of this machine."""
+    """Returns True if a path is a URL; other paths are local files."""
     return _URL.match(str(path)) is not None
 
 
 def absolute(path: str) -> str:
-    """Returns the absolute path of a file of this machine; a URL as it is."""
+    """Returns the absolute path of a local file; a URL stays unchanged."""
     return path if is_url(path) else os.path.abspath(path)
 
 
 def join(folder: str, name: str) -> str:
-    """Returns the path of a file that is named relative to a folder, which may be a URL, or by itself."""
+    """Joins a folder, which may be a URL, and a file name, which may be an absolute path or a URL."""
     if is_url(name):
         return name
     name = os.path.expanduser(name)
@@ -30,27 +30,28 @@ def join(folder: str, name: str) -> str:
 
 
 def folder_of(path: str) -> str:
-    """Returns the folder of a file, absolute."""
+    """Returns the absolute folder of a file."""
     return path.rpartition("/")[0] if is_url(path) else os.path.dirname(os.path.abspath(path))
 
 
 def without_secrets(text: object) -> str:
-    """Returns a text, such as the message of an error, with ``***`` for user, password and query of each URL in it."""
+    """Replaces user, password and query of each URL in a text, such as an error message, by ``***``."""
     hidden = _ACCOUNT.sub(lambda found: f"{found[1]}{_HIDDEN}@" if _is_secret(found[1], found[2]) else found[0], str(text))
     return _QUERY.sub(rf"\1?{_HIDDEN}", hidden)
 
 
 def find_secret_problem(path: str) -> str | None:
-    """Returns why a URL may hold a secret, and what to do; None for all other paths."""
+    """Returns a message if a path is a URL that may hold a secret, with what to do; otherwise None."""
     if without_secrets(path) == path or not is_url(path):
         return None
     return (
         f"{without_secrets(path)} is a URL with an account or a query, such as a signature or a token: configurations, "
-        "logs, indexes and models would keep it. Leave that part out; credentials belong where the store's own tools look "
-        "for them: ~/.aws/credentials, GOOGLE_APPLICATION_CREDENTIALS, or ~/.netrc for https"
+        "logs, indexes and models would keep it. Remove that part, and put credentials where the tools of the store read "
+        "them: ~/.aws/credentials, GOOGLE_APPLICATION_CREDENTIALS, or ~/.netrc for https"
     )
 
 
 def _is_secret(scheme: str, account: str) -> bool:
-    """Tests if what stands before the @ is a secret; ``abfs://container@account...`` and ``sftp://user@host`` hold none."""
+    """Returns True if the part before the @ is a secret; it is none in ``abfs://container@account`` and
+    ``sftp://user@host``."""
     return ":" in account or scheme.lower() in ("http://", "https://")

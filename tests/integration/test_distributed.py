@@ -91,7 +91,7 @@ def test_a_checkpoint_has_the_sums_and_the_labels_of_every_rank(results):
 
 def test_a_loss_that_is_not_finite_stops_all_ranks(results):
     for rank in (0, 1):
-        assert "at step 3; the batch held: broken" in results[f"birq-2-{rank}"]["not_finite"]
+        assert "at step 3. Utterances of the batch: broken" in results[f"birq-2-{rank}"]["not_finite"]
 
 
 def test_best_rq_makes_no_enhanced_labels(results):

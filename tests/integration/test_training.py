@@ -146,7 +146,7 @@ def test_non_finite_loss_stops_with_step_names_and_remedy(tmp_path):
     message = next(line for line in printed.splitlines() if "the loss is nan" in line)
     step = int(re.search(r"nan at step (\d+)", message)[1])
     first = 2 * step % 6
-    assert f"the batch held: clip{first}.wav, clip{first + 1}.wav." in message
+    assert f"Utterances of the batch: clip{first}.wav, clip{first + 1}.wav." in message
     assert "resume with a lower model.optim.lr" in message
     kept = torch.load(next(tmp_path.rglob("*-last.ckpt")), weights_only=False)
     assert kept["global_step"] == step and all(torch.isfinite(v).all() for v in kept["state_dict"].values())

@@ -558,7 +558,7 @@ def test_files_without_enhanced_labels_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"(?s)broken\.nemo.*\b10 bytes"):
         load_model(tmp_path / "broken.nemo")
     (tmp_path / "broken.ckpt").write_bytes(b"no archive")
-    with pytest.raises(ValueError, match=r"broken\.ckpt.*no file of torch\.save"):
+    with pytest.raises(ValueError, match=r"broken\.ckpt.*not a file of torch\.save"):
         load_model(tmp_path / "broken.ckpt")
     with pytest.raises(ValueError, match=r"test_label_quality\.py.*\.nemo.*\.ckpt"):
         load_model(Path(__file__))

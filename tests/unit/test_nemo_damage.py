@@ -233,7 +233,7 @@ def test_a_teacher_is_checked_before_it_is_read(tmp_path):
     data = path.read_bytes()
     for wanted in (torch.arange(200.0).numpy().tobytes(), b"model.nemo"):  # its own checksum is not over all values
         flip(path, data.index(wanted))
-        with pytest.raises(ValueError, match=r"teacher\.pt is no teacher, or a truncated or damaged one"):
+        with pytest.raises(ValueError, match=r"teacher\.pt is not a teacher, or is truncated or damaged"):
             read_teacher_file(path)
         path.write_bytes(data)
     torch.save(torch.load(path, weights_only=True) | {"bomb": Bomb(tmp_path / "ran")}, path)

@@ -158,7 +158,8 @@ DATA = [
         ("pretrain", ["--config-name=birq_conformer_tiny", *DATA, "trainer.max_steps=0"],
          "trainer.max_steps=0 is not allowed: it must be at least 1, or -1 for no limit"),
         ("pretrain", ["--config-name=birq_conformer_tiny"],
-         "model.train_ds.manifest_filepath is not set: name the data, model.train_ds.manifest_filepath=/data/manifest.json"),
+         "model.train_ds.manifest_filepath is not set: name the data with "
+         "model.train_ds.manifest_filepath=/data/manifest.json"),
         ("untrained-model", ["--config-name=birq_conformer_tiny", *DATA, "model.birq.quantizer.num_codes=1"],
          "model.birq.quantizer.num_codes=1 is not allowed: it must be a whole number from 2 to 1000000"),
         ("finetune", [*DATA, "init_from_nemo_model=none.nemo", "model.optim.lr=nan"],
@@ -181,7 +182,7 @@ def test_a_command_ends_with_one_line(command, arguments, message, nothing_writt
         (["--config-name=conformer_tiny"], "--config-name=conformer_tiny does not exist: did you mean birq_conformer_tiny?"),
         (["model.birq={a"], "model.birq={a cannot be read (no viable alternative at input '{a'): write KEY=VALUE"),
         (["seed=1,2"], "Ambiguous value for argument 'seed=1,2' 1. To use it as a list"),
-        (["model.optm.lr=1"], "model.optm is no key of the configuration: did you mean model.optim? (+KEY="),
+        (["model.optm.lr=1"], "model.optm is not a key of the configuration: did you mean model.optim? (+KEY="),
     ],
 )  # fmt: skip
 def test_what_hydra_refuses_is_one_line_with_a_remedy(arguments, message, nothing_written):
