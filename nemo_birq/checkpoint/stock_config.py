@@ -38,7 +38,7 @@ def with_stock_nodes(cfg: DictConfig, separate_head: bool) -> DictConfig:
 
 
 def refuse_bare_encoder(cfg: DictConfig) -> None:
-    """
+    """Refuses the configuration of a file that cannot be trained.
 
     Raises:
         ValueError: the configuration is that of an encoder whose heads birq export has left out.
