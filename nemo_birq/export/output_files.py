@@ -35,7 +35,7 @@ def check_output(source: Path, out: Path, force: bool, card: bool = True) -> Non
         return
     if out.suffix not in SUFFIXES:
         raise ValueError(
-            f"{out} has an unknown suffix: give one of {', '.join(SUFFIXES)}, or a name without suffix for a folder for "
+            f"{out} has an unknown suffix: give one of {', '.join(SUFFIXES)}, or a name without a suffix for a folder for "
             "Hugging Face transformers"
         )
     for path in (out, *([out.with_name(README)] if card and out.suffix == ".nemo" else [])):
