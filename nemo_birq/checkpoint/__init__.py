@@ -1,1 +1,1 @@
-"""Files of a model: what is packed into a .nemo, and what is read of one before it is opened."""
+"""Model files: the artifacts of a .nemo, and the checks of a file before it is opened."""

@@ -1,7 +1,8 @@
-"""Artifacts of a BiRQ model: the files that a ``.nemo`` carries beside configuration and weights.
+"""Artifacts of a BiRQ model: the files in a ``.nemo`` beside configuration and weights.
 
-Label tensors, the teacher of offline relabelling, and the model card. NeMo packs what is registered with the model while
-``save_to`` runs. Ours are registered for that time alone, since they follow from the model as it is then.
+These are the label tensors, the teacher of offline relabelling, and the model card. NeMo packs the artifacts that are
+registered with the model when ``save_to`` runs. This package registers them only for that time, because they depend on the
+state of the model at saving.
 """
 
 import tempfile
@@ -29,30 +30,30 @@ CARD = "card.file"
 TENSORS = "birq.quantizer.tensors"
 CHECKSUM = "birq.quantizer.checksum"
 LABEL_TENSORS = "birq_label_tensors.pt"
-"""Name of the file in a ``.nemo`` that holds the tensors that define the labels."""
+"""Name of the file in a ``.nemo`` with the tensors that define the labels."""
 
 
 class Artifact(NamedTuple):
     """A file inside a ``.nemo``."""
 
     key: str
-    """Key of the model's configuration that names the file in a ``.nemo``."""
+    """Key of the model configuration that names the file in a ``.nemo``."""
     name: str
     write: Callable[[Path], Any]
 
 
 @contextmanager
 def packed(model: ModelPT, *artifacts: Artifact) -> Iterator[None]:
-    """Lets NeMo pack files into every ``.nemo`` that rank 0 saves the model to within the block.
+    """Makes NeMo pack files into every ``.nemo`` that rank 0 saves within the block.
 
-    The configuration of the model is afterwards what it was.
+    The configuration of the model is restored afterwards.
     """
     if not is_global_rank_zero():
         yield
         return
     before = {artifact.key: OmegaConf.select(model.cfg, artifact.key) for artifact in artifacts}
     with tempfile.TemporaryDirectory() as folder:
-        for artifact in artifacts:  # before NeMo's table of artifacts exists, so that a full disk is the error that shows
+        for artifact in artifacts:  # before NeMo's table of artifacts exists, which would hide an error of a full disk
             artifact.write(Path(folder, artifact.name))
         try:
             for artifact in artifacts:
@@ -67,17 +68,17 @@ def packed(model: ModelPT, *artifacts: Artifact) -> Iterator[None]:
 
 @contextmanager
 def packed_model(model: ModelPT, name: str) -> Iterator[None]:
-    """Lets NeMo pack all artifacts of a ``BiRQModel``, and a record of its training while a trainer is at hand.
+    """Makes NeMo pack all artifacts of a ``BiRQModel`` and, if it has a trainer, a record of its training.
 
     Args:
-        model: with labelers, ``teacher`` and ``monitor``.
-        name: of the model, for its card.
+        model: model with labelers, ``teacher`` and ``monitor``.
+        name: name of the model, for its card.
     """
     artifacts = [Artifact(TENSORS, LABEL_TENSORS, lambda path: torch.save(labels_of(model), path))]
     named = OmegaConf.select(model.cfg, TEACHER)
     if model.teacher is not None:
         artifacts.append(Artifact(TEACHER, "birq_teacher.pt", model.teacher.file.save))
-        set_key(model, TEACHER, model.teacher.file.made_from)  # the record and the card hold no path
+        set_key(model, TEACHER, model.teacher.file.made_from)  # the record and the card must not hold a path
     try:
         if model._trainer is not None and model._trainer.global_step > 0:
             with open_dict(model._cfg):
@@ -100,10 +101,10 @@ def labels_of(model: ModelPT) -> dict[str, Tensor]:
 
 
 def load_or_draw_tensors(model: ModelPT, cfg: DictConfig, birq: BiRQConfig) -> dict[str, Tensor]:
-    """Returns the label tensors of the ``.nemo`` that is being restored, else draws them from their seed.
+    """Returns the label tensors of the ``.nemo`` that is being restored; otherwise draws them from their seed.
 
     Raises:
-        ValueError: their checksum is not that of the configuration.
+        ValueError: the checksum differs from the configuration.
     """
     source, tensors = "the generator of this PyTorch version", None
     if birq.quantizer.tensors:
@@ -113,8 +114,8 @@ def load_or_draw_tensors(model: ModelPT, cfg: DictConfig, birq: BiRQConfig) -> d
         except FileNotFoundError:
             logging.warning(
                 "This .nemo was saved again by a class that does not know BiRQ's label tensors. Projections and codebook "
-                "are drawn again from their seed. The running statistics of layer k are lost, and so are fitted anchors and "
-                "a tracked codebook, so that the labels change."
+                "are drawn again from their seed. The running statistics of layer k, fitted anchors and a tracked codebook "
+                "are lost, so the labels change. Use the file that training wrote to keep them."
             )
         model.artifacts.pop(TENSORS, None)
         set_key(model, TENSORS, None)
@@ -130,11 +131,11 @@ def _read_tensors(path: str) -> dict[str, Tensor]:
     try:
         return load_torch_file(path)
     except ValueError as error:
-        raise ValueError(f"the label tensors {path} of the .nemo cannot be read ({error}); get the file again") from error
+        raise ValueError(f"the label tensors {path} of the .nemo cannot be read ({error}): get the file again") from error
 
 
 def check_same_labels(model: ModelPT, checkpoint: dict[str, Any]) -> None:
-    """Refuses a Lightning checkpoint whose labels are not those of the model.
+    """Refuses a Lightning checkpoint with other labels than the model.
 
     Raises:
         ValueError: the checkpoint was trained with another seed or another teacher, or its label tensors are damaged.
@@ -144,25 +145,25 @@ def check_same_labels(model: ModelPT, checkpoint: dict[str, Any]) -> None:
     remedy = "or start a new experiment (another exp_manager.name or exp_dir)."
     if trained.quantizer.seed != own.quantizer.seed:
         raise ValueError(
-            f"the checkpoint was trained with birq.quantizer.seed={trained.quantizer.seed}, this run has "
+            f"the checkpoint was trained with  birq.quantizer.seed={trained.quantizer.seed}, but this run has "
             f"{own.quantizer.seed}: its labels would change. Resume with the old seed, {remedy}"
         )
     teachers = [OmegaConf.select(trained, "relabelling.checksum"), own.relabelling.checksum]
     if teachers[0] != teachers[1]:
         then, now = ("no teacher" if one is None else f"the teacher with the checksum {one}" for one in teachers)
         raise ValueError(
-            f"the checkpoint was trained with {then}, this run has {now}: its labels would change. Resume with the "
-            f"model.{TEACHER} of then, {remedy}"
+            f"the checkpoint was trained with {then}, but this run has {now}: its labels would change. Resume with "
+            f"the old model.{TEACHER}, {remedy}"
         )
 
 
 def restore_labels(model: ModelPT, tensors: dict[str, Tensor]) -> None:
-    """Copies label tensors into the labelers of a model, and their checksum into its configuration."""
+    """Copies label tensors into the labelers of a model, and their checksum into the configuration."""
     label_tensors.restore(tensors, model.anchor_labeler, model.enhanced_labeler)
-    # Also the projection that a teacher takes the place of: files of all models hold the same tensors.
+    # This includes the projection that a teacher replaces, so that the files of all models hold the same tensors.
     model.fixed_tensors = {name: tensors[name].detach().cpu().clone() for name in label_tensors.FIXED}
     set_key(model, CHECKSUM, label_tensors.fixed_checksum(model.fixed_tensors))
-    model.cfg = model._cfg  # updates the hyper-parameters that checkpoints carry
+    model.cfg = model._cfg  # updates the hyperparameters in checkpoints
 
 
 def set_key(model: ModelPT, key: str, value: Any) -> None:
@@ -172,14 +173,14 @@ def set_key(model: ModelPT, key: str, value: Any) -> None:
 
 
 def write_card_beside(model: ModelPT, nemo: Path) -> None:
-    """Writes README.md beside a ``.nemo``. A README.md that lies there, and may have been edited, is moved away."""
+    """Writes README.md beside a ``.nemo``. An existing README.md, which may have been edited, is moved away."""
     readme = _free(nemo.parent / "README.md")
     build_card(model, nemo.stem).save(readme)
-    logging.info(f"{nemo} has a model card, {readme}")
+    logging.info(f"Model card of {nemo}: {readme}")
 
 
 def _free(path: Path) -> Path:
-    """Returns the path; a file that lies there is moved to ``<stem>-v<number>``, as NeMo does with models."""
+    """Returns the path, after moving an existing file to ``<stem>-v<number>``, as NeMo does with models."""
     number = 1
     while path.exists() and (old := path.with_stem(f"{path.stem}-v{number}")).exists():
         number += 1

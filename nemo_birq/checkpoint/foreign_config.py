@@ -1,8 +1,8 @@
-"""Checks configurations that come out of files: reading one must not put anything of this machine into a model or its card.
+"""Checks of configurations from files, which must not copy data of this machine into a model or its card.
 
-OmegaConf computes ``${oc.env:HOME}`` wherever the value is read: by attribute, by ``resolve``, and while NeMo builds the
-model. A file of another author could collect environment variables in this way, which an export would then publish. NeMo
-resolves a configuration before it writes it, so that its files and ours need no resolver.
+OmegaConf evaluates ``${oc.env:HOME}`` whenever the value is read: by attribute, by ``resolve``, and while NeMo builds the
+model. A file of another author could collect environment variables in this way, and an export would publish them. NeMo
+resolves a configuration before it writes it, so its files and ours need no resolver.
 """
 
 import re
@@ -13,36 +13,36 @@ from omegaconf import Container, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 _INNERMOST = re.compile(r"\$\{(?:[^${}:]*|\s*(?:multiply|sum)\s*:[^${}]*)\}")
-"""An interpolation of a key, or one of NeMo's two resolvers that compute with numbers, without another inside."""
+"""Pattern of an interpolation of a key, or of one of NeMo's two arithmetic resolvers, without a nested one."""
 _REMEDY = "NeMo and BiRQ write no such value. Do not use this file, or get it again from its author"
 
 
 def refuse_resolvers(config: Any, path: str) -> None:
-    """Refuses a configuration that reads anything besides its own keys.
+    """Refuses a configuration that reads anything except its own keys.
 
     Interpolations of keys, such as ``${model.preprocessor.features}``, and NeMo's ``multiply`` and ``sum`` are allowed.
 
     Args:
-        config: read from a file and not resolved; anything that is not an OmegaConf container is left to the caller.
-        path: of the file, for the message.
+        config: unresolved configuration from a file; other objects than OmegaConf containers are not checked.
+        path: path of the file, for the message.
 
     Raises:
-        ValueError: names the first key whose value holds a resolver, also after its interpolations are resolved, or the
-            interpolation that cannot be resolved.
+        ValueError: a value holds a resolver, also after its interpolations are resolved, or an interpolation cannot be
+            resolved; the message names the key.
     """
     if not isinstance(config, Container):
         return
-    whole = config._get_root()  # an interpolation in a node can reach all keys of the file
+    whole = config._get_root()  # an interpolation in a node can refer to all keys of the file
     for key, value in _strings(OmegaConf.to_container(whole)):
         if "${" in _without_allowed(value):
-            raise ValueError(f"{path}: the value of {key}, {value!r}, reads something besides the file. {_REMEDY}")
+            raise ValueError(f"{path}: the value of {key}, {value!r}, reads something outside of the file. {_REMEDY}")
     try:
         resolved = OmegaConf.to_container(whole, resolve=True)
     except (OmegaConfBaseException, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: its configuration cannot be resolved ({reason}). {_REMEDY}") from error
     for key, value in _strings(resolved):
-        if "${" in value:  # put together from pieces; the next reader would resolve it
+        if "${" in value:  # assembled from parts; the next reader would resolve it
             raise ValueError(f"{path}: the value of {key} becomes {value!r}, another interpolation. {_REMEDY}")
 
 

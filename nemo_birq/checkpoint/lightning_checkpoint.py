@@ -1,4 +1,4 @@
-"""Lightning checkpoints: written complete or not at all, and read without running code that a hostile file could hold."""
+"""Lightning checkpoints: atomic writing, and reading that runs no code of a malicious file."""
 
 import typing
 from collections import defaultdict
@@ -37,34 +37,34 @@ __all__ = [
 SAFE_GLOBALS = [
     typing.Any, typing.List, defaultdict, dict, list, int, float, bool, str, ContainerMetadata, Metadata, DictConfig,  # noqa: UP006
     ListConfig, AnyNode, BooleanNode, FloatNode, IntegerNode, StringNode,
-    # Decoding of a CTC recognizer:
+    # Decoding settings of a CTC recognizer:
     CTCDecodingConfig, GreedyCTCInferConfig, BeamCTCInferConfig, PyCTCDecodeConfig, FlashlightConfig, WfstCTCInferConfig,
     BoostingTreeModelConfig, PhraseItem, ConfidenceConfig, ConfidenceMethodConfig,
 ]  # fmt: skip
-"""Classes besides tensors that NeMo writes to a checkpoint: those of its configuration, which hold plain values."""
+"""Classes other than tensors that NeMo writes to a checkpoint: those of its configuration, which hold plain values."""
 torch.serialization.add_safe_globals(SAFE_GLOBALS)  # NeMo's EMA calls torch.load itself
 
 AVERAGE = "-EMA.ckpt"
-"""End of the name of the checkpoint with moving averages, beside the one with the weights (``exp_manager.ema.enable``)."""
+"""End of the file name of the checkpoint with moving averages (``exp_manager.ema.enable``)."""
 
 
 def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Returns the content of a ``.ckpt``, after its checksums are compared; reads it twice, the second time from memory.
+    """Returns the content of a ``.ckpt`` after comparing its checksums; reads it twice, the second time from memory.
 
     Args:
-        path: of a file, or a URL of fsspec.
+        path: path of a file, or a URL of fsspec.
         map_location: as for ``torch.load``.
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: the file is no checkpoint, is damaged, holds objects other than tensors and configurations, or weights
-            that are not finite.
+        ValueError: the file is not a checkpoint, is damaged, or holds objects other than tensors and configurations, or
+            weights that are not finite.
     """
     with _readable(path), get_filesystem(path).open(str(path), "rb") as file:
         content = load_torch_file(file, map_location)
         if not isinstance(content, dict):
-            raise ValueError(f"it holds a {type(content).__name__}")
-        for part in ("state_dict", "optimizer_states"):  # no run saves others: see monitoring.finite_check
+            raise ValueError(f"it holds a {type(content).__name__}, not a dictionary")
+        for part in ("state_dict", "optimizer_states"):  # no run saves such values, see monitoring.finite_check
             if name := find_not_finite(content.get(part), part):
                 raise ValueError(f"{name} holds values that are not finite")
     return content
@@ -79,7 +79,7 @@ def find_not_finite(value: Any, name: str) -> str | None:
 
 
 def check_checkpoint(path: str | Path | IO[bytes]) -> None:
-    """Checks a ``.ckpt``, or an open one, that a library will read; reads it once.
+    """Checks a ``.ckpt``, given by path or open, that a library will read; reads it once.
 
     Raises:
         OSError, ValueError: as ``read_checkpoint``.
@@ -94,9 +94,9 @@ def check_checkpoint(path: str | Path | IO[bytes]) -> None:
 
 
 def peek_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Returns the content of a local ``.ckpt`` for a look at its settings: its tensors stay in the file until they are used.
+    """Returns the content of a local ``.ckpt`` for reading its settings; tensors stay in the file until they are used.
 
-    Runs no code of the file. Its checksums are compared only where it cannot be read, to say what is wrong.
+    Runs no code of the file. The checksums are compared only if reading fails, to find the reason.
 
     Raises:
         OSError, ValueError: as ``read_checkpoint``.
@@ -105,43 +105,43 @@ def peek_checkpoint(path: str | Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except OSError:
         raise
-    except Exception as error:  # a damaged file leads to errors of nearly every type
+    except Exception as error:  # a damaged file raises errors of nearly every type
         check_checkpoint(path)
         with _readable(path):
             raise ValueError((str(error).splitlines() or [type(error).__name__])[0]) from error
 
 
 class CompleteCheckpointIO(TorchCheckpointIO):
-    """The plugin of a trainer that writes a local checkpoint beside its name and renames it, and reads with checks.
+    """Trainer plugin that writes a local checkpoint under a temporary name and renames it, and that checks files on reading.
 
-    Lightning writes to ``TMPDIR``, from where a move to another file system can be cut off, and its reading runs any code
-    that a file holds.
+    Lightning writes to ``TMPDIR``, from where a move to another file system can be interrupted, and its reading runs any
+    code in a file.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Writes a checkpoint, complete or not at all; under a URL, as Lightning does.
+        """Writes a checkpoint atomically; at a URL, as Lightning does.
 
         Raises:
-            OSError: naming the file, such as for a full disk. An older file of that name is unchanged.
+            OSError: the file cannot be written, for example because the disk is full. An older file is unchanged.
         """
         if get_protocol(str(path)) != "file" or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         for state in checkpoint.get("optimizer_states", ()):
-            if "ema" in state:  # NeMo cannot exchange restored averages that are parameters
+            if "ema" in state:  # NeMo cannot swap restored averages that are parameters
                 state["ema"] = [average.detach() for average in state["ema"]]
         with writing(Path(path)), complete_file(Path(path)) as part, open(part, "wb") as file:
             torch.save(checkpoint, file)
 
     def load_checkpoint(self, path: str | Path, map_location: Any = lambda storage, location: storage) -> dict[str, Any]:
-        """Returns the content of a checkpoint; the one beside it with moving averages, which NeMo reads, is checked too.
+        """Returns the content of a checkpoint; also checks the file with moving averages beside it, which NeMo reads.
 
         Raises:
             OSError, ValueError: as ``read_checkpoint``.
         """
         if not get_filesystem(path).exists(str(path)):
-            raise FileNotFoundError(f"checkpoint {path} does not exist")
-        average = str(path).replace(".ckpt", AVERAGE)  # as NeMo names it
+            raise FileNotFoundError(f"checkpoint {path} does not exist: give a .ckpt of the run")
+        average = str(path).replace(".ckpt", AVERAGE)  # NeMo's naming
         if average != str(path) and not str(path).endswith(AVERAGE) and get_filesystem(average).exists(average):
             check_checkpoint(average)
         return read_checkpoint(path, map_location)
@@ -149,15 +149,15 @@ class CompleteCheckpointIO(TorchCheckpointIO):
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Gives an error of writing in the block, such as a full disk, the name of the file and a remedy.
+    """Adds the file name and a remedy to an error of writing in the block, such as a full disk.
 
     Raises:
-        OSError: in place of an OSError, or of the RuntimeError that ``torch.save`` makes of one.
+        OSError: replaces an OSError, or the RuntimeError to which ``torch.save`` converts it.
     """
     try:
         yield
     except (OSError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # where PyTorch's writer is
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # not from PyTorch's writer
             raise
         cause = error if isinstance(error, OSError) else error.__context__
         reason = cause if isinstance(cause, OSError) else "PyTorch could not write all of it: the disk may be full"

@@ -1,4 +1,4 @@
-"""The model card: README.md in the form of the Hugging Face hub, written from the configuration of a model alone."""
+"""The model card: README.md in the format of the Hugging Face hub, written only from the configuration of a model."""
 
 import json
 import shlex
@@ -15,7 +15,7 @@ from nemo_birq.utils.terminal import printable
 
 TEMPLATES = Environment(loader=PackageLoader("nemo_birq.checkpoint", "."))
 TAGS = ["NeMo", "pytorch", "speech", "audio", "self-supervised", "BiRQ"]
-# What a recognizer's configuration must repeat for the encoder's tensors to fit and to mean the same.
+# Keys that the configuration of a recognizer must repeat, so that the encoder computes the same outputs.
 ARCHITECTURE = {
     "preprocessor": ("normalize", "window_size", "window_stride", "window", "features", "n_fft"),
     "encoder": (
@@ -26,27 +26,27 @@ ARCHITECTURE = {
 }  # fmt: skip
 MEASURES = {name.removeprefix("anchor_"): METRICS[name].unit for name in RECORDED if name.startswith("anchor_")}
 """Recorded metrics of a task and their units."""
-UNKNOWN = "unknown"  # a licence of the hub's list: nobody has said which
+UNKNOWN = "unknown"  # license of the hub's list for an unknown license
 
 
 def build_card(
     model: ModelPT, name: str, repo_id: str | None = None, library: Literal["nemo", "transformers"] = "nemo"
 ) -> ModelCard:
-    """The card of a ``BiRQModel``, or of the stock model that ``strip`` makes of it.
+    """Builds the card of a ``BiRQModel``, or of the stock model that ``strip`` makes of it.
 
-    What was trained is read from ``model.cfg.pretraining`` (see ``record_training``); licence, language and data sets on
-    the hub from ``model.cfg.card``, since only their author knows them.
+    The training comes from ``model.cfg.pretraining`` (see ``record_training``). License, language and data sets on the hub
+    come from ``model.cfg.card``, because only their author knows them.
 
     Args:
-        model: with ``preprocessor`` and ``encoder``.
-        name: of the model; its file is called ``<name>.nemo``, its folder for transformers ``<name>``.
-        repo_id: ``user/name`` on the hub, where it is known.
-        library: that opens what the card describes.
+        model: model with ``preprocessor`` and ``encoder``.
+        name: name of the model; its file is ``<name>.nemo``, its folder for transformers ``<name>``.
+        repo_id: ``user/name`` on the hub, if known.
+        library: library that opens the described files.
     """
     cfg = OmegaConf.to_container(model.cfg, resolve=True)
     card, record, encoder = cfg.get("card") or {}, cfg.get("pretraining") or {}, cfg["encoder"]
     settings = record.get("settings") or {"birq": cfg.get("birq") or {}}
-    settings["birq"].get("quantizer", {}).pop("tensors", None)  # names a file of a .nemo
+    settings["birq"].get("quantizer", {}).pop("tensors", None)  # a file name inside the .nemo
     settings_yaml = printable(OmegaConf.to_yaml(settings).strip())
     overrides = [
         _override(f"model.{node}.{key}", cfg[node][key])
@@ -94,7 +94,7 @@ def build_card(
 
 
 def _override(key: str, value: Any) -> str:
-    """An argument for Hydra, as it is typed in a shell."""
+    """Returns an argument for Hydra, quoted for a shell."""
     if isinstance(value, list):
         return shlex.quote(f"{key}={value}".replace(" ", ""))
     value = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
@@ -102,7 +102,7 @@ def _override(key: str, value: Any) -> str:
 
 
 def _shown(node: Any) -> Any:
-    """Escapes the texts of a training record, which another author may have written, for Markdown."""
+    """Escapes the texts of a training record for Markdown, because another author may have written them."""
     if isinstance(node, dict):
         return {escaped(str(key)): _shown(value) for key, value in node.items()}
     if isinstance(node, list):
@@ -111,7 +111,7 @@ def _shown(node: Any) -> Any:
 
 
 def _results(record: dict[str, Any]) -> list[EvalResult]:
-    """Accuracies on the first validation set, in the hub's terms."""
+    """Returns the accuracies on the first validation set, in the format of the hub."""
     health, sets = (record.get("health") or {}).get("validation") or {}, (record.get("data") or {}).get("validation") or []
     if not sets:
         return []

@@ -1,9 +1,9 @@
-"""Checks of a ``.nemo`` before anything is taken from it, and its writing.
+"""Checks of a ``.nemo`` before its content is used, and atomic writing of it.
 
-NeMo opens a file first and finds out later: a truncated archive ends in an error of tarfile, a member that would be written
-outside its folder is left out with a warning and is missed afterwards, and a changed bit is another weight. Here nothing is
-unpacked before it is checked: the headers of the archive, which have checksums of their own; the tensors, by the checksums
-of PyTorch; the other members, by a list in the files that this package writes.
+NeMo opens files without checks: a truncated archive ends in an error of tarfile, a member outside of the folder is skipped
+with a warning and is missing later, and a flipped bit changes a weight. This module checks a file before unpacking it: the
+headers of the archive, which have their own checksums; the tensors, by the checksums of PyTorch; the other members, by a
+list in the files that this package writes.
 """
 
 import hashlib
@@ -36,29 +36,29 @@ from nemo_birq.checkpoint.tar_owner import forget_owner
 from nemo_birq.utils.files import PART, complete_file
 from nemo_birq.utils.torch_files import check_torch_file, load_torch_file
 
-CONFIG, WEIGHTS = "model_config.yaml", "model_weights.ckpt"  # NeMo's names
+CONFIG, WEIGHTS = "model_config.yaml", "model_weights.ckpt"  # file names of NeMo
 CHECKSUMS = "birq_checksums.json"
-"""Member with the SHA-256 of each member that is no file of ``torch.save``."""
+"""Member with the SHA-256 of each member that is not a file of ``torch.save``."""
 TORCH_SUFFIXES = (".ckpt", ".pt", ".pth")
 BLOCK = tarfile.BLOCKSIZE
 
 
 def check_nemo(path: str | Path) -> None:
-    """Checks the archive and its members except tensors; reads the weights of a plain archive not at all.
+    """Checks the archive and its members except tensors; does not read the weights of an uncompressed archive.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: no archive, a truncated or damaged one, one without configuration or weights, or with a member whose
-            path leaves the folder that NeMo unpacks it to.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not an archive, is truncated or damaged, has no configuration or weights, or has a member
+            outside of the folder to which NeMo unpacks it.
     """
     _check_members(Path(path))
 
 
 def verify_nemo(path: str | Path) -> None:
-    """Checks all of a file: as ``check_nemo``, and the tensors, whose bytes it reads once (1 GB/s).
+    """Checks the whole file: as ``check_nemo``, and the tensors, which it reads once (1 GB/s).
 
     Raises:
-        FileNotFoundError, ValueError: as ``check_nemo``; damaged tensors, or objects that could run code.
+        FileNotFoundError, ValueError: as ``check_nemo``; also if tensors are damaged, or objects could run code.
     """
     members = _check_members(Path(path))
     with tarfile.open(path) as archive:
@@ -72,11 +72,11 @@ def opening(path: str | Path) -> Iterator[None]:
     """Checks a ``.nemo`` with ``verify_nemo`` before NeMo opens it in the block, and names the file in NeMo's errors.
 
     Raises:
-        FileNotFoundError, ValueError: as ``verify_nemo``; a configuration with a class that NeMo does not allow; an error of
-            the block, in which the file is named.
-        OSError: no room to unpack the file.
+        FileNotFoundError, ValueError: as ``verify_nemo``; also for a class that NeMo does not allow, and for an error in the
+            block, to which the file name is added.
+        OSError: there is no space to unpack the file.
     """
-    if "://" not in str(path) and not Path(path).is_dir():  # NeMo's own ways: an object store, and an unpacked file
+    if "://" not in str(path) and not Path(path).is_dir():  # NeMo also opens object stores and unpacked files
         verify_nemo(path)
     try:
         yield
@@ -88,7 +88,7 @@ def opening(path: str | Path) -> Iterator[None]:
         if "state_dict" not in str(error):
             raise
         raise ValueError(
-            f"{path}: its weights do not fit its configuration ({misfit(error)}); get the file again"
+            f"{path}: its weights do not fit its configuration ({misfit(error)}): get the file again"
         ) from error
     except OSError as error:
         if error.errno not in (ENOSPC, EDQUOT, EFBIG):
@@ -100,30 +100,32 @@ def opening(path: str | Path) -> Iterator[None]:
 
 
 def quiet_nemo() -> AbstractContextManager[None]:
-    """Keeps NeMo from logging how a model was trained, and from printing the traceback of an error that it raises anyway."""
+    """Silences NeMo's log of training settings, and of the traceback of an error that it also raises."""
     return logging.temp_verbosity(logging.CRITICAL)
 
 
 def misfit(error: RuntimeError) -> str:
-    """Returns PyTorch's first sentence about a tensor that does not fit a model."""
+    """Returns the first line of PyTorch's error about tensors that do not fit a model."""
     return next((line.strip() for line in str(error).splitlines()[1:] if line.strip()), str(error))
 
 
 def read_config(path: str | Path) -> DictConfig:
-    """Returns the model's configuration in a ``.nemo``, with its ``target``; checked by ``check_nemo`` before.
+    """Returns the model configuration in a ``.nemo``, including ``target``, after ``check_nemo``.
 
     Raises:
-        FileNotFoundError, ValueError: as ``check_nemo`` and ``refuse_resolvers``, a configuration that is none, or one of a
-            class that is not NeMo's.
+        FileNotFoundError, ValueError: as ``check_nemo`` and ``refuse_resolvers``; also if the configuration cannot be read,
+            or its class is not NeMo's.
     """
     check_nemo(path)
     try:
         config = ModelPT.restore_from(str(path), return_config=True)
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, tarfile.TarError, zlib.error) as error:
-        raise ValueError(f"{path}: its {CONFIG} cannot be read ({error}); get the file again") from error
+        raise ValueError(f"{path}: its {CONFIG} cannot be read ({error}): get the file again") from error
     refuse_resolvers(config, str(path))
     if not isinstance(config, DictConfig) or "target" not in config:
-        raise ValueError(f"{path}: its {CONFIG} names no class (`target`): NeMo did not write it")
+        raise ValueError(
+            f"{path}: its {CONFIG} names no class (`target`), so NeMo did not write it. Use a .nemo that NeMo wrote"
+        )
     if not str(config.target).startswith(tuple(ALLOWED_TARGET_PREFIXES)):
         raise ValueError(
             f"{path}: its {CONFIG} names the class {config.target}, which NeMo does not open: it is not NeMo's own"
@@ -132,10 +134,10 @@ def read_config(path: str | Path) -> DictConfig:
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Returns the model's state dict in a ``.nemo``, on the CPU, without building the model.
+    """Returns the state dict of the model in a ``.nemo``, on the CPU, without building the model.
 
     Raises:
-        FileNotFoundError, ValueError: as ``check_nemo``, and weights that are damaged, cannot be read or are not finite.
+        FileNotFoundError, ValueError: as ``check_nemo``; also if the weights are damaged, unreadable or not finite.
     """
     members = _check_members(Path(path))
     with tarfile.open(path) as archive, _readable(path, WEIGHTS):
@@ -145,24 +147,24 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def check_finite(weights: dict[str, Tensor], path: str | Path) -> None:
-    """Checks the weights of a file: no training saves others, see ``monitoring.finite_check``.
+    """Checks that the weights of a file are finite; training saves no others, see ``monitoring.finite_check``.
 
     Raises:
-        ValueError: NaN or an infinity, naming the file and the tensor.
+        ValueError: a tensor holds NaN or infinity; the message names file and tensor.
     """
     if name := find_not_finite(weights, WEIGHTS):
-        raise ValueError(f"{path}: {name} holds values that are not finite; get the file again")
+        raise ValueError(f"{path}: {name} holds values that are not finite: get the file again")
 
 
 @contextmanager
 def complete_nemo(path: Path) -> Iterator[Path]:
-    """Gives rank 0, which writes the file, a temporary name beside ``path``; see ``utils.files.complete_file``.
+    """Yields a temporary name beside ``path`` to rank 0, which writes the file; see ``utils.files.complete_file``.
 
-    The temporary files of NeMo lie beside ``path``, too, in a folder whose name ends with ``.part``: ``TMPDIR`` may be too
-    small for them. The complete file gets its list of checksums, and does not name the account that wrote it.
+    The temporary files of NeMo are also beside ``path``, in a folder whose name ends with ``.part``, because ``TMPDIR`` may
+    be too small for them. The complete file gets its list of checksums, without the account that wrote it.
 
     Raises:
-        OSError: naming the file, such as for a full disk.
+        OSError: the file cannot be written, for example because the disk is full; the message names it.
     """
     if not is_global_rank_zero():
         yield path
@@ -176,9 +178,9 @@ def complete_nemo(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _temporary_folder(folder: Path) -> Iterator[None]:
-    """Lets ``tempfile`` make its files in ``folder`` within the block, and removes the folder."""
+    """Makes ``tempfile`` create its files in ``folder`` within the block, and removes the folder afterwards."""
     before = tempfile.tempdir
-    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(folder, ignore_errors=True)  # left by a process that was killed
     folder.mkdir()
     tempfile.tempdir = str(folder)
     try:
@@ -203,34 +205,34 @@ def _add_checksums(path: Path) -> None:
 
 
 def _check_members(path: Path) -> dict[str, tarfile.TarInfo]:
-    """Returns the files and folders of an archive that passes ``check_nemo``, by name."""
+    """Returns the files and folders of an archive by name, after the checks of ``check_nemo``."""
     path = path.expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: name the .nemo that a training run ended with")
+        raise FileNotFoundError(f"{path} does not exist: give the .nemo that a training run wrote")
     try:
         with tarfile.open(path) as archive:
             members = archive.getmembers()
             _check_end(archive.fileobj, members)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise ValueError(
-            f"{path} is no .nemo, or a truncated or damaged one ({error}; {path.stat().st_size} bytes): compare its size "
+            f"{path} is not a .nemo, or is truncated or damaged ({error}; {path.stat().st_size} bytes): compare its size "
             "with the original and copy it again"
         ) from error
     folder = str(Path(tempfile.gettempdir()).resolve() / "nemo")  # only for the comparison of paths
     unsafe = [m.name for m in members if not is_safe_tar_member(m, folder) or not (m.isreg() or m.isdir())]
     if unsafe:
         raise ValueError(
-            f"{path} has members that leave its folder, or are links: {', '.join(unsafe)}. NeMo writes no such file; do not "
-            "use this one, get it again from where it was made"
+            f"{path} has members outside of its folder, or links: {', '.join(unsafe)}. NeMo does not write such files: "
+            "do not use this one, and get it again from its author"
         )
     named = _by_name(members)
     if len(named) < len(members):
-        raise ValueError(f"{path} has several members of the same name; NeMo writes no such file, get it again")
+        raise ValueError(f"{path} has several members of the same name. NeMo does not write such files; get it again")
     missing = [name for name in (CONFIG, WEIGHTS) if name not in named]
     if missing:
         raise ValueError(
-            f"{path} has no {' and no '.join(missing)}: it is no .nemo of a NeMo model, or a truncated one. It holds "
-            f"{', '.join(sorted(named.keys() - {'.'})) or 'nothing'}"
+            f"{path} has no {' and no '.join(missing)}: it is not a .nemo of a NeMo model, or is truncated. It holds "
+            f"{', '.join(sorted(named.keys() - {'.'})) or 'nothing'}. Get the file again"
         )
     if CHECKSUMS in named:
         _compare_checksums(path, named)
@@ -238,7 +240,7 @@ def _check_members(path: Path) -> dict[str, tarfile.TarInfo]:
 
 
 def _check_end(file: IO[bytes], members: list[tarfile.TarInfo]) -> None:
-    """Checks that only zeros follow the last member: for tarfile a damaged header ends the archive."""
+    """Checks that only zeros follow the last member, because tarfile takes a damaged header for the end of the archive."""
     end = 0
     if members:
         last = members[-1]
@@ -259,14 +261,14 @@ def _compare_checksums(path: Path, members: dict[str, tarfile.TarInfo]) -> None:
             expected = json.loads(archive.extractfile(members[CHECKSUMS]).read())
             absent = sorted(expected.keys() - members.keys())
         except (ValueError, AttributeError) as error:
-            raise ValueError(f"{path} is damaged: its {CHECKSUMS} cannot be read ({error}); get the file again") from error
+            raise ValueError(f"{path} is damaged: its {CHECKSUMS} cannot be read ({error}): get the file again") from error
         wrong = [
             name for name in expected if name in members and _sha256(archive.extractfile(members[name])) != expected[name]
         ]
     if absent or wrong:
         raise ValueError(
-            f"{path} is damaged: {', '.join(absent + wrong)} {'is absent or not' if absent else 'is not'} what {CHECKSUMS} "
-            f"in it says. Get the file again; if it was changed on purpose, remove {CHECKSUMS} from the archive"
+            f"{path} is damaged: {', '.join(absent + wrong)} {'is missing or differs' if absent else 'differs'} from its "
+            f"{CHECKSUMS}. Get the file again; if it was changed on purpose, remove {CHECKSUMS} from the archive"
         )
 
 
@@ -286,4 +288,4 @@ def _readable(path: str | Path, name: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{path}: its {name} cannot be read ({error}); get the file again") from error
+        raise ValueError(f"{path}: its {name} cannot be read ({error}): get the file again") from error

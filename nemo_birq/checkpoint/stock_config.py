@@ -1,7 +1,7 @@
-"""Makes the model's configuration one that the stock NeMo class understands too.
+"""Additions to the model configuration for the stock NeMo class.
 
-NeMo refuses a ``.nemo`` whose ``target`` lies outside its own packages. Ours therefore names the stock parent class and
-gives it all it reads, so that any NeMo installation opens the file, strictly and with every weight, without this package.
+NeMo refuses a ``.nemo`` whose ``target`` is outside of its own packages. Our files therefore name the stock parent class and
+have all keys that it reads, so that any NeMo installation loads the file strictly, with every weight, without this package.
 """
 
 from nemo.collections.asr.models import SpeechEncDecSelfSupervisedModel
@@ -11,11 +11,11 @@ STOCK_TARGET = f"{SpeechEncDecSelfSupervisedModel.__module__}.{SpeechEncDecSelfS
 
 
 def with_stock_nodes(cfg: DictConfig, separate_head: bool) -> DictConfig:
-    """Adds what the stock class needs to build the same modules.
+    """Adds the nodes with which the stock class builds the same modules.
 
     ``decoder``, the prediction head of the configuration, becomes ``loss_list.anchor.decoder`` and, for separate heads,
-    ``loss_list.enhanced.decoder`` as well: NeMo's place for self-supervised heads, whose names do not collide with those
-    of a CTC or RNNT decoder when an encoder is taken over by ``init_from_nemo_model``.
+    ``loss_list.enhanced.decoder`` as well. This is NeMo's place for self-supervised heads. Their names do not collide with
+    those of a CTC or RNNT decoder when ``init_from_nemo_model`` copies an encoder.
     """
     subsampling = cfg.encoder.subsampling_factor
     head = OmegaConf.to_container(cfg.decoder, resolve=True)
@@ -28,7 +28,7 @@ def with_stock_nodes(cfg: DictConfig, separate_head: bool) -> DictConfig:
     with open_dict(cfg):
         cfg.target = STOCK_TARGET
         cfg.loss_list = {task: {"decoder": head, "loss": loss} for task in tasks}
-        # The stock class insists on an augmentation; masking here is BiRQ's own.
+        # The stock class requires an augmentation, although BiRQ does its own masking.
         cfg.spec_augment = {
             "_target_": "nemo.collections.asr.modules.SpectrogramAugmentation",
             "freq_masks": 0,
@@ -40,11 +40,13 @@ def with_stock_nodes(cfg: DictConfig, separate_head: bool) -> DictConfig:
 def refuse_bare_encoder(cfg: DictConfig) -> None:
     """Refuses the configuration of a file that cannot be trained.
 
+    Refuses the configuration of a bare encoder.
+
     Raises:
-        ValueError: the configuration is that of an encoder whose heads birq export has left out.
+        ValueError: ``birq export`` has removed the heads and labels.
     """
     if "decoder" not in cfg and cfg.get("loss_list", True) == {}:
         raise ValueError(
-            "this .nemo holds a bare encoder: birq export has left out the prediction heads and labels that "
-            "BiRQModel needs. Open it with nemo.core.ModelPT.restore_from, or go on pretraining with the file it was made of"
+            "this .nemo holds a bare encoder: birq export has removed the prediction heads and labels that "
+            "BiRQModel needs. Open it with nemo.core.ModelPT.restore_from, or continue pretraining with the original file"
         )

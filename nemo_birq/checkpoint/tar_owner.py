@@ -1,6 +1,6 @@
-"""Removes the account that wrote a tar file from its headers.
+"""Removal of the user account from the headers of a tar file.
 
-NeMo packs a ``.nemo`` with the names and the numbers of its user and group.
+NeMo packs a ``.nemo`` with the names and numbers of its user and group.
 """
 
 import tarfile
@@ -8,15 +8,15 @@ from pathlib import Path
 
 BLOCK = 512
 NUMBERS, CHECKSUM, NAMES = slice(108, 124), slice(148, 156), slice(265, 329)
-"""Fields of a header: uid and gid as 7 octal digits each, the sum of its bytes, uname and gname."""
+"""Fields of a header: uid and gid as 7 octal digits each, the checksum of the header, uname and gname."""
 NO_NUMBERS = 2 * b"0000000\0"
 
 
 def forget_owner(path: Path) -> None:
-    """Sets the owner of every member to the number 0 without a name, in place: a ``.nemo`` can have gigabytes.
+    """Sets the owner of every member to 0 without a name, in place because a ``.nemo`` can be large.
 
     Args:
-        path: tar file that is not compressed.
+        path: uncompressed tar file.
     """
     with tarfile.open(path, "r:") as archive:
         members = archive.getmembers()
@@ -24,7 +24,7 @@ def forget_owner(path: Path) -> None:
         for member in members:
             own = member.offset_data - BLOCK
             file.seek(member.offset)
-            records = file.read(own - member.offset)  # of an extended header, which holds what is no ASCII or too long
+            records = file.read(own - member.offset)  # records of an extended header, for long and non-ASCII values
             header = bytearray(file.read(BLOCK))
             for key in ("uname", "gname", "uid", "gid"):
                 value = member.pax_headers.get(key, "").encode()

@@ -1,7 +1,7 @@
-"""What a run can say about itself when it ends: data, steps, settings, health of the labels, versions.
+"""Record of a training run: data, steps, settings, health of the labels, and versions.
 
-It is kept as plain values under ``pretraining`` in the configuration of the ``.nemo``: there it outlives the class that
-saves the file next, and is what the model card is written from. It holds no path of the machine that trained.
+It is stored as plain values under ``pretraining`` in the configuration of the ``.nemo``, where it survives saving by other
+classes. The model card is written from it. It holds no paths of the training machine.
 """
 
 import math
@@ -23,14 +23,13 @@ PACKAGES = ("nemo_birq", "nemo_toolkit", "torch", "lightning", "lhotse")
 
 
 def record_training(model: LightningModule, trainer: Trainer, monitor: HealthMonitor) -> dict[str, Any]:
-    """The record of a ``BiRQModel`` that ``trainer`` has trained so far, and ``monitor`` has watched.
+    """Returns the record of a ``BiRQModel``, from its ``trainer`` and ``monitor``.
 
     Returns:
-        ``steps``, ``epochs`` (None where the data are a stream), ``ended`` (day), ``ranks``, ``precision``, ``data``
-        (``training``, ``validation`` and, where it is mixed in, ``noise``; as ``describe_data``), ``settings`` (``birq``,
-        ``optim``, ``batch``), ``health`` (last logged numbers of training and validation), ``status`` and ``alarms`` (as in
-        alarms.json), ``versions``, and ``continued_from`` where training began with a file (as ``pretrained.initialization``
-        writes it).
+        ``steps``, ``epochs`` (None for a stream), ``ended`` (day), ``ranks``, ``precision``, ``data`` (``training``,
+        ``validation`` and, with mixing, ``noise``; see ``describe_data``), ``settings`` (``birq``, ``optim``, ``batch``),
+        ``health`` (last logged numbers of training and validation), ``status`` and ``alarms`` (as in alarms.json),
+        ``versions``, and for continued pretraining ``continued_from`` (see ``pretrained.initialization``).
     """
     cfg, alarms = model.cfg, monitor.alarms
     loaders = {
@@ -60,9 +59,10 @@ def record_training(model: LightningModule, trainer: Trainer, monitor: HealthMon
 
 
 def describe_data(node: DictConfig | None, loader: Any) -> list[dict[str, Any]]:
-    """Datasets of a ``train_ds`` or ``validation_ds`` node: ``name``, ``weight``, ``utterances`` and ``hours``.
+    """Describes the datasets of a ``train_ds`` or ``validation_ds`` node: ``name``, ``weight``, ``utterances`` and
+    ``hours``.
 
-    The last two are of what is between ``min_duration`` and ``max_duration``, and None where the data are a stream.
+    The last two count utterances between ``min_duration`` and ``max_duration``, and are None for a stream.
     """
     if not node or not (node.get("manifest_filepath") or node.get("input_cfg")):
         return []
@@ -79,9 +79,9 @@ def describe_data(node: DictConfig | None, loader: Any) -> list[dict[str, Any]]:
 
 
 def data_name(manifest: str) -> str:
-    """A manifest's file with the folder that it, or its ``sharded_manifests``, lies in: ``train/manifest_0.json``.
+    """Returns the file of a manifest with its folder, or the folder of its ``sharded_manifests``: ``train/manifest_0.json``.
 
-    Without what names an account: the home folder, and user, password and query of a URL.
+    The name does not identify an account: it has no home folder, and no user, password or query of a URL.
     """
     parts = [part for part in PurePosixPath(manifest.partition("?")[0]).parts if part not in ("/", "sharded_manifests")]
     if parts[:-1] == list(Path.home().parts[1:]):
@@ -109,5 +109,5 @@ def _plain(node: DictConfig | None) -> dict[str, Any]:
 def _version(package: str) -> str:
     try:
         return version(package)
-    except PackageNotFoundError:  # a checkout on PYTHONPATH
+    except PackageNotFoundError:  # the package is a checkout on PYTHONPATH
         return "not installed"

@@ -75,9 +75,7 @@ def check_trainer_settings(node: dict[str, Any]) -> TrainerSettings:
         if getattr(settings, key) == 0:
             refuse(f"trainer.{key}", 0, "at least 1, or -1 for no limit")
     if settings.max_steps == -1 and settings.max_epochs == -1 and settings.max_time is None:
-        refuse(
-            "trainer.max_steps", -1, "at least 1 because neither trainer.max_epochs nor trainer.max_time ends the training"
-        )
+        refuse("trainer.max_steps", -1, "at least 1 if trainer.max_epochs=-1 and trainer.max_time is not given")
     if isinstance(settings.max_time, str) and not TIME.fullmatch(settings.max_time.strip()):
         refuse("trainer.max_time", settings.max_time, "DAYS:HOURS:MINUTES:SECONDS such as 00:12:00:00")
     if settings.overfit_batches:

@@ -1,1 +1,1 @@
-"""Export of the encoder: a bare ``.nemo``, ONNX, TorchScript or a folder for transformers, with a card that describes it."""
+"""Export of the encoder as a bare ``.nemo``, ONNX, TorchScript or a folder for transformers, with a model card."""

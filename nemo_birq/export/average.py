@@ -1,7 +1,7 @@
-"""Averages the weights of several checkpoints of a run (checkpoint averaging, as NeMo's script of that name).
+"""Checkpoint averaging: the mean of the weights of several checkpoints of a run.
 
-NeMo's script opens checkpoints in a way that PyTorch 2.6 and later refuse, and builds the model. Here the weights in the
-``.nemo`` are replaced and everything else in it stays, so that models of any class can be averaged.
+NeMo's script of that name opens checkpoints in a way that PyTorch 2.6 and later refuse, and builds the model. This module
+replaces the weights in the ``.nemo`` and keeps everything else, so that models of any class can be averaged.
 """
 
 import io
@@ -17,14 +17,14 @@ from nemo_birq.checkpoint.nemo_archive import CHECKSUMS, WEIGHTS, complete_nemo,
 
 
 def average_weights(model: Path, checkpoints: Sequence[Path]) -> dict[str, Tensor]:
-    """Returns the mean of the weights of checkpoints, computed in float64; whole numbers are those of the ``.nemo``.
+    """Returns the mean of the weights of checkpoints, computed in float64; integer tensors come from the ``.nemo``.
 
     Args:
-        model: a ``.nemo`` of the run.
+        model: ``.nemo`` of the run.
         checkpoints: one or more ``.ckpt`` files of the run.
 
     Raises:
-        OSError, ValueError: a file that cannot be read or is damaged, or a checkpoint of another model.
+        OSError, ValueError: a file cannot be read or is damaged, or a checkpoint belongs to another model.
     """
     verify_nemo(model)
     own = read_weights(model)
@@ -34,8 +34,8 @@ def average_weights(model: Path, checkpoints: Sequence[Path]) -> dict[str, Tenso
         differing = sorted(weights.keys() ^ own.keys()) or [n for n in own if weights[n].shape != own[n].shape]
         if differing:
             raise ValueError(
-                f"{path} is no checkpoint of the model in {model}: {len(differing)} tensors differ, such as {differing[0]}. "
-                "Name a .nemo and checkpoints of one run"
+                f"{path} is not a checkpoint of the model in {model}: {len(differing)} tensors differ, such as "
+                f"{differing[0]}. Give a .nemo and checkpoints of one run"
             )
         for name, total in sums.items():
             total += weights[name]
@@ -43,10 +43,10 @@ def average_weights(model: Path, checkpoints: Sequence[Path]) -> dict[str, Tenso
 
 
 def write_with_weights(model: Path, weights: dict[str, Tensor], out: Path) -> None:
-    """Writes a copy of a ``.nemo`` with other weights, complete or not at all.
+    """Writes a copy of a ``.nemo`` with other weights, atomically.
 
     Raises:
-        OSError: naming the file, such as for a full disk.
+        OSError: the file cannot be written, for example because the disk is full; the message names it.
     """
     buffer = io.BytesIO()
     torch.save(weights, buffer)

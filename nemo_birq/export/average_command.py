@@ -1,4 +1,4 @@
-"""``birq average``: one model of several checkpoints of a run."""
+"""Command ``birq average``: one model from several checkpoints of a run."""
 
 from pathlib import Path
 
@@ -10,24 +10,24 @@ console = Terminal()
 
 
 @command("average")
-@options.argument("model", ".nemo of the run; all but its weights is kept", type=PATH)
+@options.argument("model", ".nemo of the run; everything except the weights is copied from it", type=PATH)
 @options.argument("checkpoints", ".ckpt files of the same run", type=PATH, nargs=-1, required=True)
-@options.out_option(".nemo to write.", required=True)
+@options.out_option("Output .nemo.", required=True)
 @options.option("--force", is_flag=True, help="Overwrite an existing file.")
 def average(model: Path, checkpoints: tuple[Path, ...], out: Path, force: bool) -> None:
-    """Averages the weights of several checkpoints of a run, pretraining or fine-tuning.
+    """Averages the weights of several checkpoints of a pretraining or fine-tuning run.
 
         birq average run/checkpoints/run.nemo run/checkpoints/*-step=*.ckpt --out averaged.nemo
 
-    Keep several checkpoints with exp_manager.checkpoint_callback_params.save_top_k=5. The mean of the last or best of them
-    is often a little better than each; measure it. Tokenizer, configuration, label tensors and model card are those of the
-    .nemo.
+    To keep several checkpoints, train with exp_manager.checkpoint_callback_params.save_top_k=5. The mean of the last or best
+    checkpoints is often slightly better than each of them; measure it. Tokenizer, configuration, label tensors and model
+    card are copied from the .nemo.
     """
     from nemo_birq.export.average import average_weights, write_with_weights
     from nemo_birq.export.output_files import check_output
 
     if out.suffix != ".nemo":
-        raise ValueError(f"--out {out}: the name must end with .nemo")
+        raise ValueError(f"--out {out} is not a .nemo: give a name that ends with .nemo")
     check_output(model, out, force, card=False)
     with console.status(f"reading {len(checkpoints)} checkpoints"):
         weights = average_weights(model, checkpoints)

@@ -1,4 +1,5 @@
-"""``birq export``: a pretrained encoder as a bare .nemo, ONNX, TorchScript, or a folder for Hugging Face transformers."""
+"""Command ``birq export``: a pretrained encoder as a bare .nemo, ONNX, TorchScript, or a folder for Hugging Face
+transformers."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ def megabytes(size: int) -> str:
 
 
 def table(bare: "BareEncoder") -> Table:
-    """Returns the sizes of the parts that are kept and removed."""
+    """Returns a table with the sizes of the kept and removed parts."""
     found = Table("part", "kept", "removed", header_style="bold")
     for part in bare.kept | bare.removed:
         found.add_row(part, *(megabytes(sizes[part]) if part in sizes else "" for sizes in (bare.kept, bare.removed)))
@@ -28,29 +29,29 @@ def table(bare: "BareEncoder") -> Table:
 
 
 @command("export")
-@options.argument("source", ".nemo that a pretraining ended with", type=PATH)
-@options.argument("out", "file to write: .nemo, .onnx, .ts or .pt; or a folder", type=PATH)
-@options.layer_option("Export only the layers 1 to N; without it all.")
-@options.option("--license", help="For the model card: a name of the hub, such as cc-by-4.0 or apache-2.0.")
-@options.several_option("--language", "For the model card: of the speech, such as en de.")
-@options.several_option("--datasets", "For the model card: names on the hub, such as openslr/librispeech_asr.")
+@options.argument("source", ".nemo of a pretraining", type=PATH)
+@options.argument("out", "output file (.nemo, .onnx, .ts or .pt) or folder", type=PATH)
+@options.layer_option("Export only the layers 1 to N; all by default.")
+@options.option("--license", help="License for the model card: a name of the hub, such as cc-by-4.0 or apache-2.0.")
+@options.several_option("--language", "Languages for the model card, such as en de.")
+@options.several_option("--datasets", "Data sets for the model card: names on the hub, such as openslr/librispeech_asr.")
 @options.option("--force", is_flag=True, help="Overwrite existing files.")
 def export(
     source: Path, out: Path, layer: int | None, license: str | None, language: tuple[str, ...], datasets: tuple[str, ...],
     force: bool,
 ) -> None:  # fmt: skip
-    """Exports a pretrained encoder without the parts that only pretraining needs, or in a format of other runtimes.
+    """Exports a pretrained encoder without the parts for pretraining, as a .nemo or in the format of another runtime.
 
         birq export pretrained.nemo hub/encoder.nemo --license cc-by-4.0 --language en
         birq export pretrained.nemo encoder.onnx
         birq export pretrained.nemo encoder.ts
         birq export pretrained.nemo hub/encoder
 
-    The suffix of the second file chooses the format. A .nemo opens in stock NeMo and gets a model card: inside, and as
-    README.md beside it, as the Hugging Face hub expects it. .onnx and .ts (TorchScript, also .pt) take log-mel features and
-    are compared with PyTorch before they are written. ONNX needs pip install 'nemo_birq[export]'. A name without a suffix,
-    or an existing folder, gets a FastConformer for Hugging Face transformers, with its feature extractor and a model card.
-    docs/handoff.md has the rest.
+    The suffix of the output selects the format. Stock NeMo opens the .nemo, which has a model card inside and as README.md
+    beside it, as the Hugging Face hub expects. The models in .onnx and .ts (TorchScript, also .pt) take log-mel features and
+    are compared with PyTorch before they are written. ONNX needs pip install 'nemo_birq[export]'. With a name without
+    suffix, or an existing folder, the command writes a FastConformer for Hugging Face transformers, with its feature
+    extractor and a model card. See docs/handoff.md for details.
     """
     from nemo.utils import logging
 
@@ -83,7 +84,7 @@ def export(
         console.print(f"{megabytes(sum(file.stat().st_size for file in files)):>12}  {path}", soft_wrap=True)
     if to_folder:
         console.print(
-            f"largest difference to NeMo, over several lengths and batches: {differences.features:.1e} of the features, "
+            f"largest difference from NeMo, over several lengths and batches: {differences.features:.1e} of the features, "
             f"{differences.outputs:.1e} of the encoder's outputs",
             soft_wrap=True,
         )
@@ -93,5 +94,5 @@ def export(
     if deviation is None:
         console.print("not compared with PyTorch: pip install 'nemo_birq[export]'", style="yellow")
     else:
-        console.print(f"largest difference to PyTorch, over several lengths and batches: {deviation:.1e}")
+        console.print(f"largest difference from PyTorch, over several lengths and batches: {deviation:.1e}")
     console.print(f"input: log-mel features, up to {describe(bare.model)['longest_input_seconds']:.0f} s of audio")

@@ -1,9 +1,9 @@
-"""The encoder as ONNX or TorchScript, through NeMo's ``Exportable``, compared with PyTorch before it is handed out.
+"""Export of the encoder as ONNX or TorchScript with NeMo's ``Exportable``, and comparison with PyTorch.
 
 Both take features, not audio: ``audio_signal`` (B, F, T) float32, the log-mel features of the model's preprocessor, and
-``length`` (B,) int64 in feature frames; both give ``outputs`` (B, D, T') and ``encoded_lengths`` (B,). B and T are free.
-What makes the features is told in the file, as ONNX metadata or as the extra file ``encoder.json`` of a TorchScript
-archive: NeMo's preprocessor itself computes a Fourier transform that neither format carries well.
+``length`` (B,) int64 in feature frames; both return ``outputs`` (B, D, T') and ``encoded_lengths`` (B,). B and T are
+dynamic. The file describes the features, as ONNX metadata or as the extra file ``encoder.json`` of a TorchScript archive,
+because neither format supports the Fourier transform of NeMo's preprocessor well.
 """
 
 import json
@@ -24,11 +24,11 @@ from nemo_birq.modules.masking import valid_frames
 from nemo_birq.utils.files import complete_files
 
 EXTRA_FILE = "encoder.json"
-ONNX_LIMIT = 2 * 1024**3  # bytes of a protobuf message
+ONNX_LIMIT = 2 * 1024**3  # largest size of a protobuf message in bytes
 LENGTHS = ([256], [300, 211, 37], [2003, 64], [64, 64, 64, 13])
-"""Batches to compare with, in feature frames; a batch is as long as its first."""
+"""Batches for the comparison, as lengths in feature frames; the first utterance of a batch is the longest."""
 TOLERANCE = 1e-4
-"""Of outputs that are normalized by the last layer, so of size 1: what differs more is not rounding."""
+"""Largest difference that rounding explains. The last layer normalizes the outputs to about 1."""
 
 Run = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -37,11 +37,11 @@ def write_runtime_file(model: SpeechEncDecSelfSupervisedModel, out: Path) -> flo
     """Writes the encoder of a model in evaluation mode as ``.onnx``, ``.ts`` or ``.pt`` (TorchScript).
 
     Returns:
-        The largest deviation from PyTorch; None for ONNX where onnxruntime is not installed.
+        The largest deviation from PyTorch; None for ONNX if onnxruntime is not installed.
 
     Raises:
-        ImportError: ONNX without the package onnx.
-        ValueError: an encoder too large for an ONNX file, or outputs that differ from PyTorch's.
+        ImportError: the package onnx is not installed.
+        ValueError: the encoder is too large for an ONNX file, or the outputs differ from PyTorch's.
     """
     onnx = _import_onnx() if out.suffix == ".onnx" else None
     encoder = _traceable(model)
@@ -63,12 +63,12 @@ def write_runtime_file(model: SpeechEncDecSelfSupervisedModel, out: Path) -> flo
             return None
         deviation = largest_deviation(model.encoder, open_runtime_file(path))
         if deviation > TOLERANCE:
-            raise ValueError(f"{out}: its outputs differ from PyTorch's by up to {deviation:.1e}; nothing was written")
+            raise ValueError(f"{out}: its outputs differ from PyTorch's by up to {deviation:.1e}: write a .nemo instead")
     return deviation
 
 
 def _forget_source_files(path: Path) -> None:
-    """Removes the paths of the Python files that were traced, with the home folder in them, from a TorchScript archive."""
+    """Removes the paths of the traced Python files, which include the home folder, from a TorchScript archive."""
     whole = path.with_name(f"{path.name}.whole")
     path.rename(whole)
     with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w") as target:
@@ -87,10 +87,10 @@ def _import_onnx() -> ModuleType:
 
 
 def _traceable(model: SpeechEncDecSelfSupervisedModel) -> ConformerEncoder:
-    """The encoder; for local attention one with the same weights that masks what lies outside the window.
+    """Returns the encoder; for local attention, one with the same weights that masks frames outside of the window.
 
     Tracing fixes the chunks of ``rel_pos_local_attn`` to the length of the example. ``rel_pos`` with the same
-    ``att_context_size`` gives the same numbers, but needs memory for all pairs of frames.
+    ``att_context_size`` computes the same numbers, but needs memory for all pairs of frames.
     """
     node = OmegaConf.to_container(model.cfg.encoder, resolve=True)
     if node.get("self_attention_model") != "rel_pos_local_attn":
@@ -101,7 +101,7 @@ def _traceable(model: SpeechEncDecSelfSupervisedModel) -> ConformerEncoder:
 
 
 def describe(model: SpeechEncDecSelfSupervisedModel) -> dict[str, Any]:
-    """What a program needs to know beside the tensors: how to make features, and what comes out."""
+    """Describes the input features and the outputs for programs that use the file."""
     preprocessor, encoder = OmegaConf.to_container(model.cfg.preprocessor, resolve=True), model.cfg.encoder
     seconds = preprocessor["window_stride"] * encoder.subsampling_factor
     return {
@@ -109,13 +109,13 @@ def describe(model: SpeechEncDecSelfSupervisedModel) -> dict[str, Any]:
         "d_model": encoder.d_model,
         "n_layers": encoder.n_layers,
         "seconds_per_output_frame": round(seconds, 6),
-        # The table of relative positions is part of the graph and does not grow, as it does in PyTorch.
+        # The table of relative positions is part of the graph, and does not grow as in PyTorch.
         "longest_input_seconds": round(seconds * model.encoder.pos_emb_max_len, 3),
     }
 
 
 def open_runtime_file(path: Path) -> Run:
-    """An exported encoder as a function of features (B, F, T) and lengths (B,), on the CPU."""
+    """Opens an exported encoder as a function of features (B, F, T) and lengths (B,), on the CPU."""
     if path.suffix != ".onnx":
         return torch.jit.load(path)
     import onnxruntime
@@ -136,10 +136,10 @@ def largest_deviation(
     """Computes the largest absolute difference between ``encoder`` and ``run`` over batches of noise.
 
     Args:
-        encoder: of NeMo.
-        run: takes and gives the same tensors.
-        batches: see ``LENGTHS``.
-        padding: compare the outputs at padded frames, too.
+        encoder: NeMo encoder.
+        run: function with the same inputs and outputs.
+        batches: lengths as in ``LENGTHS``.
+        padding: also compare the outputs at padded frames.
 
     Raises:
         ValueError: a length differs.

@@ -1,4 +1,4 @@
-"""The encoder as a folder that Hugging Face transformers opens, compared with NeMo before it is handed out.
+"""Export of the encoder as a folder for Hugging Face transformers, and comparison with NeMo.
 
 Files: ``config.json`` and ``model.safetensors`` of a ``ParakeetEncoder``, ``preprocessor_config.json`` of a
 ``ParakeetFeatureExtractor``, and the model card.
@@ -32,9 +32,9 @@ NAMES = (
     (".self_attn.pos_bias_", ".self_attn.bias_"),
     (".conv.batch_norm.", ".conv.norm."),
 )
-"""Parts of names of tensors that differ: NeMo's, and those of transformers."""
+"""Parts of tensor names that differ between NeMo and transformers."""
 SECONDS = (2.0, 1.37, 0.7)
-"""Seconds of each clip of noise with which the features are compared."""
+"""Lengths in seconds of the noise clips with which the features are compared."""
 
 
 class Deviation(NamedTuple):
@@ -42,14 +42,14 @@ class Deviation(NamedTuple):
 
     features: float
     outputs: float
-    """Largest difference of the encoder's outputs, with the same features."""
+    """Largest difference of the encoder outputs with the same features."""
 
 
 def write_folder(model: SpeechEncDecSelfSupervisedModel, out: Path) -> Deviation:
-    """Writes a bare model in evaluation mode, whose settings are checked, as a folder for transformers.
+    """Writes a bare model in evaluation mode, whose settings have been checked, as a folder for transformers.
 
     Returns:
-        The differences to NeMo.
+        The differences from NeMo.
 
     Raises:
         ImportError: transformers is too old.
@@ -64,13 +64,15 @@ def write_folder(model: SpeechEncDecSelfSupervisedModel, out: Path) -> Deviation
     deviation = Deviation(feature_deviation(model, extractor), output_deviation(model, encoder))
     for what, size in deviation._asdict().items():
         if not size <= TOLERANCE:
-            raise ValueError(f"{out}: its {what} differ from NeMo's by up to {size:.1e}; nothing was written")
-    logging.disable_progress_bar()  # of one shard
+            raise ValueError(f"{out}: its {what} differ from NeMo's by up to {size:.1e}: write a .nemo instead")
+    logging.disable_progress_bar()  # the progress bar of a single shard
     with complete_folder(out) as folder:
         encoder.save_pretrained(folder)
         extractor.save_pretrained(folder)
         build_card(model, out.resolve().name, library="transformers").save(folder / README)
-        (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)  # safetensors: for its owner only
+        (folder / "model.safetensors").chmod(
+            (folder / "config.json").stat().st_mode
+        )  # safetensors makes it readable only for the owner
     return deviation
 
 
@@ -85,7 +87,7 @@ def convert(model: SpeechEncDecSelfSupervisedModel) -> "ParakeetEncoder":
 
 @torch.inference_mode()
 def feature_deviation(model: SpeechEncDecSelfSupervisedModel, extractor: "ParakeetFeatureExtractor") -> float:
-    """Computes the largest difference of the features of noise.
+    """Computes the largest difference of the features for noise.
 
     Raises:
         ValueError: a length differs.
@@ -110,7 +112,7 @@ def output_deviation(model: SpeechEncDecSelfSupervisedModel, encoder: "ParakeetE
 
     def run(features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         mask = valid_frames(lengths, features.shape[2])
-        # ParakeetEncoder does not mask its input; NeMo does. The extractor's features are zero at padded frames.
+        # Unlike NeMo, ParakeetEncoder does not mask its input. The features of the extractor are zero at padded frames.
         found = encoder(input_features=features.transpose(1, 2) * mask.unsqueeze(2), attention_mask=mask)
         return found.last_hidden_state.transpose(1, 2), found.attention_mask.sum(1)
 

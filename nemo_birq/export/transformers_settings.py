@@ -1,8 +1,8 @@
-"""Settings of a NeMo FastConformer in the terms of Hugging Face transformers.
+"""Conversion of the settings of a NeMo FastConformer to Hugging Face transformers.
 
 ``ParakeetEncoder`` of transformers 5 computes the same as NeMo's ``ConformerEncoder`` with ``dw_striding``, and
-``ParakeetFeatureExtractor`` the same as NeMo's preprocessor. Both lack most options of NeMo's classes, so the values that
-they do not have are refused. No class of transformers has the full strided convolutions of NeMo's Conformer.
+``ParakeetFeatureExtractor`` the same as NeMo's preprocessor. Both lack most options of NeMo's classes, so values that they
+do not support are refused. No class of transformers has the full strided convolutions of NeMo's Conformer.
 """
 
 from pathlib import Path
@@ -30,7 +30,7 @@ ENCODER: dict[str, tuple] = {
     "conv_context_style": ("regular",),
     "stochastic_depth_drop_prob": (0.0,),
 }
-"""Values of the encoder that ParakeetEncoder has, the usual one first."""
+"""Values of the encoder that ParakeetEncoder supports, the usual one first."""
 PREPROCESSOR: dict[str, tuple] = {
     "window": ("hann",),
     "normalize": ("per_feature",),
@@ -44,14 +44,14 @@ PREPROCESSOR: dict[str, tuple] = {
     "mag_power": (2.0,),
     "mel_norm": ("slaney",),
 }
-"""Values of the preprocessor that ParakeetFeatureExtractor has, the usual one first."""
+"""Values of the preprocessor that ParakeetFeatureExtractor supports, the usual one first."""
 
 
 def check_settings(config: DictConfig, source: Path) -> None:
-    """Checks that transformers has an equal of the encoder and the preprocessor of a model.
+    """Checks that transformers supports the encoder and the preprocessor of a model.
 
     Raises:
-        ValueError: naming every key and value that it lacks.
+        ValueError: a value is not supported; the message names all such keys and values.
     """
     nodes = OmegaConf.to_container(config, resolve=True)
     encoder = class_defaults(ConformerEncoder) | nodes["encoder"]
@@ -63,7 +63,7 @@ def check_settings(config: DictConfig, source: Path) -> None:
     }
     of_preprocessor = PREPROCESSOR | {"highfreq": (None, preprocessor["sample_rate"] / 2)}
     lacking = [
-        f"{node}.{key}={shown(values[key])} (it has {shown(allowed[key][0])})"
+        f"{node}.{key}={shown(values[key])} (supported: {shown(allowed[key][0])})"
         for node, values, allowed in (("encoder", encoder, of_encoder), ("preprocessor", preprocessor, of_preprocessor))
         for key in allowed
         if values[key] not in allowed[key]
@@ -75,13 +75,13 @@ def check_settings(config: DictConfig, source: Path) -> None:
         )
     if lacking:
         raise ValueError(
-            f"{source} cannot be exported to a folder: transformers, with its ParakeetEncoder, has no equal of "
+            f"{source} cannot be exported to a folder: the ParakeetEncoder of transformers does not support "
             f"{', '.join(lacking)}. Write a .nemo, .onnx or .ts file instead"
         )
 
 
 def encoder_config(model: SpeechEncDecSelfSupervisedModel) -> "ParakeetEncoderConfig":
-    """Returns the configuration of the ParakeetEncoder that computes what the encoder of a checked model computes."""
+    """Returns the configuration of the ParakeetEncoder that is equivalent to the encoder of a checked model."""
     from transformers import ParakeetEncoderConfig
 
     node = class_defaults(ConformerEncoder) | OmegaConf.to_container(model.cfg.encoder, resolve=True)
@@ -108,7 +108,7 @@ def encoder_config(model: SpeechEncDecSelfSupervisedModel) -> "ParakeetEncoderCo
 
 
 def feature_extractor(model: SpeechEncDecSelfSupervisedModel) -> "ParakeetFeatureExtractor":
-    """Returns the extractor that computes what the preprocessor of a checked model computes, in evaluation mode."""
+    """Returns the feature extractor that is equivalent to the preprocessor of a checked model in evaluation mode."""
     from transformers import ParakeetFeatureExtractor
 
     featurizer = model.preprocessor.featurizer

@@ -1,1 +1,1 @@
-"""Features and labels of whole utterances, written to disk (docs/extraction.md)."""
+"""Extraction of features and labels of whole utterances to disk (docs/extraction.md)."""

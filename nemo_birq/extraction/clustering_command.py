@@ -1,4 +1,4 @@
-"""``birq cluster-labels``: a teacher for offline relabelling, from k-means over a whole corpus."""
+"""Command ``birq cluster-labels``: a teacher for offline relabelling, from k-means over a whole corpus."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,12 +17,12 @@ console = Terminal()
 
 
 def table(found: "Clustering") -> Table:
-    """Returns how the clusters are used as a table of two columns."""
+    """Returns a table of two columns with the use of the clusters."""
     use = found.use
     rows = {
         "audio": f"{found.hours:.2f} h, {found.utterances:,} utterances",
         "frames": f"{found.frames:,}",
-        "frames a cluster": f"{found.frames / len(found.file.centroids):.0f}",
+        "frames per cluster": f"{found.frames / len(found.file.centroids):.0f}",
         "clusters in use": f"{use.coverage:.1%}",
         "perplexity": f"{use.perplexity:.1f}",
         "normalized entropy": f"{use.normalized_entropy:.3f}",
@@ -35,32 +35,32 @@ def table(found: "Clustering") -> Table:
 
 
 @command("cluster-labels")
-@options.model_argument(".nemo or .ckpt of a pretraining, or .nemo of a recognizer")
+@options.model_argument(".nemo or .ckpt of a pretraining run, or .nemo of a recognizer")
 @options.data_argument()
 @options.tars_option()
-@options.layer_option("Layer, from 1 to the depth of the encoder; birq label-quality helps to choose.", required=True)
-@options.option("--clusters", type=int, required=True, help="Number of clusters, the num_codes of the second stage.")
-@options.out_option("Teacher to write.", required=True)
+@options.layer_option("Layer, from 1 to the depth of the encoder; birq label-quality helps to choose it.", required=True)
+@options.option("--clusters", type=int, required=True, help="Number of clusters, and num_codes of the second stage.")
+@options.out_option("Output file of the teacher.", required=True)
 @options.hours_option()
-@options.seed_option("Seed of the draw of audio and of k-means.")
+@options.seed_option("Seed of the selection of audio and of k-means.")
 @options.batch_seconds_option()
 @options.workers_option()
 def cluster_labels(
     model: Path, data: str, tars: str | None, layer: int, clusters: int, out: Path, hours: float | None, seed: int,
     batch_seconds: float, workers: int,
 ) -> None:  # fmt: skip
-    """Makes a teacher for offline relabelling as in HuBERT: k-means on the output of one layer of a trained model.
+    """Creates a teacher for offline relabelling as in HuBERT: k-means on the outputs of one layer of a trained model.
 
         birq cluster-labels best_rq.nemo train.json --layer 9 --clusters 500 --out teacher.pt
         birq cluster-labels best_rq.nemo /data/sharded_manifests/manifest__OP_0..511_CL_.json \\
             --tars /data/audio__OP_0..511_CL_.tar --layer 9 --clusters 500 --hours 100 --out teacher.pt
 
-    The second stage trains a new encoder on its labels:
+    The second stage trains a new encoder on the labels of the teacher:
 
         birq pretrain --config-name=best_rq_conformer_large \\
             model.birq.relabelling.teacher=teacher.pt model.birq.quantizer.num_codes=500 ...
 
-    docs/relabelling.md has the rest.
+    See docs/relabelling.md for details.
     """
     from nemo.utils import logging
 

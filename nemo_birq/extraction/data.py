@@ -1,7 +1,7 @@
 """The utterances of a manifest or of tar shards, in order, with the lines of their manifest.
 
-Work is divided into parts: runs of neighbouring utterances, finished one after the other. Within a part the utterances are
-batched by length. So a part needs nothing but itself, and only one is in memory.
+Work is divided into parts, which are sequences of neighbouring utterances and are processed one after the other. Within a
+part, utterances are batched by length. A part does not depend on other parts, and only one is in memory.
 """
 
 import hashlib
@@ -31,11 +31,11 @@ from nemo_birq.data.sources import Source, read_sources
 from nemo_birq.utils.urls import find_secret_problem, folder_of, is_url, join
 
 FILE_ENDINGS = (".json", ".jsonl", ".gz", ".tar")
-"""Ends of URLs that are not those of folders."""
+"""Suffixes of URLs that are not folders."""
 
 
 class Part(NamedTuple):
-    """Utterances ``first`` to ``last - 1``."""
+    """The utterances ``first`` to ``last - 1``."""
 
     number: int
     first: int
@@ -43,7 +43,7 @@ class Part(NamedTuple):
 
 
 class SpeechData(NamedTuple):
-    """Utterances, counted from 0 in the order of manifests, shards and members."""
+    """The utterances of a corpus, numbered from 0 in the order of manifests, shards and members."""
 
     sources: list[Source]
     indexes: list[SpeechIndex]
@@ -59,12 +59,12 @@ class SpeechData(NamedTuple):
         return (index.place(row) for index in self.indexes for row in range(len(index)))
 
     def lines(self) -> Iterator[dict]:
-        """Yields the manifest's line of each utterance, in order; paths of single files absolute."""
+        """Yields the manifest line of each utterance, in order, with absolute paths of single files."""
         return chain.from_iterable(map(_lines_of, self.sources, self.indexes))
 
     @property
     def fingerprint(self) -> str:
-        """Returns a hash of the manifests' text and of the usable utterances; the same wherever the audio lies."""
+        """Returns a hash of manifests and usable utterances, which does not depend on the location of the audio."""
         digest = hashlib.sha256()
         for source, index in zip(self.sources, self.indexes, strict=True):
             for path in source.manifest_paths:
@@ -76,21 +76,21 @@ class SpeechData(NamedTuple):
 
 
 def open_data(data: str, tars: str | None, sample_rate: int) -> SpeechData:
-    """Opens the utterances through an index, which is built now where manifests or shards are new or have changed.
+    """Opens the utterances with an index, which is built if manifests or shards are new or have changed.
 
     Args:
-        data: a manifest; a pattern of sharded manifests (``manifest__OP_0..7_CL_.json``), with ``tars``; or a folder of
-            shards as scripts/make_shards.py writes them. Each may be a URL.
-        tars: shards, such as ``audio__OP_0..7_CL_.tar``.
-        sample_rate: in Hz; other audio is resampled.
+        data: manifest, pattern of sharded manifests (``manifest__OP_0..7_CL_.json``) with ``tars``, or folder of shards of
+            ``birq make-shards``. Each may be a URL.
+        tars: tar shards, such as ``audio__OP_0..7_CL_.tar``.
+        sample_rate: sample rate in Hz; other audio is resampled.
 
     Raises:
         FileNotFoundError: a manifest or shard does not exist.
-        ValueError: manifests and shards that do not fit, or that largely cannot be used; see ``data.factory``.
+        ValueError: manifests and shards do not fit, or too many utterances cannot be used; see ``data.factory``.
     """
     if Path(data).is_dir() or (is_url(data) and not data.endswith(FILE_ENDINGS)):
         if tars is not None:
-            raise ValueError(f"{data} is a folder, which names its shards itself: leave out the names of the tar files")
+            raise ValueError(f"{data} is a folder of shards: remove the names of the tar files")
         data, tars = _remote_shards_in(data) if is_url(data) else _shards_in(Path(data))
     elif data.endswith(".tar"):
         raise ValueError(f"{data} is a tar file: give the folder that holds audio_0.tar, or its manifest and --tars")
@@ -125,7 +125,7 @@ def _remote_shards_in(folder: str) -> tuple[str, str]:
     count = len(find_files(folder, "audio_*.tar"))
     if count == 0:
         raise FileNotFoundError(
-            f"there are no shards audio_0.tar, audio_1.tar, ... in {folder}, or its server does not list them: name the "
+            f"there are no shards audio_0.tar, audio_1.tar, ... in {folder}, or its server does not list them: give the "
             "manifests, and the tar files with --tars"
         )
     return _patterns(folder, count)
@@ -141,7 +141,7 @@ def _patterns(folder: str, count: int) -> tuple[str, str]:
 def _check_not_tarred(manifest: str) -> None:
     paths = Source(manifest, None, None).manifest_paths
     if not is_url(paths[0]) and not Path(paths[0]).is_file():
-        raise FileNotFoundError(f"{paths[0]} does not exist: name a manifest, or a folder of shards")
+        raise FileNotFoundError(f"{paths[0]} does not exist: give a manifest, or a folder of shards")
     entry = next((line.entry for line in iterate_manifest(paths[0]) if not line.problem), {})
     if "shard_id" in entry and not os.path.isfile(Path(paths[0]).parent / entry["audio_filepath"]):
         raise ValueError(
@@ -162,7 +162,7 @@ def _lines_of_files(source: Source, index: SpeechIndex) -> Iterator[dict]:
             if problem or row == len(index):
                 continue
             path = join(folder, entry["audio_filepath"])
-            if path == index.place(row).name:  # others were left out of the index
+            if path == index.place(row).name:  # the index has no other utterances
                 yield entry | {"audio_filepath": path}
                 row += 1
 
@@ -188,7 +188,7 @@ def divide(durations: np.ndarray, seconds: float) -> list[Part]:
 
 @dataclass(slots=True)
 class _Item:
-    """Attributes of an utterance that Lhotse needs."""
+    """The attributes of an utterance that Lhotse needs."""
 
     row: int
     duration: float
@@ -200,10 +200,10 @@ def batches_by_length(
     """Divides utterances, sorted by length, into batches.
 
     Args:
-        rows: numbers of utterances; those of equal length stay in this order.
-        durations: of all utterances, in seconds.
-        batch_seconds: audio of a batch, with its padding; a longer utterance is a batch by itself.
-        longest_first: a batch that does not fit into memory then fails at once.
+        rows: numbers of utterances; utterances of equal length keep this order.
+        durations: durations of all utterances, in seconds.
+        batch_seconds: seconds of audio in a batch, with padding; a longer utterance is a batch by itself.
+        longest_first: begin with the longest utterances, so that a batch that does not fit into memory fails at once.
     """
     sign = -1 if longest_first else 1
     items = sorted((_Item(row, float(durations[row])) for row in rows), key=lambda item: sign * item.duration)
@@ -212,28 +212,28 @@ def batches_by_length(
 
 
 class RowBatch(NamedTuple):
-    """Utterances with their numbers."""
+    """A batch of utterances with their numbers."""
 
     rows: list[int]
     speech: SpeechBatch
 
 
 class RowDataset(torch.utils.data.Dataset):
-    """Numbers of utterances to ``RowBatch``; those that cannot be read are named and left out."""
+    """Dataset from numbers of utterances to ``RowBatch``; unreadable utterances are logged and skipped."""
 
     def __init__(self, data: SpeechData):
         self.speech = SpeechDataset(data.indexes, data.sample_rate)
 
     def __getitem__(self, rows: list[int]) -> RowBatch:
         batch = self.speech[rows]
-        if batch.skipped:  # rare, so read again to see which; the warnings have been given
+        if batch.skipped:  # rare: read again to find out which, without repeating the warnings
             with logging.temp_verbosity(logging.ERROR):
                 rows = [row for row in rows if not self.speech[[row]].skipped]
         return RowBatch(rows, batch)
 
 
 def make_loader(data: SpeechData, batches: Sequence[list[int]], workers: int) -> torch.utils.data.DataLoader:
-    """Loads batches in their order, decoded in so many processes."""
+    """Returns a loader of batches in order, decoded in ``workers`` processes."""
     return torch.utils.data.DataLoader(
         RowDataset(data), sampler=batches, batch_size=None, num_workers=workers, pin_memory=torch.cuda.is_available()
     )

@@ -1,4 +1,4 @@
-"""Outputs of encoder layers, written as npz or as Lhotse Shar.
+"""Computation of the outputs of encoder layers, and writing as npz or Lhotse Shar.
 
 Shapes: B utterances, T' encoder frames, D encoder width.
 """
@@ -38,7 +38,7 @@ def compute_features(
     """Computes the outputs of the layers for each utterance: (T', D) by ``layer_name``.
 
     Raises:
-        ValueError: NaN, or a value that float16 cannot hold.
+        ValueError: a value is NaN, or too large for float16.
     """
     device = next(opened.encoder.parameters()).device
     signal = batch.signal.to(device, non_blocking=True)
@@ -58,7 +58,7 @@ def compute_features(
 def write_npz(
     store: PartStore, number: int, lines: list[dict], results: list[dict[str, np.ndarray]], names: list[str]
 ) -> None:
-    """Writes ``part-000000.npz`` with an array ``<name>/layer_4`` for each utterance and layer; the lines name both."""
+    """Writes ``part-000000.npz`` with an array ``<name>/layer_4`` for each utterance and layer, which the lines name."""
     file = f"part-{number:06d}.npz"
     listed = [
         line | {"features_filepath": file, "features_key": name, "num_frames": _num_frames(result)}
@@ -74,12 +74,11 @@ def write_shar(
 ) -> None:
     """Writes a shard of Lhotse's Shar format: ``shar/cuts.000000.jsonl.gz``, and ``shar/layer_4.000000.tar`` of each layer.
 
-    The arrays are Lhotse's ``Array`` and not ``TemporalArray``, which would round the number of frames of a cut and lose the
-    last one now and then.
+    The arrays are Lhotse's ``Array``. ``TemporalArray`` would round the number of frames and may lose the last one.
     """
     listed = [line | {"num_frames": _num_frames(result)} for line, result in zip(lines, results, strict=True)]
     with store.writing(number, listed) as folder:
-        (folder / "shar").mkdir()  # where Lhotse finds nothing but its own files
+        (folder / "shar").mkdir()  # a folder with only Lhotse's files, which Lhotse expects
         fields = {layer: "numpy" for result in results[:1] for layer in result}
         with SharWriter(
             folder / "shar", fields, shard_size=None, shard_suffix=f".{number:06d}", warn_unused_fields=False
@@ -110,10 +109,10 @@ def _cut(line: dict, name: str, arrays: dict[str, np.ndarray]) -> MonoCut:
 
 
 def check_space(folder: Path, opened: LoadedEncoder, data: SpeechData, layers: Sequence[int], dtype: str) -> int:
-    """Computes the bytes that the features will take.
+    """Estimates the bytes of the features, and checks the free space.
 
     Raises:
-        ValueError: there is less room on the disk.
+        ValueError: there is not enough space on the disk.
     """
     frames = data.durations.sum() / encoder_times(opened.model).step
     needed = int(frames * opened.encoder.d_model * len(layers) * DTYPES[dtype].itemsize)
@@ -122,7 +121,7 @@ def check_space(folder: Path, opened: LoadedEncoder, data: SpeechData, layers: S
     free = shutil.disk_usage(place).free
     if needed - present > free:
         raise ValueError(
-            f"the features need {needed / 2**30:.1f} GiB, {folder} has room for {free / 2**30:.1f} GiB: take fewer layers "
+            f"the features need {needed / 2**30:.1f} GiB, but {folder} has only {free / 2**30:.1f} GiB: use fewer layers "
             "or --dtype float16"
         )
     return needed

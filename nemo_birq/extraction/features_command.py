@@ -1,4 +1,4 @@
-"""``birq extract-features``: the outputs of encoder layers for a whole corpus."""
+"""Command ``birq extract-features``: the outputs of encoder layers for a whole corpus."""
 
 from functools import partial
 from pathlib import Path
@@ -13,11 +13,11 @@ console = Terminal()
 
 
 @command("extract-features")
-@options.model_argument(".nemo or .ckpt of a pretraining, or .nemo of a recognizer with a Conformer encoder")
+@options.model_argument(".nemo or .ckpt of a pretraining run, or .nemo of a recognizer with a Conformer encoder")
 @options.data_argument()
 @options.tars_option()
 @options.layers_option("Layers, from 1 to the depth of the encoder.", required=True)
-@options.out_option("Folder for the features.", required=True)
+@options.out_option("Output folder of the features.", required=True)
 @options.option("--format", type=click.Choice(("npz", "lhotse")), default="npz", help="npz, or Lhotse's Shar.")
 @options.option("--dtype", type=click.Choice(("float16", "float32")), default="float32")
 @options.batch_seconds_option()
@@ -32,7 +32,7 @@ def extract_features(
         birq extract-features model.nemo data.json --layers 4,7 --out features
         birq extract-features model.nemo /data/shards --layers 13 --dtype float16 --format lhotse --out features
 
-    The same command again resumes an interrupted extraction. docs/extraction.md says how to read the result.
+    Run the same command again to resume an interrupted extraction. docs/extraction.md explains how to read the result.
     """
     from nemo.utils import logging
 

@@ -1,4 +1,4 @@
-"""Anchor or enhanced labels of whole utterances, as integers in a NeMo manifest.
+"""Computation of anchor or enhanced labels of whole utterances, and writing as integers in a NeMo manifest.
 
 Shapes: B utterances, T' encoder frames, H codebooks.
 """
@@ -23,21 +23,21 @@ KINDS = ("anchor", "enhanced")
 
 
 def check_can_label(model: BiRQModel, path: Path, kind: str) -> None:
-    """Refuses labels that the model of a file does not have.
+    """Refuses enhanced labels of a model that was trained without them.
 
     Raises:
-        ValueError: enhanced labels of a model that never made any.
+        ValueError: the model has no statistics of layer k.
     """
     if kind == "enhanced" and not model.enhanced_labeler.normalization.has_statistics:
         raise ValueError(
-            f"{path} never made enhanced labels in training (w1 was 0 so far): it has no statistics of layer k, and a "
-            "label would depend on the utterances beside it. Take --labels anchor, or a model trained further"
+            f"{path} was trained without enhanced labels (w1 = 0 so far): it has no statistics of layer k, so labels would "
+            "depend on the other utterances of a batch. Use --labels anchor, or a model from a later step"
         )
 
 
 @torch.inference_mode()
 def compute_labels(model: BiRQModel, batch: SpeechBatch, kind: str) -> list[np.ndarray]:
-    """Labels of each utterance, (T', H) int64. Anchor labels need no encoder, enhanced ones its first k layers."""
+    """Computes the labels of each utterance, (T', H) int64. Enhanced labels need the first k layers of the encoder."""
     signal, signal_length = batch.signal.to(model.device), batch.signal_length.to(model.device)
     features, lengths = model.preprocessor(input_signal=signal, length=signal_length)
     if kind == "enhanced":
@@ -53,9 +53,9 @@ def compute_labels(model: BiRQModel, batch: SpeechBatch, kind: str) -> list[np.n
 
 
 def write_labels(kind: str) -> Callable[[PartStore, int, list[dict], list[np.ndarray], list[str]], None]:
-    """Returns a writer of parts: the manifest's line and ``anchor_labels`` or ``enhanced_labels``.
+    """Returns a writer of parts, which adds ``anchor_labels`` or ``enhanced_labels`` to the manifest lines.
 
-    With one codebook that is a list of T' numbers, with H > 1 a list of T' lists.
+    The value is a list of T' numbers with one codebook, and a list of T' lists with H > 1.
     """
 
     def write(store: PartStore, number: int, lines: list[dict], results: list[np.ndarray], names: list[str]) -> None:
@@ -67,44 +67,44 @@ def write_labels(kind: str) -> Callable[[PartStore, int, list[dict], list[np.nda
     return write
 
 
-# --- the file and the folder that it grows in ----------------------------------------------------------------------
+# --- the output file and the folder of its parts -------------------------------------------------------------------
 
 
 def parts_folder(out: Path) -> Path:
-    """Returns the folder of the parts of a manifest until it is complete."""
+    """Returns the folder of the parts of an incomplete manifest."""
     return out.with_name(out.name + ".parts")
 
 
 def settings_path(out: Path) -> Path:
-    """Returns the file with the settings that made the manifest."""
+    """Returns the file with the settings of a manifest."""
     return out.with_name(out.name + ".settings.json")
 
 
 def is_complete(out: Path, settings: dict[str, Any]) -> bool:
-    """Tests if the manifest exists, made with the same settings.
+    """Returns True if the manifest exists and was made with the same settings.
 
     Raises:
-        ValueError: a file of this name that was made with other settings, or by somebody else, or was changed since.
+        ValueError: the file was made with other settings or by another program, or was changed later.
     """
     if not out.exists():
         return False
     if not settings_path(out).is_file():
         raise ValueError(
-            f"{out} exists already, without {settings_path(out).name}, which would name the script that made it: give "
+            f"{out} exists already, but was not made by this command (there is no {settings_path(out).name}): give "
             "another name with --out"
         )
     made = check_same(settings_path(out), settings, f"{out} was made with other settings", "Give another name with --out")
-    if made.get("sha256") not in (None, file_sha256(out)):  # earlier versions wrote none
+    if made.get("sha256") not in (None, file_sha256(out)):  # earlier versions wrote no checksum
         raise ValueError(
-            f"{out} is damaged or was changed: its SHA-256 is not the one in {settings_path(out)}. Move it away to make the "
+            f"{out} is damaged or was changed: its SHA-256 differs from {settings_path(out)}. Move it away to compute the "
             "labels again, or give another name with --out"
         )
-    shutil.rmtree(parts_folder(out), ignore_errors=True)  # of a run that was killed after it had put them together
+    shutil.rmtree(parts_folder(out), ignore_errors=True)  # left by a run that was killed after merging the parts
     return True
 
 
 def finish(store: PartStore, parts: int, out: Path) -> None:
-    """Puts the manifest together and removes the parts."""
+    """Merges the parts to the manifest and removes them."""
     digest = hashlib.sha256()
     for number in range(parts):
         digest.update(store.list_path(number).read_bytes())

@@ -1,4 +1,4 @@
-"""``birq extract-labels``: anchor or enhanced labels of a whole corpus."""
+"""Command ``birq extract-labels``: anchor or enhanced labels of a whole corpus."""
 
 from functools import partial
 from pathlib import Path
@@ -13,25 +13,25 @@ console = Terminal()
 
 
 @command("extract-labels")
-@options.model_argument(".nemo or .ckpt of a pretraining")
+@options.model_argument(".nemo or .ckpt of a pretraining run")
 @options.data_argument()
 @options.tars_option()
 @options.option("--labels", type=click.Choice(("anchor", "enhanced")), required=True, help="Kind of labels.")
-@options.out_option("Manifest to write.", required=True)
+@options.out_option("Output manifest.", required=True)
 @options.batch_seconds_option()
 @options.part_minutes_option()
 @options.workers_option()
 def extract_labels(
     model: Path, data: str, tars: str | None, labels: str, out: Path, batch_seconds: float, part_minutes: float, workers: int
 ) -> None:
-    """Writes anchor or enhanced labels of every utterance, as integers, into a NeMo manifest.
+    """Writes the anchor or enhanced labels of every utterance as integers to a NeMo manifest.
 
         birq extract-labels model.nemo data.json --labels enhanced --out labels.json
         birq extract-labels model.nemo /data/shards --labels anchor --out labels.json
 
-    Each line is that of the input with one more key, anchor_labels or enhanced_labels: a code for each encoder frame (40 ms
-    with 4-fold subsampling). Enhanced labels are nearest codes, without Gumbel noise. The same command again resumes an
-    interrupted extraction. docs/extraction.md has the rest.
+    Each line is that of the input with the additional key anchor_labels or enhanced_labels: a code for each encoder frame
+    (40 ms with 4-fold subsampling). Enhanced labels are nearest codes, without Gumbel noise. Run the same command again to
+    resume an interrupted extraction. See docs/extraction.md for details.
     """
     from nemo.utils import logging
 
@@ -56,12 +56,12 @@ def extract_labels(
     opened = load_model(model)
     check_can_label(opened, model, labels)
     speech = open_data(data, tars, opened.cfg.sample_rate)
-    if labels == "enhanced" or opened.teacher is not None:  # other anchor labels need no encoder
+    if labels == "enhanced" or opened.teacher is not None:  # anchor labels without a teacher need no encoder
         check_longest(opened, speech)
     settings = {"what": f"{labels} labels", "model_sha256": file_sha256(model)[:16], "data": speech.fingerprint,
                 "part_minutes": part_minutes}  # fmt: skip
     if is_complete(out, settings):
-        console.print(f"{out} is complete already", soft_wrap=True)
+        console.print(f"{out} is already complete", soft_wrap=True)
         return
     quantizer = opened.birq.quantizer
     times = anchor_times(opened) if labels == "anchor" else encoder_times(opened)

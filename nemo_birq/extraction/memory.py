@@ -1,4 +1,4 @@
-"""The check before whole utterances pass through an encoder."""
+"""Check that whole utterances fit into memory, before an encoder processes them."""
 
 from collections.abc import Sequence
 
@@ -9,21 +9,21 @@ from nemo_birq.extraction.data import SpeechData
 from nemo_birq.modules.attention_memory import check_attention_fits
 
 REMEDY = (
-    "Leave what is longer than {seconds} s out of the manifest, or cut it: birq make-shards cuts recordings at "
+    "Remove utterances longer than {seconds} s from the manifest, or cut them: birq make-shards cuts recordings at "
     "--max-duration"
 )
 
 
 def check_longest(model: ModelPT, data: SpeechData, rows: Sequence[int] | None = None) -> None:
-    """Checks that the longest utterance has room in the memory of the model's device.
+    """Checks that the longest utterance fits into the memory of the model's device.
 
     Args:
-        model: with preprocessor and encoder.
+        model: model with preprocessor and encoder.
         data: utterances.
-        rows: numbers of those that are used; None: all.
+        rows: numbers of the used utterances; None: all.
 
     Raises:
-        ValueError: it has not; the message names it.
+        ValueError: the utterance does not fit; the message names it.
     """
     longest = find_longest(data.indexes, rows)
     check_attention_fits(model, longest.name, longest.seconds, REMEDY)

@@ -1,4 +1,4 @@
-"""Processes the parts that are not done yet: decoding in worker processes, the model here, writing in a thread."""
+"""Processing of unfinished parts: decoding in worker processes, the model in this process, and writing in a thread."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -17,28 +17,28 @@ from nemo_birq.extraction.store import PartStore
 from nemo_birq.utils.progress import Progress, ProgressBars
 
 Compute = Callable[[SpeechBatch], list[Any]]
-"""From a batch to one result for each of its utterances."""
+"""Function from a batch to one result for each utterance."""
 Write = Callable[[PartStore, int, list[dict], list[Any], list[str]], None]
-"""Writes a part: store, number, manifest lines, results, and names of the utterances, which differ in all of the data."""
+"""Function that writes a part: store, number, manifest lines, results, and names of the utterances, unique in the data."""
 
 
 class ExtractionSummary(NamedTuple):
     """Counts of a run."""
 
     parts: int
-    """All parts, also those of earlier runs."""
+    """Number of all parts, including those of earlier runs."""
     resumed: int
-    """Parts of earlier runs."""
+    """Number of parts of earlier runs."""
     utterances: int
-    """Utterances that this run wrote."""
+    """Number of utterances that this run wrote."""
     unreadable: int
-    """Utterances that this run left out."""
+    """Number of unreadable utterances in this run."""
     seconds: float
     """Seconds of audio that this run wrote."""
 
 
 class _RealTime(ProgressColumn):
-    """Seconds of audio per second."""
+    """Progress column with the speed in seconds of audio per second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -46,7 +46,7 @@ class _RealTime(ProgressColumn):
 
 
 def progress_bar(**options: Any) -> ProgressBars:
-    """Makes bars for work that is measured in seconds of audio; ``options`` are those of ``ProgressBars``."""
+    """Returns progress bars for tasks measured in seconds of audio; ``options`` are those of ``ProgressBars``."""
     return ProgressBars(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"), TimeElapsedColumn(),
         TimeRemainingColumn(), _RealTime(), **options,
@@ -63,19 +63,19 @@ def run_parts(
     batch_seconds: float,
     workers: int,
 ) -> ExtractionSummary:
-    """Computes and writes what the store does not have yet.
+    """Computes and writes the parts that are missing in the store.
 
     Args:
         data: utterances.
-        store: where the parts go.
-        compute, write: see their types.
-        progress: shows how far the work is.
-        part_seconds: audio of a part: what is lost when a run is killed, and what is held in memory.
-        batch_seconds: audio of a batch, with padding.
-        workers: processes that decode; 0 decodes here.
+        store: store of the parts.
+        compute, write: functions as in the types above.
+        progress: display of the progress.
+        part_seconds: seconds of audio in a part, which is in memory and is lost if the run is killed.
+        batch_seconds: seconds of audio in a batch, with padding.
+        workers: number of decoding processes; 0 decodes in this process.
 
     Raises:
-        ValueError: none of the utterances of a part could be read; what was written before stays.
+        ValueError: no utterance of a part could be read; the parts that were written before are kept.
     """
     durations = data.durations
     parts = divide(durations, part_seconds)
@@ -101,8 +101,8 @@ def run_parts(
             found = [(line, results[row], name) for row, line, name in lines.of(part) if row in results]
             if not found and part.last - part.first > 1:
                 raise ValueError(
-                    f"none of {part.last - part.first} utterances one after the other could be read; the warnings say why. "
-                    "If the disk was away, the same command goes on; if the audio is broken, take it out of the manifest"
+                    f"none of {part.last - part.first} consecutive utterances could be read; the warnings say why. "
+                    "If the disk was not available, run the same command again; if the audio is broken, remove it from the manifest"
                 )
             pending = writer.submit(write, store, part.number, *([entry[i] for entry in found] for i in range(3)))
             written += len(found)
@@ -113,7 +113,7 @@ def run_parts(
 
 
 class _Lines:
-    """Rows, manifest lines and names of utterances, part by part in rising order; those between are passed over."""
+    """Rows, manifest lines and names of utterances, read in ascending order of the parts."""
 
     def __init__(self, lines: Iterator[dict]):
         self.lines, self.position = with_names(lines), 0
@@ -125,7 +125,7 @@ class _Lines:
 
 
 def with_names(lines: Iterable[dict]) -> Iterator[tuple[dict, str]]:
-    """Yields manifest lines with names that differ: of their files without suffix, numbered from the second of a name on."""
+    """Yields manifest lines with unique names: file names without suffix, with a number from the second occurrence on."""
     seen: Counter[str] = Counter()
     taken: set[str] = set()
     for line in lines:
@@ -138,5 +138,5 @@ def with_names(lines: Iterable[dict]) -> Iterator[tuple[dict, str]]:
 
 
 def stack_by_utterance(arrays: dict[str, np.ndarray], lengths: list[int]) -> list[dict[str, np.ndarray]]:
-    """Divides batches (B, T', ...) by name into a dictionary of (T'_i, ...) for each utterance, without its padding."""
+    """Splits batches (B, T', ...) by name into a dictionary of (T'_i, ...) for each utterance, without padding."""
     return [{name: array[i, :length] for name, array in arrays.items()} for i, length in enumerate(lengths)]

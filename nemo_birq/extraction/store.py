@@ -1,8 +1,9 @@
-"""A folder that is filled part by part. Its content is complete and of one kind, whenever a run is killed.
+"""A folder that is filled part by part, and stays consistent if a run is killed.
 
-The files of a part are written to a folder beside them and moved into place when they are complete, their list last: a
-part without its list ``part-000000.jsonl`` is not there. ``part-000000.sha256`` has the checksums of its files, as
-``sha256sum`` writes them, and a part that differs from them is made again. ``settings.json`` says what made them.
+The files of a part are written to a temporary folder beside them and moved when they are complete, the list of the part
+last: a part without its list ``part-000000.jsonl`` does not exist. ``part-000000.sha256`` has the checksums of its files in
+the format of ``sha256sum``. A part whose files differ from them is written again. ``settings.json`` has the settings of all
+parts.
 """
 
 import hashlib
@@ -27,12 +28,12 @@ class PartStore:
     """Parts in a folder.
 
     Args:
-        folder: made if it is not there.
-        settings: what decides the content; a folder with others is refused.
-        about: what else a reader of ``settings.json`` may want to know.
+        folder: folder of the parts, which is created if it does not exist.
+        settings: settings that define the content; a folder with other settings is refused.
+        about: further information for ``settings.json``.
 
     Raises:
-        ValueError: the folder holds parts made with other settings, something else, or another run writes to it.
+        ValueError: the folder holds parts with other settings or other files, or another run writes to it.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], about: dict[str, Any]):
@@ -43,13 +44,13 @@ class PartStore:
         try:
             self._lock.acquire(timeout=0)
         except Timeout as error:
-            raise ValueError(f"another process is writing to {folder}; wait for it, or give another folder") from error
+            raise ValueError(f"another process is writing to {folder}: wait for it, or give another folder") from error
         shutil.rmtree(folder / _WRITING, ignore_errors=True)
         if not (folder / SETTINGS).is_file():
             write_json(folder / SETTINGS, {"settings": settings, "about": about})
 
     def close(self) -> None:
-        """Lets others write."""
+        """Releases the lock of the folder."""
         self._lock.release()
         (self.folder / ".lock").unlink(missing_ok=True)
 
@@ -68,16 +69,16 @@ class PartStore:
         return self.list_path(number).with_suffix(".sha256")
 
     def has(self, number: int) -> bool:
-        """Tests if a part is complete and as it was written; reads all of it, and names what is damaged."""
+        """Returns True if a part is complete and undamaged, after reading all of it; logs damaged files."""
         if not self.list_path(number).is_file():
             return False
         damaged = self._damaged(number)
         if damaged:
-            logging.warning(f"{self.folder / damaged[0]} is damaged: part {number} is left out and made again")
+            logging.warning(f"{self.folder / damaged[0]} is damaged: part {number} is removed and written again")
         return not damaged
 
     def _damaged(self, number: int) -> list[str]:
-        """Lists the files of a part that are not as they were written."""
+        """Lists the files of a part that have changed since they were written."""
         path = self.checksums_path(number)
         if not path.is_file():
             return []
@@ -90,18 +91,18 @@ class PartStore:
     def _digest(self, name: str) -> str | None:
         try:
             return file_sha256(self.folder / name)
-        except (OSError, ValueError):  # it is not there, or the name in a damaged list is no name
+        except (OSError, ValueError):  # the file does not exist, or the name in a damaged list is invalid
             return None
 
     @contextmanager
     def writing(self, number: int, lines: Iterable[dict]) -> Iterator[Path]:
-        """Yields a folder for the files of a part; moves them into place at the end, unless there was an error."""
+        """Yields a temporary folder for the files of a part, and moves them to the store unless there is an error."""
         folder = self.folder / _WRITING
         folder.mkdir()
         yield folder
         listed = encoded("".join(to_line(line, ensure_ascii=False) for line in lines))
         digests = {self.list_path(number).name: hashlib.sha256(listed).hexdigest()}
-        self.list_path(number).unlink(missing_ok=True)  # of a damaged part
+        self.list_path(number).unlink(missing_ok=True)  # left by a damaged part
         for path in (path for path in sorted(folder.rglob("*")) if path.is_file()):
             target = self.folder / path.relative_to(folder)
             target.parent.mkdir(exist_ok=True)
@@ -122,29 +123,29 @@ class PartStore:
 
 
 def check_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Refuses a folder that holds something else.
+    """Refuses a folder with other settings or other files.
 
     Raises:
-        ValueError: saying what differs.
+        ValueError: the settings differ, or there are other files; the message says what differs.
     """
     path = folder / SETTINGS
     if not path.is_file():
         if folder.exists() and (not folder.is_dir() or any(file.name != ".lock" for file in folder.iterdir())):
-            raise ValueError(f"{folder} holds something else already: give a new folder")
+            raise ValueError(f"{folder} already holds other files: give a new folder")
         return
     check_same(path, settings, f"{folder} was made with other settings", "Give a new folder")
 
 
 def check_same(path: Path, settings: dict[str, Any], message: str, remedy: str) -> dict[str, Any]:
-    """Compares settings with those that a ``settings.json`` names, and returns its content.
+    """Compares settings with those in a ``settings.json``, and returns its content.
 
     Raises:
-        ValueError: saying what differs.
+        ValueError: the settings differ; the message says which.
     """
     content = read_json(path)
     found = content.get("settings")
     if not isinstance(found, dict):
-        raise ValueError(f"{path} has no 'settings', it is damaged. {remedy}")
+        raise ValueError(f"{path} is damaged: it has no 'settings'. {remedy}")
     different = [
         f"{key} was {found.get(key)}, now {settings.get(key)}"
         for key in settings | found

@@ -1,1 +1,1 @@
-"""From a pretrained ``.nemo`` to NeMo's own speech recognizers; birq finetune shows the order."""
+"""Fine-tuning of a pretrained ``.nemo`` to speech recognizers of NeMo's classes."""

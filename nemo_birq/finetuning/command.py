@@ -1,4 +1,4 @@
-"""``birq finetune``: from a configuration of conf/finetune and a pretrained .nemo to a recognizer and its scores."""
+"""Command ``birq finetune``: trains a recognizer from a pretrained .nemo, and scores it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 KEYS = {
     "name": "name of the run",
     "init_from_nemo_model": "pretrained .nemo of BiRQ, BEST-RQ or another self-supervised NeMo model",
-    "from_scratch": "true: train the architecture of that .nemo without its weights, the baseline",
-    "test_manifests": "[MANIFEST,NAME=MANIFEST,...] of single files; scored at the end",
-    "allow_unknown_symbols": "true: dev and test sets may have characters that the vocabulary lacks; they are counted",
-    "fresh_layers": "number of top layers of the encoder that begin with random weights",
-    "freeze_encoder": "share of the training, or number of steps, in which only the head learns",
-    "build_tokenizer.vocab_size": "pieces of a tokenizer made from the training texts; *_bpe without model.tokenizer.dir",
-    "exp_manager.exp_dir": "folder that gets a folder for each run (nemo_experiments)",
+    "from_scratch": "true: train the architecture of that .nemo without its weights, as a baseline",
+    "test_manifests": "[MANIFEST,NAME=MANIFEST,...] of audio files; scored at the end",
+    "allow_unknown_symbols": "true: dev and test sets may have characters outside of the vocabulary; the log counts them",
+    "fresh_layers": "number of top layers of the encoder that start from random weights",
+    "freeze_encoder": "share of the training, or number of steps, in which the encoder is frozen",
+    "build_tokenizer.vocab_size": "size of a tokenizer trained on the training texts; for *_bpe without model.tokenizer.dir",
+    "exp_manager.exp_dir": "folder in which each run creates its folder (nemo_experiments)",
     **TRAIN_DATA_KEYS,
-    "model.train_ds.batch_duration": "seconds of audio in a batch of one GPU; as much as fits into its memory",
+    "model.train_ds.batch_duration": "seconds of audio in a batch of one GPU; as many as fit into its memory",
     "model.validation_ds.manifest_filepath": "manifest of the validation set",
     "model.optim.lr": "learning rate of the head",
     "model.optim_param_groups.encoder.lr": "learning rate of the encoder",
-    "trainer.max_epochs": "epochs; or trainer.max_steps",
+    "trainer.max_epochs": "number of epochs; or trainer.max_steps",
     "trainer.devices": "number of GPUs, or auto",
     "trainer.precision": "bf16-mixed; on a CPU 32",
 }
@@ -39,7 +39,7 @@ console = Terminal()
 
 
 def score_all(model: "ASRModel", tests: "list[TestSet]", nemo: Path, folder: Path) -> None:
-    """Transcribes the test sets, writes ``<name>.json`` of each, and prints the table."""
+    """Transcribes the test sets, writes ``<name>.json`` for each, and prints a table."""
     from nemo_birq.scoring.normalization import STEPS
     from nemo_birq.scoring.results import score
     from nemo_birq.scoring.tables import score_table
@@ -57,14 +57,14 @@ def score_all(model: "ASRModel", tests: "list[TestSet]", nemo: Path, folder: Pat
 
 @hydra_command("finetune", folder="finetune", config_name="ctc_char", keys=KEYS)
 def finetune(cfg: "DictConfig") -> None:
-    """Fine-tunes a pretrained encoder into a speech recognizer of NeMo's own classes, and scores it on test sets.
+    """Fine-tunes a pretrained encoder to a speech recognizer of NeMo's classes, and scores it on test sets.
 
         birq finetune --config-name=ctc_char \\
             init_from_nemo_model=nemo_experiments/BiRQ-Conformer-Large/checkpoints/BiRQ-Conformer-Large.nemo \\
             model.train_ds.manifest_filepath=/data/train.json model.validation_ds.manifest_filepath=/data/dev.json \\
             test_manifests=[/data/test-clean.json,/data/test-other.json]
 
-    Ends with a .nemo and a table of WER and CER. docs/finetuning.md has the rest.
+    The results are a .nemo and a table of WER and CER. See docs/finetuning.md for details.
     """
     import lightning.pytorch as pl
 

@@ -1,7 +1,7 @@
-"""Checks of the data before training: all can be read and written; and the length of an epoch.
+"""Checks of the data before training, and the length of an epoch.
 
-NeMo's Lhotse loader does the reading during training. It has no length, and of tar shards it is an endless stream: so the
-batches that make an epoch are counted here, by laying one out as the same Lhotse sampler would.
+NeMo's Lhotse loader reads the data during training. It has no length, and for tar shards it is an endless stream. This
+module therefore counts the batches of an epoch with the same Lhotse sampler.
 """
 
 import math
@@ -26,25 +26,25 @@ def manifests(config: DictConfig, node: str) -> list[str]:
     """Lists all manifests that a ``train_ds`` or ``validation_ds`` node names.
 
     Raises:
-        ValueError: it names none, or names URLs.
+        ValueError: the node names no manifest, or names URLs.
     """
     if not given(config, INPUT_CFG) and not given(config, MANIFESTS):
-        raise ValueError(f"model.{node}.manifest_filepath is not set: name a manifest of labelled speech")
+        raise ValueError(f"model.{node}.manifest_filepath is not set: give a manifest of labelled speech")
     sources = read_sources(config)
     remote = [path for source in sources for path in (*source.manifest_paths, *source.tar_paths) if is_url(path)]
     if remote:
         raise ValueError(
-            f"model.{node} names {without_secrets(remote[0])}, and fine-tuning reads no URLs (its loader is NeMo's own): "
+            f"model.{node} names {without_secrets(remote[0])}, but NeMo's loader for fine-tuning reads no URLs: "
             "copy the data to this machine"
         )
     return [path for source in sources for path in source.manifest_paths]
 
 
 def open_whole(config: DictConfig) -> tuple[list[Source], list[SpeechIndex]]:
-    """Opens the datasets of a ``train_ds`` or ``validation_ds`` node; every file, or member of a shard, must be there.
+    """Opens the datasets of a ``train_ds`` or ``validation_ds`` node; every file, or member of a shard, must exist.
 
     Raises:
-        FileNotFoundError, ValueError: manifests, shards or audio that are not there or do not belong together.
+        FileNotFoundError, ValueError: manifests, shards or audio do not exist, or do not fit each other.
     """
     sources = read_sources(config)
     indexes = [open_index(source) for source in sources]
@@ -63,10 +63,11 @@ def open_whole(config: DictConfig) -> tuple[list[Source], list[SpeechIndex]]:
 
 
 def batches_per_epoch(train: DictConfig, world_size: int) -> int:
-    """Counts the batches of each rank in which every training utterance is read once; other orders differ by a few.
+    """Counts the batches of each rank in an epoch; other orders of the data differ by a few batches.
 
     Raises:
-        FileNotFoundError, ValueError: as ``open_whole``, or nothing between ``min_duration`` and ``max_duration``.
+        FileNotFoundError, ValueError: as ``open_whole``; also if no utterance is between ``min_duration`` and
+            ``max_duration``.
     """
     sources, indexes = open_whole(train)
     names = {field.name for field in fields(BatchSettings)}
@@ -85,12 +86,12 @@ def batches_per_epoch(train: DictConfig, world_size: int) -> int:
     hours = sum(index.durations.sum() for index in indexes) / 3600
     number = math.ceil(len(plan) / world_size)
     total = sum(map(len, indexes))
-    logging.info(f"An epoch: {len(plan.rows)} of {total} utterances ({hours:.2f} h in all), {number} batches on each rank")
+    logging.info(f"Epoch: {len(plan.rows)} of {total} utterances ({hours:.2f} h in total), {number} batches on each rank")
     return number
 
 
 def longest_utterance(config: DictConfig) -> LongUtterance | None:
-    """Finds the longest utterance that a ``train_ds`` or ``validation_ds`` node takes; None where it takes none.
+    """Finds the longest utterance that a ``train_ds`` or ``validation_ds`` node uses; None if it uses none.
 
     Raises:
         FileNotFoundError, ValueError: as ``open_whole``.
@@ -103,17 +104,17 @@ def longest_utterance(config: DictConfig) -> LongUtterance | None:
 
 
 def is_endless(train: DictConfig) -> bool:
-    """Tests if NeMo's loader has no end; it ends only for the single files of one manifest."""
+    """Returns True if NeMo's loader is endless; it only ends for one manifest of single files."""
     return not isinstance(given(train, MANIFESTS), str) or bool(given(train, SHARDS) or given(train, INPUT_CFG))
 
 
 def warn_of_long_texts(transcripts: list[Transcript], vocabulary: Vocabulary, frame_seconds: float) -> int:
-    """Says how many texts have more labels than their audio has encoder frames: CTC learns nothing from these."""
+    """Warns of texts with more labels than encoder frames, from which CTC learns nothing."""
     long = [t for t in transcripts if len(vocabulary.encode(t.text)) > t.duration / frame_seconds]
     if long:
         logging.warning(
-            f"{len(long)} of {len(transcripts)} training texts have more labels than there are frames of "
+            f"{len(long)} of {len(transcripts)} training texts have more labels than frames of "
             f"{1000 * frame_seconds:.0f} ms, such as {long[0].name}: CTC learns nothing from them. A tokenizer (ctc_bpe), "
-            "or a larger build_tokenizer.vocab_size, makes fewer labels"
+            "or a larger build_tokenizer.vocab_size, has fewer labels"
         )
     return len(long)

@@ -1,4 +1,4 @@
-"""All that can be known before training is looked at here, in the order in which a user would want to hear of it."""
+"""Checks of everything that is known before training, in the order that is most useful for the user."""
 
 from pathlib import Path
 
@@ -22,10 +22,10 @@ def prepare(cfg: DictConfig) -> tuple[str, list[TestSet]]:
     """Completes a configuration of conf/finetune: architecture and tokenizer.
 
     Returns:
-        the path of the pretrained ``.nemo``, and what ``test_manifests`` names.
+        The path of the pretrained ``.nemo``, and the test sets of ``test_manifests``.
 
     Raises:
-        FileNotFoundError, ValueError: a file or key that training cannot begin with; each says what to do.
+        FileNotFoundError, ValueError: training cannot start with a file or key; the message says what to do.
     """
     check_finetuning_keys(cfg)
     check_freeze_encoder(cfg.freeze_encoder)
@@ -35,14 +35,14 @@ def prepare(cfg: DictConfig) -> tuple[str, list[TestSet]]:
     named = cfg.test_manifests or []
     tests = read_test_sets([named] if isinstance(named, str) else list(named))
     for test in tests:
-        check_audio(test.manifest)  # they are scored at the end
+        check_audio(test.manifest)  # otherwise errors would appear only at the end
     training = data.manifests(cfg.model.train_ds, "train_ds")
     validation = data.manifests(cfg.model.validation_ds, "validation_ds")
     others = [*validation, *(str(test.manifest) for test in tests)]
     transcripts = {manifest: read_transcripts(manifest) for manifest in [*training, *others]}
     for manifest in (*training, *validation):
         refuse_mark(Path(manifest))
-    data.open_whole(cfg.model.validation_ds)  # NeMo would stop at the first validation, an epoch later
+    data.open_whole(cfg.model.validation_ds)  # otherwise NeMo would stop at the first validation, an epoch later
     texts = [line for manifest in training for line in transcripts[manifest]]
     if "tokenizer" in cfg.model and not cfg.model.tokenizer.dir:
         folder = Path(cfg.exp_manager.exp_dir or "nemo_experiments") / str(cfg.name)
@@ -52,7 +52,7 @@ def prepare(cfg: DictConfig) -> tuple[str, list[TestSet]]:
     if vocabulary is None:
         if (words := Path(cfg.model.tokenizer.dir) / "vocab.txt").is_file():
             refuse_mark(words)
-        logging.warning(f"model.tokenizer.type={cfg.model.tokenizer.type}: not looked at whether it covers the texts")
+        logging.warning(f"model.tokenizer.type={cfg.model.tokenizer.type}: its coverage of the texts was not checked")
         return path, tests
     for manifest, lines in transcripts.items():
         allowed = cfg.get("allow_unknown_symbols", False) and manifest not in training

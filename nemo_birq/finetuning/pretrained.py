@@ -1,4 +1,4 @@
-"""The pretrained file that a recognizer begins with: ``init_from_nemo_model``, a self-supervised model."""
+"""The pretrained file from which a recognizer starts: ``init_from_nemo_model``, a self-supervised model."""
 
 from nemo.collections.asr.models import ssl_models
 from omegaconf import DictConfig, OmegaConf
@@ -6,14 +6,14 @@ from omegaconf import DictConfig, OmegaConf
 from nemo_birq.checkpoint.nemo_archive import read_config
 from nemo_birq.pretrained.named import entry
 
-REMEDY = "name the .nemo that pretraining ended with: init_from_nemo_model=nemo_experiments/<name>/checkpoints/<name>.nemo"
+REMEDY = "give the .nemo of a pretraining: init_from_nemo_model=nemo_experiments/<name>/checkpoints/<name>.nemo"
 
 
 def pretrained_path(cfg: DictConfig) -> str:
-    """Returns the file that ``init_from_nemo_model`` names, in either of NeMo's forms.
+    """Returns the file that ``init_from_nemo_model`` names, in one of NeMo's forms.
 
     Raises:
-        ValueError: nothing is named, or as ``pretrained.named.entry``.
+        ValueError: no file is named; otherwise as ``pretrained.named.entry``.
     """
     if OmegaConf.is_missing(cfg, "init_from_nemo_model") or not cfg.init_from_nemo_model:
         raise ValueError(f"init_from_nemo_model is not set: {REMEDY}")
@@ -21,16 +21,16 @@ def pretrained_path(cfg: DictConfig) -> str:
 
 
 def read_pretrained_config(path: str) -> DictConfig:
-    """Reads the configuration of a self-supervised model, BiRQ's or NeMo's own.
+    """Reads the configuration of a self-supervised model of BiRQ or NeMo.
 
     Raises:
-        FileNotFoundError, ValueError: as ``nemo_archive.check_nemo``, or a model of another kind.
+        FileNotFoundError, ValueError: as ``nemo_archive.check_nemo``; also if the model is of another kind.
     """
     config = read_config(path)
     kind = config.target.rpartition(".")[2]
     if not hasattr(ssl_models, kind):
         raise ValueError(
-            f"{path} is a {kind}, no self-supervised model: {REMEDY} (recognizers are trained further by NeMo's own scripts)"
+            f"{path} is a {kind}, not a self-supervised model: {REMEDY} (NeMo's own scripts continue recognizers)"
         )
     missing = [node for node in ("preprocessor", "encoder") if node not in config]
     if missing:

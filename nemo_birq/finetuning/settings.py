@@ -1,4 +1,4 @@
-"""Values of a configuration of conf/finetune, checked before any file is read."""
+"""Values of a configuration in conf/finetune, which are checked before any file is read."""
 
 from typing import Annotated, Any, Literal
 
@@ -38,9 +38,9 @@ GROUPS = {
     "model.encoder": (None, ABSENT), "model.optim": (), "trainer": (), "exp_manager": (),
 }  # fmt: skip
 MAY_BE_MISSING = ("init_from_nemo_model", "model.train_ds.manifest_filepath", "model.validation_ds.manifest_filepath")
-"""``preparation.prepare`` asks for these."""
+"""Keys that may be unset here; ``preparation.prepare`` checks them."""
 PARTS = ("preprocessor", "encoder", "decoder", "joint", "ctc_decoder")
-"""Parts of a recognizer that may have a learning rate of their own."""
+"""Parts of a recognizer that may have their own learning rate."""
 Layers = Annotated[Whole, Field(ge=1, le=1000)]
 Width = Annotated[Whole, Field(ge=1, le=65536)]
 
@@ -49,7 +49,7 @@ class TokenizerBuild(Node):
     """Values of ``build_tokenizer``."""
 
     vocab_size: Annotated[Whole, Field(ge=2, le=10**6)] = 256
-    kind: Text = "unigram"  # vocabulary.build_tokenizer says which there are
+    kind: Text = "unigram"  # vocabulary.build_tokenizer checks it
 
 
 class TokenizerSettings(Node):
@@ -161,7 +161,7 @@ class WidthSettings(Node):
 
 
 class ModelSettings(Node):
-    """Values of ``model`` that no other module describes."""
+    """Values of ``model`` that no other module checks."""
 
     target: Name = ""
     sample_rate: Annotated[Whole, Field(ge=1000, le=192000)] = 16000
@@ -196,7 +196,7 @@ def check_finetuning_keys(cfg: DictConfig) -> None:
     """Checks every key and value that can be checked without the pretrained file and the data.
 
     Raises:
-        ValueError: an unknown key, with the nearest known one, or a value out of range.
+        ValueError: a key is unknown (the message names the nearest known one), or a value is out of range.
     """
     refuse_unknown_keys(cfg, ROOT_KEYS, "")
     values = resolved(cfg, GROUPS, MAY_BE_MISSING)
@@ -205,7 +205,7 @@ def check_finetuning_keys(cfg: DictConfig) -> None:
     check_name("name", root.name)
     trainer = check_trainer_settings(values["trainer"])
     if trainer.fast_dev_run:
-        refuse("trainer.fast_dev_run", trainer.fast_dev_run, "false: the recognizer at the end is that of a folder")
+        refuse("trainer.fast_dev_run", trainer.fast_dev_run, "false: the folder must hold the final recognizer")
     check_experiment(values["exp_manager"], trainer)
     for dataset in ("train_ds", "validation_ds"):
         check_dataset(FinetuningDataset, model[dataset], f"model.{dataset}")

@@ -1,4 +1,4 @@
-"""The trainer and the recognizer of a prepared configuration, and the ``.nemo`` at the end."""
+"""Trainer and recognizer of a prepared configuration, and the final ``.nemo``."""
 
 import itertools
 import math
@@ -25,11 +25,11 @@ def build_trainer(cfg: DictConfig) -> tuple[pl.Trainer, int]:
     """Builds Lightning's trainer, with epochs as long as the training data; returns it with the number of optimizer steps.
 
     Raises:
-        FileNotFoundError, ValueError: as ``data.batches_per_epoch``; neither ``max_epochs`` nor ``max_steps``.
+        FileNotFoundError, ValueError: as ``data.batches_per_epoch``; also if the length of the training is not set.
     """
     trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer))
     if trainer.world_size > 1 and cfg.trainer.strategy == "auto" and cfg.freeze_encoder and not cfg.from_scratch:
-        # Frozen parameters get no gradient, which plain DDP takes for an error.
+        # Plain DDP treats missing gradients of frozen parameters as an error.
         trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer) | {"strategy": "ddp_find_unused_parameters_true"})
     show_whole_run(trainer)
     trainer.callbacks.append(ValidateAtEnd())
@@ -40,7 +40,9 @@ def build_trainer(cfg: DictConfig) -> tuple[pl.Trainer, int]:
     in_epochs = math.ceil(batches / trainer.accumulate_grad_batches) * (trainer.max_epochs or 0)
     limits = [limit for limit in (trainer.max_steps, in_epochs) if limit > 0]
     if not limits:
-        raise ValueError("set trainer.max_epochs or trainer.max_steps: the learning rate follows the length of the training")
+        raise ValueError(
+            "trainer.max_epochs and trainer.max_steps are not set: set one of them, because the learning rate depends on it"
+        )
     left = min(limits) * trainer.accumulate_grad_batches % batches
     if min(limits) == trainer.max_steps and left and trainer.val_check_interval == 1.0:
         logging.warning(
@@ -49,14 +51,14 @@ def build_trainer(cfg: DictConfig) -> tuple[pl.Trainer, int]:
             "trainer.limit_train_batches, of which max_steps is a multiple, makes such epochs"
         )
     if min(limits) < trainer.max_steps:
-        trainer.fit_loop.epoch_loop.max_steps = -1  # NeMo would make the schedule as long
-    return trainer, min(limits)  # Lightning stops at whichever comes first
+        trainer.fit_loop.epoch_loop.max_steps = -1  # NeMo would set the length of the schedule to it
+    return trainer, min(limits)  # Lightning stops at the first limit
 
 
 def _limit(limit: int | float, batches: int, endless: bool) -> int | float:
-    """Returns the batches that make an epoch for Lightning; 1.0: until the loader ends.
+    """Returns the number of batches of an epoch for Lightning; 1.0: until the loader ends.
 
-    With a number that an epoch does not reach, Lightning would never validate.
+    Lightning never validates if an epoch does not reach the number.
     """
     wanted = limit if isinstance(limit, int) else max(1, int(limit * batches))
     return wanted if endless or wanted < batches else 1.0
@@ -66,20 +68,20 @@ def build_recognizer(cfg: DictConfig, trainer: pl.Trainer, num_steps: int, pretr
     """Builds the NeMo class that ``model.target`` names, with the pretrained encoder unless ``from_scratch``.
 
     Raises:
-        ValueError: an encoder tensor that is not the pretrained one, or an utterance that is too long for the memory.
+        ValueError: an encoder tensor differs from the pretrained one, or an utterance is too long for the memory.
     """
     if cfg.model.optim.get("sched"):
         with open_dict(cfg.model.optim.sched):
-            cfg.model.optim.sched.max_steps = num_steps  # NeMo counts them for batches of one fixed size only
+            cfg.model.optim.sched.max_steps = num_steps  # NeMo only computes it for batches of a fixed size
     model = ASRModel.from_config_dict(cfg.model, trainer=trainer)
     for node in ("train_ds", "validation_ds"):
         if longest := longest_utterance(cfg.model[node]):
-            remedy = f"Leave out what is longer with model.{node}.max_duration={{seconds}}"
+            remedy = f"Skip longer utterances with model.{node}.max_duration={{seconds}}"
             training, device = node == "train_ds", trainer.strategy.root_device
             check_attention_fits(model, longest.name, longest.seconds, remedy, training, device)
-    pl.seed_everything(cfg.seed + trainer.global_rank)  # NeMo's loaders have set one seed for all ranks
+    pl.seed_everything(cfg.seed + trainer.global_rank)  # NeMo's loaders have set the same seed on all ranks
     if cfg.from_scratch:
-        logging.info(f"from_scratch: only the architecture is that of {pretrained}")
+        logging.info(f"from_scratch: only the architecture is taken from {pretrained}")
         return model
     logging.info(f"{pretrained}: {initialize(model, pretrained, cfg.fresh_layers)}")
     frozen = cfg.freeze_encoder
@@ -90,10 +92,10 @@ def build_recognizer(cfg: DictConfig, trainer: pl.Trainer, num_steps: int, pretr
 
 
 def save_best(model: ASRModel, trainer: pl.Trainer, folder: Path, name: str) -> Path:
-    """Writes ``<name>.nemo`` with the weights of the best validation, those of the moving average where there is one.
+    """Writes ``<name>.nemo`` with the weights of the best validation, or their moving average if there is one.
 
-    NeMo's own ``save_best_model`` would write the weights that the average was taken of. A file that is there already, of
-    the same run before it was resumed, becomes ``<name>-v1.nemo`` and so on, as in NeMo, unless it has the same weights.
+    NeMo's ``save_best_model`` would write the weights instead of the average. An existing file, which the run wrote before
+    it was resumed, is renamed to ``<name>-v1.nemo`` and so on, as in NeMo, unless it has the same weights.
     """
     callback = trainer.checkpoint_callback
     best, last = (getattr(callback, key, "") for key in ("best_model_path", "last_model_path"))
@@ -102,7 +104,7 @@ def save_best(model: ASRModel, trainer: pl.Trainer, folder: Path, name: str) -> 
         average = source.with_name(f"{source.stem}{AVERAGE}")
         source = average if average.is_file() else source
         model.load_state_dict(read_checkpoint(source)["state_dict"])
-        logging.info(f"The weights are those of {source.name}, {'the best of the validations' if best else 'the last'}")
+        logging.info(f"The weights are those of {source.name}, {'the best validation' if best else 'the last'}")
     path = folder / "checkpoints" / f"{name}.nemo"
     if trainer.is_global_zero and not _has_weights(path, model):
         with complete_nemo(path) as part:
@@ -114,7 +116,7 @@ def save_best(model: ASRModel, trainer: pl.Trainer, folder: Path, name: str) -> 
 
 
 def _has_weights(path: Path, model: ASRModel) -> bool:
-    """Tests if a ``.nemo`` is there, whole, with the weights of the model."""
+    """Returns True if an undamaged ``.nemo`` with the weights of the model exists."""
     if not path.exists():
         return False
     try:

@@ -1,7 +1,7 @@
-"""The texts of the manifests, and whether the recognizer can write them.
+"""The texts of the manifests, and checks that the vocabulary covers them.
 
-NeMo drops characters that it has no label for, and turns what a tokenizer does not know into one unknown piece; both only
-show as an error rate that does not fall.
+NeMo drops characters without a label, and a tokenizer maps unknown characters to one unknown piece. Without a check, both
+are only visible in a high error rate.
 """
 
 import unicodedata
@@ -17,7 +17,7 @@ from nemo_birq.data.manifests import has_text, iterate_manifest
 from nemo_birq.scoring.normalization import APOSTROPHE, APOSTROPHES
 from nemo_birq.utils.terminal import printable
 
-SHOWN = 3  # example lines
+SHOWN = 3  # number of example lines
 MAX_SAMPLE_RATE = 1_000_000  # Hz
 SHOWN_CHARACTERS = 8
 
@@ -28,23 +28,23 @@ class Transcript(NamedTuple):
     name: str
     text: str
     duration: float
-    """In seconds."""
+    """Duration in seconds."""
 
 
 def read_transcripts(manifest: str) -> list[Transcript]:
     """Reads every line of a manifest of labelled speech.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a line that cannot be used, lines without ``text``, or no line at all.
+        FileNotFoundError: the file does not exist.
+        ValueError: a line cannot be used, lines have no ``text``, or the manifest is empty.
     """
     if not Path(manifest).is_file():
-        raise FileNotFoundError(f"manifest {manifest} does not exist")
+        raise FileNotFoundError(f"manifest {manifest} does not exist: give the path of a manifest")
     found, silent = [], []
     for where, entry, problem in iterate_manifest(manifest):
         if problem:
             raise ValueError(problem)
-        rate = entry.get("sampling_rate", entry.get("sample_rate"))  # NeMo's loader computes with it
+        rate = entry.get("sampling_rate", entry.get("sample_rate"))  # NeMo's loader uses it
         is_number = isinstance(rate, int | float) and not isinstance(rate, bool)
         if rate is not None and not (is_number and 0 < rate <= MAX_SAMPLE_RATE):
             raise ValueError(f"{where} has the sample rate {show(rate)}, which must be a number of Hz")
@@ -55,28 +55,28 @@ def read_transcripts(manifest: str) -> list[Transcript]:
     if silent:
         raise ValueError(
             f"manifest {manifest}: {len(silent)} of {len(silent) + len(found)} lines have no text, such as {silent[0]}: "
-            "leave them out, or give them one; pretraining is what needs none"
+            "remove them, or add texts. Only pretraining needs no texts"
         )
     if not found:
-        raise ValueError(f"manifest {manifest} is empty")
+        raise ValueError(f"manifest {manifest} is empty: give one with labelled speech")
     if not any(transcript.text.strip() for transcript in found):
-        raise ValueError(f"manifest {manifest}: the text of all {len(found)} lines is empty, there is nothing to learn")
+        raise ValueError(f"manifest {manifest}: the text of all {len(found)} lines is empty: give one with texts")
     return found
 
 
 def check_covered(
     transcripts: Iterable[Transcript], unknown: Callable[[str], str], manifest: str, vocabulary: str, allowed: bool = False
 ) -> None:
-    """Looks for characters that cannot be written.
+    """Checks that the vocabulary covers the characters of transcripts.
 
     Args:
-        transcripts: what a manifest holds.
-        unknown: the characters of a text that are outside the vocabulary, each as often as it occurs.
-        manifest, vocabulary: their names for the message.
-        allowed: say it in the log and go on.
+        transcripts: transcripts of a manifest.
+        unknown: function that returns the characters of a text outside of the vocabulary, with repetition.
+        manifest, vocabulary: names for the message.
+        allowed: log the characters instead of raising an error.
 
     Raises:
-        ValueError: with the characters, how often they occur, and examples.
+        ValueError: characters are not covered; the message has their counts and examples.
     """
     counts: Counter[str] = Counter()
     examples = []

@@ -12,17 +12,17 @@ from omegaconf import DictConfig
 from sentencepiece import SentencePieceProcessor
 
 KINDS = ("unigram", "bpe")
-"""SentencePiece calls them model types."""
+"""Kinds of tokenizers, which SentencePiece calls model types."""
 
 
 class Vocabulary(NamedTuple):
-    """Functions that convert texts to labels."""
+    """Functions that convert texts with a vocabulary."""
 
     name: str
     encode: Callable[[str], list]
-    """Labels of a text."""
+    """Function that returns the labels of a text."""
     unknown: Callable[[str], str]
-    """Characters of a text that cannot be written."""
+    """Function that returns the characters of a text outside of the vocabulary."""
 
 
 def characters(labels: list[str]) -> Vocabulary:
@@ -39,18 +39,19 @@ def pieces(folder: str) -> Vocabulary:
     """Returns the vocabulary of the tokenizer in a folder.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: SentencePiece cannot read it.
+        FileNotFoundError: the folder has no tokenizer.
+        ValueError: SentencePiece cannot read the tokenizer.
     """
     path = Path(folder) / "tokenizer.model"
     if not path.is_file():
         raise FileNotFoundError(
-            f"model.tokenizer.dir={folder} holds no tokenizer.model; without model.tokenizer.dir one is built from the texts"
+            f"model.tokenizer.dir={folder} holds no tokenizer.model: give another folder, or "
+            "remove the key to train a tokenizer on the texts"
         )
     try:
         tokenizer = SentencePieceProcessor(model_file=str(path))
     except (RuntimeError, OSError) as error:
-        raise ValueError(f"{path} is no tokenizer of SentencePiece, or a damaged one ({error}); get it again") from error
+        raise ValueError(f"{path} is not a tokenizer of SentencePiece, or is damaged ({error}): get it again") from error
 
     def unknown(text: str) -> str:
         encoded = zip(tokenizer.encode(text), tokenizer.encode(text, out_type=str), strict=True)
@@ -60,10 +61,10 @@ def pieces(folder: str) -> Vocabulary:
 
 
 def build_tokenizer(settings: DictConfig, texts: list[str], folder: Path) -> str:
-    """Trains a SentencePiece tokenizer with NeMo's tool, once for the same texts and settings; gives its folder.
+    """Trains a SentencePiece tokenizer with NeMo's tool, once for the same texts and settings; returns its folder.
 
     Raises:
-        ValueError: ``vocab_size`` is less than the number of different characters, or an unknown ``kind``.
+        ValueError: ``vocab_size`` is less than the number of different characters, or ``kind`` is unknown.
     """
     if settings.kind not in KINDS:
         raise ValueError(f"build_tokenizer.kind={settings.kind}: give one of {', '.join(KINDS)}")
@@ -71,10 +72,10 @@ def build_tokenizer(settings: DictConfig, texts: list[str], folder: Path) -> str
     target = folder / f"tokenizer_{settings.kind}_{settings.vocab_size}_{digest}"
     target.mkdir(parents=True, exist_ok=True)
     corpus, model = target / "text.txt", target / "tokenizer.model"
-    with FileLock(target / ".lock"):  # one rank builds, the others wait
+    with FileLock(target / ".lock"):  # one rank builds, and the others wait
         if corpus.exists() or not model.exists():  # the corpus stays until the tokenizer is complete
             corpus.write_text("\n".join(texts), encoding="utf-8")
-            model.unlink(missing_ok=True)  # NeMo would keep one that a kill has truncated
+            model.unlink(missing_ok=True)  # NeMo would keep a truncated one
             _train_tokenizer(settings, corpus, len(texts))
             corpus.unlink()
     logging.info(f"The tokenizer of {len(texts)} training texts is in {target}")
@@ -89,6 +90,6 @@ def _train_tokenizer(settings: DictConfig, corpus: Path, num_texts: int) -> None
         )  # fmt: skip
     except RuntimeError as error:
         raise ValueError(
-            f"no tokenizer of {settings.vocab_size} pieces can be made from {num_texts} texts ({error}): set another "
+            f"no tokenizer of {settings.vocab_size} pieces can be trained on {num_texts} texts ({error}): set another "
             "build_tokenizer.vocab_size"
         ) from error

@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _NormBase as BatchNormalization  # BatchN
 
 @contextmanager
 def label_mode(encoder: ConformerEncoder, dropout: bool, running: bool = False) -> Iterator[None]:
-    """Context in which a training encoder makes labels: without dropout, unless requested, and without updating statistics.
+    """Prepares a training encoder for making labels within the block: no dropout, unless requested, and no new statistics.
 
     Batch normalization keeps the mode of the masked pass: in training it normalizes with the current batch, here the
     unmasked one, but only the masked pass updates the running statistics, which inference and fine-tuning use. With
@@ -115,7 +115,7 @@ def label_context(encoder: ConformerEncoder, kind: str, drawn: list[int] | None 
 
 @contextmanager
 def attending(encoder: ConformerEncoder, context: list[int] | None) -> Iterator[None]:
-    """Context in which the encoder attends to a given context, also in training; None: to the one that it selects itself."""
+    """Sets the attention context of the encoder within the block, also in training; None: the one that it selects itself."""
     before = encoder.att_context_size, encoder.att_context_size_all
     if context is not None:
         encoder.att_context_size, encoder.att_context_size_all = context, [context]

@@ -95,7 +95,7 @@ class Churn:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Context in which the model is in evaluation mode; afterwards, the mode of every module is restored."""
+    """Sets the model to evaluation mode within the block, and restores the mode of every module afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

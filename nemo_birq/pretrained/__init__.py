@@ -1,1 +1,1 @@
-"""The file that a training begins with: which one it is, its architecture, and its weights."""
+"""The pretrained file from which a training starts: its name, its architecture, and its weights."""

@@ -1,7 +1,7 @@
-"""Preprocessor and encoder of a model are those of the pretrained file that it begins with, or training does not begin.
+"""Checks that the preprocessor and the encoder of a model are those of the pretrained file.
 
-NeMo's ``init_from_nemo_model`` takes what fits and says nothing about the rest: six layers go into four, batch
-normalization into layer normalization, and training starts partly from scratch.
+NeMo's ``init_from_nemo_model`` copies the tensors that fit and silently skips the others: six layers fit into four, and
+batch normalization into layer normalization, so training starts partly from scratch.
 """
 
 import inspect
@@ -11,7 +11,7 @@ from typing import Any
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-# What matters during training only, and does not change what the pretrained weights mean.
+# Keys that only matter during training, and do not change the function of the pretrained weights.
 FREE_KEYS = {
     "preprocessor": {"dither", "pad_to"},
     "encoder": {
@@ -25,14 +25,14 @@ FREE_KEYS = {
 def take_architecture(model: DictConfig, source: DictConfig, path: str, chosen: Container[str] | None = None) -> None:
     """Fills ``model.preprocessor``, ``model.encoder`` and ``model.sample_rate`` from a pretrained configuration.
 
-    Keys of ``FREE_KEYS`` stay as they are: dropout and the like may differ. Of the others, those that the user has chosen
-    must be the same as in the file, and all that the user has not chosen are replaced.
+    Keys of ``FREE_KEYS``, such as dropout, may differ and stay as they are. Of the other keys, those that the user has set
+    must have the values of the file, and the rest are replaced by them.
 
     Args:
         model: ``model`` node of a configuration.
         source: configuration of the model in ``path``.
-        path: for the message.
-        chosen: keys that the user has set, such as ``model.encoder.n_layers``; None: all that the node has.
+        path: path of the file, for the message.
+        chosen: keys that the user has set, such as ``model.encoder.n_layers``; None: all keys of the node.
 
     Raises:
         ValueError: with the list of differences.
@@ -55,9 +55,9 @@ def take_architecture(model: DictConfig, source: DictConfig, path: str, chosen: 
             model.model_defaults.enc_hidden = model.encoder.d_model  # NeMo's RNNT classes read it there
     if found:
         raise ValueError(
-            f"the encoder would not be the one in {path}, and would start partly from scratch:\n  "
+            f"the encoder would differ from the one in {path}, and would start partly from scratch:\n  "
             + "\n  ".join(found)
-            + "\nLeave these keys out: all of preprocessor and encoder is taken from the file"
+            + "\nRemove these keys: preprocessor and encoder are taken from the file"
         )
 
 
@@ -74,14 +74,14 @@ def check_architecture(model: DictConfig, source: DictConfig, path: str) -> None
         found += [f"model.{node}.{line}" for line in differences(own, theirs, free)]
     if found:
         raise ValueError(
-            f"the encoder would not be the one in {path}, and would start partly from scratch:\n  "
+            f"the encoder would differ from the one in {path}, and would start partly from scratch:\n  "
             + "\n  ".join(found)
-            + "\nSet these keys as they are there, or take all of them from the file with like=true"
+            + "\nSet these keys to the values of the file, or take all of them from it with like=true"
         )
 
 
 def differences(own: dict, theirs: dict, free: set[str]) -> list[str]:
-    """Lists the keys of ``own`` that differ from ``theirs``, where an absent key has the default of the class."""
+    """Lists the keys of ``own`` that differ from ``theirs``; an absent key has the default of the class."""
     defaults = _defaults(theirs)
     theirs = {key: theirs.get(key, defaults.get(key)) for key in own}
     written, pretrained = _written_out(own), _written_out(theirs)
@@ -93,7 +93,7 @@ def differences(own: dict, theirs: dict, free: set[str]) -> list[str]:
 
 
 def _written_out(node: dict) -> dict[str, Any]:
-    """Returns a node in which values that ConformerEncoder takes for the same are the same."""
+    """Returns a node in which different spellings of the same value for ConformerEncoder are equal."""
     kernel = node.get("conv_kernel_size") or 1
     same = {
         "att_context_size": ((None,), [-1, -1]),
@@ -105,7 +105,7 @@ def _written_out(node: dict) -> dict[str, Any]:
 
 
 def _defaults(node: dict) -> dict[str, Any]:
-    """Returns the defaults of a node's class; of NeMo's alone, others are not imported for a file's sake."""
+    """Returns the defaults of the class of a node. Only NeMo's classes are imported, as a file must not run code."""
     return class_defaults(get_class(node["_target_"])) if node["_target_"].startswith("nemo.") else {}
 
 

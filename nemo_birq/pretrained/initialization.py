@@ -1,7 +1,7 @@
-"""Continued pretraining: a ``BiRQModel`` begins with the encoder, and of a BiRQ model with the labels, of a file.
+"""Continued pretraining: initialization of a ``BiRQModel`` with the encoder of a file, and with the labels of a BiRQ model.
 
-It stands behind NeMo's ``maybe_init_from_pretrained_checkpoint``, which opens files as the class of the model that is to be
-trained, so that no recognizer's file opens, takes what fits, and says nothing of the rest.
+It replaces NeMo's ``maybe_init_from_pretrained_checkpoint``, which opens files as the class of the model in training. That
+method cannot open the file of a recognizer, copies only the tensors that fit, and silently skips the others.
 """
 
 from dataclasses import asdict
@@ -25,18 +25,18 @@ SAME_LABELS = (
     "labels.normalization", "labels.projection", "labels.codebook", "labels.code_dim", "anchor.normalization",
     "anchor.projection", "anchor.codes", "loss.head",
 )  # fmt: skip
-"""Keys of ``model.birq`` that decide which labels the heads and the label tensors of a file are for."""
+"""Keys of ``model.birq`` that define the labels of the heads and label tensors of a file."""
 
 
 def check_initial_file(cfg: DictConfig) -> None:
-    """Checks the file that a training begins with, if there is one, against the configuration; reads no tensors.
+    """Checks the file from which a training starts, if any, against the configuration; reads no tensors.
 
     Args:
-        cfg: the whole configuration, with one of ``named.INIT_KEYS`` or none.
+        cfg: the whole configuration, with at most one of ``named.INIT_KEYS``.
 
     Raises:
-        FileNotFoundError, ValueError: as ``named.initial_file`` and ``source.read_source_config``; the architecture differs
-            from the file's, or the labels do; with the list of differences.
+        FileNotFoundError, ValueError: as ``named.initial_file`` and ``source.read_source_config``; also if architecture or
+            labels differ from the file, with the list of differences.
     """
     path = initial_file(cfg)
     if path is not None:
@@ -44,11 +44,11 @@ def check_initial_file(cfg: DictConfig) -> None:
 
 
 def initialize(model: ModelPT, cfg: DictConfig, map_location: Any = "cpu") -> Taken | None:
-    """Gives a model the weights of the file that the configuration of a run names, if it names one.
+    """Loads the weights of the file that the configuration of a run names, if any.
 
-    Preprocessor and encoder are taken whole. Of a BiRQ model the heads and the label tensors come along: projections,
-    codebooks, statistics of layer k. With ``new_labels`` in the configuration, and where a teacher makes the labels
-    (offline relabelling), they do not.
+    Preprocessor and encoder are copied completely. From a BiRQ model, the heads and the label tensors (projections,
+    codebooks, statistics of layer k) are copied too, except with ``new_labels`` or if a teacher makes the labels (offline
+    relabelling).
 
     Args:
         model: a new ``BiRQModel``; changed.
@@ -56,7 +56,7 @@ def initialize(model: ModelPT, cfg: DictConfig, map_location: Any = "cpu") -> Ta
         map_location: not used; NeMo's method has it.
 
     Returns:
-        What was taken over; None where the configuration names no file.
+        Counts of the copied tensors; None if the configuration names no file.
 
     Raises:
         FileNotFoundError, ValueError: as ``check_initial_file`` and ``source.read_source``.
@@ -80,7 +80,7 @@ def initialize(model: ModelPT, cfg: DictConfig, map_location: Any = "cpu") -> Ta
 
 
 def _check_settings(own: DictConfig, theirs: DictConfig, path: Path, new_labels: bool) -> bool:
-    """Compares the settings of a model with those of a file; returns True where the labels of the file can be kept.
+    """Compares the settings of a model with those of a file; returns True if the labels of the file can be kept.
 
     Raises:
         ValueError: with the list of differences.
@@ -98,26 +98,26 @@ def _check_settings(own: DictConfig, theirs: DictConfig, path: Path, new_labels:
     ]
     if found:
         raise ValueError(
-            f"the labels would not be those of {path}, and its heads would predict other labels than they have learned:\n  "
+            f"the labels would differ from those of {path}, and its heads have learned other labels:\n  "
             + "\n  ".join(found)
-            + "\nSet these keys as they are there, take them from the file with like=true, or begin with new labels and new "
+            + "\nSet these keys to the values of the file, take them from it with like=true, or use new labels and new "
             "heads: new_labels=true"
         )
     return True
 
 
 def _values(birq: BiRQConfig, model: DictConfig) -> list[Any]:
-    """Returns the values of ``SAME_LABELS``, of layer k its number."""
+    """Returns the values of ``SAME_LABELS``, with layer k as a number."""
     node = OmegaConf.create(asdict(birq))
     layer = resolve_layer(birq.labels.layer, model.encoder.n_layers)
     return [layer if key == "labels.layer" else OmegaConf.select(node, key) for key in SAME_LABELS]
 
 
 def _record(model: ModelPT, source: Source, keeps_labels: bool) -> None:
-    """Keeps for the model card which file the training began with, and how that one was trained."""
+    """Records for the model card from which file the training started, and how that file was trained."""
     before = plain(source.config.get("pretraining"))
     record = {"file": source.path.name, "kind": source.kind, "labels": "kept" if keeps_labels else "new"}
     record |= {key: before[key] for key in ("steps", "data", "continued_from") if key in before}
     with open_dict(model._cfg):
         model._cfg.pretraining = {"continued_from": record}
-    model.cfg = model._cfg  # updates the hyper-parameters that checkpoints carry
+    model.cfg = model._cfg  # updates the hyperparameters in checkpoints

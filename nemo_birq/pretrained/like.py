@@ -1,4 +1,4 @@
-"""``like``: a configuration takes its preprocessor and encoder, and the labels of a BiRQ model, from a pretrained file."""
+"""The key ``like``: a configuration gets its preprocessor, encoder and, for a BiRQ model, labels from a pretrained file."""
 
 from pathlib import Path
 
@@ -11,24 +11,24 @@ from nemo_birq.pretrained.named import download, initial_file
 from nemo_birq.pretrained.source import read_source_config
 
 LABELS = ("quantizer", "anchor", "labels")
-"""Groups of ``model.birq`` that say what the labels are."""
+"""Groups of ``model.birq`` that define the labels."""
 WRITTEN = ("checksum", "tensors")
-"""Keys of the first group that belong to a file."""
+"""Keys of the first group that belong to one file."""
 
 
 def take_configuration(cfg: DictConfig) -> None:
-    """Fills a configuration for pretraining from the file that ``like`` names; without ``like`` nothing happens.
+    """Fills a configuration for pretraining from the file that ``like`` names; without ``like``, it is not changed.
 
-    Preprocessor, encoder and sample rate are those of the file, except for dropout and the like
-    (``architecture.FREE_KEYS``). So are the labels of a BiRQ model, and its heads, unless ``new_labels`` is set or the user
-    has chosen a preset (``objective``). Single keys of ``model.birq`` on the command line stay.
+    Preprocessor, encoder and sample rate come from the file, except for keys such as dropout (``architecture.FREE_KEYS``).
+    The labels and heads of a BiRQ model also come from the file, unless ``new_labels`` is set or the user has selected a
+    preset (``objective``). Keys of ``model.birq`` on the command line are kept.
 
     Args:
         cfg: the whole configuration; changed.
 
     Raises:
-        FileNotFoundError, ValueError: as ``source.read_source_config``, or the command line sets a key of the encoder to
-            another value than the file has.
+        FileNotFoundError, ValueError: as ``source.read_source_config``; also if the command line sets a key of the encoder
+            to another value than the file.
     """
     if not cfg.get("like"):
         return
@@ -49,22 +49,22 @@ def take_configuration(cfg: DictConfig) -> None:
 
 
 def _file(cfg: DictConfig) -> Path:
-    """Returns the file of ``like``: a path, a model of a hub, or ``true`` for the one that training begins with.
+    """Returns the file of ``like``, which is a path, a model of a hub, or ``true`` for the file from which training starts.
 
     Raises:
-        ValueError: ``true`` without such a file.
+        ValueError: ``like`` is true, but training starts without a file.
     """
     if cfg.like is not True:
         path = Path(str(cfg.like))
         return path if path.suffix in (".nemo", ".ckpt") else download(str(cfg.like), "like")
     found = initial_file(cfg)
     if found is None:
-        raise ValueError("like=true needs the file that training begins with: set init_from_nemo_model=pretrained.nemo")
+        raise ValueError("like=true needs the file from which training starts: set init_from_nemo_model=pretrained.nemo")
     return found
 
 
 def _chosen() -> set[str]:
-    """Returns the keys and groups that are set on the command line of Hydra."""
+    """Returns the keys and groups that are set on the command line."""
     if not HydraConfig.initialized():
         return set()
     parser = OverridesParser.create()

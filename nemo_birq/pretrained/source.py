@@ -1,4 +1,4 @@
-"""A pretrained file, ``.nemo`` or ``.ckpt``, of BiRQ or of any NeMo model with a Conformer encoder."""
+"""Reading of a pretrained file, ``.nemo`` or ``.ckpt``, of BiRQ or of any NeMo model with a Conformer encoder."""
 
 import tarfile
 from pathlib import Path
@@ -20,24 +20,24 @@ class Source(NamedTuple):
 
     path: Path
     config: DictConfig
-    """Configuration of its model."""
+    """Configuration of the model."""
     weights: dict[str, Tensor]
-    """State dict of its model, on the CPU."""
+    """State dict of the model, on the CPU."""
     label_tensors: dict[str, Tensor] | None
     """Tensors that define the labels of a BiRQ model; None for other models, and for bare encoders."""
 
     @property
     def kind(self) -> str:
-        """Name of the model's class; ``BiRQModel`` for ours, whose files name the stock class."""
+        """Name of the model class; ``BiRQModel`` for BiRQ files, which name the stock class."""
         return "BiRQModel" if "birq" in self.config else str(self.config.get("target")).rpartition(".")[2]
 
 
 def read_source(path: Path) -> Source:
-    """Reads a pretrained file, after its checksums are compared.
+    """Reads a pretrained file after comparing its checksums.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a file of another kind, a damaged one, or a model whose encoder is none of NeMo's Conformers.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is of another kind or damaged, or the encoder of the model is not one of NeMo's Conformers.
     """
     if path.suffix != ".ckpt":
         return Source(path, read_source_config(path), read_weights(path), _label_tensors(path))
@@ -47,7 +47,7 @@ def read_source(path: Path) -> Source:
 
 
 def read_source_config(path: Path) -> DictConfig:
-    """Reads the configuration of the model in a pretrained file, and not its tensors.
+    """Reads the configuration of the model in a pretrained file, without its tensors.
 
     Raises:
         FileNotFoundError, ValueError: as ``read_source``.
@@ -62,13 +62,13 @@ def read_source_config(path: Path) -> DictConfig:
 
 def _check_exists(path: Path) -> None:
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: name the .nemo that a training ended with, or a .ckpt of it")
+        raise FileNotFoundError(f"{path} does not exist: give the .nemo or a .ckpt of a training")
 
 
 def _checkpoint_config(content: dict[str, Any], path: Path) -> DictConfig:
     config = (content.get(ModelPT.CHECKPOINT_HYPER_PARAMS_KEY) or {}).get("cfg")
     if not isinstance(config, DictConfig) or "state_dict" not in content:
-        raise ValueError(f"{path} holds no NeMo model: name a .ckpt of a NeMo training, or the .nemo that it ended with")
+        raise ValueError(f"{path} holds no NeMo model: give a .ckpt or the .nemo of a NeMo training")
     refuse_resolvers(config, str(path))
     _check_parts(config, path)
     return config
@@ -78,8 +78,8 @@ def _check_parts(config: DictConfig, path: Path) -> None:
     encoder = config.get("encoder") or {}
     if "preprocessor" not in config or not str(encoder.get("_target_")).endswith(".ConformerEncoder"):
         raise ValueError(
-            f"{path} is a {config.get('target')} with the encoder {encoder.get('_target_')}: pretraining begins with a "
-            "model that has a preprocessor and a ConformerEncoder (also FastConformer)"
+            f"{path} is a {config.get('target')} with the encoder {encoder.get('_target_')}: pretraining can only start "
+            "from a model that has a preprocessor and a ConformerEncoder (also FastConformer)"
         )
 
 
@@ -91,4 +91,4 @@ def _label_tensors(path: Path) -> dict[str, Tensor] | None:
         try:
             return load_torch_file(archive.extractfile(found[0]))
         except ValueError as error:
-            raise ValueError(f"{path}: its {LABEL_TENSORS} cannot be read ({error}); get the file again") from error
+            raise ValueError(f"{path}: its {LABEL_TENSORS} cannot be read ({error}): get the file again") from error

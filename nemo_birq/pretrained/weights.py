@@ -1,4 +1,4 @@
-"""Takes preprocessor and encoder of a pretrained file over, and makes sure that this is what happened."""
+"""Copies of the preprocessor and encoder of a pretrained file, with counts and checks of the tensors."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -11,17 +11,17 @@ from nemo_birq.pretrained.named import ENCODER_PARTS
 
 
 class Taken(NamedTuple):
-    """Numbers of tensors by part of the model: taken from the file, left out, and new."""
+    """Numbers of tensors by part of the model: taken over from the file, left out, and new."""
 
     taken: dict[str, int]
     left_out: dict[str, int]
-    """Parts of the file that the model has no use for."""
+    """Parts of the file that the model does not use."""
     new: dict[str, int]
     """Parts of the model that start from random numbers."""
 
     @classmethod
     def of(cls, model: nn.Module, source: Iterable[str], parts: tuple[str, ...], fresh: tuple[str, ...] = ()) -> "Taken":
-        """Counts the tensors of a model and of a file, ``source``, of which ``parts`` except ``fresh`` are taken over."""
+        """Counts the tensors of a model and of a file, ``source``, from which ``parts`` except ``fresh`` are copied."""
 
         def is_taken(name: str) -> bool:
             return name.startswith(parts) and not name.startswith(fresh)
@@ -44,15 +44,15 @@ def compare(
     model: nn.Module, source: dict[str, Tensor], path: str, values: bool, without: tuple[str, ...] = (),
     parts: tuple[str, ...] = ENCODER_PARTS,
 ) -> None:  # fmt: skip
-    """Compares the tensors of preprocessor and encoder with those of a file, their shapes or their ``values``.
+    """Compares the tensors of preprocessor and encoder with those of a file, by shape or also by ``values``.
 
     Args:
-        model: the one that is to be trained.
+        model: model to train.
         source: tensors of the file ``path``.
-        path: for the message.
+        path: path of the file, for the message.
         values: also compare values.
-        without: tensors whose names begin so are left out.
-        parts: tensors whose names begin so are compared.
+        without: prefixes of tensor names that are not compared.
+        parts: prefixes of tensor names that are compared.
 
     Raises:
         ValueError: with the list of differences.

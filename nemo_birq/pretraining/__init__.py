@@ -1,1 +1,1 @@
-"""Pretraining: from a configuration and unlabelled audio to a .nemo."""
+"""Pretraining of a .nemo from a configuration and unlabelled audio."""

@@ -1,4 +1,4 @@
-"""``birq pretrain`` and ``birq untrained-model``: build the model of a configuration, and train it or save it as it is."""
+"""Commands ``birq pretrain`` and ``birq untrained-model``, which build the model of a configuration and train or save it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 CONFIGURATION = "birq_conformer_large"
 KEYS = {
     "name": "name of the run",
-    "seed": "initial weights, dropout, order of the data, masks",
-    "exp_manager.exp_dir": "folder that gets a folder for each run (nemo_experiments)",
+    "seed": "seed of initial weights, dropout, order of the data and masks",
+    "exp_manager.exp_dir": "folder in which each run creates its folder (nemo_experiments)",
     **TRAIN_DATA_KEYS,
-    "model.train_ds.batch_duration": "seconds of audio in a batch of one GPU; as much as fits into its memory",
+    "model.train_ds.batch_duration": "seconds of audio in a batch of one GPU; as many as fit into its memory",
     "model.validation_ds.manifest_filepath": "manifest of the validation set",
-    "init_from_nemo_model": "pretrained .nemo to go on from, of BiRQ, NEST or a recognizer (docs/continue.md)",
-    "like": "true: take preprocessor, encoder and labels from that file; or name another .nemo",
+    "init_from_nemo_model": "pretrained .nemo to start from, of BiRQ, NEST or a recognizer (docs/continue.md)",
+    "like": "true to copy the settings of preprocessor, encoder and labels from that file, or the name of another .nemo",
     "trainer.max_steps": "optimizer steps of the whole training",
     "trainer.devices": "number of GPUs, or auto",
     "trainer.precision": "bf16-mixed; on a CPU 32, with trainer.sync_batchnorm=false",
@@ -38,8 +38,8 @@ def pretrain(cfg: "DictConfig") -> None:
             model.validation_ds.manifest_filepath=/data/dev.json \\
             trainer.devices=8 trainer.precision=bf16-mixed
 
-    Every key of the configuration can be set in this way. The same command again resumes the training. The last line of
-    the log names the .nemo that the training ends with.
+    Every key of the configuration can be set in this way. Run the same command again to resume the training. The last line
+    of the log names the final .nemo.
     """
     import lightning.pytorch as pl
     from nemo.utils import logging
@@ -81,13 +81,13 @@ def pretrain(cfg: "DictConfig") -> None:
 
 @hydra_command("untrained-model", config_name=CONFIGURATION, keys=KEYS, more_keys=birq_keys)
 def untrained_model(cfg: "DictConfig") -> None:
-    """Writes the model that a pretraining begins with, a baseline with equal initial weights.
+    """Writes the untrained model of a configuration, as a baseline with the same initial weights.
 
         birq untrained-model --config-name=birq_conformer_tiny name=untrained seed=0 \\
             model.train_ds.manifest_filepath=/data/train.json model.validation_ds.manifest_filepath=/data/dev.json
 
-    Takes all arguments of birq pretrain, also those of the data: everything that is built before the weights decides which
-    random numbers they get. With init_from_nemo_model the weights are those of that file. Writes
+    Give all arguments of birq pretrain, including the data: the random numbers of the weights depend on everything that is
+    built before them. With init_from_nemo_model, the weights are those of that file. The output is
     <exp_manager.exp_dir>/<name>/<name>.nemo.
     """
     import lightning.pytorch as pl
@@ -105,7 +105,7 @@ def untrained_model(cfg: "DictConfig") -> None:
         check_initial_file(cfg)
         path = Path(cfg.exp_manager.exp_dir or "nemo_experiments") / str(cfg.name) / f"{cfg.name}.nemo"
         if path.exists():
-            raise ValueError(f"{path} exists; give another name=")
+            raise ValueError(f"{path} exists: give another name=")
         pl.seed_everything(cfg.seed, workers=True)
         model = BiRQModel(cfg=cfg.model, trainer=pl.Trainer(**resolve_trainer_cfg(cfg.trainer)))
         model.maybe_init_from_pretrained_checkpoint(cfg)

@@ -1,4 +1,4 @@
-"""The lines that a pretraining begins with: versions and device, model, labels, length, and where its files lie."""
+"""Log lines at the start of a pretraining: versions and device, model, labels, length, and the folder of its files."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,24 +13,24 @@ from nemo_birq.config import BiRQConfig
 from nemo_birq.model import BiRQModel
 
 MOST_ON_CPU = 120.0
-"""Seconds of audio in a batch, above which a step on a CPU takes minutes."""
+"""Seconds of audio in a batch above which a step on a CPU takes minutes."""
 
 
 def introduce(model: BiRQModel, trainer: Trainer, folder: Path | None) -> None:
-    """Logs what begins.
+    """Logs a summary of the run before it starts.
 
     Args:
-        model: with its training data.
-        trainer: not started yet.
-        folder: of the run; None without exp_manager.
+        model: model with its training data.
+        trainer: trainer before the start.
+        folder: folder of the run; None without exp_manager.
     """
     for line in lines(model, trainer, folder):
         logging.info(line)
     seconds = model.cfg.train_ds.get("batch_duration")
     if trainer.strategy.root_device.type == "cpu" and seconds and seconds > MOST_ON_CPU:
         logging.warning(
-            f"model.train_ds.batch_duration={seconds:g} is meant for a GPU, and a step of it takes minutes on a CPU: set "
-            "model.train_ds.batch_duration=30, or try things with --config-name=birq_conformer_tiny."
+            f"model.train_ds.batch_duration={seconds:g} is meant for a GPU; a step takes minutes on a CPU. Set "
+            "model.train_ds.batch_duration=30, or use --config-name=birq_conformer_tiny for a trial."
         )
 
 
@@ -48,7 +48,7 @@ def lines(model: BiRQModel, trainer: Trainer, folder: Path | None) -> Iterator[s
     yield f"Labels: {'; '.join(_labels(model.birq, model.layer))}"
     yield f"Length: {', '.join(_length(model, trainer))}"
     if folder is not None:
-        yield f"Files: {folder}; nemo_log.txt there has the whole configuration; the same command again resumes the run"
+        yield f"Files: {folder}; its nemo_log.txt has the whole configuration. Run the same command again to resume"
 
 
 def _labels(birq: BiRQConfig, layer: int) -> Iterator[str]:
@@ -72,7 +72,7 @@ def _labels(birq: BiRQConfig, layer: int) -> Iterator[str]:
 def _length(model: BiRQModel, trainer: Trainer) -> Iterator[str]:
     try:
         batches = len(model._train_dl) / trainer.accumulate_grad_batches
-    except TypeError:  # a stream has no length
+    except TypeError:  # streamed data have no length
         batches = None
     if trainer.max_steps > 0:
         yield f"{trainer.max_steps:,} steps" + (f" ({trainer.max_steps / batches:.3g} epochs)" if batches else "")

@@ -1,4 +1,4 @@
-"""The check before training that its longest utterances have room in memory."""
+"""Check before training that the longest utterances fit into memory."""
 
 import torch
 
@@ -7,7 +7,7 @@ from nemo_birq.model import BiRQModel
 from nemo_birq.modules.attention_memory import check_attention_fits
 
 REMEDY = (
-    "Leave out what is longer with model.{node}.max_duration={{seconds}}, or cut it: birq make-shards cuts recordings at "
+    "Skip longer utterances with model.{node}.max_duration={{seconds}}, or cut them: birq make-shards cuts recordings at "
     "--max-duration"
 )
 
@@ -16,11 +16,11 @@ def check_longest_batches(model: BiRQModel, device: torch.device) -> None:
     """Checks the longest utterance of training and of validation, which may be a batch by itself.
 
     Args:
-        model: with its data loaders.
-        device: that will train it.
+        model: model with its data loaders.
+        device: device that will train it.
 
     Raises:
-        ValueError: one does not fit; the message names it, and the key that leaves it out.
+        ValueError: an utterance does not fit; the message names it and the key that excludes it.
     """
     validation = model.val_dataloader() or []
     loaders = [("train_ds", model.train_dataloader())]

@@ -1,4 +1,4 @@
-"""The ``.nemo`` that a pretraining ends with."""
+"""The final ``.nemo`` of a pretraining."""
 
 from pathlib import Path
 
@@ -14,14 +14,14 @@ from nemo_birq.model import BiRQModel
 
 
 def complete_result(model: BiRQModel, trainer: Trainer) -> None:
-    """Writes the ``.nemo`` and its card where NeMo has left none, or another one than the training has ended with.
+    """Writes the ``.nemo`` and its card if NeMo has written none, or not that of the last step.
 
-    * A process that was killed after its last checkpoint is resumed and has no step left. Lightning then calls no callback.
-    * With ``exp_manager.ema`` NeMo writes the weights that the moving average was taken of; here it is the average.
-    * A time limit (``exp_manager.max_time_per_run``) ends the process, not the training: there is no result yet.
+    * If a process is killed after its last checkpoint, the resumed run has no step left and Lightning calls no callback.
+    * With ``exp_manager.ema``, NeMo writes the weights instead of their moving average; this function writes the average.
+    * A time limit (``exp_manager.max_time_per_run``) ends the process but not the training, so there is no result yet.
 
     Raises:
-        OSError: they cannot be written.
+        OSError: the files cannot be written.
         ValueError: the checkpoint of the moving average is damaged.
     """
     callback = trainer.checkpoint_callback
@@ -30,20 +30,20 @@ def complete_result(model: BiRQModel, trainer: Trainer) -> None:
     last = Path(callback.last_model_path)
     if _out_of_time(trainer):
         logging.info(
-            f"exp_manager.max_time_per_run has ended this run after step {trainer.global_step}; {last} is saved. The same "
-            "command goes on from there."
+            f"exp_manager.max_time_per_run has ended this run after step {trainer.global_step}. {last} is saved. Run the "
+            "same command again to continue."
         )
         return
     path = Path(callback._format_nemo_checkpoint_name())
     average = last.with_name(f"{last.stem}{AVERAGE}")
     if average.is_file():
         model.load_state_dict(read_checkpoint(average)["state_dict"])
-        logging.info(f"{path.name} has the moving averages of the weights (exp_manager.ema)")
+        logging.info(f"{path.name} holds the moving averages of the weights (exp_manager.ema)")
     elif model.saved == path:
         return
     if not _is_result(path, model, trainer.global_step) or not (path.parent / "README.md").is_file():
         is_described = model.saved == path
-        model.save_to(str(path))  # the record of the training that the card is written from is made here
+        model.save_to(str(path))  # this also records the training for the card
         if trainer.is_global_zero and not is_described:
             write_card_beside(model, path)
     logging.info(f"The training has ended after {trainer.global_step} steps: {path}")
@@ -55,7 +55,7 @@ def _out_of_time(trainer: Trainer) -> bool:
 
 
 def _is_result(path: Path, model: BiRQModel, steps: int) -> bool:
-    """Tests if a ``.nemo`` is there, whole, of that many steps, with the weights of the model."""
+    """Returns True if an undamaged ``.nemo`` of that number of steps exists, with the weights of the model."""
     if not path.is_file():
         return False
     try:

@@ -1,7 +1,7 @@
-"""The checkpoint that a run goes on from: the newest one that is whole, whatever its name.
+"""The checkpoint from which a run resumes: the newest undamaged one, whatever its name.
 
-NeMo's exp_manager takes the one file that is called ``*last.ckpt``. A process that is killed while it saves leaves two of
-them, or a marker beside one, and a full disk or a copy leaves a damaged one; exp_manager then stops, or begins anew.
+NeMo's exp_manager uses the only file named ``*last.ckpt``. A process that is killed while it saves leaves two of them, or a
+marker beside one, and a full disk or an interrupted copy leaves a damaged one. Then exp_manager stops or restarts.
 """
 
 import shutil
@@ -17,13 +17,13 @@ from nemo_birq.utils.files import PART, complete_file
 
 LAST, MARKER = "last.ckpt", NeMoModelCheckpoint.UNFINISHED_CHECKPOINT_SUFFIX
 LAST_NAME = "{name}--{{step}}-last"
-"""Name of the last checkpoint, which after a signal follows no validation and so has no metric in it."""
+"""Name of the last checkpoint, without a metric because no validation precedes a checkpoint after a signal."""
 DAMAGED = ".damaged"
-"""Suffix that a checkpoint gets which cannot be read."""
+"""Suffix added to the name of a checkpoint that cannot be read."""
 
 
 class Candidate(NamedTuple):
-    """A checkpoint whose head could be read."""
+    """A checkpoint whose header could be read."""
 
     step: int
     is_last: bool
@@ -32,27 +32,27 @@ class Candidate(NamedTuple):
 
 
 def settle(folder: Path, name: str, requeue_folder: Path, with_average: bool) -> Path | None:
-    """Chooses the checkpoint to resume from, and clears away what would keep NeMo from taking it.
+    """Chooses the checkpoint to resume from, and removes files that would prevent NeMo from using it.
 
-    Temporary files and markers of unfinished checkpoints are deleted, and so are ``*last.ckpt`` older than the chosen one.
-    A damaged checkpoint is renamed to ``*.ckpt.damaged``, and the one before it is chosen. If that is one of the best and
-    not the last one, because the process was killed between the two, the last one becomes a copy of it.
+    Temporary files, markers of unfinished checkpoints, and ``*last.ckpt`` older than the chosen one are deleted. A damaged
+    checkpoint is renamed to ``*.ckpt.damaged``, and the previous one is chosen. If that is one of the best checkpoints,
+    because the process was killed before it saved the last one, it is copied to the name of the last one.
 
     Args:
-        folder: of the checkpoints.
-        name: of the run, with which the name of the last checkpoint begins.
-        requeue_folder: where Lightning saves ``hpc_ckpt_*.ckpt`` before SLURM starts the job again.
-        with_average: a checkpoint is whole only together with its ``*-EMA.ckpt``.
+        folder: folder of the checkpoints.
+        name: name of the run, with which the name of the last checkpoint begins.
+        requeue_folder: folder in which Lightning saves ``hpc_ckpt_*.ckpt`` before SLURM restarts the job.
+        with_average: a checkpoint is complete only with its ``*-EMA.ckpt``.
 
     Returns:
-        Its path; None where there is no checkpoint.
+        Path of the checkpoint; None if there is none.
 
     Raises:
-        ValueError: there are checkpoints, and none can be read.
+        ValueError: there are checkpoints, but none can be read.
     """
     for leftover in [*folder.glob(f"*{PART}"), *folder.glob(f"*{MARKER}")]:
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-    for requeued in requeue_folder.glob("hpc_ckpt_*.ckpt"):  # exp_manager would move it away from there
+    for requeued in requeue_folder.glob("hpc_ckpt_*.ckpt"):  # exp_manager would move it out of this folder
         requeued.rename(folder / requeued.name)
     damaged: list[str] = []
     candidates = sorted(_candidates(folder, damaged), reverse=True)
@@ -67,8 +67,8 @@ def settle(folder: Path, name: str, requeue_folder: Path, with_average: bool) ->
             return chosen
     if damaged:
         raise ValueError(
-            f"no checkpoint in {folder} can be read: {'; '.join(damaged)}. Put a good copy there to go on from it, or begin "
-            "anew with another name="
+            f"no checkpoint in {folder} can be read: {'; '.join(damaged)}. Put an undamaged copy there to resume, or "
+            "start a new run with another name="
         )
     return None
 
@@ -87,12 +87,12 @@ def _candidates(folder: Path, damaged: list[str]) -> Iterator[Candidate]:
 
 
 def _step(path: Path) -> int:
-    """Returns the number of optimizer steps of a checkpoint; its tensors are not read."""
+    """Returns the number of optimizer steps of a checkpoint, without reading its tensors."""
     content = peek_checkpoint(path)
     try:
         return int(content["global_step"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no checkpoint of a training run ({type(error).__name__}: {error})") from error
+        raise ValueError(f"{path} is not a checkpoint of a training run ({type(error).__name__}: {error})") from error
 
 
 def _is_whole(path: Path, with_average: bool, damaged: list[str]) -> bool:
@@ -110,11 +110,11 @@ def _set_aside(path: Path, error: Exception, damaged: list[str]) -> None:
     aside = path.with_name(path.name + DAMAGED)
     path.rename(aside)
     damaged.append(str(error))
-    logging.warning(f"A checkpoint is damaged and becomes {aside}: {error}")
+    logging.warning(f"A checkpoint is damaged and was renamed to {aside}: {error}")
 
 
 def _copied(best: Candidate, name: str, with_average: bool) -> Path:
-    """Copies a checkpoint, after its average, to the name that the last one of its step has."""
+    """Copies a checkpoint, after its average, to the name of the last checkpoint of its step."""
     last = best.path.with_name(LAST_NAME.format(name=name).format(step=f"step={best.step}") + ".ckpt")
     for suffix in (AVERAGE, ".ckpt") if with_average else (".ckpt",):
         with complete_file(last.with_name(last.stem + suffix)) as part:
@@ -123,6 +123,6 @@ def _copied(best: Candidate, name: str, with_average: bool) -> Path:
 
 
 def _remove(path: Path) -> None:
-    logging.info(f"Removing {path}: a newer checkpoint is whole")
+    logging.info(f"Removing {path}, because a newer checkpoint is undamaged")
     path.unlink()
     path.with_name(path.stem + AVERAGE).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""An experiment's folder around NeMo's exp_manager: locked, with one checkpoint to go on from, and stopped by signals."""
+"""Preparation of a run around NeMo's exp_manager: lock of the folder, choice of the checkpoint, and handling of signals."""
 
 import os
 import signal
@@ -23,31 +23,31 @@ from nemo_birq.runs.stopping import StopAndGoOn
 
 LOG = "nemo_log.txt"
 CHOSEN = "NEMO_BIRQ_CHECKPOINT"
-"""Variable of the environment in which the first process tells those that Lightning starts what to resume from."""
+"""Environment variable with the checkpoint to resume from, which the first process sets for those that Lightning starts."""
 
 
 class Experiment(NamedTuple):
-    """A run that may train."""
+    """A run that is ready to train."""
 
     folder: Path | None
-    """None without exp_manager."""
+    """Folder of the run; None without exp_manager."""
     end_if_signalled: Callable[[], None]
-    """Ends all ranks, after the training, if one of them got a signal in its last step."""
+    """Function that ends all ranks after the training if one of them received a signal in its last step."""
 
 
 @contextmanager
 def experiment(trainer: Trainer, config: DictConfig | None, minutes: float | None) -> Iterator[Experiment]:
-    """Prepares a trainer as NeMo's exp_manager does, for a run that any kill or signal may interrupt.
+    """Prepares a trainer with NeMo's exp_manager for a run that may be killed or interrupted by signals at any time.
 
-    Training takes place inside the block. A signal ends the process there, with a checkpoint and exit code 128 + its number.
+    Training runs inside the block. A signal ends the process there, with a checkpoint and the exit code 128 + its number.
 
     Args:
-        trainer: of Lightning, without logger and checkpoint callback.
+        trainer: Lightning trainer without logger and checkpoint callback.
         config: node ``exp_manager``; None: no folder, no log, no checkpoint.
-        minutes: between two checkpoints; None: only validations make them.
+        minutes: minutes between two checkpoints; None: checkpoints are saved only after validations.
 
     Raises:
-        ValueError: another run has the folder, none of its checkpoints can be read, or NeMo refuses the configuration.
+        ValueError: another run uses the folder, none of its checkpoints can be read, or NeMo refuses the configuration.
         OSError: the folder cannot be written.
     """
     signals = Signals()
@@ -76,7 +76,7 @@ def experiment(trainer: Trainer, config: DictConfig | None, minutes: float | Non
         NeMoModelCheckpoint.CHECKPOINT_NAME_LAST = LAST_NAME.format(name=name)
         if trainer.strategy.launcher is not None:
             signals.before_end = lambda: trainer.strategy.launcher.kill(signal.SIGKILL)
-        # Lightning kills the first process, which reports the exit code, when another one that it started ends with a code.
+        # If a process that Lightning started ends with an error code, Lightning kills the first one, which reports the code.
         resumes = bool(config.get("resume_if_exists"))
         stopping = StopAndGoOn(signals, minutes, resumes, exit_code=0 if child else None)
         trainer.callbacks.append(stopping)
@@ -86,7 +86,7 @@ def experiment(trainer: Trainer, config: DictConfig | None, minutes: float | Non
 
 @contextmanager
 def _log_file(path: Path) -> Iterator[None]:
-    """Writes all lines of NeMo's logger to a file, and those before it; NeMo does so in its own tests only."""
+    """Writes all lines of NeMo's logger to a file, including earlier ones; NeMo itself only does so in its tests."""
     logging.add_file_handler(path)
     handler = logging._handlers.pop("file")
     try:
@@ -99,7 +99,7 @@ def _log_file(path: Path) -> Iterator[None]:
 def run_exp_manager(trainer: Trainer, config: DictConfig | None) -> Path | None:
     """Calls NeMo's ``exp_manager``, which compares ``trainer.max_epochs`` with ``trainer.check_val_every_n_epoch``.
 
-    Where validations are counted in batches through all epochs, that is null; meanwhile 1 stands in its place.
+    The latter is null if the interval of validations is in batches over all epochs. It is set to 1 during the call.
     """
     every = trainer.check_val_every_n_epoch
     trainer.check_val_every_n_epoch = every or 1
@@ -111,14 +111,14 @@ def run_exp_manager(trainer: Trainer, config: DictConfig | None) -> Path | None:
 
 def _log_folder(trainer: Trainer, config: DictConfig) -> Path:
     keys = ("exp_dir", "name", "version", "explicit_log_dir", "use_datetime_version", "resume_if_exists")
-    with logging.temp_verbosity(logging.ERROR):  # exp_manager says the same again
+    with logging.temp_verbosity(logging.ERROR):  # exp_manager logs the same again
         return get_log_dir(trainer, **{key: config[key] for key in keys if key in config})[0]
 
 
 def _on_first_rank(trainer: Trainer, act: Callable[[], Path | None]) -> str:
-    """Returns the result of ``act`` on the first rank to all ranks, "" for None; raises its error on all.
+    """Calls ``act`` on the first rank and returns its result on all ranks, "" for None; raises its error on all ranks.
 
-    exp_manager reads the folder on every rank, so that the first one must have finished before.
+    exp_manager reads the folder on every rank, so the first rank must have finished before.
     """
     if CHOSEN in os.environ:
         return os.environ[CHOSEN]
@@ -127,7 +127,7 @@ def _on_first_rank(trainer: Trainer, act: Callable[[], Path | None]) -> str:
         if trainer.world_size > 1:
             os.environ[CHOSEN] = chosen
         return chosen
-    trainer.strategy.setup_environment()  # earlier than Lightning does, which finds it done
+    trainer.strategy.setup_environment()  # earlier than Lightning, which then skips it
     outcome = None
     if is_global_rank_zero():
         try:

@@ -1,4 +1,4 @@
-"""A lock that lets one run at a time into an experiment's folder."""
+"""A lock that allows one run at a time in the folder of an experiment."""
 
 import os
 import socket
@@ -11,17 +11,17 @@ from filelock import FileLock, Timeout
 
 LOCK = ".lock"
 PATIENCE = 10.0
-"""Seconds to wait for the lock: the workers of a run that was killed hold it until they notice."""
+"""Seconds to wait for the lock, because the workers of a killed run hold it for a moment."""
 
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Holds the lock of a folder, which the system releases when the process ends in whatever way.
+    """Holds the lock of a folder within the block; the system also releases it if the process is killed.
 
-    The lock file is left behind; it says which process had the lock last.
+    The lock file stays and names the process that had the lock last.
 
     Raises:
-        ValueError: another process has it; the message names host, process and time.
+        ValueError: another process has the lock; the message names host, process and time.
         OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=PATIENCE)
     except Timeout as error:
         raise ValueError(
-            f"another run trains in {folder.parent} right now ({_holder(path)}). Wait for it or stop it, or give this run "
+            f"another run is training in {folder.parent} ({_holder(path)}). Wait for it or stop it, or give this run "
             "another name= or exp_manager.exp_dir="
         ) from error
     try:

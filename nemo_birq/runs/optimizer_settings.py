@@ -1,7 +1,7 @@
-"""The configured optimizer and schedule count in a resumed run, not those of the checkpoint.
+"""Restores the configured settings of optimizer and schedule in a resumed run.
 
-Lightning restores the settings of optimizer and schedule together with their state, so that a lower learning rate in the
-command that resumes would have no effect.
+Lightning loads the settings of optimizer and schedule with their state, so a lower learning rate in the command that resumes
+would have no effect.
 """
 
 import copy
@@ -19,15 +19,15 @@ PROGRESS = (
     "last_epoch", "_step_count", "_last_lr", "_get_lr_called_within_step", "_is_initial",
     "best", "num_bad_epochs", "cooldown_counter",
 )  # fmt: skip
-"""Attributes of a schedule that say where it is; the last three are those of ``ReduceLROnPlateau``."""
+"""Attributes with the position of a schedule; the last three belong to ``ReduceLROnPlateau``."""
 
 
 class OptimizerSettings(Callback):
-    """Gives the restored optimizer and schedule the settings of this run, and logs which ones differ.
+    """Callback that gives the restored optimizer and schedule the settings of this run, and logs the differences.
 
-    Moments, step counters and the position in the schedule stay those of the checkpoint. The learning rate becomes the one
-    that the schedule of this run has at that step. Where no setting differs, nothing is changed. Another kind of optimizer,
-    or other parameter groups, cannot take over the moments, which then start from zero.
+    Moments, step counters and the position in the schedule come from the checkpoint. The learning rate becomes that of the
+    schedule of this run at that step. Nothing changes if no setting differs. With another kind of optimizer, or other
+    parameter groups, the moments cannot be loaded and start from zero.
     """
 
     def __init__(self):
@@ -36,21 +36,23 @@ class OptimizerSettings(Callback):
         self._schedules: list[dict[str, Any]] = []
         """Configured settings of each schedule, and its state at step 0."""
         self._is_other_kind = False
-        """The checkpoint was made with another kind of optimizer or schedule."""
+        """True if the checkpoint was made with another kind of optimizer or schedule."""
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         cfg = checkpoint.get(ModelPT.CHECKPOINT_HYPER_PARAMS_KEY, {}).get("cfg", pl_module.cfg)
         then, now = _describe_optimizer(cfg), _describe_optimizer(pl_module.cfg)
         if then != now:
             checkpoint["optimizer_states"] = []
-            logging.warning(f"The moments of the optimizer start from zero: the checkpoint has {then}, this run has {now}")
+            logging.warning(
+                f"The moments of the optimizer start from zero: the checkpoint has {then}, but this run has {now}"
+            )
         schedules = {OmegaConf.select(each, "optim.sched.name") for each in (cfg, pl_module.cfg)}
         self._is_other_kind = then != now or len(schedules) > 1
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remembers the configured settings. Lightning restores those of the checkpoint after this hook."""
+        """Stores the configured settings. Lightning restores those of the checkpoint after this hook."""
         for group in _groups(trainer):
-            group.setdefault("initial_lr", group["lr"])  # every schedule does so but ReduceLROnPlateau
+            group.setdefault("initial_lr", group["lr"])  # every schedule except ReduceLROnPlateau sets it
         settings = [{key: value for key, value in group.items() if key != "params"} for group in _groups(trainer)]
         self._groups = copy.deepcopy(settings)
         self._schedules = [copy.deepcopy(config.scheduler.state_dict()) for config in trainer.lr_scheduler_configs]
@@ -64,12 +66,12 @@ class OptimizerSettings(Callback):
             return
         _set_rates(trainer)
         after = [group["lr"] for group in _groups(trainer)]
-        # The schedule computes these two from settings that are named anyway.
+        # The schedule computes these two from other settings in the list.
         named = {key: values for key, values in changes.items() if not key.endswith(("base_lrs", "decay_steps"))}
         text = ", ".join(f"{key} {then} -> {now}" for key, (then, now) in named.items())
         logging.info(
             f"Resumed at step {trainer.global_step} with the optimizer settings of this run: {text or 'another kind'}. "
-            f"The learning rate goes on with {_numbers(after)} instead of {_numbers(before)}"
+            f"The learning rate is now {_numbers(after)} instead of {_numbers(before)}"
         )
 
     def _restore_groups(self, trainer: Trainer) -> dict[str, tuple[Any, Any]]:
@@ -99,13 +101,13 @@ def _groups(trainer: Trainer) -> list[dict[str, Any]]:
 
 
 def _describe_optimizer(cfg: DictConfig) -> str:
-    """Returns what must be the same for moments to fit: the kind of optimizer, and its parameter groups in their order."""
+    """Describes the kind of optimizer and its parameter groups in order, which must be equal for the moments to fit."""
     name, groups = OmegaConf.select(cfg, "optim.name"), OmegaConf.select(cfg, "optim_param_groups") or {}
     return f"{name} with parameter groups {', '.join(groups)}" if groups else str(name)
 
 
 def _replace(settings: dict[str, Any], configured: dict[str, Any], kept: tuple[str, ...]) -> dict[str, tuple[Any, Any]]:
-    """Puts configured values in the place of restored ones; returns those that differ, as (restored, configured)."""
+    """Replaces restored values by configured ones; returns those that differ, as (restored, configured)."""
     configured = {key: value for key, value in configured.items() if key not in kept}
     changes = {
         key: (settings[key], value)
@@ -121,7 +123,7 @@ def _plain(value: Any) -> Any:
 
 
 def _restore_average(trainer: Trainer) -> dict[str, tuple[Any, Any]]:
-    """Does the same for NeMo's moving average of the weights."""
+    """Restores the configured settings of NeMo's moving average of the weights."""
     changes = {}
     for callback in trainer.callbacks:
         if isinstance(callback, EMA):
@@ -133,16 +135,16 @@ def _restore_average(trainer: Trainer) -> dict[str, tuple[Any, Any]]:
 
 
 def _set_rates(trainer: Trainer) -> None:
-    """Sets the learning rates that the schedules have at their positions; without a schedule, the configured ones."""
+    """Sets the learning rates of the schedules at their positions; without a schedule, the configured ones."""
     if not trainer.lr_scheduler_configs:
         for group in _groups(trainer):
             group["lr"] = group["initial_lr"]
     for config in trainer.lr_scheduler_configs:
         schedule = config.scheduler
         if isinstance(schedule, ReduceLROnPlateau):
-            continue  # its rate is the configured one, reduced as much as before
+            continue  # its rate is the configured one with the restored reduction
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it is meant to be called within step() only
+            warnings.simplefilter("ignore")  # the method warns if it is called outside of step()
             rates = getattr(schedule, "_get_closed_form_lr", schedule.get_lr)()
         for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate

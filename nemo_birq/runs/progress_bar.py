@@ -1,4 +1,4 @@
-"""One progress bar over all steps of a run, in place of Lightning's one for each epoch."""
+"""One progress bar over all steps of a run, instead of one for each epoch."""
 
 import sys
 from typing import Any
@@ -9,11 +9,11 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm, convert_inf
 
 HIDDEN = ("v_num", "train_step_timing in s", "train_backward_timing in s")
 """Metrics that Lightning and NeMo show in every bar."""
-SECONDS_IN_A_FILE = 60.0  # between two states of the bar where the output is a file, as under a scheduler, which keeps each
+SECONDS_IN_A_FILE = 60.0  # interval in a log file, for example of a scheduler, which keeps every state of the bar
 
 
 class RunProgressBar(TQDMProgressBar):
-    """Shows the optimizer steps of the whole run, those before a resumption among them, and the time that is left."""
+    """Progress bar of the optimizer steps of the whole run, including those before it was resumed."""
 
     def init_train_tqdm(self) -> Tqdm:
         bar = super().init_train_tqdm()
@@ -32,11 +32,11 @@ class RunProgressBar(TQDMProgressBar):
         super().on_train_start(trainer, pl_module)
         bar = self.train_progress_bar
         bar.reset(convert_inf(trainer.estimated_stepping_batches))
-        bar.initial = bar.n = trainer.global_step  # the rate is that of this start
+        bar.initial = bar.n = trainer.global_step  # so that the rate excludes the steps before resuming
         bar.set_description("Training")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leaves the bar as it is; Lightning begins it again."""
+        """Keeps the bar, which Lightning would reset."""
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

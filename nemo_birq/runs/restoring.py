@@ -1,4 +1,4 @@
-"""A run that goes on from a checkpoint: names it where its content does not fit, and stays ended where it has ended."""
+"""Checks of the restored content of a checkpoint, with errors that name it, and an end for runs that have already ended."""
 
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,14 @@ from nemo_birq.checkpoint.lightning_checkpoint import AVERAGE
 
 
 class Restoring(Callback):
-    """Looks at what Lightning has restored, before the first step; names the checkpoint in errors of restoring.
+    """Callback that checks the restored state before the first step, and names the checkpoint in errors of restoring.
 
     Raises:
-        ValueError: from the hooks, where the state of an optimizer does not fit its parameters, or in place of an error that
-            PyTorch or Lightning raises while it restores.
+        ValueError: from the hooks, if an optimizer state does not fit its parameters, or restoring raises an error.
     """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lets a run that early stopping has ended stay so: Lightning would train on to the next validation."""
+        """Ends a run that early stopping has already ended, because Lightning would train until the next validation."""
         for callback in trainer.callbacks:
             if isinstance(callback, EarlyStopping) and callback.wait_count >= callback.patience:
                 trainer.should_stop = True
@@ -38,35 +37,35 @@ class Restoring(Callback):
                     if isinstance(value, Tensor):
                         tensors[f"{name} of {names.get(parameter, 'a parameter')} in optimizer {number}"] = value
         if broken := _not_finite(tensors, pl_module.device):
-            raise ValueError(_message(trainer, f"{broken} holds NaN or infinity, which no training saves"))
+            raise ValueError(_message(trainer, f"{broken} holds NaN or infinity, so the checkpoint is damaged"))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         of_content = RuntimeError | KeyError | TypeError | AttributeError | IndexError
         is_of_content = isinstance(exception, of_content) and not isinstance(exception, torch.OutOfMemoryError)
-        if trainer._checkpoint_connector._loaded_checkpoint and is_of_content:  # until all of it is restored
+        if trainer._checkpoint_connector._loaded_checkpoint and is_of_content:  # only errors before everything is restored
             first = (str(exception).splitlines() or ["no message"])[0]
             raise ValueError(_message(trainer, f"{type(exception).__name__}: {first}")) from exception
 
 
 def _fits(value: Any, parameter: Tensor) -> bool:
-    """Tests if a value of an optimizer's state is a number, or has the shape of its parameter or of its rows or columns."""
+    """Returns True if a value of an optimizer state is a number, or has the shape of its parameter, rows or columns."""
     if isinstance(value, Tensor):
         shape = parameter.shape
-        return value.shape in ((), shape, shape[:-1], (*shape[:-2], *shape[-1:]))  # the last two are Adafactor's
+        return value.shape in ((), shape, shape[:-1], (*shape[:-2], *shape[-1:]))  # the last two belong to Adafactor
     return value is None or isinstance(value, int | float)
 
 
 def _not_finite(tensors: dict[str, Tensor], device: torch.device) -> str | None:
-    """Returns the name of the first tensor that holds NaN or infinity; waits for the device once."""
+    """Returns the name of the first tensor with NaN or infinity. Waits for the device once."""
     finite = [tensor.isfinite().all().to(device) for tensor in tensors.values()]
     return next((name for name, is_finite in zip(tensors, torch.stack(finite).tolist(), strict=True) if not is_finite), None)
 
 
 def _message(trainer: Trainer, reason: str) -> str:
     path = Path(str(trainer.ckpt_path))
-    average = path.with_name(f"{path.stem}{AVERAGE}")  # from which NeMo restores the moving averages and their optimizer
+    average = path.with_name(f"{path.stem}{AVERAGE}")  # NeMo restores the moving averages and their optimizer from it
     beside = f", or {average.name} beside it," if average.is_file() else ""
     return (
-        f"checkpoint {path}{beside} does not fit this run ({reason}): move it away to go on from the one before it, or "
+        f"checkpoint {path}{beside} does not fit this run ({reason}): move it away to resume from the one before it, or "
         "start a new experiment (another exp_manager.name or exp_dir)"
     )

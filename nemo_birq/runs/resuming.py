@@ -1,4 +1,4 @@
-"""The one call that a training command makes so that a resumed run is the one that its configuration describes."""
+"""The function that a training command calls so that a resumed run follows its configuration."""
 
 from collections.abc import Collection
 
@@ -13,12 +13,12 @@ from nemo_birq.runs.restoring import Restoring
 def prepare_resuming(model: ModelPT, trainer: Trainer, allowed: Collection[str] | None = None) -> None:
     """Checks the settings against those of the checkpoint, if there is one, and adds the callbacks of this package.
 
-    Call it when the model is built and NeMo's ``exp_manager`` has found the checkpoint, before ``trainer.fit``.
+    Must be called after the model is built and NeMo's ``exp_manager`` has found the checkpoint, before ``trainer.fit``.
 
     Args:
-        model: to be trained.
-        trainer: that trains it.
-        allowed: ``resume_with_changed`` of the configuration.
+        model: model to train.
+        trainer: trainer of the model.
+        allowed: value of ``resume_with_changed``.
 
     Raises:
         ValueError: as ``changed_settings.check_changed_settings``.

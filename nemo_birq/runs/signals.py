@@ -1,4 +1,4 @@
-"""Effects of signals: a training process waits for the end of its step, the workers of its data loaders go on."""
+"""Effects of signals: a training process finishes its step, and the workers of its data loaders ignore them."""
 
 import os
 import signal
@@ -14,30 +14,30 @@ from torch.utils.data import DataLoader
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 ONE_SIGNAL = 1.0
-"""Seconds within which further signals are the same one: ``timeout`` and job managers send it to process and group."""
+"""Seconds within which signals count as one, because ``timeout`` and job managers send a signal to process and group."""
 
 
 class Signals:
-    """The signals that ask a training process to end.
+    """Handlers of the signals that end a training process.
 
-    The first one ends it at once with exit code 128 + number, unless ``deferred``: then it is kept in ``received``, and a
-    second one ends the process at once.
+    The first signal ends the process at once with the exit code 128 + number. If ``deferred`` is set, it is stored in
+    ``received`` instead, and a second signal ends the process at once.
     """
 
     def __init__(self):
         self.received = 0
         """Number of the first signal; 0: none."""
         self.requeue = 0
-        """Number of the signal by which SLURM asks for a checkpoint and a new start of the job; 0: none."""
+        """Number of the signal with which SLURM requests a checkpoint and a restart of the job; 0: none."""
         self.deferred = False
         self.before_end: Callable[[], None] | None = None
-        """Called before a second signal ends the process."""
+        """Function that is called before a second signal ends the process."""
         self._process = os.getpid()
         self._time = 0.0
 
     @contextmanager
     def handled(self) -> Iterator[None]:
-        """Handles the signals within the block; afterwards they do what they did before. Needs the main thread."""
+        """Handles the signals within the block, then restores the previous handlers. Must run in the main thread."""
         before = {number: signal.getsignal(number) for number in STOPPING}
         self.install()
         try:
@@ -47,32 +47,32 @@ class Signals:
                 signal.signal(number, handler)
 
     def install(self) -> None:
-        """Takes the handlers, also from Lightning, which would end with exit code 0 and save nothing."""
+        """Installs the handlers, replacing those of Lightning, which would end with the exit code 0 without saving."""
         for number in STOPPING:
             signal.signal(number, self._handle)
 
     def end_if_received(self) -> None:
-        """Ends a process that a signal reached in its last step, after which there was nothing to stop.
+        """Ends a process that received a signal in its last step.
 
         Raises:
-            SystemExit: with the code of the signal.
+            SystemExit: with the exit code of the signal.
         """
         if self.received:
             raise SystemExit(128 + self.received)
 
     def install_requeue(self, number: int) -> None:
-        """Takes the handler of SLURM's signal."""
+        """Installs the handler of SLURM's signal."""
         signal.signal(number, self._handle_requeue)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
-            return  # in a worker before it has its own handlers
+            return  # a worker that does not have its own handlers yet
         if not self.deferred:
             self.received = self.received or number
             raise SystemExit(128 + self.received)
         if not self.received:
             self.received, self._time = number, time.monotonic()
-            # Not by logging, which may be in the middle of a line.
+            # Not with logging, which may be in the middle of a line.
             name = signal.Signals(number).name
             os.write(2, f"\n{name}: a checkpoint is saved after this step. A second signal ends at once.\n".encode())
         elif time.monotonic() - self._time > ONE_SIGNAL:
@@ -86,7 +86,7 @@ class Signals:
 
 
 def shield_workers(loader: DataLoader | None) -> None:
-    """Lets the workers of a loader outlast signals to the whole process group, so that the step can be finished."""
+    """Makes the workers of a loader ignore signals to the process group, so that the step can be finished."""
     if isinstance(loader, DataLoader) and loader.num_workers > 0:
         loader.worker_init_fn = partial(_shield, loader.worker_init_fn)
 

@@ -1,4 +1,4 @@
-"""Checkpoints between validations: after a signal, and by time."""
+"""Checkpoints between validations: after a signal, and at time intervals."""
 
 import signal
 import time
@@ -15,16 +15,16 @@ from nemo_birq.runs.signals import Signals, shield_workers
 
 
 class StopAndGoOn(Checkpoint):
-    """Saves the last checkpoint at the end of a step: after a signal, before the process ends, and at intervals.
+    """Callback that saves the last checkpoint at the end of a step: after a signal, and at time intervals.
 
-    All ranks decide together, by one reduction on the host at each step. A subclass of ``Checkpoint``, which Lightning
-    calls after all other callbacks: the step is then logged.
+    All ranks decide together, by one all-reduce on the host at each step. It is a ``Checkpoint``, because Lightning calls
+    these callbacks last, when the step is logged.
 
     Args:
-        signals: what arrives.
-        minutes: between two checkpoints; None: only validations make them.
-        resumes: the same command goes on from the last checkpoint.
-        exit_code: of this process after a signal; None: 128 + its number.
+        signals: received signals.
+        minutes: minutes between two checkpoints; None: checkpoints are saved only after validations.
+        resumes: the same command resumes from the last checkpoint.
+        exit_code: exit code of this process after a signal; None: 128 + its number.
     """
 
     def __init__(self, signals: Signals, minutes: float | None, resumes: bool, exit_code: int | None = None):
@@ -37,14 +37,14 @@ class StopAndGoOn(Checkpoint):
         self._group: dist.ProcessGroup | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for loaders in (pl_module._train_dl, pl_module._validation_dl):  # of a NeMo model, before workers start
+        for loaders in (pl_module._train_dl, pl_module._validation_dl):  # the loaders of a NeMo model, before workers start
             for loader in loaders if isinstance(loaders, list) else [loaders]:
                 shield_workers(loader)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step, self._saved = trainer.global_step, time.monotonic()
         if trainer.ckpt_path and isinstance(trainer.checkpoint_callback, ModelCheckpoint):
-            # A copy of the best checkpoint names the last one before it, and this one would never be removed.
+            # A copied best checkpoint still names the previous last one, so this one would never be removed.
             trainer.checkpoint_callback.last_model_path = str(trainer.ckpt_path)
         if trainer.world_size > 1:
             self._group = dist.new_group(backend="gloo")
@@ -58,15 +58,15 @@ class StopAndGoOn(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if trainer.global_step == self._step:
-            return  # an optimizer step takes several batches
+            return  # an optimizer step with several batches is not complete
         self._step = trainer.global_step
         received, requeue, due = self._agreed(trainer)
         if requeue:
             self.signals.requeue = 0
-            # Saves hpc_ckpt_*.ckpt and calls scontrol; here rather than in the handler, in the middle of a step.
+            # Saves hpc_ckpt_*.ckpt and calls scontrol here, because the handler may run in the middle of a step.
             trainer._signal_connector._slurm_sigusr_handler_fn(requeue, None)
         if trainer.fit_loop.epoch_loop._is_training_done:
-            return  # the end of training saves it
+            return  # Lightning saves the checkpoint at the end of training
         if received:
             self._stop(trainer, received)
         elif due:
@@ -81,7 +81,7 @@ class StopAndGoOn(Checkpoint):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Does not wait for the rest of a validation, which the resumed run begins anew."""
+        """Stops within a validation, which the resumed run repeats."""
         if trainer.sanity_checking or not self.signals.deferred or trainer.fit_loop.epoch_loop._is_training_done:
             return
         if received := self._agreed(trainer)[0]:
@@ -94,7 +94,7 @@ class StopAndGoOn(Checkpoint):
         self._saved = time.monotonic()
 
     def end_if_signalled(self, trainer: Trainer) -> None:
-        """Ends the process after a training in whose last step a signal came, to this rank or to another one.
+        """Ends the process after a training if any rank received a signal in the last step.
 
         Raises:
             SystemExit: with the code of the signal.
@@ -106,7 +106,7 @@ class StopAndGoOn(Checkpoint):
         self.signals.end_if_received()
 
     def _agreed(self, trainer: Trainer) -> tuple[int, int, int]:
-        """Returns the largest over all ranks of: signal to stop, signal to requeue, and 1 where a checkpoint is due."""
+        """Returns the maximum over ranks of: signal to stop, signal to requeue, and 1 if a checkpoint is due."""
         own = [self.signals.received, self.signals.requeue, int(time.monotonic() - self._saved > self.interval)]
         if trainer.world_size == 1:
             return tuple(own)
@@ -116,9 +116,9 @@ class StopAndGoOn(Checkpoint):
 
     def _stop(self, trainer: Trainer, number: int) -> None:
         path = self._save(trainer)
-        remedy = "The same command goes on from " if self.resumes else "To go on, add exp_manager.resume_from_checkpoint="
-        saved = f"{remedy}{path}" if path else "Nothing is saved, because exp_manager makes no checkpoints"
-        logging.info(f"{signal.Signals(number).name}: training ends after {trainer.global_step} steps. {saved}")
+        remedy = "The same command resumes from " if self.resumes else "To resume, add exp_manager.resume_from_checkpoint="
+        saved = f"{remedy}{path}" if path else "Nothing is saved, because exp_manager creates no checkpoints"
+        logging.info(f"{signal.Signals(number).name}: training has stopped after {trainer.global_step} steps. {saved}")
         raise SystemExit(128 + number if self.exit_code is None else self.exit_code)
 
     def _save(self, trainer: Trainer) -> str | None:

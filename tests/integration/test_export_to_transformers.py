@@ -88,7 +88,7 @@ def test_transformers_alone_gives_the_outputs_of_nemo_and_fine_tunes(tmp_path):
     source, whole = tmp_path / "model.nemo", tmp_path / "hub" / "whole"
     whole.mkdir(parents=True)
     printed = run("export_encoder.py", str(source), str(whole), "--license", "cc-by-4.0", "--language", "en")
-    assert "largest difference to NeMo" in printed and "decoder_losses.anchor" in printed
+    assert "largest difference from NeMo" in printed and "decoder_losses.anchor" in printed
     assert f"{sum(path.stat().st_size for path in whole.iterdir()) / 1e6:.2f} MB  {whole}\n" in printed
     write_folder(strip(source, layer=2).model, tmp_path / "hub" / "two")
     for folder in ("whole", "two"):

@@ -236,7 +236,7 @@ def test_extract_labels_as_a_user(nemo_file, model, manifest, data, tmp_path, ca
         assert np.mean(lines[row][f"{kind}_labels"] == expected) > 0.97  # rounding may move a frame between two codes
     parts_folder(out).mkdir()  # as a kill leaves it
     main("extract_labels.py", nemo_file, manifest, *options)
-    assert "is complete already" in capsys.readouterr().out and not parts_folder(out).exists()
+    assert "is already complete" in capsys.readouterr().out and not parts_folder(out).exists()
 
 
 @pytest.mark.system

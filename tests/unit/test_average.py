@@ -46,5 +46,5 @@ def test_a_recognizer_is_averaged_too(tmp_path):
     weights = average_weights(tmp_path / "ctc.nemo", [path, path])
     assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
     checkpoint(make_model(), tmp_path / "b.ckpt")
-    with pytest.raises(ValueError, match=r"b\.ckpt is no checkpoint of the model in .*ctc\.nemo: \d+ tensors differ"):
+    with pytest.raises(ValueError, match=r"b\.ckpt is not a checkpoint of the model in .*ctc\.nemo: \d+ tensors differ"):
         average_weights(tmp_path / "ctc.nemo", [tmp_path / "b.ckpt"])

@@ -76,7 +76,7 @@ def test_a_key_whose_default_is_null_is_compared_too(tmp_path, said):
     train(tracked(8), tmp_path, 1).save_checkpoint(tmp_path / "tracked.ckpt")
     check_changed_settings(tracked(8), trainer_at(tmp_path / "tracked.ckpt"))
     assert not said
-    with pytest.raises(ValueError, match=r"does not load with other values of model\.birq\.labels\.code_dim: 8 -> 6\."):
+    with pytest.raises(ValueError, match=r"cannot be loaded with other values of model\.birq\.labels\.code_dim: 8 -> 6\."):
         check_changed_settings(tracked(6), trainer_at(tmp_path / "tracked.ckpt"))
 
 
@@ -88,7 +88,7 @@ def test_what_changes_is_listed(checkpoint, said):
     check_changed_settings(model, trainer_at(checkpoint, max_steps=9, accumulate_grad_batches=2, gradient_clip_val=1.0))
     (text,) = said
     assert text.splitlines() == [
-        f"These settings are not those of the checkpoint {checkpoint}:",
+        f"These settings differ from the checkpoint {checkpoint}:",
         "  model.birq.masking.span_frames: 12 -> 10",
         "  model.encoder.dropout: None -> 0.2",
         "  model.optim.lr: 0.001 -> 0.0001",
@@ -144,7 +144,7 @@ def test_an_allowed_change_counts(checkpoint, tmp_path):
 )  # fmt: skip
 def test_what_would_not_load_is_refused_even_by_name(checkpoint, changes, keys):
     allowed = [f"model.{key.partition(':')[0]}" for key in keys]
-    with pytest.raises(ValueError, match="does not load with other values of") as error:
+    with pytest.raises(ValueError, match="cannot be loaded with other values of") as error:
         check_changed_settings(build(**changes), trainer_at(checkpoint), allowed)
     assert all(f"model.{key}" in str(error.value) for key in keys)
     assert "resume_with_changed" not in str(error.value)
@@ -176,7 +176,7 @@ def test_what_the_code_writes_is_not_compared(checkpoint, same, tmp_path, said):
 
 def test_fewer_steps_or_epochs_than_there_are_say_so(checkpoint, same, tmp_path, said):
     check_changed_settings(same, trainer_at(checkpoint, max_steps=2))
-    text = "trainer.max_steps=2, and the checkpoint has 2 steps. To go on, set trainer.max_steps above 2"
+    text = "trainer.max_steps=2, and the checkpoint has 2 steps. To continue, set trainer.max_steps above 2"
     assert said[-1] == f"Nothing is left to train: {text}"
 
     def edit(content):
@@ -185,7 +185,7 @@ def test_fewer_steps_or_epochs_than_there_are_say_so(checkpoint, same, tmp_path,
     later = edited(checkpoint, tmp_path, edit)
     check_changed_settings(same, trainer_at(later, max_steps=-1, max_epochs=3))
     assert said[-1].endswith(
-        "trainer.max_epochs=3, and the checkpoint has 3 epochs. To go on, set trainer.max_epochs above 3"
+        "trainer.max_epochs=3, and the checkpoint has 3 epochs. To continue, set trainer.max_epochs above 3"
     )
     with pytest.raises(
         ValueError, match=r"nothing is left to train: trainer\.max_epochs=2, and the checkpoint has 3 epochs"
@@ -195,9 +195,9 @@ def test_fewer_steps_or_epochs_than_there_are_say_so(checkpoint, same, tmp_path,
 
 def test_a_damaged_checkpoint_is_named(same, tmp_path):
     (tmp_path / "last.ckpt").write_bytes(b"PK")
-    with pytest.raises(ValueError, match=r"training cannot go on from .*last\.ckpt: it cannot be read"):
+    with pytest.raises(ValueError, match=r"training cannot resume from .*last\.ckpt: it cannot be read"):
         check_changed_settings(same, trainer_at(tmp_path / "last.ckpt"))
     torch.save({"bomb": Bomb(tmp_path / "ran")}, tmp_path / "last.ckpt")
-    with pytest.raises(ValueError, match=r"training cannot go on from .*last\.ckpt: .* could run code"):
+    with pytest.raises(ValueError, match=r"training cannot resume from .*last\.ckpt: .* could run code"):
         check_changed_settings(same, trainer_at(tmp_path / "last.ckpt"))
     assert not (tmp_path / "ran").exists()

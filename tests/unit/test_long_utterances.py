@@ -99,7 +99,7 @@ def test_the_length_that_is_named_fits(model):
 
 
 def test_what_passes_whole_utterances_through_an_encoder_names_the_file(model, manifest):
-    said = r"meeting\.wav lasts 7200 s.*Leave what is longer than \d+ s out of the manifest.*--max-duration"
+    said = r"meeting\.wav lasts 7200 s.*Remove utterances longer than \d+ s from the manifest.*--max-duration"
     data = open_data(str(manifest), None, SAMPLE_RATE)
     with pytest.raises(ValueError, match=said):
         check_longest(model, data)

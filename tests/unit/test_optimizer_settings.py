@@ -162,7 +162,7 @@ def test_the_log_names_what_changed(tmp_path, said):
         "Resumed at step 6 with the optimizer settings of this run: lr of parameter group 0 0.001 -> 1e-05, "
     )
     assert "schedule's max_steps 12 -> 20" in text and "base_lrs" not in text and "decay_steps" not in text
-    assert text.endswith("The learning rate goes on with 9.33e-06, 2.39e-06 instead of 0.00075, 0.000188")
+    assert text.endswith("The learning rate is now 9.33e-06, 2.39e-06 instead of 0.00075, 0.000188")
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_file_saved_by_the_stock_class_still_restores(tmp_path, batch, monkeypat
     again = BiRQModel.restore_from(str(tmp_path / "stock.nemo")).eval()
     assert torch.equal(again.extract_labels(*batch[:2]).anchor, model.extract_labels(*batch[:2]).anchor)
     assert again.enhanced_labeler.normalization.num_updates == 0
-    assert any("running statistics of layer k are lost" in message for message in messages)
+    assert any("running statistics of layer k" in message for message in messages)
 
 
 def test_statistics_of_another_normalization_are_refused(tmp_path):

@@ -135,7 +135,7 @@ def test_results_of_no_model_and_settings_of_nothing(tmp_path):
         check_out(tmp_path, "probe_ctc", Path("m.nemo"))
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "settings.json").write_text('{"settings": []}')
-    with pytest.raises(ValueError, match=r"settings\.json has no 'settings'"):
+    with pytest.raises(ValueError, match=r"settings\.json is damaged: it has no 'settings'"):
         PartStore(tmp_path / "parts", {}, {})
     (tmp_path / "score.json").write_text('{"made_from": ["model"]}')
     with pytest.raises(ValueError, match=r"score\.json is damaged, made_from is \['model'\]"):
