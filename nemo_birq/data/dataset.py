@@ -13,6 +13,7 @@ from torch.multiprocessing.reductions import shared_cache
 
 from nemo_birq.data.audio.errors import AudioError
 from nemo_birq.data.audio.file import AudioFile, open_audio
+from nemo_birq.data.audio_cache import AudioCache
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.fetch import fetch_remote
 from nemo_birq.data.index import Place, SpeechIndex
@@ -48,13 +49,21 @@ class SpeechDataset(torch.utils.data.Dataset):
         sample_rate: of the signals, in Hz.
         mixing: makes the noisy signals of ``PlannedRows``; None: there are none.
         seed: of the mixing, with the position of a batch: a resumed run, and any number of workers, mixes the same.
+        cache: of remote audio; None: each utterance is read from its store each time.
     """
 
-    def __init__(self, indexes: Sequence[SpeechIndex], sample_rate: int, mixing: Mixing | None = None, seed: int = 0):
+    def __init__(
+        self,
+        indexes: Sequence[SpeechIndex],
+        sample_rate: int,
+        mixing: Mixing | None = None,
+        seed: int = 0,
+        cache: AudioCache | None = None,
+    ):
         self.indexes = indexes
         self.ends = np.cumsum([len(index) for index in indexes])
         self.sample_rate = sample_rate
-        self.mixing, self.seed = mixing, seed
+        self.mixing, self.seed, self.cache = mixing, seed, cache
 
     def __len__(self) -> int:
         return int(self.ends[-1])
@@ -66,14 +75,15 @@ class SpeechDataset(torch.utils.data.Dataset):
 
     def read(self, row: int) -> np.ndarray:
         """Reads the signal of a row; shape and errors as ``read_audio``."""
-        return read_utterance(self.place(row), self.sample_rate)
+        place = self.place(row)
+        return read_utterance(place, self.sample_rate, *fetch_remote([place], self.cache))
 
     def __getitem__(self, rows: list[int]) -> SpeechBatch:
         # A worker's tensors stay in shared memory until PyTorch looks, which it does at every 128th: gigabytes of audio.
         shared_cache.free_dead_references()
         signals, names, skipped = [], [], 0
         places = [self.place(row) for row in rows]
-        for place, encoded in zip(places, fetch_remote(places), strict=True):
+        for place, encoded in zip(places, fetch_remote(places, self.cache), strict=True):
             try:
                 signals.append(read_utterance(place, self.sample_rate, encoded))
                 names.append(place.name)
@@ -102,13 +112,8 @@ def read_utterance(place: Place, sample_rate: int, encoded: bytes | None = None)
     Args:
         place: of the utterance.
         sample_rate: in Hz.
-        encoded: its bytes where they have been fetched already, with those of others.
-
-    Raises:
-        RemoteError: as ``fetch.fetch_remote``.
+        encoded: its bytes, which ``fetch.fetch_remote`` reads, where it is remote.
     """
-    if encoded is None:
-        [encoded] = fetch_remote([place])
     if encoded is not None:
         return read_audio(encoded, place.start, place.duration, sample_rate)
     if place.file == place.name:

@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Sequence
 
+from nemo_birq.data.audio_cache import AudioCache
 from nemo_birq.data.index import Place
 from nemo_birq.data.remote import Range, read_ranges
 from nemo_birq.data.retries import RemoteError
@@ -10,21 +11,29 @@ from nemo_birq.data.tables import cache_folder
 from nemo_birq.utils.urls import is_url
 
 
-def fetch_remote(places: Sequence[Place]) -> list[bytes | None]:
+def fetch_remote(places: Sequence[Place], cache: AudioCache | None = None) -> list[bytes | None]:
     """Reads the encoded audio of utterances that lie behind URLs; None for those of this machine.
+
+    Args:
+        places: of the utterances.
+        cache: where audio is looked for first, and kept.
 
     Raises:
         RemoteError: it cannot be read, or has been replaced since the index was built.
     """
     remote = {number: place for number, place in enumerate(places) if is_url(place.file)}
     found: list[bytes | None] = [None] * len(places)
-    wrong = remote
+    if cache is not None:
+        found = [cache.read(place) if number in remote else None for number, place in enumerate(places)]
+    asked = wrong = {number: place for number, place in remote.items() if found[number] is None}
     for _ in range(2):  # once more, where the transfer was at fault
         ranges = [Range(place.file, place.position, place.position + place.size) for place in wrong.values()]
         for number, encoded in zip(wrong, read_ranges(ranges), strict=True):
             found[number] = encoded
         wrong = {number: place for number, place in wrong.items() if zlib.crc32(found[number]) != place.checksum}
         if not wrong:
+            for number, place in asked.items() if cache is not None else ():
+                cache.write(place, found[number])
             return found
     place = next(iter(wrong.values()))
     if place.file == place.name:

@@ -14,7 +14,7 @@ import torch
 from omegaconf import OmegaConf
 
 from nemo_birq.config_checks.datasets import PretrainingDataset, check_dataset
-from nemo_birq.data import remote
+from nemo_birq.data import audio_cache, remote
 from nemo_birq.data.factory import build_dataloader
 from nemo_birq.data.index import open_index
 from nemo_birq.data.retries import RemoteError
@@ -24,10 +24,9 @@ from nemo_birq.extraction.data import open_data
 from nemo_birq.utils.urls import without_secrets
 from tests.helpers.models import SAMPLE_RATE
 from tests.helpers.shards import make_shards, wav, write_lines
-from tests.helpers.stores import Store, http_store, s3_store
+from tests.helpers.stores import KEY_ID, Store, http_store, s3_for_tests
 
 pytestmark = pytest.mark.unit
-KEY_ID = "AKIAEXAMPLEKEYOFTEST"
 
 
 class Place(NamedTuple):
@@ -58,11 +57,7 @@ def http(tmp_path_factory) -> Iterator[tuple[Store, str]]:
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[tuple[Store, str]]:
-    with s3_store() as (store, url), pytest.MonkeyPatch.context() as patch:
-        names = {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": "hidden"}
-        for name, value in (names | {"AWS_DEFAULT_REGION": "us-east-1"}).items():
-            patch.setenv(name, value)
-        fsspec.filesystem("s3", skip_instance_cache=True).mkdir("bucket")
+    with s3_for_tests() as store:
         yield store, "s3://bucket"
 
 
@@ -126,6 +121,69 @@ def test_resuming_moves_between_a_store_and_this_machine(place, tmp_path):
     resumed.load_state_dict(began.state_dict() | {"batch": 2})
     rest = [batch for batch, _ in zip(resumed, range(4), strict=False)]
     assert_equal(first + rest, expected)
+
+
+def test_a_cache_gives_the_same_batches_without_requests(place, tmp_path, monkeypatch):
+    """In worker processes, also after one of them was killed in the middle of a write."""
+    monkeypatch.setenv("NEMO_BIRQ_CACHE", str(tmp_path / "cache"))
+    place.put(make_shards(tmp_path / "shards"))
+    expected = list(loader(tmp_path / "shards"))
+    cached = loader(place.url, num_workers=2, remote_cache_gb=1)
+    assert_equal(cached, expected)
+    before = place.store.requests
+    assert_equal(cached, expected)
+    assert place.store.requests == before
+    [first, _] = (tmp_path / "cache" / "audio").glob("*[0-9a-f]")
+    with open(first, "r+b") as file:
+        file.seek(1000)
+        file.write(bytes(1000))
+    assert_equal(cached, expected)
+    assert place.store.requests == before + 1  # for the utterance whose bytes are gone
+
+
+def test_a_replaced_object_is_not_taken_from_the_cache(place, tmp_path, monkeypatch):
+    monkeypatch.setenv("NEMO_BIRQ_CACHE", str(tmp_path / "cache"))
+    place.put(make_shards(tmp_path / "old"))
+    list(loader(place.url, remote_cache_gb=1))
+    new = make_shards(tmp_path / "new", {"clip3.wav": wav(1.3, pitch=1000)})
+    place.put(new)
+    assert_equal(loader(place.url, remote_cache_gb=1), loader(new))
+
+
+def test_a_cache_keeps_to_its_size_and_keeps_what_is_used(s3, tmp_path, monkeypatch):
+    monkeypatch.setenv("NEMO_BIRQ_CACHE", str(tmp_path / "cache"))
+    place = Place(s3[0], f"s3://bucket/{tmp_path.name}")
+    place.put(make_shards(tmp_path / "shards", shards=8))
+    ways = [
+        {name: value.replace("0..1", "0..7") for name, value in node(where).items() if isinstance(value, str)}
+        for where in (place.url, tmp_path / "shards")
+    ]
+    dataset = loader(place.url, **ways[0], remote_cache_gb=150e-6).dataset  # of some 350 kB
+    expected = loader(tmp_path / "shards", **ways[1]).dataset
+    for row in (0, 1, 2, 0, 3, 4):
+        assert torch.equal(dataset[[row]].signal, expected[[row]].signal)
+        files = (path.stat() for path in (tmp_path / "cache" / "audio").iterdir())
+        assert sum(file.st_blocks * 512 for file in files) <= 150_000
+    before = s3[0].requests
+    dataset[[0]]
+    assert s3[0].requests == before
+    dataset[[1]]
+    assert s3[0].requests == before + 1
+
+
+def test_a_full_disk_ends_the_cache_and_not_the_training(s3, tmp_path, monkeypatch):
+    monkeypatch.setenv("NEMO_BIRQ_CACHE", str(tmp_path / "cache"))
+    place = Place(s3[0], f"s3://bucket/{tmp_path.name}")
+    place.put(make_shards(tmp_path / "shards"))
+    list(loader(place.url, remote_cache_gb=1))
+    for path in (tmp_path / "cache" / "audio").glob("*[0-9a-f]"):
+        path.unlink()
+        path.symlink_to("/dev/full")
+    said: list[str] = []
+    monkeypatch.setattr(audio_cache.logging, "warning", said.append)
+    assert_equal(loader(place.url, remote_cache_gb=1), loader(tmp_path / "shards"))
+    [warning] = said
+    assert "keeps no more remote audio" in warning and "No space left on device" in warning
 
 
 @pytest.mark.parametrize("fault", [{"latency": 0.05}, {"failing": 2}, {"cut": 2}, {"stopped": 1.0}], ids=str)
