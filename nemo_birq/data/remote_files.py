@@ -70,17 +70,19 @@ def copy_there(source: Path, url: str) -> None:
     repeat(url, PATIENCE, lambda: system.put_file(str(source), path), verb="write")
 
 
+def check_writable(url: str) -> None:
+    """Raises a ValueError where nothing can be written to such URLs."""
+    if url.partition("://")[0].lower() in NOT_LISTED:
+        raise ValueError(f"{without_secrets(url)} cannot be written: web servers have no common way; name an object store")
+
+
 def write_new(url: str, content: bytes) -> bytes | None:
     """Writes a small file where there is none yet; returns the content of the one that is there, None for the new one.
 
     Raises:
         RemoteError: it cannot be read or written.
-        ValueError: nothing installed writes such URLs.
     """
     system, path = open_system(url)
-    protocol = url.partition("://")[0].lower()
-    if protocol in NOT_LISTED:
-        raise ValueError(f"{without_secrets(url)} cannot be written: web servers have no common way; name an object store")
     try:
         found = repeat(url, FIRST_LOOK, lambda: system.cat_file(path))
     except RemoteError as error:

@@ -160,6 +160,11 @@ def _plan(
         return plan
     _check_new(folder, options)
     claim(folder, source, options)
+    if folder.url and source["kind"] == "yodas" and not isinstance(workers, int):
+        raise BuildError(
+            f"the machines of a cluster share no disk for archives that are unpacked for {folder}: leave out --ray, or give "
+            "a folder that they share"
+        )
     listing = recipe.read(folder.local / SCRATCH / "unpacked", workers, progress)
     headers = _read_headers(sorted({segment.path for segment in listing.segments}), workers, progress)
     plan, contents = make_plan(source, options, listing, headers)

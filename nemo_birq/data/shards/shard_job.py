@@ -52,7 +52,8 @@ def build_shard(job: ShardJob) -> dict:
     """
     folder = StoredFolder(job.out)
     path = record_path(folder.local, job.shard)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if folder.url:
+        path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(path.with_suffix(".lock"), timeout=0):
             if (record := _finished(folder, path)) is not None:

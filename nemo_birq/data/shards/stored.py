@@ -9,7 +9,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from nemo_birq.data.remote import PATIENCE, look
-from nemo_birq.data.remote_files import all_at_once, copy_here, copy_there, list_files, remove_folder, write_new
+from nemo_birq.data.remote_files import (
+    all_at_once,
+    check_writable,
+    copy_here,
+    copy_there,
+    list_files,
+    remove_folder,
+    write_new,
+)
 from nemo_birq.data.retries import RemoteError, is_missing
 from nemo_birq.data.tables import cache_folder
 from nemo_birq.utils.urls import find_secret_problem, is_url
@@ -23,7 +31,7 @@ class StoredFolder:
         local: where the files of a remote one are made and read; by default a folder in the cache that belongs to the URL.
 
     Raises:
-        ValueError: a URL that may hold a secret.
+        ValueError: a URL that may hold a secret, or whose files cannot be listed and written.
     """
 
     def __init__(self, location: Path | str, local: Path | None = None):
@@ -33,6 +41,7 @@ class StoredFolder:
         else:
             if problem := find_secret_problem(self.url):
                 raise ValueError(problem)
+            check_writable(self.url)
             name = hashlib.sha256(self.url.encode()).hexdigest()[:16]
             self.local = local or cache_folder() / "builds" / name
 
