@@ -15,7 +15,7 @@ from nemo_birq.data.audio.errors import AudioError
 from nemo_birq.data.audio.file import AudioFile, open_audio
 from nemo_birq.data.audio_cache import AudioCache
 from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.data.fetch import fetch_remote
+from nemo_birq.data.fetch import AheadReader, fetch_remote
 from nemo_birq.data.index import Place, SpeechIndex
 from nemo_birq.data.manifests import TOLERANCE
 from nemo_birq.utils.terminal import printable
@@ -28,11 +28,15 @@ class UnusableAudio(Exception):
 
 
 class PlannedRows(list[int]):
-    """Rows of a batch, with the place of the batch in the plans of all epochs: ``position``, epoch and number."""
+    """Rows of a batch, with the place of the batch in the plans of all epochs: ``position``, epoch and number.
 
-    def __init__(self, rows: Iterable[int], position: tuple[int, int]):
+    Args:
+        following: rows that the same process is asked for next, so that it can read them ahead.
+    """
+
+    def __init__(self, rows: Iterable[int], position: tuple[int, int], following: Sequence[int] = ()):
         super().__init__(rows)
-        self.position = position
+        self.position, self.following = position, following
 
 
 class Mixing(Protocol):
@@ -64,6 +68,7 @@ class SpeechDataset(torch.utils.data.Dataset):
         self.ends = np.cumsum([len(index) for index in indexes])
         self.sample_rate = sample_rate
         self.mixing, self.seed, self.cache = mixing, seed, cache
+        self._reader = AheadReader(cache)
 
     def __len__(self) -> int:
         return int(self.ends[-1])
@@ -78,12 +83,15 @@ class SpeechDataset(torch.utils.data.Dataset):
         place = self.place(row)
         return read_utterance(place, self.sample_rate, *fetch_remote([place], self.cache))
 
-    def __getitem__(self, rows: list[int]) -> SpeechBatch:
+    def __getitem__(self, rows: PlannedRows | list[int]) -> SpeechBatch:
         # A worker's tensors stay in shared memory until PyTorch looks, which it does at every 128th: gigabytes of audio.
         shared_cache.free_dead_references()
         signals, names, skipped = [], [], 0
         places = [self.place(row) for row in rows]
-        for place, encoded in zip(places, fetch_remote(places, self.cache), strict=True):
+        fetched = self._reader.fetch(places)
+        if any(encoded is not None for encoded in fetched):
+            self._reader.begin([self.place(row) for row in getattr(rows, "following", ())])
+        for place, encoded in zip(places, fetched, strict=True):
             try:
                 signals.append(read_utterance(place, self.sample_rate, encoded))
                 names.append(place.name)

@@ -70,10 +70,11 @@ def build_dataloader(
         most = float(config.get("max_skipped_share", MAX_SKIPPED_SHARE))
         indexes = [_open_checked(source, most) for source in sources]
         weights = None if sources[0].weight is None else [source.weight for source in sources]
-        order = BatchOrder(indexes, weights, settings, rank, world_size, endless=training)
+        workers = config.get("num_workers", 0)
+        order = BatchOrder(indexes, weights, settings, rank, world_size, endless=training, stride=max(1, workers))
         _say(sources, indexes, settings, order)
         dataset = SpeechDataset(indexes, sample_rate, _mixing(config), settings.seed, _cache(config))
-        return SpeechLoader(dataset, order, config.get("num_workers", 0), config.get("pin_memory", False))
+        return SpeechLoader(dataset, order, workers, config.get("pin_memory", False))
 
 
 def _cache(config: DictConfig) -> AudioCache | None:

@@ -29,6 +29,8 @@ BLOCK = 8 << 20
 BLOCKS_AHEAD = 4  # of one pass, asked for at once
 GAP = 256 << 10
 """Bytes that are read and thrown away rather than asked around by two requests: an utterance or two."""
+CONNECTIONS = 64
+"""Requests to S3 at once in a process; 10 by default, fewer than a batch has utterances."""
 IDENTITY = ("ETag", "etag", "generation", "md5Hash", "content_md5", "Content-MD5", "LastModified", "last_modified",
             "Last-Modified", "updated", "mtime", "modified", "created")  # fmt: skip
 """Keys by which the file systems of fsspec tell versions of a file."""
@@ -176,6 +178,9 @@ def open_system(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         own = {"timeout": ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE), "trust_env": True,
                "headers": {"Accept-Encoding": "identity"}}  # fmt: skip
         options["client_kwargs"] = own | fsspec.config.conf.get(protocol, {}).get("client_kwargs", {})
+    elif protocol in ("s3", "s3a"):
+        pool = {"max_pool_connections": CONNECTIONS}
+        options["config_kwargs"] = pool | fsspec.config.conf.get(protocol, {}).get("config_kwargs", {})
     try:
         return fsspec.url_to_fs(url, **options)
     except (ImportError, ValueError) as error:

@@ -1,6 +1,5 @@
 """Builds on a Ray cluster of this machine: the result is that of one process, also where tasks are killed."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from nemo_birq.data.shards.build_command import make_shards
 from nemo_birq.data.shards.recipes.folder import FolderRecipe
 from nemo_birq.data.shards.segments import BuildError
 from nemo_birq.utils.progress import ProgressBars
+from tests.helpers.ray_jobs import killed_always, killed_once, refused
 from tests.helpers.shards import make, noise, write
 
 pytestmark = pytest.mark.unit
@@ -44,22 +44,6 @@ def test_the_bytes_are_those_of_one_process(cluster, tmp_path):
     assert content(tmp_path / "ray") == content(tmp_path / "one")
     result = CliRunner().invoke(make_shards, [*arguments, "--ray", "--part", "1/2"])
     assert result.exit_code == 1 and "--part and --ray both spread the shards over machines" in result.output
-
-
-def killed_once(path: str) -> str:
-    """A job that loses its process at the first try."""
-    if not os.path.exists(path):
-        Path(path).touch()
-        os._exit(9)
-    return path
-
-
-def killed_always(_: str) -> None:
-    os._exit(9)
-
-
-def refused(name: str) -> None:
-    raise BuildError(f"{name} cannot be built: mend it")
 
 
 def test_lost_tasks_are_repeated_and_errors_are_those_of_the_jobs(cluster, tmp_path):

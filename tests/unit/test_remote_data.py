@@ -5,17 +5,14 @@ import shutil
 import tarfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
 
 import fsspec
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from nemo_birq.config_checks.datasets import PretrainingDataset, check_dataset
-from nemo_birq.data import audio_cache, remote
-from nemo_birq.data.factory import build_dataloader
+from nemo_birq.data import remote
+from nemo_birq.data.dataset import PlannedRows
 from nemo_birq.data.index import open_index
 from nemo_birq.data.retries import RemoteError
 from nemo_birq.data.sources import Source
@@ -23,30 +20,11 @@ from nemo_birq.data.tables import cache_folder
 from nemo_birq.extraction.data import open_data
 from nemo_birq.utils.urls import without_secrets
 from tests.helpers.models import SAMPLE_RATE
+from tests.helpers.remote_data import Place, assert_equal, loader, node
 from tests.helpers.shards import make_shards, wav, write_lines
 from tests.helpers.stores import KEY_ID, Store, http_store, s3_for_tests
 
 pytestmark = pytest.mark.unit
-
-
-class Place(NamedTuple):
-    """A server and the URL of an empty folder on it."""
-
-    store: Store
-    url: str
-
-    def put(self, folder: Path) -> None:
-        """Copies files and folders into the folder."""
-        system, path = fsspec.url_to_fs(self.url) if self.url.startswith("s3") else (None, None)
-        for file in folder.rglob("*"):
-            if file.is_file():
-                name = str(file.relative_to(folder))
-                if system is not None:
-                    system.pipe_file(f"{path}/{name}", file.read_bytes())
-                else:
-                    target = self.store.app.folder / self.url.rpartition("/")[2] / name
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(file, target)
 
 
 @pytest.fixture(scope="module")
@@ -68,28 +46,9 @@ def place(request, tmp_path) -> Iterator[Place]:
     store.latency, store.failing, store.cut, store.status, store.stopped_until = 0.0, 0, 0, None, 0.0
 
 
-def node(folder, **changes) -> dict:
-    shards = {
-        "manifest_filepath": f"{folder}/sharded_manifests/manifest__OP_0..1_CL_.json",
-        "tarred_audio_filepaths": f"{folder}/audio__OP_0..1_CL_.tar",
-    }
-    return shards | {"use_lhotse": True, "batch_size": 3, "shuffle": True} | changes
-
-
-def loader(folder, training=False, **changes):
-    return build_dataloader(OmegaConf.create(node(folder, **changes)), SAMPLE_RATE, 0, 1, training)
-
-
 def source(folder) -> Source:
     named = node(folder)
     return Source(named["manifest_filepath"], named["tarred_audio_filepaths"], None)
-
-
-def assert_equal(found, expected) -> None:
-    found, expected = list(found), list(expected)
-    assert [batch.ids for batch in found] == [batch.ids for batch in expected]
-    assert all(torch.equal(one.signal, other.signal) for one, other in zip(found, expected, strict=True))
-    assert not any(batch.skipped for batch in found)
 
 
 def test_an_epoch_is_that_of_local_files(place, tmp_path):
@@ -111,6 +70,19 @@ def test_neighbours_of_a_shard_are_read_by_one_request(place, tmp_path):
     assert place.store.requests - before == 2
 
 
+def test_a_process_reads_its_next_batch_ahead(place, tmp_path):
+    place.put(make_shards(tmp_path))
+    began = loader(place.url, num_workers=2)
+    rows = [*began.sampler]
+    assert [one.following for one in rows] == [[*rows[2]], [], []]  # of two workers, the first takes the third batch
+    dataset, before = began.dataset, place.store.requests
+    dataset[PlannedRows([0, 1], (0, 0), following=[4, 5])]
+    while place.store.requests < before + 2:
+        time.sleep(0.01)
+    found, expected = dataset[[4, 5]], loader(tmp_path).dataset[[4, 5]]
+    assert place.store.requests == before + 2 and torch.equal(found.signal, expected.signal)
+
+
 def test_resuming_moves_between_a_store_and_this_machine(place, tmp_path):
     """Batches after the checkpoint, also those of the next epoch, in worker processes."""
     place.put(make_shards(tmp_path))
@@ -121,69 +93,6 @@ def test_resuming_moves_between_a_store_and_this_machine(place, tmp_path):
     resumed.load_state_dict(began.state_dict() | {"batch": 2})
     rest = [batch for batch, _ in zip(resumed, range(4), strict=False)]
     assert_equal(first + rest, expected)
-
-
-def test_a_cache_gives_the_same_batches_without_requests(place, tmp_path, monkeypatch):
-    """In worker processes, also after one of them was killed in the middle of a write."""
-    monkeypatch.setenv("NEMO_BIRQ_CACHE", str(tmp_path / "cache"))
-    place.put(make_shards(tmp_path / "shards"))
-    expected = list(loader(tmp_path / "shards"))
-    cached = loader(place.url, num_workers=2, remote_cache_gb=1)
-    assert_equal(cached, expected)
-    before = place.store.requests
-    assert_equal(cached, expected)
-    assert place.store.requests == before
-    [first, _] = (tmp_path / "cache" / "audio").glob("*[0-9a-f]")
-    with open(first, "r+b") as file:
-        file.seek(1000)
-        file.write(bytes(1000))
-    assert_equal(cached, expected)
-    assert place.store.requests == before + 1  # for the utterance whose bytes are gone
-
-
-def test_a_replaced_object_is_not_taken_from_the_cache(place, tmp_path, monkeypatch):
-    monkeypatch.setenv("NEMO_BIRQ_CACHE", str(tmp_path / "cache"))
-    place.put(make_shards(tmp_path / "old"))
-    list(loader(place.url, remote_cache_gb=1))
-    new = make_shards(tmp_path / "new", {"clip3.wav": wav(1.3, pitch=1000)})
-    place.put(new)
-    assert_equal(loader(place.url, remote_cache_gb=1), loader(new))
-
-
-def test_a_cache_keeps_to_its_size_and_keeps_what_is_used(s3, tmp_path, monkeypatch):
-    monkeypatch.setenv("NEMO_BIRQ_CACHE", str(tmp_path / "cache"))
-    place = Place(s3[0], f"s3://bucket/{tmp_path.name}")
-    place.put(make_shards(tmp_path / "shards", shards=8))
-    ways = [
-        {name: value.replace("0..1", "0..7") for name, value in node(where).items() if isinstance(value, str)}
-        for where in (place.url, tmp_path / "shards")
-    ]
-    dataset = loader(place.url, **ways[0], remote_cache_gb=150e-6).dataset  # of some 350 kB
-    expected = loader(tmp_path / "shards", **ways[1]).dataset
-    for row in (0, 1, 2, 0, 3, 4):
-        assert torch.equal(dataset[[row]].signal, expected[[row]].signal)
-        files = (path.stat() for path in (tmp_path / "cache" / "audio").iterdir())
-        assert sum(file.st_blocks * 512 for file in files) <= 150_000
-    before = s3[0].requests
-    dataset[[0]]
-    assert s3[0].requests == before
-    dataset[[1]]
-    assert s3[0].requests == before + 1
-
-
-def test_a_full_disk_ends_the_cache_and_not_the_training(s3, tmp_path, monkeypatch):
-    monkeypatch.setenv("NEMO_BIRQ_CACHE", str(tmp_path / "cache"))
-    place = Place(s3[0], f"s3://bucket/{tmp_path.name}")
-    place.put(make_shards(tmp_path / "shards"))
-    list(loader(place.url, remote_cache_gb=1))
-    for path in (tmp_path / "cache" / "audio").glob("*[0-9a-f]"):
-        path.unlink()
-        path.symlink_to("/dev/full")
-    said: list[str] = []
-    monkeypatch.setattr(audio_cache.logging, "warning", said.append)
-    assert_equal(loader(place.url, remote_cache_gb=1), loader(tmp_path / "shards"))
-    [warning] = said
-    assert "keeps no more remote audio" in warning and "No space left on device" in warning
 
 
 @pytest.mark.parametrize("fault", [{"latency": 0.05}, {"failing": 2}, {"cut": 2}, {"stopped": 1.0}], ids=str)

@@ -69,9 +69,11 @@ class RayCluster:
                     report(done)
                     yield number, result
         except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, ImportError):
+            if "No module named" in str(error.cause):  # also where the job itself cannot be read
+                lacking = str(error.cause).partition("No module named ")[2].splitlines()[0]
                 raise BuildError(
-                    f"a machine of the cluster lacks what the jobs need ({error.cause}): install nemo_birq on all of them"
+                    f"a machine of the cluster lacks the module {lacking}: install nemo_birq with what the input needs on "
+                    "all of them"
                 ) from error
             raise error.cause from error
         except ray.exceptions.RayError as error:
