@@ -124,13 +124,14 @@ def s3_store() -> Iterator[tuple[Store, str]]:
 
 @contextmanager
 def s3_for_tests() -> Iterator[Store]:
-    """Serves S3 with an empty bucket ``bucket``, and sets the environment of this process and its children for it."""
+    """Serves S3 with a bucket ``bucket``, which is that of earlier servers of this process, and sets the environment of this process and its children for it."""
     with s3_store() as (store, url), pytest.MonkeyPatch.context() as patch:
         names = {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": "hidden"}
         for name, value in (names | {"AWS_DEFAULT_REGION": "us-east-1"}).items():
             patch.setenv(name, value)
         fsspec.get_filesystem_class("s3").clear_instance_cache()
-        fsspec.filesystem("s3").mkdir("bucket")
+        if not fsspec.filesystem("s3").exists("bucket"):
+            fsspec.filesystem("s3").mkdir("bucket")
         yield store
         fsspec.get_filesystem_class("s3").clear_instance_cache()
 

@@ -74,7 +74,7 @@ def test_a_process_reads_its_next_batch_ahead(place, tmp_path):
     place.put(make_shards(tmp_path))
     began = loader(place.url, num_workers=2)
     rows = [*began.sampler]
-    assert [one.following for one in rows] == [[*rows[2]], [], []]  # of two workers, the first takes the third batch
+    assert [list(one.following) for one in rows] == [[*rows[2]], [], []]  # of two workers, the first takes the third batch
     dataset, before = began.dataset, place.store.requests
     dataset[PlannedRows([0, 1], (0, 0), following=[4, 5])]
     while place.store.requests < before + 2:
@@ -225,6 +225,14 @@ def test_extraction_reads_a_remote_folder_of_shards(s3, tmp_path):
     place.put(make_shards(tmp_path))
     found, expected = (open_data(str(where), None, SAMPLE_RATE) for where in (place.url, tmp_path))
     assert list(found.lines()) == list(expected.lines()) and found.fingerprint == expected.fingerprint
+
+
+@pytest.mark.parametrize("tars", ["{url}/audio__OP_0..1_CL_.tar", "pipe:curl -sf {url}/audio__OP_0..1_CL_.tar"])
+def test_a_stream_takes_remote_manifests_and_shards(tmp_path, tars):
+    settings = {"use_lhotse": False, "is_tarred": True, "shuffle_n": 8}
+    expected = list(loader(make_shards(tmp_path), **settings))
+    with http_store(tmp_path, ranges=False) as (_, url):
+        assert_equal(loader(url, tarred_audio_filepaths=tars.format(url=url), **settings), expected)
 
 
 SECRETS = ("https://me:hidden@host/a.json", "https://host/a.json?X-Amz-Signature=hidden", "s3://me:hidden@bucket/a.json")
