@@ -14,9 +14,32 @@ from typing import Any
 import click
 
 from nemo_birq.utils.terminal import printable
+from nemo_birq.utils.urls import is_url, without_secrets
 
-PATH = click.Path(path_type=Path)
-"""Type of a parameter that becomes a ``Path``; the file or folder need not exist."""
+
+class LocalPath(click.Path):
+    """A path of this machine, which becomes a ``Path``; the file or folder need not exist."""
+
+    def __init__(self):
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        if is_url(value):
+            self.fail(f"{without_secrets(value)} is a URL; this must be a path of this machine.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class PathOrUrl(click.Path):
+    """A path of this machine, which becomes a ``Path``, or a URL, which stays a text."""
+
+    def __init__(self):
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
+        return str(value).rstrip("/") if is_url(value) else super().convert(value, param, ctx)
+
+
+PATH, PATH_OR_URL = LocalPath(), PathOrUrl()
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 120}
 FOREIGN = {"MisconfigurationException", "NeMoBaseException", "OmegaConfBaseException", "HydraException"}
 """Names of the errors with which Lightning, NeMo, OmegaConf and Hydra refuse a setting; importing them takes seconds."""

@@ -61,6 +61,7 @@ class PretrainingDataset(DatasetSettings):
     """Values of the loader of nemo_birq/data."""
 
     max_skipped_share: Share = 0.05
+    remote_cache_gb: Annotated[Real, Field(ge=0, le=1e6)] | None = None
     seed: Seed = 0
     noise_manifest: Files = None
     noise_tarred_audio_filepaths: Files = None
@@ -106,6 +107,12 @@ def check_dataset(kind: type[Kind], node: dict[str, Any], where: str) -> Kind:
         refuse(f"{where}.use_lhotse", settings.use_lhotse, f"true, or false with {where}.is_tarred=true and a batch_size")
     if not settings.use_lhotse and settings.batch_size is None:
         refuse(f"{where}.batch_size", None, f"a number of utterances if {where}.use_lhotse is false")
+    if kind is PretrainingDataset and settings.remote_cache_gb and not settings.use_lhotse:
+        refuse(
+            f"{where}.remote_cache_gb",
+            settings.remote_cache_gb,
+            f"null if {where}.use_lhotse is false, because streams are not cached",
+        )
     if settings.batch_size is None and settings.batch_duration is None and not (bins and sizes):
         allowed = f"a number of seconds if neither {where}.batch_size nor {where}.bucket_batch_size is given"
         refuse(f"{where}.batch_duration", None, allowed)

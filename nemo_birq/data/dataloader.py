@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -26,6 +27,7 @@ class BatchOrder(torch.utils.data.Sampler):
 
     Args:
         endless: go on with the next epoch when one is over, for training; otherwise one epoch, again and again the same.
+        stride: batches from one of a process to its next: the number of worker processes, which take turns.
     """
 
     def __init__(
@@ -36,9 +38,11 @@ class BatchOrder(torch.utils.data.Sampler):
         rank: int,
         world_size: int,
         endless: bool,
+        stride: int = 1,
     ):
         self.indexes, self.weights, self.settings = indexes, weights, settings
         self.rank, self.world_size, self.endless = rank, world_size, endless
+        self.stride = stride
         self.epoch = 0
         self.batch = 0  # of the plan, all ranks together; those before it are done
         self.planned_for = world_size  # ranks when this epoch began
@@ -66,6 +70,16 @@ class BatchOrder(torch.utils.data.Sampler):
         return self.length
 
     def __iter__(self) -> Iterator[PlannedRows]:
+        coming: deque[PlannedRows] = deque()
+        for rows in self._planned():
+            coming.append(rows)
+            if len(coming) > self.stride:
+                first = coming.popleft()
+                first.following = list(rows)
+                yield first
+        yield from coming
+
+    def _planned(self) -> Iterator[PlannedRows]:
         position = self.epoch, self.batch, self.planned_for
         while True:
             rows, position = self._step(position)

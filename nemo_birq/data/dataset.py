@@ -13,8 +13,9 @@ from torch.multiprocessing.reductions import shared_cache
 
 from nemo_birq.data.audio.errors import AudioError
 from nemo_birq.data.audio.file import AudioFile, open_audio
+from nemo_birq.data.audio_cache import AudioCache
 from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.data.fetch import fetch_remote
+from nemo_birq.data.fetch import AheadReader, fetch_remote
 from nemo_birq.data.index import Place, SpeechIndex
 from nemo_birq.data.manifests import TOLERANCE
 from nemo_birq.utils.terminal import printable
@@ -27,11 +28,15 @@ class UnusableAudio(Exception):
 
 
 class PlannedRows(list[int]):
-    """Rows of a batch, with the place of the batch in the plans of all epochs: ``position``, epoch and number."""
+    """Rows of a batch, with the place of the batch in the plans of all epochs: ``position``, epoch and number.
 
-    def __init__(self, rows: Iterable[int], position: tuple[int, int]):
+    Args:
+        following: rows that the same process is asked for next, so that it can read them ahead.
+    """
+
+    def __init__(self, rows: Iterable[int], position: tuple[int, int], following: Sequence[int] = ()):
         super().__init__(rows)
-        self.position = position
+        self.position, self.following = position, following
 
 
 class Mixing(Protocol):
@@ -48,13 +53,22 @@ class SpeechDataset(torch.utils.data.Dataset):
         sample_rate: of the signals, in Hz.
         mixing: makes the noisy signals of ``PlannedRows``; None: there are none.
         seed: of the mixing, with the position of a batch: a resumed run, and any number of workers, mixes the same.
+        cache: of remote audio; None: each utterance is read from its store each time.
     """
 
-    def __init__(self, indexes: Sequence[SpeechIndex], sample_rate: int, mixing: Mixing | None = None, seed: int = 0):
+    def __init__(
+        self,
+        indexes: Sequence[SpeechIndex],
+        sample_rate: int,
+        mixing: Mixing | None = None,
+        seed: int = 0,
+        cache: AudioCache | None = None,
+    ):
         self.indexes = indexes
         self.ends = np.cumsum([len(index) for index in indexes])
         self.sample_rate = sample_rate
-        self.mixing, self.seed = mixing, seed
+        self.mixing, self.seed, self.cache = mixing, seed, cache
+        self._reader = AheadReader(cache)
 
     def __len__(self) -> int:
         return int(self.ends[-1])
@@ -66,14 +80,18 @@ class SpeechDataset(torch.utils.data.Dataset):
 
     def read(self, row: int) -> np.ndarray:
         """Reads the signal of a row; shape and errors as ``read_audio``."""
-        return read_utterance(self.place(row), self.sample_rate)
+        place = self.place(row)
+        return read_utterance(place, self.sample_rate, *fetch_remote([place], self.cache))
 
-    def __getitem__(self, rows: list[int]) -> SpeechBatch:
+    def __getitem__(self, rows: PlannedRows | list[int]) -> SpeechBatch:
         # A worker's tensors stay in shared memory until PyTorch looks, which it does at every 128th: gigabytes of audio.
         shared_cache.free_dead_references()
         signals, names, skipped = [], [], 0
         places = [self.place(row) for row in rows]
-        for place, encoded in zip(places, fetch_remote(places), strict=True):
+        fetched = self._reader.fetch(places)
+        if any(encoded is not None for encoded in fetched):
+            self._reader.begin([self.place(row) for row in getattr(rows, "following", ())])
+        for place, encoded in zip(places, fetched, strict=True):
             try:
                 signals.append(read_utterance(place, self.sample_rate, encoded))
                 names.append(place.name)
@@ -102,13 +120,8 @@ def read_utterance(place: Place, sample_rate: int, encoded: bytes | None = None)
     Args:
         place: of the utterance.
         sample_rate: in Hz.
-        encoded: its bytes where they have been fetched already, with those of others.
-
-    Raises:
-        RemoteError: as ``fetch.fetch_remote``.
+        encoded: its bytes, which ``fetch.fetch_remote`` reads, where it is remote.
     """
-    if encoded is None:
-        [encoded] = fetch_remote([place])
     if encoded is not None:
         return read_audio(encoded, place.start, place.duration, sample_rate)
     if place.file == place.name:

@@ -16,6 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from nemo_birq.config_checks.data_files import INPUT_CFG, MANIFESTS, SHARDS, find_unset, without_unset
 from nemo_birq.config_checks.mixing import KEY, NOISE, NOISE_SHARDS, read_mixing
 from nemo_birq.config_checks.nemo_keys import REFUSED, explain_keys
+from nemo_birq.data.audio_cache import KEY as CACHE
+from nemo_birq.data.audio_cache import AudioCache
 from nemo_birq.data.dataloader import BatchOrder, SpeechLoader
 from nemo_birq.data.dataset import SpeechDataset
 from nemo_birq.data.epoch_plan import BatchSettings
@@ -32,7 +34,7 @@ SETTINGS = {field.name for field in fields(BatchSettings)}
 OTHER_KEYS = {
     "use_lhotse", "is_tarred", "manifest_filepath", "tarred_audio_filepaths", "input_cfg", "sample_rate", "num_workers",
     "pin_memory", "max_skipped_share", "shuffle_n", "tarred_shard_strategy", "name", "ds_item", "val_dl_idx",
-    KEY, NOISE, NOISE_SHARDS,
+    KEY, NOISE, NOISE_SHARDS, CACHE,
 }  # fmt: skip
 
 
@@ -68,10 +70,15 @@ def build_dataloader(
         most = float(config.get("max_skipped_share", MAX_SKIPPED_SHARE))
         indexes = [_open_checked(source, most) for source in sources]
         weights = None if sources[0].weight is None else [source.weight for source in sources]
-        order = BatchOrder(indexes, weights, settings, rank, world_size, endless=training)
+        workers = config.get("num_workers", 0)
+        order = BatchOrder(indexes, weights, settings, rank, world_size, endless=training, stride=max(1, workers))
         _say(sources, indexes, settings, order)
-        dataset = SpeechDataset(indexes, sample_rate, _mixing(config), settings.seed)
-        return SpeechLoader(dataset, order, config.get("num_workers", 0), config.get("pin_memory", False))
+        dataset = SpeechDataset(indexes, sample_rate, _mixing(config), settings.seed, _cache(config))
+        return SpeechLoader(dataset, order, workers, config.get("pin_memory", False))
+
+
+def _cache(config: DictConfig) -> AudioCache | None:
+    return AudioCache(config[CACHE]) if config.get(CACHE) else None
 
 
 def _mixing(config: DictConfig) -> SpeechMixing | None:
@@ -92,7 +99,7 @@ def _mixing(config: DictConfig) -> SpeechMixing | None:
         ]
         for index in indexes:
             logging.info(f"noise: {len(index)} clips, {index.durations.sum() / 3600:.2f} h")
-    return SpeechMixing(settings, SpeechDataset(indexes, config.sample_rate) if indexes else None)
+    return SpeechMixing(settings, SpeechDataset(indexes, config.sample_rate, cache=_cache(config)) if indexes else None)
 
 
 def _check_keys(config: DictConfig) -> None:

@@ -1,6 +1,6 @@
 """Files behind URLs, read through fsspec: their versions, one pass through a file, and many ranges of bytes at once.
 
-All remote reading of the package happens here. Credentials and further options come from where fsspec and the libraries of
+Whole files and folders are in ``remote_files``. Credentials and further options come from where fsspec and the libraries of
 the stores look for them, and nothing of them is kept.
 """
 
@@ -29,6 +29,8 @@ BLOCK = 8 << 20
 BLOCKS_AHEAD = 4  # of one pass, asked for at once
 GAP = 256 << 10
 """Bytes that are read and thrown away rather than asked around by two requests: an utterance or two."""
+CONNECTIONS = 64
+"""Requests to S3 at once in a process; 10 by default, fewer than a batch has utterances."""
 IDENTITY = ("ETag", "etag", "generation", "md5Hash", "content_md5", "Content-MD5", "LastModified", "last_modified",
             "Last-Modified", "updated", "mtime", "modified", "created")  # fmt: skip
 """Keys by which the file systems of fsspec tell versions of a file."""
@@ -60,7 +62,7 @@ def look(url: str, patience: float = FIRST_LOOK) -> Version:
         RemoteError: the file is not there, may not be read, or its size is unknown.
         ValueError: nothing installed reads such URLs.
     """
-    system, path = _open_system(url)
+    system, path = open_system(url)
     system.invalidate_cache()
     found = repeat(url, patience, lambda: system.info(path))
     if found.get("type") == "directory" or found.get("size") is None:
@@ -71,7 +73,7 @@ def look(url: str, patience: float = FIRST_LOOK) -> Version:
 
 def find_files(folder: str, pattern: str) -> list[str]:
     """Finds the files of a remote folder whose names fit a pattern with ``*``, in any order; errors as ``look``."""
-    system, path = _open_system(folder)
+    system, path = open_system(folder)
     system.invalidate_cache()
     found = repeat(folder, FIRST_LOOK, lambda: system.glob(f"{path.rstrip('/')}/{pattern}"))
     return [system.unstrip_protocol(name) for name in found]
@@ -147,7 +149,7 @@ def _fetch(blocks: list[Range], found: dict[Range, bytes]) -> None:
     """Adds to ``found`` the content of all blocks that can be read; then raises an error of the others, if there are any."""
     systems: dict[int, tuple[fsspec.AbstractFileSystem, list[tuple[Range, str]]]] = {}
     for block in blocks:
-        system, path = _open_system(block.url)
+        system, path = open_system(block.url)
         systems.setdefault(id(system), (system, []))[1].append((block, path))
     failed = []
     for system, asked in systems.values():
@@ -166,7 +168,7 @@ def _fetch(blocks: list[Range], found: dict[Range, bytes]) -> None:
         raise min(failed, key=may_pass)
 
 
-def _open_system(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+def open_system(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Returns the file system of a URL, which fsspec keeps one of in each process, and the path in it."""
     protocol = url.partition("://")[0].lower()
     options: dict[str, Any] = {}
@@ -176,6 +178,9 @@ def _open_system(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         own = {"timeout": ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE), "trust_env": True,
                "headers": {"Accept-Encoding": "identity"}}  # fmt: skip
         options["client_kwargs"] = own | fsspec.config.conf.get(protocol, {}).get("client_kwargs", {})
+    elif protocol in ("s3", "s3a"):
+        pool = {"max_pool_connections": CONNECTIONS}
+        options["config_kwargs"] = pool | fsspec.config.conf.get(protocol, {}).get("config_kwargs", {})
     try:
         return fsspec.url_to_fs(url, **options)
     except (ImportError, ValueError) as error:

@@ -16,14 +16,15 @@ LONGEST_PAUSE = 15.0  # seconds between two tries
 QUIET_TRIES = 2  # before a failure is worth a line in the log: of thousands of requests, some always fail once
 PASSING_STATUS = (408, 425, 429)  # of HTTP, among those from 400 to 499
 FINAL_NUMBERS = (errno.EINVAL, errno.EPERM, errno.EACCES, errno.ENOSYS)
-FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotImplementedError, ImportError, ValueError, TypeError,
-         AttributeError)  # fmt: skip
+FINAL = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotImplementedError, ImportError,
+         ValueError, TypeError, AttributeError)  # fmt: skip
 MISSING = "there is no such object: compare the names of bucket, folder and file"
 REFUSED = (
     "the store refuses access: check that credentials are given where its tools look for them, have not expired and may "
-    "read the object, and that the clock of this machine is right"
+    "{verb} the object, and that the clock of this machine is right"
 )
 NO_RANGES = "the server does not answer requests for ranges of bytes: take another server, or copy the file"
+_DONE = {"read": "read", "write": "written"}
 SHORTER = "the file is shorter than when its index was built, so it has been replaced: start again, which builds a new index"
 
 
@@ -52,13 +53,14 @@ class ShorterFileError(ValueError):
     """A whole answer that is shorter than the range that was asked for."""
 
 
-def repeat(url: str, patience: float, action: Callable[[], Result]) -> Result:
+def repeat(url: str, patience: float, action: Callable[[], Result], verb: str = "read") -> Result:
     """Runs a request until it succeeds.
 
     Args:
         url: of the file, for messages.
         patience: seconds after which the last error is final.
         action: the request.
+        verb: read or write, for messages.
 
     Raises:
         RemoteError: its error does not pass.
@@ -67,15 +69,15 @@ def repeat(url: str, patience: float, action: Callable[[], Result]) -> Result:
         retry=retry_if_exception(may_pass),
         stop=stop_before_delay(patience),
         wait=wait_random_exponential(0.2, max=LONGEST_PAUSE),
-        before_sleep=lambda state: _say(url, patience, state),
+        before_sleep=lambda state: _say(url, patience, state, verb),
         reraise=True,
     )
     try:
         return tries(action)
     except Exception as error:
         waited = f"it was tried again for {patience:.0f} s: check address, network and server"
-        hint = waited if may_pass(error) else _hint(error)
-        raise RemoteError("; ".join(filter(None, (_words(url, error), hint)))) from error
+        hint = waited if may_pass(error) else _hint(error, verb)
+        raise RemoteError("; ".join(filter(None, (_words(url, error, verb), hint)))) from error
 
 
 def may_pass(error: BaseException) -> bool:
@@ -87,6 +89,13 @@ def may_pass(error: BaseException) -> bool:
         return False
     kinds = {kind.__name__ for kind in type(reason).__mro__}  # botocore is not always installed
     return "BotoCoreError" not in kinds or bool(kinds & {"HTTPClientError", "ConnectionError", "IncompleteReadError"})
+
+
+def is_missing(error: RemoteError) -> bool:
+    """Tests if a file cannot be read because the store answers that there is none."""
+    reason = _reason(error.__cause__ or error)
+    status = _status(reason)
+    return isinstance(reason, FileNotFoundError) if status is None else status == 404
 
 
 def _reason(error: BaseException) -> BaseException:
@@ -110,7 +119,7 @@ def _status(reason: BaseException) -> int | None:
     return None
 
 
-def _hint(error: BaseException) -> str | None:
+def _hint(error: BaseException, verb: str) -> str | None:
     reason = _reason(error)
     status = _status(reason)
     if isinstance(reason, NoRangesError):
@@ -120,17 +129,17 @@ def _hint(error: BaseException) -> str | None:
     if isinstance(reason, FileNotFoundError) or status == 404:
         return MISSING
     refused = isinstance(reason, PermissionError) or status in (401, 403) or "Credentials" in type(reason).__name__
-    return REFUSED if refused else None
+    return REFUSED.format(verb=verb) if refused else None
 
 
-def _words(url: str, error: BaseException) -> str:
+def _words(url: str, error: BaseException, verb: str) -> str:
     reason = _reason(error)
     name = error.url if isinstance(error, RequestError) else url
-    said = " ".join(str(reason).split())
-    return printable(without_secrets(f"{name} cannot be read ({type(reason).__name__}{f': {said}' if said else ''})"))
+    said = ": ".join(filter(None, (type(reason).__name__, " ".join(str(reason).split()))))
+    return printable(without_secrets(f"{name} cannot be {_DONE[verb]} ({said})"))
 
 
-def _say(url: str, patience: float, state: RetryCallState) -> None:
+def _say(url: str, patience: float, state: RetryCallState, verb: str) -> None:
     if state.attempt_number > QUIET_TRIES:
         waited = f"{state.seconds_since_start:.0f} of {patience:.0f} s"
-        LOG.warning(f"{_words(url, state.outcome.exception())}; it is tried again ({waited})")
+        LOG.warning(f"{_words(url, state.outcome.exception(), verb)}; it is tried again ({waited})")

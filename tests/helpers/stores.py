@@ -16,12 +16,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import fsspec
+import pytest
 from werkzeug.exceptions import NotFound, RequestedRangeNotSatisfiable
 from werkzeug.security import safe_join
 from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.utils import send_file
 from werkzeug.wrappers import Request, Response
 
+KEY_ID = "AKIAEXAMPLEKEYOFTEST"
 App = Callable[[dict, Callable], Iterable[bytes]]
 
 
@@ -51,13 +54,23 @@ class Store:
         """Status of all answers, such as 403."""
         self.stopped_until = 0.0
         """Time (``time.monotonic``) before which the server answers nothing and closes the connection."""
+        self.refusing: tuple[str, ...] = ()
+        """Methods that are answered with 403."""
+        self.refuse_after: int | None = None
+        """Number of requests from which on all are answered with 403, as with credentials that expire."""
+        self.gets = 0
+        """Requests for contents."""
 
     def __call__(self, environ: dict, start_response: Callable) -> Iterable[bytes]:
         self.requests += 1
+        self.gets += environ["REQUEST_METHOD"] == "GET" and "list-type" not in environ["QUERY_STRING"]
         time.sleep(self.latency)
         if time.monotonic() < self.stopped_until:
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
             raise ConnectionAbortedError
+        expired = self.refuse_after is not None and self.requests > self.refuse_after
+        if expired or environ["REQUEST_METHOD"] in self.refusing:
+            return Response("no", status=403)(environ, start_response)
         if self.status or self.failing or self._random.random() < self.failing_share:
             self.failing = max(0, self.failing - 1)
             return Response("no", status=self.status or 503)(environ, start_response)
@@ -110,6 +123,20 @@ def s3_store() -> Iterator[tuple[Store, str]]:
 
 
 @contextmanager
+def s3_for_tests() -> Iterator[Store]:
+    """Serves S3, with one bucket ``bucket`` for all servers of this process, and sets the environment that finds it."""
+    with s3_store() as (store, url), pytest.MonkeyPatch.context() as patch:
+        names = {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": "hidden"}
+        for name, value in (names | {"AWS_DEFAULT_REGION": "us-east-1"}).items():
+            patch.setenv(name, value)
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
+        if not fsspec.filesystem("s3").exists("bucket"):
+            fsspec.filesystem("s3").mkdir("bucket")
+        yield store
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
+@contextmanager
 def _served(app: App) -> Iterator[tuple[Store, str]]:
     store = Store(app)
     server = make_server("127.0.0.1", 0, store, threaded=True, request_handler=_Handler)
@@ -140,8 +167,6 @@ def main() -> None:
 
 def fill_bucket(url: str, folder: Path) -> None:
     """Copies the files of a folder to the bucket ``bucket`` of an S3 server."""
-    import fsspec
-
     system = fsspec.filesystem("s3", endpoint_url=url, key="testing", secret="testing")
     system.mkdir("bucket")
     for path in folder.rglob("*"):

@@ -5,17 +5,14 @@ import shutil
 import tarfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
 
 import fsspec
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from nemo_birq.config_checks.datasets import PretrainingDataset, check_dataset
 from nemo_birq.data import remote
-from nemo_birq.data.factory import build_dataloader
+from nemo_birq.data.dataset import PlannedRows
 from nemo_birq.data.index import open_index
 from nemo_birq.data.retries import RemoteError
 from nemo_birq.data.sources import Source
@@ -23,31 +20,11 @@ from nemo_birq.data.tables import cache_folder
 from nemo_birq.extraction.data import open_data
 from nemo_birq.utils.urls import without_secrets
 from tests.helpers.models import SAMPLE_RATE
+from tests.helpers.remote_data import Place, assert_equal, loader, node
 from tests.helpers.shards import make_shards, wav, write_lines
-from tests.helpers.stores import Store, http_store, s3_store
+from tests.helpers.stores import KEY_ID, Store, http_store, s3_for_tests
 
 pytestmark = pytest.mark.unit
-KEY_ID = "AKIAEXAMPLEKEYOFTEST"
-
-
-class Place(NamedTuple):
-    """A server and the URL of an empty folder on it."""
-
-    store: Store
-    url: str
-
-    def put(self, folder: Path) -> None:
-        """Copies files and folders into the folder."""
-        system, path = fsspec.url_to_fs(self.url) if self.url.startswith("s3") else (None, None)
-        for file in folder.rglob("*"):
-            if file.is_file():
-                name = str(file.relative_to(folder))
-                if system is not None:
-                    system.pipe_file(f"{path}/{name}", file.read_bytes())
-                else:
-                    target = self.store.app.folder / self.url.rpartition("/")[2] / name
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(file, target)
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +35,7 @@ def http(tmp_path_factory) -> Iterator[tuple[Store, str]]:
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[tuple[Store, str]]:
-    with s3_store() as (store, url), pytest.MonkeyPatch.context() as patch:
-        names = {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": "hidden"}
-        for name, value in (names | {"AWS_DEFAULT_REGION": "us-east-1"}).items():
-            patch.setenv(name, value)
-        fsspec.filesystem("s3", skip_instance_cache=True).mkdir("bucket")
+    with s3_for_tests() as store:
         yield store, "s3://bucket"
 
 
@@ -73,28 +46,9 @@ def place(request, tmp_path) -> Iterator[Place]:
     store.latency, store.failing, store.cut, store.status, store.stopped_until = 0.0, 0, 0, None, 0.0
 
 
-def node(folder, **changes) -> dict:
-    shards = {
-        "manifest_filepath": f"{folder}/sharded_manifests/manifest__OP_0..1_CL_.json",
-        "tarred_audio_filepaths": f"{folder}/audio__OP_0..1_CL_.tar",
-    }
-    return shards | {"use_lhotse": True, "batch_size": 3, "shuffle": True} | changes
-
-
-def loader(folder, training=False, **changes):
-    return build_dataloader(OmegaConf.create(node(folder, **changes)), SAMPLE_RATE, 0, 1, training)
-
-
 def source(folder) -> Source:
     named = node(folder)
     return Source(named["manifest_filepath"], named["tarred_audio_filepaths"], None)
-
-
-def assert_equal(found, expected) -> None:
-    found, expected = list(found), list(expected)
-    assert [batch.ids for batch in found] == [batch.ids for batch in expected]
-    assert all(torch.equal(one.signal, other.signal) for one, other in zip(found, expected, strict=True))
-    assert not any(batch.skipped for batch in found)
 
 
 def test_an_epoch_is_that_of_local_files(place, tmp_path):
@@ -114,6 +68,19 @@ def test_neighbours_of_a_shard_are_read_by_one_request(place, tmp_path):
     before = place.store.requests
     dataset[list(range(8))]  # of two shards
     assert place.store.requests - before == 2
+
+
+def test_a_process_reads_its_next_batch_ahead(place, tmp_path):
+    place.put(make_shards(tmp_path))
+    began = loader(place.url, num_workers=2)
+    rows = [*began.sampler]
+    assert [list(one.following) for one in rows] == [[*rows[2]], [], []]  # of two workers, the first takes the third batch
+    dataset, before = began.dataset, place.store.requests
+    dataset[PlannedRows([0, 1], (0, 0), following=[4, 5])]
+    while place.store.requests < before + 2:
+        time.sleep(0.01)
+    found, expected = dataset[[4, 5]], loader(tmp_path).dataset[[4, 5]]
+    assert place.store.requests == before + 2 and torch.equal(found.signal, expected.signal)
 
 
 def test_resuming_moves_between_a_store_and_this_machine(place, tmp_path):
@@ -258,6 +225,14 @@ def test_extraction_reads_a_remote_folder_of_shards(s3, tmp_path):
     place.put(make_shards(tmp_path))
     found, expected = (open_data(str(where), None, SAMPLE_RATE) for where in (place.url, tmp_path))
     assert list(found.lines()) == list(expected.lines()) and found.fingerprint == expected.fingerprint
+
+
+@pytest.mark.parametrize("tars", ["{url}/audio__OP_0..1_CL_.tar", "pipe:curl -sf {url}/audio__OP_0..1_CL_.tar"])
+def test_a_stream_takes_remote_manifests_and_shards(tmp_path, tars):
+    settings = {"use_lhotse": False, "is_tarred": True, "shuffle_n": 8}
+    expected = list(loader(make_shards(tmp_path), **settings))
+    with http_store(tmp_path, ranges=False) as (_, url):
+        assert_equal(loader(url, tarred_audio_filepaths=tars.format(url=url), **settings), expected)
 
 
 SECRETS = ("https://me:hidden@host/a.json", "https://host/a.json?X-Amz-Signature=hidden", "s3://me:hidden@bucket/a.json")

@@ -18,13 +18,18 @@ OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 FULL_SCALE = 32767 / 32768  # the largest sample of 16 bits, as soundfile gives it
 
 
-def decode(piece: Piece) -> Decoded:
+def decode(piece: Piece, recording: str | AudioError) -> Decoded:
     """Reads a piece of a file.
+
+    Args:
+        recording: the file on this machine, or why there is none; see ``recordings.local_recordings``.
 
     Raises:
         AudioError: it cannot be decoded, is shorter than its header says, or holds samples that are no audio.
     """
-    with open_audio(piece.path) as audio:
+    if isinstance(recording, AudioError):
+        raise recording
+    with open_audio(recording) as audio:
         decoded = audio.decode(piece.start, piece.frames, piece.channels)
     frames, rate = len(decoded.signal), decoded.sample_rate
     if frames < piece.frames - TOLERANCE * rate or not frames:

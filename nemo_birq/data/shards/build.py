@@ -2,10 +2,11 @@
 
 import errno
 import json
-import shutil
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +20,7 @@ from nemo_birq.data.shards.plan import (
     BuildOptions,
     Plan,
     ShardPlan,
+    byte_versions,
     check_same_command,
     check_same_versions,
     make_plan,
@@ -28,12 +30,14 @@ from nemo_birq.data.shards.plan import (
 from nemo_birq.data.shards.segments import BuildError, Listing, Skipped
 from nemo_birq.data.shards.shard_job import ShardJob, build_shard
 from nemo_birq.data.shards.source import shareable
-from nemo_birq.data.shards.workers import run_jobs
+from nemo_birq.data.shards.stored import StoredFolder
+from nemo_birq.data.shards.workers import Workers, run_jobs
 from nemo_birq.data.shards.writer import AUDIO, MANIFEST, merge_manifests, write_manifest
 from nemo_birq.utils.files import file_sha256, write_json
 from nemo_birq.utils.progress import Progress
 
 CARD = "dataset_card.json"
+PICTURE = "durations.png"
 SHOWN = 3  # shards and utterances in an error
 LOCK = ".build.lock"
 _HEADERS_IN_A_JOB = 500
@@ -53,49 +57,57 @@ class Recipe(Protocol):
     def describe(self) -> dict:
         """What it reads, to recognize the same input again: no work that takes long."""
 
-    def read(self, scratch: Path, workers: int, progress: Progress) -> Listing:
+    def read(self, scratch: Path, workers: Workers, progress: Progress) -> Listing:
         """Returns the segments.
 
         Args:
             scratch: folder to unpack archives to, which is removed after the build.
-            workers: processes.
+            workers: processes, or a cluster.
             progress: shows long work.
         """
 
 
 def build(
-    recipe: Recipe, out: Path, options: BuildOptions, workers: int, max_skipped_share: float, progress: Progress
+    recipe: Recipe,
+    out: Path | str,
+    options: BuildOptions,
+    workers: Workers,
+    max_skipped_share: float,
+    progress: Progress,
 ) -> dict:
     """Builds shards, or goes on with a build that was interrupted; gives the dataset card.
 
     Args:
-        out: a new folder, or that of an interrupted build by the same command.
-        workers: processes; the shards do not depend on it.
+        out: a new folder, or that of an interrupted build by the same command; a URL for one in an object store.
+        workers: processes, or a cluster; the shards do not depend on it.
         max_skipped_share: of the utterances; more than that is an error, once everything is written.
 
     Raises:
         LeftOutError: more was left out than ``max_skipped_share``, or a shard is empty. Everything is written.
         BuildError: with what to do about it. What is finished stays.
+        RemoteError: input or ``out`` are remote, and cannot be read or written. What is finished stays.
     """
+    folder = StoredFolder(out)
     source = described(recipe)
-    with _alone(out), disk_errors(out):
-        card = _build(recipe, source, out, options, workers, progress)
-    _check_card(out, card, max_skipped_share)
+    with _alone(folder), disk_errors(folder):
+        card = _build(recipe, source, folder, options, workers, progress)
+    _check_card(folder, card, max_skipped_share)
     return card
 
 
-def plan_build(recipe: Recipe, out: Path, options: BuildOptions, workers: int, progress: Progress) -> Plan:
+def plan_build(recipe: Recipe, out: Path | str, options: BuildOptions, workers: Workers, progress: Progress) -> Plan:
     """Makes the plan of a build alone, or reads the one that is there, so that parts can build its shards on many machines.
 
     Args:
-        out: a new folder, or that of the same command.
+        out: a new folder, or that of the same command; or a URL.
 
     Raises:
-        BuildError: with what to do about it.
+        BuildError, RemoteError: as ``build``.
     """
+    folder = StoredFolder(out)
     source = described(recipe)
-    with _alone(out), disk_errors(out):
-        return _plan(recipe, source, out, options, workers, progress)
+    with _alone(folder), disk_errors(folder):
+        return _plan(recipe, source, folder, options, workers, progress)
 
 
 def described(recipe: Recipe) -> dict:
@@ -104,18 +116,18 @@ def described(recipe: Recipe) -> dict:
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
+def _alone(folder: StoredFolder) -> Iterator[None]:
     """Holds the lock of the folder, which parts of a build do not take."""
-    out.mkdir(parents=True, exist_ok=True)
+    folder.local.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(out / LOCK, timeout=0):
+        with FileLock(folder.local / LOCK, timeout=0):
             yield
     except Timeout as error:
-        raise BuildError(f"another process builds in {out} right now; wait for it, or give another folder") from error
+        raise BuildError(f"another process builds in {folder} right now; wait for it, or give another folder") from error
 
 
 @contextmanager
-def disk_errors(out: Path) -> Iterator[None]:
+def disk_errors(folder: StoredFolder) -> Iterator[None]:
     """Turns errors of a full disk into a BuildError with what to do."""
     try:
         yield
@@ -123,44 +135,96 @@ def disk_errors(out: Path) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
             raise
         raise BuildError(
-            f"no space left while building in {out} ({error.strerror}): free some, and run the same command again; shards "
-            "that are finished are kept"
+            f"no space left while building in {folder.local} ({error.strerror}): free some, and run the same command again; "
+            "shards that are finished are kept"
         ) from error
 
 
-def _build(recipe: Recipe, source: dict, out: Path, options: BuildOptions, workers: int, progress: Progress) -> dict:
-    plan = _plan(recipe, source, out, options, workers, progress)
-    if (out / CARD).is_file():
-        shutil.rmtree(out / SCRATCH, ignore_errors=True)
-        return json.loads((out / CARD).read_text(encoding="utf-8"))
-    records = build_shards(plan, plan.shards, out, workers, progress)
-    return _finish(plan, records, out)
+def _build(
+    recipe: Recipe, source: dict, folder: StoredFolder, options: BuildOptions, workers: Workers, progress: Progress
+) -> dict:
+    plan = _plan(recipe, source, folder, options, workers, progress)
+    if (folder.local / CARD).is_file():
+        folder.remove(SCRATCH)
+        return json.loads((folder.local / CARD).read_text(encoding="utf-8"))
+    records = build_shards(plan, plan.shards, folder, workers, progress)
+    return _finish(plan, records, folder)
 
 
-def _plan(recipe: Recipe, source: dict, out: Path, options: BuildOptions, workers: int, progress: Progress) -> Plan:
-    plan = read_plan(out)
+def _plan(
+    recipe: Recipe, source: dict, folder: StoredFolder, options: BuildOptions, workers: Workers, progress: Progress
+) -> Plan:
+    plan = find_plan(folder)
     if plan is not None:
-        check_same_build(out, plan, source, options)
+        check_same_build(folder, plan, source, options)
         return plan
-    if any(out.glob("audio_*.tar")) or any(out.glob("bucket*")):
-        raise BuildError(f"{out} holds shards, but no {PLAN} of this script: give another folder")
-    if options.single_files and ((out / AUDIO).exists() or (out / MANIFEST).exists()):
-        raise BuildError(f"{out} holds {AUDIO} or {MANIFEST}, but no {PLAN} of this script: give another folder")
-    listing = recipe.read(out / SCRATCH / "unpacked", workers, progress)
+    _check_new(folder, options)
+    claim(folder, source, options)
+    if folder.url and source["kind"] == "yodas" and not isinstance(workers, int):
+        raise BuildError(
+            f"the machines of a cluster share no disk for archives that are unpacked for {folder}: leave out --ray, or give "
+            "a folder that they share"
+        )
+    listing = recipe.read(folder.local / SCRATCH / "unpacked", workers, progress)
     headers = _read_headers(sorted({segment.path for segment in listing.segments}), workers, progress)
     plan, contents = make_plan(source, options, listing, headers)
-    write_plan(out, plan, contents)
+    write_plan(folder.local, plan, contents)
+    pieces = (folder.local / SCRATCH / "pieces").iterdir()
+    folder.send(path.relative_to(folder.local).as_posix() for path in sorted(pieces))
+    folder.send([PLAN])
     return plan
 
 
-def check_same_build(out: Path, plan: Plan, source: dict, options: BuildOptions) -> None:
-    """Raises a BuildError where other input or options, or before the end other versions, made the plan."""
-    check_same_command(out, plan, source, options)
-    if not (out / CARD).is_file():
-        check_same_versions(out, plan)
+def find_plan(folder: StoredFolder) -> Plan | None:
+    """Returns the plan of an earlier build in this folder; then also its card, if there is one, is a local file."""
+    folder.fetch([PLAN, CARD])
+    return read_plan(folder.local)
 
 
-def _read_headers(paths: list[str], workers: int, progress: Progress) -> dict[str, Header | Skipped]:
+def _check_new(folder: StoredFolder, options: BuildOptions) -> None:
+    """Raises a BuildError where a folder without a plan holds what a build would write."""
+    holds = sorted(name for name in folder.tops() if re.fullmatch(r"audio_.*\.tar|bucket.*", name))
+    if options.single_files:
+        holds = holds or sorted({AUDIO, MANIFEST} & folder.tops())
+    if holds:
+        what = f"{AUDIO} or {MANIFEST}" if holds[0] in (AUDIO, MANIFEST) else "shards"
+        raise BuildError(f"{folder} holds {what}, but no {PLAN} of this script: give another folder")
+
+
+def claim(folder: StoredFolder, source: dict, options: BuildOptions) -> None:
+    """Marks a remote folder as that of this command, which also shows that it can be written before any work is done.
+
+    Raises:
+        BuildError: another command has begun there.
+        RemoteError: it cannot be written.
+    """
+    mine = {"source": source, "options": asdict(options), "versions": byte_versions()}
+    found = folder.claim(f"{SCRATCH}/begun.json", json.dumps(mine, sort_keys=True).encode())
+    if found is not None and json.loads(found) != json.loads(json.dumps(mine)):
+        raise BuildError(
+            f"another command, or one of another version, has begun to build in {folder}: give another folder; or, if that "
+            f"command will not go on, remove {folder}/{SCRATCH} and give this one again"
+        )
+
+
+def check_same_build(folder: StoredFolder, plan: Plan, source: dict, options: BuildOptions) -> None:
+    """Raises a BuildError where other input or options, or before the end other versions, made the plan of a build.
+
+    A build that is not finished then can be written, or there is a RemoteError.
+    """
+    check_same_command(folder, plan, source, options)
+    if (folder.local / CARD).is_file():
+        return
+    check_same_versions(folder, plan)
+    claim(folder, source, options)
+    if folder.url and source["kind"] == "yodas" and not (folder.local / SCRATCH / "unpacked").is_dir():
+        raise BuildError(
+            f"the archives for {folder} were unpacked by --plan on another machine, whose disk this one does not see: "
+            "build all parts there, or in a folder that the machines share"
+        )
+
+
+def _read_headers(paths: list[str], workers: Workers, progress: Progress) -> dict[str, Header | Skipped]:
     jobs = [paths[i : i + _HEADERS_IN_A_JOB] for i in range(0, len(paths), _HEADERS_IN_A_JOB)]
     headers: dict[str, Header | Skipped] = {}
     for number, found in run_jobs(read_headers, jobs, workers, progress.start("headers of files", len(paths))):
@@ -168,45 +232,54 @@ def _read_headers(paths: list[str], workers: int, progress: Progress) -> dict[st
     return headers
 
 
-def build_shards(plan: Plan, shards: list[ShardPlan], out: Path, workers: int, progress: Progress) -> list[dict]:
+def build_shards(
+    plan: Plan, shards: list[ShardPlan], folder: StoredFolder, workers: Workers, progress: Progress
+) -> list[dict]:
     """Builds shards of a plan, but those that are finished; gives the records of all, in their order."""
     options = plan.options
     how = options["codec"], options["sample_rate"], options["single_files"]
-    jobs = [ShardJob(str(out), shard, *how) for shard in shards]
+    jobs = [ShardJob(str(folder), shard, *how) for shard in shards]
     advance = progress.start("hours of audio", sum(shard.seconds for shard in shards) / 3600)
     records = dict(run_jobs(build_shard, jobs, workers, lambda seconds: advance(seconds / 3600)))
     return [records[number] for number in range(len(jobs))]
 
 
-def _finish(plan: Plan, records: list[dict], out: Path) -> dict:
+def _finish(plan: Plan, records: list[dict], folder: StoredFolder) -> dict:
+    out = folder.local
     files = {name: digest for record in records for name, digest in record["files"].items()}
     if plan.options["single_files"]:
         manifests = [write_manifest(out, (line for record in records for line in record["lines"]))]
     else:
+        of_shards = [name for name in files if name.endswith(".json")]
+        folder.fetch(of_shards)  # other machines have built some
         sizes = Counter(shard.folder for shard in plan.shards)
-        manifests = [merge_manifests(out / folder, number) for folder, number in sizes.items()]
-    files |= {path.relative_to(out).as_posix(): file_sha256(path) for path in manifests}
-    card = make_card(plan, records, files)
-    draw_durations(card, out / "durations.png")
+        manifests = [merge_manifests(out / name, number) for name, number in sizes.items()]
+        folder.drop(of_shards)
+    whole = {path.relative_to(out).as_posix(): file_sha256(path) for path in manifests}
+    card = make_card(plan, records, files | whole)
+    draw_durations(card, out / PICTURE)
     write_json(out / CARD, card)
-    shutil.rmtree(out / SCRATCH)
+    folder.send([*whole, PICTURE])
+    folder.send([CARD])
+    folder.drop([*whole, PICTURE])
+    folder.remove(SCRATCH)
     return card
 
 
-def _check_card(out: Path, card: dict, max_skipped_share: float) -> None:
+def _check_card(out: StoredFolder, card: dict, max_skipped_share: float) -> None:
     empty = [name for name, entry in card["shards"].items() if not entry["utterances"]]
     first = "; ".join(f"{entry['name']}: {entry['reason']}" for entry in examples(card["skipped"], SHOWN))
     if empty:
         raise LeftOutError(
             f"{len(empty)} shards are empty, since no utterance planned for them can be used ({', '.join(empty[:SHOWN])}): "
-            f"{first}. All reasons are in {out / CARD}; build with fewer shards in another folder",
+            f"{first}. All reasons are in {out}/{CARD}; build with fewer shards in another folder",
             card,
         )
     if card["skipped_share"] > max_skipped_share:
         kinds = ", ".join(f"{count} {kind}" for kind, count in card["skipped_kinds"].items())
         raise LeftOutError(
             f"{card['skipped_share']:.1%} of the utterances were left out ({kinds}), more than max_skipped_share="
-            f"{max_skipped_share}: {first}. The shards are complete and all reasons are in {out / CARD}; mend the input and "
+            f"{max_skipped_share}: {first}. The shards are complete and all reasons are in {out}/{CARD}; mend the input and "
             "build again in another folder, or use the shards as they are",
             card,
         )

@@ -14,26 +14,33 @@ from rich.table import Table
 from rich.text import Text
 
 from nemo_birq.command_line import options
-from nemo_birq.command_line.command import PATH, SETTINGS, Group
+from nemo_birq.command_line.command import PATH, PATH_OR_URL, SETTINGS, Group
 from nemo_birq.data.bandwidth import in_words
 from nemo_birq.data.shards.audio import CODECS
 from nemo_birq.data.shards.build import CARD, LeftOutError, Recipe, build, examples, plan_build
 from nemo_birq.data.shards.parts import Part, build_part
 from nemo_birq.data.shards.plan import BuildOptions
+from nemo_birq.data.shards.ray_cluster import ANY, RayCluster
 from nemo_birq.data.shards.recipes.ami import AmiRecipe
 from nemo_birq.data.shards.recipes.cuts import CutsRecipe
 from nemo_birq.data.shards.recipes.folder import FolderRecipe
 from nemo_birq.data.shards.recipes.librispeech import PARTS, TRAIN_960, LibriSpeechRecipe
 from nemo_birq.data.shards.recipes.manifest import ManifestRecipe
+from nemo_birq.data.shards.recipes.remote_folder import RemoteFolderRecipe
 from nemo_birq.data.shards.recipes.yodas import YodasRecipe
 from nemo_birq.data.shards.writer import MANIFEST
 from nemo_birq.utils.progress import ProgressBars
 from nemo_birq.utils.terminal import Terminal
+from nemo_birq.utils.urls import without_secrets
 
 DEFAULT = BuildOptions()
 SUFFIXES_SHOWN = 10
 OUTPUT_OPTIONS = (
-    options.out_option("Folder for shards and manifests: a new one, or that of the same command.", required=True),
+    options.out_option(
+        "Folder for shards and manifests, or its URL: a new one, or that of the same command.",
+        required=True,
+        type=PATH_OR_URL,
+    ),
     options.option("--codec", type=click.Choice(CODECS), default=DEFAULT.codec, help="Format of the members."),
     options.option("--sample-rate", type=int, default=DEFAULT.sample_rate, help="Sample rate of the members, in Hz."),
     options.option("--min-duration", type=float, default=DEFAULT.min_duration, help="Seconds; shorter is left out."),
@@ -56,6 +63,13 @@ OUTPUT_OPTIONS = (
         help="Write the plan only, for --part on many machines; then the command without.",
     ),
     options.option("--part", help="Build one part of the planned shards, such as 3/16 of a job array.", metavar="I/N"),
+    options.option(
+        "--ray",
+        is_flag=False,
+        flag_value=ANY,
+        metavar="[ADDRESS]",
+        help="Build on a Ray cluster, each shard a task; without an address the running one, or one of this machine.",
+    ),
     options.seed_option("Seed of the shuffle over shards."),
     options.workers_option(os.cpu_count(), "Processes; the shards do not depend on their number."),
     options.option(
@@ -71,9 +85,9 @@ def output_options(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-def summary(card: dict, out: Path) -> Table:
+def summary(card: dict, out: Path | str) -> Table:
     """Returns what a build did, from its card."""
-    table = Table(title=str(out), show_header=False, title_justify="left")
+    table = Table(title=without_secrets(out), show_header=False, title_justify="left")
     table.add_row("utterances", f"{card['utterances']:,}")
     table.add_row("hours", f"{card['hours']:,.2f}")
     made = ("shards", len(card["shards"])) if card["shards"] else ("files", card["utterances"])
@@ -99,12 +113,19 @@ def summary(card: dict, out: Path) -> Table:
         table.add_row("not taken", Text(f"{sum(others.values()):,} files that are no known audio: {suffixes}{more}"))
     table.add_row("more", f"{CARD}, durations.png; check with birq verify-shards {out}")
     if not card["shards"]:
-        table.add_row("manifest", str(out / MANIFEST))
+        table.add_row("manifest", f"{out}/{MANIFEST}")
     return table
 
 
 def make(
-    recipe: Recipe, out: Path, workers: int, max_skipped_share: float, only_plan: bool, part: str | None, **determining: Any
+    recipe: Recipe,
+    out: Path | str,
+    workers: int,
+    max_skipped_share: float,
+    only_plan: bool,
+    part: str | None,
+    ray: str | None,
+    **determining: Any,
 ) -> None:
     """Builds the shards of a recipe with a progress bar, or plans them, or builds one part; and prints what was done.
 
@@ -114,12 +135,15 @@ def make(
     chosen = None if part is None else Part.parse(part)
     if chosen and only_plan:
         raise ValueError("--plan and --part are two commands: --plan once, then each part")
+    if chosen and ray:
+        raise ValueError("--part and --ray both spread the shards over machines: give one of them")
+    cluster = RayCluster(ray) if ray else max(1, workers)
     os.environ.setdefault("TQDM_DISABLE", "1")  # Lhotse is imported later; its progress bars would run into ours
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.2f} of {task.total:,.2f}")
     times = TimeElapsedColumn(), TimeRemainingColumn()
     try:
         with ProgressBars(*columns, *times, console=Terminal(stderr=True)) as progress:
-            how = recipe, out, BuildOptions(**determining), max(1, workers)
+            how = recipe, out, BuildOptions(**determining), cluster
             if only_plan:
                 plan = plan_build(*how, progress)
             elif chosen:
@@ -157,6 +181,7 @@ def make_shards() -> None:
         birq make-shards ami /data/ami --mic sdm --split train --out /data/ami_sdm_train
         birq make-shards yodas /data/yodas2 --subsets en000 --out /data/yodas_en --buckets 4
         birq make-shards manifest dev.json --out /data/dev --files
+        birq make-shards folder s3://bucket/podcasts --out s3://bucket/shards
 
     The same command again resumes an interrupted build. On many machines with one shared folder: --plan once, --part 1/16 to
     16/16 in any order, then the command without either, which checks all shards and writes manifest and card.
@@ -164,21 +189,21 @@ def make_shards() -> None:
 
 
 @make_shards.command("folder")
-@options.argument("input", "folder of audio files", type=PATH, metavar="FOLDER")
+@options.argument("input", "folder of audio files, or its URL in an object store", type=PATH_OR_URL, metavar="FOLDER")
 @output_options
-def folder(input: Path, **output: Any) -> None:
+def folder(input: Path | str, **output: Any) -> None:
     """Takes all audio files under a folder."""
-    make(FolderRecipe(input), **output)
+    make(FolderRecipe(input) if isinstance(input, Path) else RemoteFolderRecipe(input), **output)
 
 
 @make_shards.command("manifest")
-@options.argument("input", "NeMo manifests", type=PATH, nargs=-1, required=True, metavar="JSON...")
-@options.option("--root", type=PATH, help="Folder of relative paths; without it that of each manifest.")
+@options.argument("input", "NeMo manifests, or their URLs", type=PATH_OR_URL, nargs=-1, required=True, metavar="JSON...")
+@options.option("--root", type=PATH_OR_URL, help="Folder of relative paths; without it that of each manifest.")
 @output_options
-def manifest(input: tuple[Path, ...], root: Path | None, **output: Any) -> None:
+def manifest(input: tuple[Path | str, ...], root: Path | str | None, **output: Any) -> None:
     """Takes NeMo manifests.
 
-    A line is an audio file, or a segment of one (offset, duration).
+    A line is an audio file, or a segment of one (offset, duration); or its URL.
     """
     make(ManifestRecipe(list(input), root), **output)
 

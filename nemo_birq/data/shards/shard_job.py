@@ -14,7 +14,9 @@ from nemo_birq.data.manifests import RESERVED_KEYS
 from nemo_birq.data.shards.audio import clipped_samples, decode, encode, to_mono
 from nemo_birq.data.shards.cut import Piece
 from nemo_birq.data.shards.plan import SCRATCH, ShardPlan, read_pieces
+from nemo_birq.data.shards.recordings import local_recordings
 from nemo_birq.data.shards.segments import BuildError
+from nemo_birq.data.shards.stored import StoredFolder
 from nemo_birq.data.shards.workers import advance
 from nemo_birq.data.shards.writer import FileWriter, ShardWriter, Utterance
 from nemo_birq.utils.files import file_sha256, write_json
@@ -27,6 +29,7 @@ class ShardJob(NamedTuple):
     """One shard, for a worker."""
 
     out: str
+    """Path or URL."""
     shard: ShardPlan
     codec: str
     sample_rate: int
@@ -45,23 +48,29 @@ def build_shard(job: ShardJob) -> dict:
     Raises:
         BuildError: another process, perhaps of another machine, builds it.
         OSError: it cannot be written; nothing is left of a shard then.
+        RemoteError: audio or ``job.out`` are remote, and cannot be read or written.
     """
-    path = record_path(Path(job.out), job.shard)
+    folder = StoredFolder(job.out)
+    path = record_path(folder.local, job.shard)
+    if folder.url:
+        path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(path.with_suffix(".lock"), timeout=0):
-            if (record := _finished(Path(job.out), path)) is not None:
+            if (record := _finished(folder, path)) is not None:
                 advance(job.shard.seconds)
                 return record
-            return _build(job)
+            return _build(job, folder)
     except Timeout as error:
-        name = f"shard {job.shard.shard_id} of {Path(job.out) / job.shard.folder}"
+        name = f"shard {job.shard.shard_id} of {folder}/{job.shard.folder}"
         raise BuildError(
             f"another process builds {name} right now: wait until it has ended, and give the same command again"
         ) from error
 
 
-def _build(job: ShardJob) -> dict:
-    out = Path(job.out)
+def _build(job: ShardJob, folder: StoredFolder) -> dict:
+    out = folder.local
+    folder.fetch([f"{SCRATCH}/pieces/{job.shard.file_name}"])
+    pieces = list(read_pieces(out, job.shard))
     skipped: list[tuple[str, str, str]] = []
     remedies: list[tuple[str, str, str, float]] = []
     durations: list[float] = []
@@ -70,9 +79,10 @@ def _build(job: ShardJob) -> dict:
     bandwidths: Counter = Counter()
     samples = clipped = utterances_clipped = 0
     with FileWriter(out) if job.files else ShardWriter(out / job.shard.folder, job.shard.shard_id) as writer:
-        for member, piece in read_pieces(out, job.shard):
+        recordings = local_recordings(piece.path for _, piece in pieces)
+        for (member, piece), recording in zip(pieces, recordings, strict=True):
             try:
-                decoded = decode(piece)
+                decoded = decode(piece, recording)
             except AudioError as error:
                 skipped.append((piece.identity, error.kind, str(error)))
                 advance(piece.seconds)
@@ -92,8 +102,10 @@ def _build(job: ShardJob) -> dict:
             utterances_clipped += full > 0
             advance(piece.seconds)
     audio = writer.paths if job.files else writer.paths[:1]
+    names = [path.relative_to(out).as_posix() for path in writer.paths]
     record = {
-        "files": {path.relative_to(out).as_posix(): file_sha256(path) for path in writer.paths},
+        "files": {name: file_sha256(out / name) for name in names},
+        "sizes": {name: (out / name).stat().st_size for name in names},
         "bytes": sum(path.stat().st_size for path in audio),
         "lines": writer.lines,
         "durations": durations,
@@ -106,7 +118,11 @@ def _build(job: ShardJob) -> dict:
         "skipped": skipped,
         "remedies": remedies,
     }
-    write_json(record_path(out, job.shard), record)
+    path = record_path(out, job.shard)
+    folder.send(names)
+    write_json(path, record)
+    folder.send([path.relative_to(out).as_posix()])  # the last: it says that the others are there
+    folder.drop(names)
     return record
 
 
@@ -116,10 +132,13 @@ def _carried(piece: Piece) -> dict:
     }
 
 
-def _finished(out: Path, path: Path) -> dict | None:
-    """Returns the record of a finished shard whose files are still as they were written."""
+def _finished(folder: StoredFolder, path: Path) -> dict | None:
+    """Returns the record of a finished shard whose files are still as they were written; remote ones by their sizes."""
+    folder.fetch([path.relative_to(folder.local).as_posix()])
     if not path.is_file():
         return None
     record = json.loads(path.read_text(encoding="utf-8"))
-    is_whole = all((out / name).is_file() and file_sha256(out / name) == digest for name, digest in record["files"].items())
-    return record if is_whole else None
+    if folder.url:
+        return record if folder.is_whole(record["sizes"]) else None
+    files = ((folder.local / name, digest) for name, digest in record["files"].items())
+    return record if all(file.is_file() and file_sha256(file) == digest for file, digest in files) else None

@@ -3,8 +3,9 @@
 import hashlib
 import os
 import re
-from pathlib import Path
 from typing import Any
+
+from nemo_birq.utils.urls import is_url
 
 _DIGEST = re.compile(r" \(path [0-9a-f]{12}\)$")
 
@@ -25,7 +26,7 @@ def of_any_machine(source: dict[str, Any]) -> dict[str, Any]:
 
 
 def _named(path: str) -> str:
-    if not os.path.isabs(path):
+    if not os.path.isabs(path) and not is_url(path):
         return path  # named already
     digest = hashlib.sha256(path.encode(errors="surrogateescape")).hexdigest()[:12]
-    return f"{Path(path).name} (path {digest})"
+    return f"{path.rstrip('/').rpartition('/')[2]} (path {digest})"

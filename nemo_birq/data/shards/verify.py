@@ -14,11 +14,13 @@ from nemo_birq.data.manifests import TOLERANCE, find_problem_of_entry, is_marked
 from nemo_birq.data.member_names import find_members
 from nemo_birq.data.shards.build import CARD
 from nemo_birq.data.shards.recipes.inputs import SUFFIXES
+from nemo_birq.data.shards.stored import opened
 from nemo_birq.data.shards.workers import advance, run_jobs
 from nemo_birq.utils.files import PART, file_sha256, read_json
 from nemo_birq.utils.progress import Progress
 
 _SHARD = re.compile(r"^audio_(\d+)\.tar$")
+WHOLE = "tarred_audio_manifest.json"
 _END_OF_TAR = 1024  # bytes of zeros, at least
 
 
@@ -50,11 +52,11 @@ class CheckedShard(NamedTuple):
     """Of the manifest."""
 
 
-def verify(folder: Path, decode: bool, workers: int, progress: Progress) -> tuple[list[Problem], int]:
+def verify(folder: Path | str, decode: bool, workers: int, progress: Progress) -> tuple[list[Problem], int]:
     """The problems of all shards under a folder, and the number of their members.
 
     Args:
-        folder: of one or more shard sets, with or without a dataset card.
+        folder: of one or more shard sets, with or without a dataset card; or its URL.
         decode: decode every member.
         workers: processes.
         progress: shows the bytes that are checked.
@@ -62,24 +64,28 @@ def verify(folder: Path, decode: bool, workers: int, progress: Progress) -> tupl
     Raises:
         FileNotFoundError: there are no shards.
         ValueError: the dataset card is damaged.
+        RemoteError: a remote folder cannot be read.
     """
-    sha256 = _read_checksums(folder / CARD)
-    tars = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("audio_*.tar") if _SHARD.search(path.name))
-    if not tars:
-        raise FileNotFoundError(f"there is no audio_*.tar under {folder}")
-    problems = [Problem(path.relative_to(folder).as_posix(), "", "left by an interrupted build: run its command again")
-                for path in sorted(folder.rglob(f"*{PART}"))]  # fmt: skip
-    problems += _compare_with_card(folder, tars, sha256)
-    jobs = []
-    for tar in tars:
-        known = {name: sha256[name] for name in (tar, _manifest_of(tar)) if name in sha256}
-        jobs.append(ShardCheck(str(folder), tar, _manifest_of(tar), known, decode))
-    total = sum((folder / tar).stat().st_size for tar in tars)
-    results: dict[int, CheckedShard] = dict(run_jobs(check_shard, jobs, workers, progress.start("shards", total)))
-    checked = [results[number] for number in range(len(jobs))]
-    problems += [problem for result in checked for problem in result.problems]
-    problems += _same_name_in_two_shards(tars, checked)
-    problems += _whole_manifests(folder, tars, checked)
+    with opened(folder) as stored:
+        sizes = stored.sizes()
+        tars = sorted(name for name in sizes if _SHARD.search(PurePosixPath(name).name))
+        if not tars:
+            raise FileNotFoundError(f"there is no audio_*.tar under {folder}")
+        stored.fetch(name for name in sizes if name == CARD or PurePosixPath(name).name == WHOLE)
+        sha256 = _read_checksums(stored.local / CARD)
+        problems = [Problem(name, "", "left by an interrupted build: run its command again")
+                    for name in sorted(sizes) if name.endswith(PART)]  # fmt: skip
+        problems += _compare_with_card(stored.local, sizes, tars, sha256)
+        jobs = []
+        for tar in tars:
+            known = {name: sha256[name] for name in (tar, _manifest_of(tar)) if name in sha256}
+            jobs.append(ShardCheck(str(folder), tar, _manifest_of(tar), known, decode))
+        total = sum(sizes[tar] for tar in tars)
+        results: dict[int, CheckedShard] = dict(run_jobs(check_shard, jobs, workers, progress.start("shards", total)))
+        checked = [results[number] for number in range(len(jobs))]
+        problems += [problem for result in checked for problem in result.problems]
+        problems += _same_name_in_two_shards(tars, checked)
+        problems += _whole_manifests(stored.local, tars, checked)
     return problems, sum(len(result.members) for result in checked)
 
 
@@ -95,16 +101,20 @@ def _manifest_of(tar: str) -> str:
     return (path.parent / "sharded_manifests" / f"manifest_{path.stem.removeprefix('audio_')}.json").as_posix()
 
 
-def _compare_with_card(folder: Path, tars: list[str], sha256: dict[str, str]) -> Iterator[Problem]:
+def _whole_of(tar: str) -> str:
+    return (PurePosixPath(tar).parent / WHOLE).as_posix()
+
+
+def _compare_with_card(folder: Path, sizes: dict[str, int], tars: list[str], sha256: dict[str, str]) -> Iterator[Problem]:
     for name in sha256:
-        if not (folder / name).is_file():
+        if name not in sizes:
             yield Problem(name, "", f"{CARD} names it, but it is not there")
     if sha256:
         for tar in set(tars) - sha256.keys():
             yield Problem(tar, "", f"{CARD} does not know this shard")
         for name in sha256:
             # The shards and their manifests are read by the workers.
-            if name.endswith("tarred_audio_manifest.json") and (folder / name).is_file():
+            if name.endswith(WHOLE) and name in sizes:
                 yield from _checksum(folder, name, sha256)
 
 
@@ -115,6 +125,14 @@ def _checksum(folder: Path, name: str, sha256: dict[str, str]) -> Iterator[Probl
 
 def check_shard(job: ShardCheck) -> CheckedShard:
     """A job for a worker: one shard and its manifest."""
+    with opened(job.folder) as folder:
+        folder.fetch([job.tar, job.manifest])
+        if not (folder.local / job.manifest).is_file():
+            folder.fetch([_whole_of(job.tar)])
+        return _check_local(job._replace(folder=str(folder.local)))
+
+
+def _check_local(job: ShardCheck) -> CheckedShard:
     folder = Path(job.folder)
     problems = list(_checksum(folder, job.tar, job.sha256))
     if (folder / job.manifest).is_file():
@@ -122,8 +140,9 @@ def check_shard(job: ShardCheck) -> CheckedShard:
         lines = _read_lines(folder / job.manifest)
     else:
         # Older sets have the manifest of all shards alone.
-        whole = folder / PurePosixPath(job.tar).parent / "tarred_audio_manifest.json"
-        lines = [line for line in _read_lines(whole) if _parsed(line).get("shard_id") == _shard_id(job.tar)]
+        lines = [
+            line for line in _read_lines(folder / _whole_of(job.tar)) if _parsed(line).get("shard_id") == _shard_id(job.tar)
+        ]
         if not lines or (folder / job.manifest).parent.is_dir():
             problems.append(Problem(job.tar, "", f"there is no {PurePosixPath(job.manifest).name} of it"))
     by_member = _group(lines, job, problems)
@@ -261,7 +280,7 @@ def _whole_manifests(folder: Path, tars: list[str], checked: list[CheckedShard])
     for tar, result in zip(tars, checked, strict=True):
         sets.setdefault(str(PurePosixPath(tar).parent), []).extend(result.lines)
     for shard_set, lines in sets.items():
-        whole = folder / shard_set / "tarred_audio_manifest.json"
+        whole = folder / shard_set / WHOLE
         name = whole.relative_to(folder).as_posix()
         if not whole.is_file():
             yield Problem(name, "", "it is not there")

@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from nemo_birq.command_line import options
-from nemo_birq.command_line.command import PATH, command
+from nemo_birq.command_line.command import PATH_OR_URL, command
+from nemo_birq.data.shards.stored import StoredFolder
 from nemo_birq.data.shards.verify import verify
 from nemo_birq.data.shards.verify_files import verify_files
 from nemo_birq.data.shards.writer import AUDIO, MANIFEST
@@ -20,21 +21,22 @@ MAX_ROWS = 200
 
 
 @command("verify-shards")
-@options.argument("folder", "folder of one or more shard sets", type=PATH)
+@options.argument("folder", "folder of one or more shard sets, or its URL", type=PATH_OR_URL)
 @options.option("--fast", is_flag=True, help="Do not decode the members, read only their headers.")
 @options.workers_option(os.cpu_count(), "Processes.")
-def verify_shards(folder: Path, fast: bool, workers: int) -> None:
+def verify_shards(folder: Path | str, fast: bool, workers: int) -> None:
     """Checks shard sets: members against manifest lines, files against checksums, and every clip by decoding it.
 
         birq verify-shards /data/shards            all of it
         birq verify-shards /data/shards --fast     members are not decoded, only their headers are read
+        birq verify-shards s3://bucket/shards      each shard is copied, checked and removed
 
     Works on the output of birq make-shards, one bucket of it, its single files, and on other shards in NeMo's format. The
     exit code is 1 if anything is wrong.
     """
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     with ProgressBars(*columns, console=Terminal(stderr=True)) as progress:
-        is_of_files = (folder / MANIFEST).is_file() and (folder / AUDIO).is_dir()
+        is_of_files = {AUDIO, MANIFEST} <= StoredFolder(folder).tops()
         check = verify_files if is_of_files else verify
         problems, members = check(folder, decode=not fast, workers=max(1, workers), progress=progress)
     if not problems:

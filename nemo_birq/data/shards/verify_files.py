@@ -6,6 +6,7 @@ from typing import NamedTuple
 from nemo_birq.data.json_lines import BadLineError, parse_line
 from nemo_birq.data.manifests import find_problem_of_entry
 from nemo_birq.data.shards.build import CARD
+from nemo_birq.data.shards.stored import opened
 from nemo_birq.data.shards.verify import Problem, find_problem
 from nemo_birq.data.shards.workers import advance, run_jobs
 from nemo_birq.data.shards.writer import AUDIO, MANIFEST
@@ -25,27 +26,27 @@ class FileCheck(NamedTuple):
     decode: bool
 
 
-def verify_files(folder: Path, decode: bool, workers: int, progress: Progress) -> tuple[list[Problem], int]:
+def verify_files(folder: Path | str, decode: bool, workers: int, progress: Progress) -> tuple[list[Problem], int]:
     """Returns the problems of a set that ``make_shards --files`` wrote, and the number of its files; see ``verify``."""
-    sha256 = read_json(folder / CARD).get("sha256", {}) if (folder / CARD).is_file() else {}
-    problems = [
-        Problem("", name, f"{CARD} names it, but it is not there") for name in sha256 if not (folder / name).is_file()
-    ]
-    if MANIFEST in sha256 and file_sha256(folder / MANIFEST) != sha256[MANIFEST]:
-        problems.append(Problem(MANIFEST, "", f"its SHA-256 differs from the one in {CARD}"))
-    by_file = _read_manifest(folder, problems)
-    for path in sorted((folder / AUDIO).rglob("*")):
-        name = path.relative_to(folder).as_posix()
+    with opened(folder) as stored:
+        sizes, here = stored.sizes(), stored.local
+        stored.fetch(name for name in (CARD, MANIFEST) if name in sizes)
+        sha256 = read_json(here / CARD).get("sha256", {}) if (here / CARD).is_file() else {}
+        problems = [Problem("", name, f"{CARD} names it, but it is not there") for name in sha256 if name not in sizes]
+        if MANIFEST in sha256 and file_sha256(here / MANIFEST) != sha256[MANIFEST]:
+            problems.append(Problem(MANIFEST, "", f"its SHA-256 differs from the one in {CARD}"))
+        by_file = _read_manifest(here, problems)
+    for name in sorted(name for name in sizes if name.startswith(f"{AUDIO}/")):
         if name.endswith(PART):
             problems.append(Problem("", name, "left by an interrupted build: run its command again"))
-        elif path.is_file() and name not in by_file:
+        elif name not in by_file:
             problems.append(Problem("", name, "the manifest has no line for it"))
     names = sorted(by_file)
     jobs = []
     for chunk in (names[i : i + _FILES_IN_A_JOB] for i in range(0, len(names), _FILES_IN_A_JOB)):
         known = {name: sha256[name] for name in chunk if name in sha256}
         jobs.append(FileCheck(str(folder), {name: by_file[name] for name in chunk}, known, decode))
-    total = sum((folder / name).stat().st_size for name in names if (folder / name).is_file())
+    total = sum(sizes.get(name, 0) for name in names)
     found = dict(run_jobs(check_files, jobs, workers, progress.start("files", total)))
     return problems + [problem for number in range(len(jobs)) for problem in found[number]], len(names)
 
@@ -68,9 +69,15 @@ def _read_manifest(folder: Path, problems: list[Problem]) -> dict[str, list[dict
 
 def check_files(job: FileCheck) -> list[Problem]:
     """A job for a worker: reads, compares and decodes some files."""
+    with opened(job.folder) as folder:
+        folder.fetch(job.lines)
+        return _check_local(job, folder.local)
+
+
+def _check_local(job: FileCheck, folder: Path) -> list[Problem]:
     problems = []
     for name, lines in job.lines.items():
-        path = Path(job.folder) / name
+        path = folder / name
         if not path.is_file():
             problems.append(Problem(MANIFEST, name, "the manifest has a line for it, but it is not there"))
             continue

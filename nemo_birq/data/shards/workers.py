@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from nemo_birq.data.shards.segments import BuildError
 from nemo_birq.utils.progress import Advance
@@ -17,28 +17,42 @@ Job = TypeVar("Job")
 _advance: Callable[[float], None] = lambda amount: None  # noqa: E731
 
 
+class Cluster(Protocol):
+    """Machines that run jobs in place of processes of this one."""
+
+    def run(self, function: Callable[[Job], Any], jobs: Sequence[Job], report: Advance) -> Iterator[tuple[int, Any]]:
+        """Runs jobs as ``run_jobs`` does."""
+
+
+Workers = int | Cluster
+"""A number of processes, or a cluster."""
+
+
 def advance(amount: float) -> None:
     """Called by a job when some of its work is done."""
     _advance(amount)
 
 
 def run_jobs(
-    function: Callable[[Job], Any], jobs: Sequence[Job], workers: int, report: Advance
+    function: Callable[[Job], Any], jobs: Sequence[Job], workers: Workers, report: Advance
 ) -> Iterator[tuple[int, Any]]:
     """Runs ``function`` on all jobs; yields the number of each job with its result, in the order in which they end.
 
     Args:
         function: calls ``advance`` when some of its work is done.
         jobs: its arguments.
-        workers: processes; with 1 the jobs run in this one.
+        workers: processes, with 1 the jobs run in this one; or a cluster.
         report: is called now and then with the work that has been done since the last call.
 
     Raises:
         BuildError: the system killed a process.
         Exception: what a job raised; jobs that have not begun are not run then.
     """
+    if not isinstance(workers, int):
+        yield from workers.run(function, jobs, report)
+        return
     if workers == 1:
-        yield from _run_here(function, jobs, report)
+        yield from run_here(function, jobs, report)
         return
     # Spawned, not forked: a forked process would keep the lock on the output folder, and inherit threads that stand still.
     context = get_context("spawn")
@@ -64,7 +78,8 @@ def run_jobs(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _run_here(function: Callable[[Job], Any], jobs: Sequence[Job], report: Advance) -> Iterator[tuple[int, Any]]:
+def run_here(function: Callable[[Job], Any], jobs: Sequence[Job], report: Advance) -> Iterator[tuple[int, Any]]:
+    """Runs jobs in this process; see ``run_jobs``."""
     global _advance
     previous, _advance = _advance, report
     try:

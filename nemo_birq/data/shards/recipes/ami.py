@@ -12,6 +12,7 @@ import soundfile
 from nemo_birq.data.audio.errors import said_by
 from nemo_birq.data.shards.recipes.inputs import files_under, fingerprint, is_companion, require_folder
 from nemo_birq.data.shards.segments import BuildError, Listing, Segment, Skipped
+from nemo_birq.data.shards.workers import Workers
 from nemo_birq.utils.progress import Progress
 
 FILES = {"ihm": "*Headset-?.wav", "sdm": "*Array1-01.wav"}
@@ -41,7 +42,7 @@ class AmiRecipe:
         chosen = {"mic": self.mic, "split": self.split, "partition": self.partition, "text": self.text}
         return {"kind": "ami", "input": [str(self.root.resolve())]} | chosen | fingerprint(self.root, files)
 
-    def read(self, scratch: Path, workers: int, progress: Progress) -> Listing:
+    def read(self, scratch: Path, workers: Workers, progress: Progress) -> Listing:
         from lhotse import RecordingSet
         from lhotse.recipes.ami import PARTITIONS, parse_ami_annotations, prepare_supervision_ihm, prepare_supervision_other
 

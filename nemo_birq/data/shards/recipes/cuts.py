@@ -7,6 +7,7 @@ from pathlib import Path
 from nemo_birq.data.json_lines import parse_lines, show
 from nemo_birq.data.manifests import find_path_problem, find_seconds_problem
 from nemo_birq.data.shards.segments import BuildError, Listing, Segment, Skipped
+from nemo_birq.data.shards.workers import Workers
 from nemo_birq.utils.files import file_sha256
 from nemo_birq.utils.progress import Progress
 
@@ -22,7 +23,7 @@ class CutsRecipe:
             raise FileNotFoundError(f"there are no cuts {self.path}")
         return {"kind": "cuts", "input": [str(self.path.resolve())], "sha256": file_sha256(self.path)[:16]}
 
-    def read(self, scratch: Path, workers: int, progress: Progress) -> Listing:
+    def read(self, scratch: Path, workers: Workers, progress: Progress) -> Listing:
         from lhotse.serialization import open_best
 
         segments: list[Segment] = []

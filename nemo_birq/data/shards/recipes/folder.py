@@ -8,6 +8,7 @@ from typing import NamedTuple
 from nemo_birq.data.audio.suffixes import MEDIA_REMEDY
 from nemo_birq.data.shards.recipes.inputs import SUFFIXES, files_under, fingerprint, require_folder, without_suffix
 from nemo_birq.data.shards.segments import BuildError, Listing, Segment, Skipped
+from nemo_birq.data.shards.workers import Workers
 from nemo_birq.utils.progress import Progress
 
 _REMEDY = "give the folder that it leads to as the input, or a manifest with absolute paths"
@@ -38,7 +39,7 @@ class FolderRecipe:
         require_folder(self.root, "give the folder with the audio")
         return {"kind": "folder", "input": [str(self.root.resolve())]} | fingerprint(self.root, self._files().audio)
 
-    def read(self, scratch: Path, workers: int, progress: Progress) -> Listing:
+    def read(self, scratch: Path, workers: Workers, progress: Progress) -> Listing:
         found = self._files()
         if not found.audio:
             if found.leaving:

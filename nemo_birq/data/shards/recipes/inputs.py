@@ -66,9 +66,14 @@ def _real_folder(path: str) -> str:
 
 def fingerprint(root: Path, files: Iterable[Path]) -> dict:
     """Number, names and sizes of files, to notice that an input has changed between two runs."""
+    return fingerprint_of_sizes((path.relative_to(root).as_posix(), path.stat().st_size) for path in sorted(files))
+
+
+def fingerprint_of_sizes(files: Iterable[tuple[str, int]]) -> dict:
+    """Number, names and sizes of files, given as names and sizes in the order of the names' parts."""
     digest, count = hashlib.sha256(), 0
-    for path in sorted(files):
-        digest.update(f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n".encode(errors="surrogateescape"))
+    for name, size in files:
+        digest.update(f"{name} {size}\n".encode(errors="surrogateescape"))
         count += 1
     return {"files": count, "names_and_sizes": digest.hexdigest()[:16]}
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from nemo_birq.data.shards.recipes.inputs import files_under, fingerprint, require_folder
 from nemo_birq.data.shards.segments import Listing, Segment, Skipped
+from nemo_birq.data.shards.workers import Workers
 from nemo_birq.utils.progress import Progress, track
 from nemo_birq.utils.text_files import read_lines
 
@@ -32,7 +33,7 @@ class LibriSpeechRecipe:
         found = {"kind": "librispeech", "input": [str(self.root.resolve())], "parts": list(self.parts)}
         return found | {"lower_case": self.lower_case} | fingerprint(self.root, files)
 
-    def read(self, scratch: Path, workers: int, progress: Progress) -> Listing:
+    def read(self, scratch: Path, workers: Workers, progress: Progress) -> Listing:
         from lhotse.audio import AudioLoadingError
         from lhotse.recipes.librispeech import parse_utterance
 

@@ -1,16 +1,20 @@
 """NeMo manifests: JSON lines that name audio files, or segments of them."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from nemo_birq.data.json_lines import parse_lines, show
 from nemo_birq.data.manifests import find_path_problem, find_seconds_problem, open_manifest
+from nemo_birq.data.remote import open_file
 from nemo_birq.data.shards.recipes.inputs import is_inside, without_suffix
 from nemo_birq.data.shards.segments import Listing, Segment, Skipped
-from nemo_birq.utils.files import file_sha256
+from nemo_birq.data.shards.workers import Workers
 from nemo_birq.utils.progress import Progress
+from nemo_birq.utils.urls import absolute, find_secret_problem, folder_of, is_url, join
 
 LOCATION = {"audio_filepath", "duration", "offset"}
 LEAST_SECONDS = 1e-6
@@ -20,26 +24,30 @@ LEAST_SECONDS = 1e-6
 class ManifestRecipe:
     """Every line becomes an utterance: the file, or ``duration`` seconds of it from ``offset``; other keys are kept."""
 
-    manifests: list[Path]
-    root: Path | None = None
+    manifests: list[Path | str]
+    """Paths and URLs."""
+    root: Path | str | None = None
     """What relative paths are relative to; None: each manifest's own folder."""
 
     def describe(self) -> dict:
+        for path in (*self.manifests, self.root or ""):
+            if problem := find_secret_problem(str(path)):
+                raise ValueError(problem)
         for manifest in self.manifests:
-            if not manifest.is_file():
+            if not is_url(manifest) and not Path(manifest).is_file():
                 raise FileNotFoundError(f"there is no manifest {manifest}")
         return {
             "kind": "manifest",
-            "input": [str(manifest.resolve()) for manifest in self.manifests],
-            "root": self.root and str(self.root.resolve()),
-            "sha256": [file_sha256(manifest)[:16] for manifest in self.manifests],
+            "input": [_resolved(manifest) for manifest in self.manifests],
+            "root": self.root and _resolved(self.root),
+            "sha256": [_sha256(manifest)[:16] for manifest in self.manifests],
         }
 
-    def read(self, scratch: Path, workers: int, progress: Progress) -> Listing:
+    def read(self, scratch: Path, workers: Workers, progress: Progress) -> Listing:
         segments: list[Segment] = []
         skipped: list[Skipped] = []
         for manifest in self.manifests:
-            root = Path(os.path.abspath(self.root or manifest.parent))
+            root = absolute(str(self.root or folder_of(str(manifest))))
             for where, line in read_lines(manifest, skipped):
                 found = _segment(line, root)
                 if isinstance(found, Segment):
@@ -49,18 +57,30 @@ class ManifestRecipe:
         return Listing(segments, skipped)
 
 
-def read_lines(manifest: Path, skipped: list[Skipped]) -> Iterator[tuple[str, dict]]:
+def _resolved(path: Path | str) -> str:
+    return str(path) if is_url(path) else str(Path(path).resolve())
+
+
+def _sha256(manifest: Path | str) -> str:
+    digest = hashlib.sha256()
+    with open_file(str(manifest)) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_lines(manifest: Path | str, skipped: list[Skipped]) -> Iterator[tuple[str, dict]]:
     """The lines of a manifest with the place of each; those that are no JSON objects in UTF-8 go to ``skipped``."""
     with open_manifest(manifest) as file:
         for number, entry, problem in parse_lines(file):
-            where = f"{manifest.name}, line {number}"
+            where = f"{str(manifest).rpartition('/')[2]}, line {number}"
             if problem is None:
                 yield where, entry
             else:
                 skipped.append(Skipped(where, "not text", f"it {problem}"))
 
 
-def _segment(line: dict, root: Path) -> Segment | tuple[str, str]:
+def _segment(line: dict, root: str) -> Segment | tuple[str, str]:
     """The segment that a line names, or kind and reason why there is none."""
     given, offset, duration = line.get("audio_filepath"), line.get("offset"), line.get("duration")
     if given is None:
@@ -74,22 +94,49 @@ def _segment(line: dict, root: Path) -> Segment | tuple[str, str]:
     offset = offset or 0.0
     if duration is not None and duration < LEAST_SECONDS:
         return "empty", f"{given} has duration={duration}"
-    path = os.path.normpath(root / given)
-    relative = os.path.relpath(path, root)
-    if not os.path.isabs(given) and relative.startswith(".."):
-        return (
-            "outside",
-            f"{given} leaves the folder of the manifest; if that is meant, give the folder with the audio as --root",
-        )
-    if not os.path.isabs(given) and not is_inside(path, str(root)):
-        return "outside", f"{given} leaves the folder of the manifest by a link; if that is meant, give its absolute path"
-    home = os.path.expanduser("~")
-    if relative.startswith("..") and path.startswith(f"{home}/") and not f"{root}/".startswith(f"{home}/"):
-        relative = f"~{path.removeprefix(home)}"  # the name of a member does not hold that of an account
+    location = _remote_location(given, root) if is_url(root) or is_url(given) else _location(given, root)
+    if location.problem:
+        return "outside", location.problem
     times = ""
     if "offset" in line:
         end = "end" if duration is None else f"{round(1000 * (offset + duration)):08d}"
         times = f"-{round(1000 * offset):08d}-{end}"
     kept = {key: value for key, value in line.items() if key not in LOCATION}
-    identity = f"{relative}{times}"
-    return Segment(path, without_suffix(relative) + times, identity, float(offset), duration, line=kept)
+    name = location.relative
+    return Segment(location.path, without_suffix(name) + times, f"{name}{times}", float(offset), duration, line=kept)
+
+
+class _Location(NamedTuple):
+    """Where the audio of a line lies."""
+
+    path: str
+    """Path or URL."""
+    relative: str = ""
+    """The same relative to the folder of the manifest, as far as possible."""
+    problem: str | None = None
+    """Why it is not taken."""
+
+
+def _remote_location(given: str, root: str) -> _Location:
+    """The location of a line where it, or the folder of its manifest, is a URL."""
+    path, top = join(root, given), f"{root.rstrip('/')}/"
+    if not is_url(path):
+        return _Location(path, problem=f"{given} is a path of one machine, in a manifest of URLs: give its URL")
+    if not is_url(given) and ".." in given.split("/"):
+        return _Location(path, problem=f"{given} leaves the folder of the manifest; if that is meant, give its URL")
+    return _Location(path, path.removeprefix(top) if path.startswith(top) else path.partition("://")[2])
+
+
+def _location(given: str, root: str) -> _Location:
+    path = os.path.normpath(os.path.join(root, given))
+    relative = os.path.relpath(path, root)
+    if not os.path.isabs(given) and relative.startswith(".."):
+        remedy = "if that is meant, give the folder with the audio as --root"
+        return _Location(path, problem=f"{given} leaves the folder of the manifest; {remedy}")
+    if not os.path.isabs(given) and not is_inside(path, root):
+        remedy = "if that is meant, give its absolute path"
+        return _Location(path, problem=f"{given} leaves the folder of the manifest by a link; {remedy}")
+    home = os.path.expanduser("~")
+    if relative.startswith("..") and path.startswith(f"{home}/") and not f"{root}/".startswith(f"{home}/"):
+        relative = f"~{path.removeprefix(home)}"  # the name of a member does not hold that of an account
+    return _Location(path, relative)

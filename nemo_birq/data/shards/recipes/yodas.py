@@ -18,7 +18,7 @@ from nemo_birq.data.json_lines import show
 from nemo_birq.data.manifests import find_seconds_problem
 from nemo_birq.data.shards.recipes.inputs import SUFFIXES, fingerprint, is_companion, require_folder
 from nemo_birq.data.shards.segments import BuildError, Listing, Segment, Skipped, Spoken
-from nemo_birq.data.shards.workers import advance, run_jobs
+from nemo_birq.data.shards.workers import Workers, advance, run_jobs
 from nemo_birq.utils.files import write_json
 from nemo_birq.utils.progress import Progress
 from nemo_birq.utils.text_files import read_lines, read_text
@@ -53,7 +53,7 @@ class YodasRecipe:
         found = {"kind": "yodas", "input": [str(self.root.resolve())], "subsets": subsets}
         return found | fingerprint(self.root, files)
 
-    def read(self, scratch: Path, workers: int, progress: Progress) -> Listing:
+    def read(self, scratch: Path, workers: Workers, progress: Progress) -> Listing:
         archives = self._archives()
         jobs = [(str(archive.tar), str(scratch / archive.name)) for archive in archives]
         total = sum(archive.tar.stat().st_size for archive in archives) / 1e9
