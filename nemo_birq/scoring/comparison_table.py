@@ -36,7 +36,7 @@ def verdict(found: dict) -> str:
     rate = found["wer"]
     p = rate["utterances"]["permutation_p"]
     if p >= SIGNIFICANT:
-        return f"The difference in word errors is not significant (permutation of utterances, p {p_value(p)})."
+        return f"No significant difference in word errors (permutation of utterances, p {p_value(p)})."
     better = "second" if rate["difference"] < 0 else "first"
     said = f"The {better} model makes fewer word errors (permutation of utterances, p {p_value(p)})"
     if "speakers" not in rate:

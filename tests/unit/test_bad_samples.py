@@ -100,5 +100,5 @@ def test_a_score_stops_with_file_and_line(folder, tmp_path):
     (folder / "good.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert score(model, folder / "good.json")["num_utterances"] == len(GOOD)
     (folder / "beyond.json").write_text(json.dumps(lines[0] | {"offset": 5.0}))
-    with pytest.raises(ValueError, match=r"beyond\.json, line 1: .*not usable audio"):
+    with pytest.raises(ValueError, match=r"beyond\.json, line 1: .*no audio"):
         score(model, folder / "beyond.json")
