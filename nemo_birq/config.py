@@ -243,7 +243,9 @@ def _without_retired(node: DictConfig | dict) -> dict[str, Any]:
     try:
         values = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else deepcopy(node)
     except OmegaConfBaseException as error:
-        raise ValueError(f"model.birq.{error.full_key} cannot be resolved: {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"model.birq.{error.full_key} cannot be resolved: {str(error).splitlines()[0]}. Correct its value"
+        ) from error
     for key, value in RETIRED.items():
         group, _, name = key.rpartition(".")
         inside = values.get(group)

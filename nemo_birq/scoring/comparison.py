@@ -77,11 +77,14 @@ def _pairs(first: dict, second: dict) -> list[tuple[dict, dict]]:
     if only:
         raise ValueError(
             f"the scores are of different test sets: {printable(only[0])[:SHOWN]} is only in one of them "
-            f"({len(only)} such utterances)"
+            f"({len(only)} such utterances): score both models on the same test set"
         )
     changed = [name for name in one if one[name]["reference_scored"] != two[name]["reference_scored"]]
     if changed:
-        raise ValueError(f"the scores have different references for {changed[0]} ({len(changed)} such utterances)")
+        raise ValueError(
+            f"the scores have different references for {changed[0]} ({len(changed)} such utterances): score both models on "
+            "the same manifest"
+        )
     return [(one[name], two[name]) for name in one]
 
 

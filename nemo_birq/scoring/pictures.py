@@ -20,7 +20,7 @@ def draw_score(result: dict, title: str, path: Path) -> None:
     """
     panels = [(key, result[key]) for key in ("lengths", "speakers") if result[key]]
     if not panels:
-        raise ValueError("the manifest has neither speakers nor different durations")
+        raise ValueError("the manifest has neither speakers nor different durations, so there are no groups to draw")
     widths = [max(4.2, min(10.0, 1.6 + 0.33 * len(groups))) for _, groups in panels]
     figure = Figure(figsize=(sum(widths), 4.6), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths, sharey=True)[0]

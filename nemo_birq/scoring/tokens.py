@@ -37,5 +37,8 @@ def token_ids(model: ASRModel, text: str) -> list[int]:
     places = {token: place for place, token in enumerate(tokens)}
     missing = sorted(set(text) - places.keys())
     if missing:
-        raise ValueError(f"the recognizer has no token for {', '.join(map(repr, missing))}, as in {text!r}")
+        raise ValueError(
+            f"the recognizer has no token for {', '.join(map(repr, missing))}, as in {text!r}: remove or "
+            "replace these characters"
+        )
     return [places[sign] for sign in text]
