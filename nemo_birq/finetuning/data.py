@@ -115,6 +115,6 @@ def warn_of_long_texts(transcripts: list[Transcript], vocabulary: Vocabulary, fr
         logging.warning(
             f"{len(long)} of {len(transcripts)} training texts have more labels than frames of "
             f"{1000 * frame_seconds:.0f} ms, such as {long[0].name}: CTC learns nothing from them. A tokenizer (ctc_bpe), "
-            "or a larger build_tokenizer.vocab_size, has fewer labels"
+            "or a larger build_tokenizer.vocab_size, gives fewer labels"
         )
     return len(long)

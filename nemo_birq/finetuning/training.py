@@ -41,7 +41,7 @@ def build_trainer(cfg: DictConfig) -> tuple[pl.Trainer, int]:
     limits = [limit for limit in (trainer.max_steps, in_epochs) if limit > 0]
     if not limits:
         raise ValueError(
-            "trainer.max_epochs and trainer.max_steps are not set: set one of them, because the learning rate depends on it"
+            "trainer.max_epochs and trainer.max_steps are not set: set one of them, because the schedule depends on the length"
         )
     left = min(limits) * trainer.accumulate_grad_batches % batches
     if min(limits) == trainer.max_steps and left and trainer.val_check_interval == 1.0:

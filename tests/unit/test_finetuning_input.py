@@ -47,7 +47,7 @@ def test_no_file_is_named(nemo, tmp_path):
     assert "give a path, or one entry with a path" in refused(cfg)
     for part in ({"include": ["decoder"]}, {"include": ["encoder", "decoder"]}, {"exclude": ["encoder.layers.3"]}):
         cfg.init_from_nemo_model = {"a": {"path": str(nemo)} | part}
-        assert "only preprocessor and encoder can be loaded" in refused(cfg)
+        assert "only the whole preprocessor and encoder can be loaded" in refused(cfg)
 
 
 def test_missing_truncated_and_traversing_files(nemo, tmp_path):
