@@ -40,9 +40,7 @@ def build_trainer(cfg: DictConfig) -> tuple[pl.Trainer, int]:
     in_epochs = math.ceil(batches / trainer.accumulate_grad_batches) * (trainer.max_epochs or 0)
     limits = [limit for limit in (trainer.max_steps, in_epochs) if limit > 0]
     if not limits:
-        raise ValueError(
-            "trainer.max_epochs and trainer.max_steps are not set: set one of them, because the schedule depends on the length"
-        )
+        raise ValueError("trainer.max_epochs and trainer.max_steps are not set: set one of them, which the schedule needs")
     left = min(limits) * trainer.accumulate_grad_batches % batches
     if min(limits) == trainer.max_steps and left and trainer.val_check_interval == 1.0:
         logging.warning(
