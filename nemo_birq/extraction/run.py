@@ -102,7 +102,8 @@ def run_parts(
             if not found and part.last - part.first > 1:
                 raise ValueError(
                     f"none of {part.last - part.first} consecutive utterances could be read; the warnings say why. "
-                    "If the disk was away, run the same command again; if the audio is broken, remove it from the manifest"
+                    "If the disk was not available, run the same command again. If the audio is broken, remove it from the "
+                    "manifest"
                 )
             pending = writer.submit(write, store, part.number, *([entry[i] for entry in found] for i in range(3)))
             written += len(found)
