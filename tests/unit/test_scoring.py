@@ -255,7 +255,11 @@ def test_a_difference_is_claimed_only_where_there_are_enough_utterances_and_spea
         worse, better = (summarize(lines, [heard] * count) for heard in ("a b c x", "a b c d"))
         return verdict(compare(worse, better))
 
-    assert said(1).startswith("No difference") and said(2).startswith("No difference") and "p 0.500" in said(2)
+    assert (
+        said(1).startswith("No significant difference")
+        and said(2).startswith("No significant difference")
+        and "p 0.500" in said(2)
+    )
     assert "The speakers are unknown" in said(20)
     assert "second model makes fewer" in said(20, 3) and "3 are too few" in said(20, 3)
     assert "the result is also significant over speakers (p 0.016)" in said(21, 7)  # 2 / 2^7
