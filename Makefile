@@ -1,11 +1,11 @@
-# make demo    pretrain, fine-tune and transcribe on the embedded corpus, minutes on two cores
-# make test    the linters and the whole test suite
-# make smoke   the smallest experiment, every method once (docs/experiments.md); its numbers say nothing
-# make storm   kill tiny training runs at every file operation and at random moments, and compare how they end; STORMS=50 SEED=0
-# make fuzz    damage every kind of file that is read, run the command that reads it, and count how it ends; CASES=1000 SEED=0
-# make gpu-day everything that has to be seen on a GPU, within ten minutes; MINUTES=9.5 DEVICES=1
-# make docs    the documentation as a site, with its links checked
-# All set up .venv first, from requirements.txt, make test also from requirements-test.txt. PYTHON=python3.12 chooses another
+# make demo    pretrain, fine-tune and transcribe on the embedded corpus, in minutes on two cores
+# make test    run the linters and the whole test suite
+# make smoke   run the smallest experiment, every method once (docs/experiments.md); its numbers have no meaning
+# make storm   kill tiny training runs at every file operation and at random times, and compare the results; STORMS=50 SEED=0
+# make fuzz    damage every kind of input file, run the command that reads it, and count the results; CASES=1000 SEED=0
+# make gpu-day run everything that has to be tested on a GPU, within ten minutes; MINUTES=9.5 DEVICES=1
+# make docs    build the documentation as a site, and check its links
+# All targets create .venv from requirements.txt, make test also from requirements-test.txt. PYTHON=python3.12 selects another
 # interpreter.
 
 PYTHON ?= python3

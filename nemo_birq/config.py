@@ -188,7 +188,7 @@ def parse(node: DictConfig | dict | None) -> BiRQConfig:
     _check_anchor(config)
     if not loss.enhanced_weight and not loss.anchor_weight:
         weights = (loss.enhanced_weight, loss.anchor_weight)
-        refuse("model.birq.loss.{enhanced,anchor}_weight", weights, "a pair that is not 0 and 0, which learns nothing")
+        refuse("model.birq.loss.{enhanced,anchor}_weight", weights, "a pair with at least one weight above 0")
     if config.relabelling.teacher is not None:
         needed = "with model.birq.relabelling.teacher: the teacher's labels replace all others"
         if loss.enhanced_weight:
@@ -243,7 +243,9 @@ def _without_retired(node: DictConfig | dict) -> dict[str, Any]:
     try:
         values = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else deepcopy(node)
     except OmegaConfBaseException as error:
-        raise ValueError(f"model.birq.{error.full_key} cannot be resolved: {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"model.birq.{error.full_key} cannot be resolved: {str(error).splitlines()[0]}. Correct its value"
+        ) from error
     for key, value in RETIRED.items():
         group, _, name = key.rpartition(".")
         inside = values.get(group)

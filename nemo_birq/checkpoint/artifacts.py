@@ -145,7 +145,7 @@ def check_same_labels(model: ModelPT, checkpoint: dict[str, Any]) -> None:
     remedy = "or start a new experiment (another exp_manager.name or exp_dir)."
     if trained.quantizer.seed != own.quantizer.seed:
         raise ValueError(
-            f"the checkpoint was trained with  birq.quantizer.seed={trained.quantizer.seed}, but this run has "
+            f"the checkpoint was trained with birq.quantizer.seed={trained.quantizer.seed}, but this run has "
             f"{own.quantizer.seed}: its labels would change. Resume with the old seed, {remedy}"
         )
     teachers = [OmegaConf.select(trained, "relabelling.checksum"), own.relabelling.checksum]

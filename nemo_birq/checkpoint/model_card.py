@@ -26,7 +26,7 @@ ARCHITECTURE = {
 }  # fmt: skip
 MEASURES = {name.removeprefix("anchor_"): METRICS[name].unit for name in RECORDED if name.startswith("anchor_")}
 """Recorded metrics of a task and their units."""
-UNKNOWN = "unknown"  # license of the hub's list for an unknown license
+UNKNOWN = "unknown"  # entry of the hub's list for an unknown licence
 
 
 def build_card(
@@ -34,7 +34,7 @@ def build_card(
 ) -> ModelCard:
     """Builds the card of a ``BiRQModel``, or of the stock model that ``strip`` makes of it.
 
-    The training comes from ``model.cfg.pretraining`` (see ``record_training``). License, language and data sets on the hub
+    The training comes from ``model.cfg.pretraining`` (see ``record_training``). Licence, language and data sets on the hub
     come from ``model.cfg.card``, because only their author knows them.
 
     Args:

@@ -38,9 +38,7 @@ def with_stock_nodes(cfg: DictConfig, separate_head: bool) -> DictConfig:
 
 
 def refuse_bare_encoder(cfg: DictConfig) -> None:
-    """Refuses the configuration of a file that cannot be trained.
-
-    Refuses the configuration of a bare encoder.
+    """Refuses the configuration of a bare encoder.
 
     Raises:
         ValueError: ``birq export`` has removed the heads and labels.

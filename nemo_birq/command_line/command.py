@@ -50,7 +50,7 @@ def errors_in_one_line(*others: type[Exception]) -> Iterator[None]:
     """Turns errors that the user can fix into ``birq score: message`` and exit code 1, without a traceback.
 
     Raises:
-        SystemExit: in place of a ValueError, OSError, ImportError, one of ``others``, or an error of ``FOREIGN``.
+        SystemExit: replaces a ValueError, OSError, ImportError, one of ``others``, or an error of ``FOREIGN``.
     """
     try:
         yield
@@ -73,7 +73,7 @@ def interruptible() -> Iterator[None]:
     """Ends the process with 130, the exit code of SIGINT, instead of click's 1.
 
     Raises:
-        SystemExit: in place of a KeyboardInterrupt.
+        SystemExit: replaces a KeyboardInterrupt.
     """
     try:
         yield

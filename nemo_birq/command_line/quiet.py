@@ -1,6 +1,6 @@
-"""Shows on the terminal what a user reads: our own lines, and warnings that something can be done about.
+"""Filter of the terminal output: it shows the lines of this package, and warnings that a user can act on.
 
-Everything that NeMo and Lightning say besides goes to the log file in the run's folder, which runs/experiment.py opens.
+All other lines of NeMo and Lightning only go to the log file in the folder of the run, which runs/experiment.py opens.
 """
 
 import logging
@@ -8,7 +8,7 @@ from pathlib import Path
 
 PACKAGE = str(Path(__file__).resolve().parents[1])
 ONLY_IN_FILE = "Hydra config:"
-"""Begins the line of ours that is long: the resolved configuration."""
+"""Start of the long line with the resolved configuration, which only the file has."""
 NOISE = (
     "No version folders would be created under the log folder",
     "There were no checkpoints found in checkpoint_dir",
@@ -18,26 +18,26 @@ NOISE = (
     "Detected call of `lr_scheduler.step()` before `optimizer.step()`",
     "is a wandb run already in progress",
 )
-"""Parts of warnings that a user of these commands can do nothing about."""
+"""Parts of warnings that a user of these commands cannot act on."""
 KEPT = ("Restoring states from the checkpoint path", "Restored all states", "Profiler Report")
-"""Parts of the lines of Lightning that a user wants to see."""
+"""Parts of the info lines of Lightning that are shown."""
 LIGHTNING = ("lightning.pytorch", "lightning.fabric", "pytorch_lightning")
 
 
 class BesideBars(logging.StreamHandler):
-    """Writes each record on a line of its own, above the progress bars."""
+    """Handler that writes each record on a separate line above the progress bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
         try:
             tqdm.write(self.format(record), file=self.stream)
-        except Exception:  # as the class above does
+        except Exception:  # as in the base class
             self.handleError(record)
 
 
 def matters(record: logging.LogRecord) -> bool:
-    """Tests if a record belongs on the terminal."""
+    """Returns True if a record belongs on the terminal."""
     message = record.getMessage()
     if record.pathname.startswith(PACKAGE):
         return not message.startswith(ONLY_IN_FILE)
@@ -47,7 +47,7 @@ def matters(record: logging.LogRecord) -> bool:
 
 
 def make_terminal_quiet() -> None:
-    """Filters what NeMo and Lightning show on the terminal, and keeps their lines apart from the progress bars."""
+    """Filters the lines of NeMo and Lightning on the terminal, and separates them from the progress bars."""
     import nemo.collections.asr  # noqa: F401  with it NeMo and Lightning make the handlers that are replaced here
     from nemo.utils import logging as nemo_logging
 

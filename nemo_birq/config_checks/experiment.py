@@ -126,7 +126,7 @@ def _check_types(settings: ExperimentSettings) -> None:
     except OmegaConfBaseException as error:
         value = OmegaConf.select(OmegaConf.create(others), error.full_key or "")
         reason = str(error).splitlines()[0]
-        raise ValueError(f"exp_manager.{error.full_key}={shown(value)} is not allowed: {reason}") from error
+        raise ValueError(f"exp_manager.{error.full_key}={shown(value)} is not allowed: {reason}. Correct it") from error
 
 
 def _check_fits_trainer(settings: ExperimentSettings, trainer: TrainerSettings) -> None:

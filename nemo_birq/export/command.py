@@ -32,7 +32,7 @@ def table(bare: "BareEncoder") -> Table:
 @options.argument("source", ".nemo of a pretraining", type=PATH)
 @options.argument("out", "output file (.nemo, .onnx, .ts or .pt) or folder", type=PATH)
 @options.layer_option("Export only the layers 1 to N; all by default.")
-@options.option("--license", help="License for the model card: a name of the hub, such as cc-by-4.0 or apache-2.0.")
+@options.option("--license", help="Licence for the model card: a name of the hub, such as cc-by-4.0 or apache-2.0.")
 @options.several_option("--language", "Languages for the model card, such as en de.")
 @options.several_option("--datasets", "Data sets for the model card: names on the hub, such as openslr/librispeech_asr.")
 @options.option("--force", is_flag=True, help="Overwrite existing files.")

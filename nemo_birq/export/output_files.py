@@ -10,7 +10,7 @@ FOLDER_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", 
 
 
 def is_folder(out: Path) -> bool:
-    """Returns True if a name stands for a folder: it has no suffix, or the folder exists."""
+    """Returns True if a name is that of a folder: it has no suffix, or the folder exists."""
     return not out.suffix or (out.suffix not in SUFFIXES and out.is_dir())
 
 

@@ -151,7 +151,10 @@ def largest_deviation(
         expected, expected_lengths = encoder(audio_signal=features, length=lengths)
         found, found_lengths = run(features, lengths)
         if found.shape != expected.shape or not torch.equal(found_lengths, expected_lengths):
-            raise ValueError(f"lengths {batch}: {tuple(found.shape)} instead of {tuple(expected.shape)}")
+            raise ValueError(
+                f"the outputs for lengths {batch} have the shape {tuple(found.shape)} instead of {tuple(expected.shape)}: "
+                "write a .nemo instead"
+            )
         different = (found - expected).abs()
         if not padding:
             different = different.transpose(1, 2)[valid_frames(found_lengths, found.shape[2])]

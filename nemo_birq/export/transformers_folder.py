@@ -101,7 +101,10 @@ def feature_deviation(model: SpeechEncDecSelfSupervisedModel, extractor: "Parake
         sampling_rate=extractor.sampling_rate, return_tensors="pt",
     )  # fmt: skip
     if not torch.equal(found.attention_mask.sum(1), frames):
-        raise ValueError(f"{lengths.tolist()} samples: {found.attention_mask.sum(1)} frames instead of {frames}")
+        raise ValueError(
+            f"the features of {lengths.tolist()} samples have {found.attention_mask.sum(1).tolist()} frames instead of "
+            f"{frames.tolist()}: write a .nemo instead"
+        )
     width = found.input_features.shape[1]
     different = (found.input_features - expected[:, :, :width].transpose(1, 2)).abs()
     return float(different[found.attention_mask].max())

@@ -107,8 +107,10 @@ def _shards_in(folder: Path) -> tuple[str, str]:
     count = len(list(folder.glob("audio_*.tar")))
     if count == 0:
         below = sorted({path.parent for path in folder.rglob("audio_*.tar")})
-        hint = f"; name one of the folders below: {', '.join(map(str, below[:5]))}" if below else ""
-        raise FileNotFoundError(f"there are no shards audio_0.tar, audio_1.tar, ... in {folder}{hint}")
+        hint = f", such as {', '.join(map(str, below[:5]))}" if below else ""
+        raise FileNotFoundError(
+            f"there are no shards audio_0.tar, audio_1.tar, ... in {folder}: give a folder of shards{hint}"
+        )
     manifests = (path.stem.removeprefix("manifest_") for path in (folder / "sharded_manifests").glob("manifest_*.json"))
     missing = sorted(name for number in manifests if not (folder / (name := f"audio_{number}.tar")).is_file())
     if missing:

@@ -51,7 +51,7 @@ def score_all(model: "ASRModel", tests: "list[TestSet]", nemo: Path, folder: Pat
             results[test.name] = {"model": str(nemo), "name": test.name} | score(model, test.manifest, advance=advance)
             write_json(folder / f"{test.name}.json", results[test.name])
     console.print(score_table(results, f"{nemo.name}\ngreedy decoding"))
-    console.print(f"References and hypotheses alike: {'; '.join(STEPS['default'])}.")
+    console.print(f"Normalization of references and hypotheses: {'; '.join(STEPS['default'])}.")
     console.print(f"scores      {folder}", soft_wrap=True)
 
 

@@ -52,8 +52,8 @@ def open_whole(config: DictConfig) -> tuple[list[Source], list[SpeechIndex]]:
         if index.problems:
             raise ValueError(
                 f"{index.num_lost} of {len(index) + index.num_lost} utterances of {source.manifest} cannot be used, for "
-                f"example: {index.problems[0]}. NeMo's loader would stop there: mend or leave out what is named "
-                "(birq verify-shards names all of a folder of shards)"
+                f"example: {index.problems[0]}. NeMo's loader would stop there: repair or remove them "
+                "(birq verify-shards lists all of them in a folder of shards)"
             )
         if index.num_left_out:
             logging.info(
@@ -81,7 +81,7 @@ def batches_per_epoch(train: DictConfig, world_size: int) -> int:
     if len(plan) == 0:
         raise ValueError(
             f"no training utterance is between model.train_ds.min_duration={settings.min_duration} and "
-            f"max_duration={settings.max_duration} s"
+            f"max_duration={settings.max_duration} s: change these keys, or use other data"
         )
     hours = sum(index.durations.sum() for index in indexes) / 3600
     number = math.ceil(len(plan) / world_size)
@@ -115,6 +115,6 @@ def warn_of_long_texts(transcripts: list[Transcript], vocabulary: Vocabulary, fr
         logging.warning(
             f"{len(long)} of {len(transcripts)} training texts have more labels than frames of "
             f"{1000 * frame_seconds:.0f} ms, such as {long[0].name}: CTC learns nothing from them. A tokenizer (ctc_bpe), "
-            "or a larger build_tokenizer.vocab_size, has fewer labels"
+            "or a larger build_tokenizer.vocab_size, gives fewer labels"
         )
     return len(long)

@@ -29,9 +29,7 @@ def read_pretrained_config(path: str) -> DictConfig:
     config = read_config(path)
     kind = config.target.rpartition(".")[2]
     if not hasattr(ssl_models, kind):
-        raise ValueError(
-            f"{path} is a {kind}, not a self-supervised model: {REMEDY} (NeMo's own scripts continue recognizers)"
-        )
+        raise ValueError(f"{path} is a {kind}, not a self-supervised model: {REMEDY} (NeMo's own scripts train recognizers)")
     missing = [node for node in ("preprocessor", "encoder") if node not in config]
     if missing:
         raise ValueError(f"{path}, a {kind}, has no {' and no '.join(missing)}: {REMEDY}")

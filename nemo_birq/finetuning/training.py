@@ -40,15 +40,13 @@ def build_trainer(cfg: DictConfig) -> tuple[pl.Trainer, int]:
     in_epochs = math.ceil(batches / trainer.accumulate_grad_batches) * (trainer.max_epochs or 0)
     limits = [limit for limit in (trainer.max_steps, in_epochs) if limit > 0]
     if not limits:
-        raise ValueError(
-            "trainer.max_epochs and trainer.max_steps are not set: set one of them, because the learning rate depends on it"
-        )
+        raise ValueError("trainer.max_epochs and trainer.max_steps are not set: set one of them, which the schedule needs")
     left = min(limits) * trainer.accumulate_grad_batches % batches
     if min(limits) == trainer.max_steps and left and trainer.val_check_interval == 1.0:
         logging.warning(
             f"trainer.max_steps={trainer.max_steps} ends about {left} batches into an epoch of {batches}; these are not "
             "validated, and the .nemo has the weights of the best validation. A whole number for "
-            "trainer.limit_train_batches, of which max_steps is a multiple, makes such epochs"
+            "trainer.limit_train_batches, of which max_steps is a multiple, avoids that"
         )
     if min(limits) < trainer.max_steps:
         trainer.fit_loop.epoch_loop.max_steps = -1  # NeMo would set the length of the schedule to it
@@ -104,7 +102,7 @@ def save_best(model: ASRModel, trainer: pl.Trainer, folder: Path, name: str) -> 
         average = source.with_name(f"{source.stem}{AVERAGE}")
         source = average if average.is_file() else source
         model.load_state_dict(read_checkpoint(source)["state_dict"])
-        logging.info(f"The weights are those of {source.name}, {'the best validation' if best else 'the last'}")
+        logging.info(f"The weights are those of {source.name} ({'the best validation' if best else 'the last checkpoint'})")
     path = folder / "checkpoints" / f"{name}.nemo"
     if trainer.is_global_zero and not _has_weights(path, model):
         with complete_nemo(path) as part:

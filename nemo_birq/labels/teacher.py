@@ -84,7 +84,7 @@ def read_teacher_file(path: str | Path) -> TeacherFile:
         own = found.found_checksum()
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(
-            f"{path} is not a teacher, or is truncated or damaged ({str(error).splitlines()[0]}): name a file that "
+            f"{path} is not a teacher, or is truncated or damaged ({str(error).splitlines()[0]}): give a file that "
             "birq cluster-labels wrote"
         ) from error
     if own != found.checksum:

@@ -211,7 +211,7 @@ class _Sums:
         self.codes[0, rows, book] = log_probs.argmax(dim=1)
         of_labels, of_soft = (labels, self.settings.anchor_weight), None
         if self.settings.targets is not None:
-            if len(self.heads) == 2:  # frees the anchor head's tensors
+            if len(self.heads) == 2:  # finishes the anchor head, to free its tensors
                 self._differentiate(head, probs, of_labels, None, rows, book)
                 head, of_labels = self.heads[1], None
                 log_probs, probs = head.predict(chunk, book)

@@ -204,4 +204,7 @@ def encoder_lengths(encoder: ConformerEncoder, features: Tensor, lengths: Tensor
             front._sampling_num,
         )  # fmt: skip
         return found.to(torch.int64)
-    raise ValueError(f"the encoder's subsampling is a {type(front).__name__}, for which no formula of the lengths is known")
+    raise ValueError(
+        f"the subsampling {type(front).__name__} of the encoder is not supported: use an encoder with striding, "
+        "dw_striding or stacking"
+    )

@@ -33,9 +33,7 @@ class GradientProducts(NamedTuple):
         table = self.products.cpu()
         tasks = torch.tensor([[name == "anchor" for name in self.names], [name != "anchor" for name in self.names]]).double()
         squares = [task @ table @ task for task in tasks]
-        anchor, enhanced = (
-            float(square.clamp(min=0).sqrt()) for square in squares
-        )  # cancelling paths may be rounded below 0
+        anchor, enhanced = (float(square.clamp(min=0).sqrt()) for square in squares)  # rounding may give values below 0
         result = {
             f"gradient_norm_{name}": float(square.sqrt()) for name, square in zip(self.names, table.diagonal(), strict=True)
         }

@@ -35,7 +35,7 @@ def take_architecture(model: DictConfig, source: DictConfig, path: str, chosen: 
         chosen: keys that the user has set, such as ``model.encoder.n_layers``; None: all keys of the node.
 
     Raises:
-        ValueError: with the list of differences.
+        ValueError: values differ; the message lists the differences.
     """
 
     def is_chosen(key: str) -> bool:
@@ -65,7 +65,7 @@ def check_architecture(model: DictConfig, source: DictConfig, path: str) -> None
     """Compares preprocessor and encoder of a configuration with a pretrained one, except for ``FREE_KEYS``.
 
     Raises:
-        ValueError: with the list of differences.
+        ValueError: values differ; the message lists the differences.
     """
     found = []
     for node, free in FREE_KEYS.items():

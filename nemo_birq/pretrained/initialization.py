@@ -83,7 +83,7 @@ def _check_settings(own: DictConfig, theirs: DictConfig, path: Path, new_labels:
     """Compares the settings of a model with those of a file; returns True if the labels of the file can be kept.
 
     Raises:
-        ValueError: with the list of differences.
+        ValueError: settings differ; the message lists the differences.
     """
     check_architecture(own, theirs, str(path))
     if new_labels or "birq" not in theirs:

@@ -46,8 +46,8 @@ def entry(node: str | DictConfig, key: str) -> str:
     include, exclude = set(entries[0].get("include", ["encoder"])), entries[0].get("exclude", [])
     if exclude or "encoder" not in include or include - {"encoder", "preprocessor"}:
         raise ValueError(
-            f"{key}: include={sorted(include)}, exclude={list(exclude)}: only preprocessor and encoder can be loaded, and "
-            "completely. Give include=[encoder] and no exclude, or use NeMo's own scripts"
+            f"{key}: include={sorted(include)}, exclude={list(exclude)}: only the whole preprocessor and encoder "
+            "can be loaded. Give include=[encoder] and no exclude, or use NeMo's own scripts"
         )
     return entries[0][inner]
 

@@ -55,7 +55,7 @@ def compare(
         parts: prefixes of tensor names that are compared.
 
     Raises:
-        ValueError: with the list of differences.
+        ValueError: tensors differ; the message lists the differences.
     """
     wanted = {name: tensor for name, tensor in source.items() if name.startswith(parts) and not name.startswith(without)}
     found = {

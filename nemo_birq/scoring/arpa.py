@@ -1,4 +1,4 @@
-"""Reads what a language model in ARPA format predicts: its vocabulary, which stands at the head of the file."""
+"""Reading of the vocabulary of a language model in ARPA format."""
 
 import re
 import shutil
@@ -18,7 +18,7 @@ REMEDY = "give the text form of an n-gram model, as KenLM's lmplz and SRILM's ng
 
 @dataclass(frozen=True)
 class Arpa:
-    """The order of a model and the symbols it knows, without those for the beginning, the end and the unknown."""
+    """Order and symbols of a model, without those for the beginning, the end and unknown words."""
 
     path: Path
     order: int
@@ -29,15 +29,15 @@ def read_arpa(path: Path) -> Arpa:
     """Reads the header and the 1-grams.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: not an ARPA file, a truncated one, or one that has a 1-gram twice.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not an ARPA file, is truncated, or has a 1-gram twice.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"language model {path} does not exist")
+        raise FileNotFoundError(f"language model {path} does not exist: give an ARPA file")
     with open(path, "rb") as file:
         compressed = file.read(2) == b"\x1f\x8b"
     if compressed:
-        raise ValueError(f"language model {path} is compressed; unpack it first: gunzip {path}")
+        raise ValueError(f"language model {path} is compressed: unpack it with gunzip {path}")
     try:
         with open(path, encoding="utf-8-sig", newline="\n") as file:
             counts = _read_counts(file, path)
@@ -52,17 +52,17 @@ def read_arpa(path: Path) -> Arpa:
     if count > 1:
         raise ValueError(
             f"language model {path} has the 1-gram {symbol!r} {count} times, and decoders disagree on which of its "
-            "probabilities counts: estimate the model again, or leave one in"
+            "probabilities they use: estimate the model again, or keep one of them"
         )
     return Arpa(path, len(counts), [symbol for symbol in symbols if symbol not in SPECIAL])
 
 
 @contextmanager
 def decodable(arpa: Arpa) -> Iterator[Arpa]:
-    """Yields the model in a file that KenLM and NeMo read: the same one, or a copy for the time of the block.
+    """Yields the model in a file that KenLM and NeMo can read: the original, or a temporary copy within the block.
 
-    They read no byte order mark, and no model without 2-grams. A copy of such a model gets one 2-gram with the probability
-    that backing off gives it, so that it predicts the same.
+    They read no byte order mark, and no model without 2-grams. The copy of such a model has one additional 2-gram with its
+    back-off probability, so that the predictions do not change.
     """
     with open(arpa.path, "rb") as file, TemporaryDirectory() as folder:
         marked = file.read(len(MARK_BYTES)) == MARK_BYTES
@@ -90,7 +90,9 @@ def _read_counts(file, path: Path) -> list[int]:
     begun, line = False, ""
     for line in map(str.strip, file):  # SRILM writes an empty line first
         if line and not begun and line != "\\data\\":
-            raise ValueError(f"language model {path} is no ARPA file: it begins with {line[:40]!r}, not \\data\\; {REMEDY}")
+            raise ValueError(
+                f"language model {path} is not an ARPA file: it begins with {line[:40]!r}, not \\data\\; {REMEDY}"
+            )
         begun = begun or bool(line)
         found = re.fullmatch(r"ngram\s+(\d+)\s*=\s*(\d+)", line)
         if found:
@@ -98,7 +100,9 @@ def _read_counts(file, path: Path) -> list[int]:
         elif counts and line:
             break
     if not counts or sorted(counts) != list(range(1, len(counts) + 1)) or line != "\\1-grams:":
-        raise ValueError(f"language model {path} is no ARPA file: no counts of n-grams, or no 1-grams after them; {REMEDY}")
+        raise ValueError(
+            f"language model {path} is not an ARPA file: it has no counts of n-grams, or no 1-grams after them; {REMEDY}"
+        )
     return [counts[order] for order in sorted(counts)]
 
 
@@ -115,7 +119,9 @@ def _read_unigrams(file, path: Path, count: int) -> list[str]:
             )
         symbols.append(fields[1])
     if len(symbols) != count:
-        raise ValueError(f"language model {path} announces {count} 1-grams and has {len(symbols)}: truncated? Get it again")
+        raise ValueError(
+            f"language model {path} announces {count} 1-grams but has {len(symbols)}: it may be truncated. Get it again"
+        )
     return symbols
 
 
@@ -123,4 +129,4 @@ def _check_end(path: Path) -> None:
     with open(path, "rb") as file:
         file.seek(max(0, path.stat().st_size - 200))
         if b"\\end\\" not in file.read():
-            raise ValueError(f"language model {path} does not end with \\end\\: it is truncated; get it again")
+            raise ValueError(f"language model {path} does not end with \\end\\: it is truncated. Get it again")

@@ -1,4 +1,4 @@
-"""The check of test audio before it is transcribed: what is no audio stops the work, since its words would all be errors."""
+"""Check of test audio before it is transcribed, because every word of unreadable audio would count as an error."""
 
 import os
 from pathlib import Path
@@ -10,20 +10,20 @@ from nemo_birq.data.manifests import read_lines
 
 
 def check_audio(manifest: str | Path) -> None:
-    """Decodes the utterances of a manifest of single files, as NeMo will do.
+    """Decodes the utterances of a manifest of single files, as NeMo does.
 
     Args:
-        manifest: of single files.
+        manifest: manifest of single files.
 
     Raises:
-        ValueError: an utterance that cannot be decoded, whose samples are no audio, or that NeMo, which reads without the
-            package's own reader, would read wrongly; naming file and line.
+        ValueError: an utterance cannot be decoded, its samples are not audio, or NeMo would read it wrongly without the
+            reader of this package; the message names file and line.
     """
     for where, entry, _ in read_lines(str(manifest)):
         path = os.path.join(os.path.dirname(manifest), entry["audio_filepath"])
         problem = _find_problem(path, entry.get("offset") or 0.0, entry["duration"])
         if problem:
-            raise ValueError(f"test {where}: {path} {problem}. Mend it, or take the line out of the test set")
+            raise ValueError(f"test {where}: {path} {problem}. Repair it, or remove the line from the test set")
 
 
 def _find_problem(path: str, offset: float, duration: float) -> str | None:
@@ -32,7 +32,7 @@ def _find_problem(path: str, offset: float, duration: float) -> str | None:
             header = audio.header
             first = int(offset * header.sample_rate)
             if first >= header.frames:
-                return f"has no audio at {offset} s, it is {header.seconds:.2f} s long"
+                return f"has no audio at {offset} s: it is {header.seconds:.2f} s long"
             decoded = audio.decode(first, min(int(duration * header.sample_rate), header.frames - first))
             if not decoded.signal.size:
                 return "holds no audio"
@@ -43,5 +43,5 @@ def _find_problem(path: str, offset: float, duration: float) -> str | None:
                     f"is read wrongly by NeMo ({'; '.join(remedy.reason for remedy in mended)}): convert it to another file"
                 )
     except AudioError as error:
-        return f"is no audio that can be used: {error}"
+        return f"is not usable audio: {error}"
     return None

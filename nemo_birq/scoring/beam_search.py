@@ -1,17 +1,18 @@
 """CTC with an n-gram language model: NeMo's beam searches over the log probabilities of each utterance.
 
-What the n-grams are made of decides which:
+The units of the n-grams select the search:
 
-* **words**, as the LibriSpeech 4-gram: ``WordBeamSearch``, NeMo's Flashlight decoder. It writes only words that the
-  language model knows and needs the package flashlight-text.
+* **words**, as in the LibriSpeech 4-gram: ``WordBeamSearch``, NeMo's Flashlight decoder. It only writes words in the
+  vocabulary of the language model, and needs the package flashlight-text.
 * **tokens of the recognizer**, characters or word pieces, each written as one character, ``chr(id + 100)``, as NeMo does:
-  ``TokenBeamSearch``, NeMo's batched search (strategy ``beam_batch``), on CPU and GPU, with no further package.
+  ``TokenBeamSearch``, NeMo's batched search (strategy ``beam_batch``), on CPU and GPU, without a further package.
 
 Both score  log p(audio)  +  alpha * log p(language model)  +  beta * number of words or tokens. The logarithm of the
-language model is natural for tokens and to base 10 for words, as these libraries have it; alphas do not compare.
+language model is natural for tokens and to base 10 for words, as in these libraries, so their alphas are not comparable.
 
-NeMo's strategies are not called through ``transcribe``, because there an utterance's text depends on its batch: both
-searches go on over the padding. Here Flashlight gets one utterance, and the batched search a padding of certain blanks.
+NeMo's strategies are not called through ``transcribe``, because both searches would continue over the padding, and the text
+of an utterance would depend on its batch. Here, Flashlight gets single utterances, and the padding of the batched search
+consists of certain blanks.
 """
 
 from abc import ABC, abstractmethod
@@ -30,16 +31,16 @@ from nemo_birq.scoring.arpa import Arpa, decodable, read_arpa
 from nemo_birq.scoring.ngram_estimation import UNKNOWN
 from nemo_birq.scoring.tokens import vocabulary, with_own_apostrophes
 
-IMPOSSIBLE = -1e4  # log probability; finite, as sums of it must not become NaN
-TOKENS_OF_A_FRAME = 64  # the likeliest, which the search over words looks at
+IMPOSSIBLE = -1e4  # log probability; finite, because sums must not become NaN
+TOKENS_OF_A_FRAME = 64  # number of the most probable tokens in the search over words
 
 
 class BeamSearch(ABC):
-    """Texts from log probabilities; its weights can be changed without reading the language model again."""
+    """Search for texts from log probabilities, whose weights can be changed without reading the language model again."""
 
-    about: str  # for people
-    beam_size: int  # hypotheses kept, where not asked for
-    weights: tuple[float, float]  # alpha and beta, likewise
+    about: str  # description for tables
+    beam_size: int  # default number of hypotheses
+    weights: tuple[float, float]  # default alpha and beta
     grid: tuple[list[float], list[float]]  # alphas and betas to try
 
     @abstractmethod
@@ -51,7 +52,7 @@ class BeamSearch(ABC):
 
 
 class WordBeamSearch(BeamSearch):
-    """Over words that the language model knows, spelled, and written, with the tokens of the recognizer."""
+    """Search over the words of the language model, spelled with the tokens of the recognizer."""
 
     beam_size = 128
     weights = (2.0, 1.0)
@@ -70,7 +71,7 @@ class WordBeamSearch(BeamSearch):
                 lexicon_path=str(lexicon), beam_size=beam_size, beam_size_token=min(TOKENS_OF_A_FRAME, len(tokens) + 1),
             )  # fmt: skip
         join = tokenizer.tokens_to_text if tokenizer else "".join
-        self.written = {word: join(tokens) for word, tokens in spellings.items()}  # LibriSpeech's model is in capitals
+        self.written = {word: join(tokens) for word, tokens in spellings.items()}  # the model of LibriSpeech is in capitals
         self.about = f"{arpa.order}-gram of words ({len(spellings)} of {len(arpa.symbols)} spelled), beam {beam_size}"
 
     def set_weights(self, alpha: float, beta: float) -> None:
@@ -93,7 +94,7 @@ class WordBeamSearch(BeamSearch):
 
 
 class TokenBeamSearch(BeamSearch):
-    """Over the tokens of the recognizer."""
+    """Search over the tokens of the recognizer."""
 
     beam_size = 16
     weights = (0.5, 1.0)
@@ -113,12 +114,12 @@ class TokenBeamSearch(BeamSearch):
     def set_weights(self, alpha: float, beta: float) -> None:
         computer = self.decoding.decoding.search_algorithm
         computer.fusion_models_alpha, computer.beam_beta = [alpha], beta
-        computer.reset_cuda_graphs_state()  # a recorded graph holds the old ones
+        computer.reset_cuda_graphs_state()  # a recorded CUDA graph holds the old weights
 
     def decode(self, outputs: list[torch.Tensor]) -> list[str]:
         lengths = torch.tensor([len(output) for output in outputs])
         padded = torch.full((len(outputs), int(lengths.max()), outputs[0].shape[1]), IMPOSSIBLE)
-        padded[..., -1] = 0.0  # a blank for sure: changes no score and no order
+        padded[..., -1] = 0.0  # a certain blank changes no score and no order
         for row, output in zip(padded, outputs, strict=True):
             row[: len(output)] = output
         found = self.decoding.ctc_decoder_predictions_tensor(padded.to(self.device), decoder_lengths=lengths.to(self.device))
@@ -127,10 +128,10 @@ class TokenBeamSearch(BeamSearch):
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Gives the errors of the libraries that read the n-grams the name of the file.
+    """Adds the name of the file to errors of the libraries that read the n-grams.
 
     Raises:
-        ValueError: in place of what KenLM and NeMo raise, which is of nearly every type.
+        ValueError: replaces errors of KenLM and NeMo, which are of nearly every type.
     """
     try:
         yield
@@ -139,7 +140,7 @@ def _reading(path: Path) -> Iterator[None]:
     except Exception as error:
         reason = (str(error).splitlines() or ["no message"])[-1]
         raise ValueError(
-            f"language model {path} cannot be read ({type(error).__name__}: {reason}): it is damaged; get it again"
+            f"language model {path} cannot be read ({type(error).__name__}: {reason}): it is damaged. Get it again"
         ) from error
 
 
@@ -147,8 +148,8 @@ def open_beam_search(path: Path, model: ASRModel, beam_size: int | None = None) 
     """Opens the search for a language model and a CTC model, with its default weights.
 
     Raises:
-        ValueError: the language model does not fit the recognizer; else as ``read_arpa``.
-        ImportError: one of words, without flashlight-text.
+        ValueError: the language model does not fit the recognizer; otherwise as ``read_arpa``.
+        ImportError: a model of words needs flashlight-text, which is not installed.
     """
     arpa = read_arpa(path)
     kind = kind_of(arpa)
@@ -166,10 +167,10 @@ def open_beam_search(path: Path, model: ASRModel, beam_size: int | None = None) 
 
 
 def kind_of(arpa: Arpa) -> type[BeamSearch]:
-    """Returns the search for n-grams of tokens where all symbols are single characters, else that for words.
+    """Returns the search for n-grams of tokens if all symbols are single characters, otherwise the search for words.
 
     Raises:
-        ImportError: of words, and flashlight-text is not installed.
+        ImportError: a model of words needs flashlight-text, which is not installed.
     """
     if all(len(symbol) == 1 for symbol in arpa.symbols):
         return TokenBeamSearch
@@ -178,7 +179,7 @@ def kind_of(arpa: Arpa) -> type[BeamSearch]:
 
 
 def check_flashlight() -> None:
-    """Raises ImportError with the remedy where flashlight-text is not installed."""
+    """Raises ImportError with a remedy if flashlight-text is not installed."""
     try:
         import flashlight.lib.text.decoder.kenlm  # noqa: F401
     except ImportError as error:
@@ -189,14 +190,14 @@ def check_flashlight() -> None:
 
 
 def check_tokens(arpa: Arpa, vocabulary_size: int) -> None:
-    """Raises ValueError where symbols of a model of tokens are not ``chr(id + 100)``, id below the vocabulary's size."""
+    """Raises ValueError if symbols of a model of tokens are not ``chr(id + 100)`` with an id of the vocabulary."""
     ids = [ord(symbol) - DEFAULT_TOKEN_OFFSET for symbol in arpa.symbols]
     wrong = [symbol for symbol, token in zip(arpa.symbols, ids, strict=True) if not 0 <= token < vocabulary_size]
     if wrong:
         raise ValueError(
-            f"language model {arpa.path}: {len(wrong)} of its {len(arpa.symbols)} tokens, as {wrong[0]!r}, are not among "
-            f"the {vocabulary_size} of the recognizer. They must be written as chr(id + {DEFAULT_TOKEN_OFFSET}), as NeMo's "
-            "train_kenlm.py and birq estimate-ngram --tokens-of write them, and be those of this recognizer"
+            f"language model {arpa.path}: {len(wrong)} of its {len(arpa.symbols)} tokens, such as {wrong[0]!r}, are not "
+            f"among the {vocabulary_size} of the recognizer. Give a model of the tokens of this recognizer, "
+            f"written as chr(id + {DEFAULT_TOKEN_OFFSET}), from birq estimate-ngram --tokens-of or NeMo's train_kenlm.py"
         )
     with open(arpa.path, encoding="utf-8") as file:
         if not next(file).strip():
@@ -206,15 +207,15 @@ def check_tokens(arpa: Arpa, vocabulary_size: int) -> None:
 
 
 def spell(arpa: Arpa, model: ASRModel) -> dict[str, list[str]]:
-    """Finds the tokens of each word that the recognizer can write: the word as it stands, or else in lower case.
+    """Finds the tokens of each word that the recognizer can write, unchanged or in lower case.
 
     Raises:
-        ValueError: not one can, or the recognizer has no token that parts words.
+        ValueError: the recognizer can write no word, or has no token that separates words.
     """
     tokens_held = set(vocabulary(model))
     tokenizer = getattr(model, "tokenizer", None)
     if tokenizer is None and " " not in tokens_held:
-        raise ValueError("the recognizer's characters have no space; a language model of words cannot be used with it")
+        raise ValueError("the recognizer has no token for the space: use a language model of its tokens, not of words")
     found = {}
     for word in arpa.symbols:
         for written in (with_own_apostrophes(word, tokens_held), with_own_apostrophes(word.lower(), tokens_held)):
@@ -224,7 +225,7 @@ def spell(arpa: Arpa, model: ASRModel) -> dict[str, list[str]]:
                 break
     if not found:
         raise ValueError(
-            f"language model {arpa.path}: none of its {len(arpa.symbols)} words, as {arpa.symbols[0]!r}, can be written "
-            f"with the tokens of the recognizer, as {sorted(tokens_held)[:8]}; it is for another language or script"
+            f"language model {arpa.path}: none of its {len(arpa.symbols)} words, such as {arpa.symbols[0]!r}, can be "
+            f"written with the tokens of the recognizer, such as {sorted(tokens_held)[:8]}. Give a model of its language"
         )
     return found

@@ -1,4 +1,4 @@
-"""Two models on one test set, utterance by utterance."""
+"""Comparison of two models on one test set, utterance by utterance."""
 
 import os
 
@@ -9,19 +9,19 @@ from nemo_birq.scoring.eval_sets import identity
 from nemo_birq.utils.terminal import printable
 
 SHOWN = 200
-"""Characters of an utterance's name in a message."""
+"""Number of characters of an utterance name in a message."""
 
 
 def compare(first: dict, second: dict) -> dict:
-    """Computes differences of error rates, second minus first: below zero the second model is better.
+    """Computes differences of error rates, second minus first: below zero, the second model is better.
 
     Returns:
-        for ``wer`` and ``cer``: ``first``, ``second``, ``difference``, its 95 % interval by the paired bootstrap and the p
-        value of the paired permutation test, over utterances and, with two speakers or more, over speakers; for utterances
-        the matched pairs test too. ``utterances``: those that differ in errors, the largest difference first.
+        For ``wer`` and ``cer``: ``first``, ``second``, ``difference``, its 95 % interval by the paired bootstrap and the p
+        value of the paired permutation test, over utterances and, with two or more speakers, over speakers; for utterances
+        also the matched pairs test. ``utterances`` lists those that differ in errors, the largest difference first.
 
     Raises:
-        ValueError: other utterances or references, or normalized in another way.
+        ValueError: utterances, references or normalization differ.
     """
     pairs = _pairs(first, second)
     found: dict = {"num_utterances": len(pairs)}
@@ -61,12 +61,14 @@ def _tests(first: np.ndarray, second: np.ndarray, units: np.ndarray) -> dict:
 
 def _pairs(first: dict, second: dict) -> list[tuple[dict, dict]]:
     if first["normalization"]["steps"] != second["normalization"]["steps"]:
-        raise ValueError("the scores were normalized in different ways; score both models with the same --normalization")
+        raise ValueError("the scores were normalized in different ways: score both models with the same --normalization")
     sides = []
     for side in (first, second):
         named = {identity(utterance): utterance for utterance in side["utterances"]}
         if len(named) < len(side["utterances"]):
-            raise ValueError(f"{side['manifest']} has an utterance more than once; pairs cannot be told")
+            raise ValueError(
+                f"{side['manifest']} has an utterance more than once: remove the repetition to compare utterances in pairs"
+            )
         sides.append(named)
     if sides[0].keys() != sides[1].keys():
         sides = [_by_place(side) for side in sides]  # a test set that was moved
@@ -74,17 +76,20 @@ def _pairs(first: dict, second: dict) -> list[tuple[dict, dict]]:
     only = sorted(one.keys() ^ two.keys())
     if only:
         raise ValueError(
-            f"the scores are not of one test set: {printable(only[0])[:SHOWN]} is in one of them only "
-            f"({len(only)} such utterances)"
+            f"the scores are of different test sets: {printable(only[0])[:SHOWN]} is only in one of them "
+            f"({len(only)} such utterances): score both models on the same test set"
         )
     changed = [name for name in one if one[name]["reference_scored"] != two[name]["reference_scored"]]
     if changed:
-        raise ValueError(f"the scores have different references for {changed[0]} ({len(changed)} such utterances)")
+        raise ValueError(
+            f"the scores have different references for {changed[0]} ({len(changed)} such utterances): score both models on "
+            "the same manifest"
+        )
     return [(one[name], two[name]) for name in one]
 
 
 def _by_place(named: dict[str, dict]) -> dict[str, dict]:
-    """Returns utterances by their place below the folder that holds all of them."""
+    """Returns utterances by their path relative to their common folder."""
     folders = [os.path.dirname(os.path.normpath(utterance["audio_filepath"])) for utterance in named.values()]
     if len({os.path.isabs(folder) for folder in folders}) > 1:
         return named

@@ -1,4 +1,4 @@
-"""``birq compare-scores``: is the difference between two recognizers on one test set more than chance?"""
+"""Command ``birq compare-scores``: significance of the difference between two recognizers on one test set."""
 
 from pathlib import Path
 
@@ -13,15 +13,15 @@ console = Terminal()
 @command("compare-scores")
 @options.argument("first", "json that birq score wrote", type=PATH)
 @options.argument("second", "json that birq score wrote for the same test set", type=PATH)
-@options.option("--most", type=int, default=5, help="Number of utterances to show, those that differ most.")
-@options.out_option("JSON file for the comparison.")
+@options.option("--most", type=int, default=5, help="Number of utterances with the largest differences to show.")
+@options.out_option("Output JSON file of the comparison.")
 def compare_scores(first: Path, second: Path, most: int, out: Path | None) -> None:
-    """Tests whether two recognizers differ on one test set, or whether it is chance.
+    """Tests if the difference between two recognizers on one test set is significant.
 
         birq compare-scores first.json second.json
 
-    Pairs two files that birq score wrote utterance by utterance. Prints the difference of the error rates with intervals and
-    p values, and the utterances that differ most.
+    The command pairs the utterances of two files that birq score wrote. It prints the difference of the error rates with
+    confidence intervals and p values, and the utterances that differ most.
     """
     from nemo_birq.scoring.comparison import compare
     from nemo_birq.scoring.comparison_table import comparison_table, verdict
@@ -29,7 +29,7 @@ def compare_scores(first: Path, second: Path, most: int, out: Path | None) -> No
     from nemo_birq.scoring.tables import aligned
 
     if out and out.exists():
-        raise ValueError(f"--out {out} exists; name another file")
+        raise ValueError(f"--out {out} exists: give another file")
     scores = read_score(first), read_score(second)
     with console.status("testing"):
         try:

@@ -1,4 +1,4 @@
-"""Two models on one test set, for people, in the terminal."""
+"""Table of the comparison of two models in the terminal."""
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -9,7 +9,7 @@ SIGNIFICANT = 0.05
 
 
 def comparison_table(found: dict) -> Table:
-    """Makes a table of both models' rates, their difference and its tests, as ``compare`` returns them."""
+    """Returns a table of the rates of both models, their difference and its tests, as ``compare`` computes them."""
     title = "Second minus first, in percentage points"
     table = Table(title=title, header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("", min_width=3)
@@ -32,18 +32,18 @@ def comparison_table(found: dict) -> Table:
 
 
 def verdict(found: dict) -> str:
-    """States the result in a sentence, at 5 %, by the permutation test over both kinds of rows."""
+    """Returns a sentence with the result of the permutation tests over utterances and speakers, at the 5 % level."""
     rate = found["wer"]
     p = rate["utterances"]["permutation_p"]
     if p >= SIGNIFICANT:
-        return f"No difference in word errors that chance does not explain (permutation of utterances, p {p_value(p)})."
+        return f"No significant difference in word errors (permutation of utterances, p {p_value(p)})."
     better = "second" if rate["difference"] < 0 else "first"
     said = f"The {better} model makes fewer word errors (permutation of utterances, p {p_value(p)})"
     if "speakers" not in rate:
-        return f"{said}. Speakers are not known: whether it would on other people is not tested."
+        return f"{said}. The speakers are unknown, so the result was not tested for other speakers."
     over, speakers = rate["speakers"]["permutation_p"], rate["speakers"]["rows"]
     if 2 ** (1 - speakers) >= SIGNIFICANT:
-        return f"{said} on these speakers; {speakers} are too few to tell whether it would on others."
+        return f"{said} on these speakers; {speakers} are too few to test the result for other speakers."
     if over >= SIGNIFICANT:
-        return f"{said} on these speakers; that it would on others is not shown (of speakers, p {p_value(over)})."
-    return f"{said}, and so it is over speakers (p {p_value(over)})."
+        return f"{said} on these speakers; the result is not significant over speakers (p {p_value(over)})."
+    return f"{said}; the result is also significant over speakers (p {p_value(over)})."

@@ -1,9 +1,9 @@
 """Confidence intervals of error rates, and tests of the difference of two models on one test set.
 
 An error rate is a ratio of sums over utterances, errors / words. Its interval comes from the bootstrap (Bisani and Ney,
-ICASSP 2004): utterances are drawn again with replacement and the ratio is formed anew; 95 % of the ratios lie in it. That
-takes utterances for independent. Those of one speaker are not: where speakers are known, drawing speakers with all that they
-said tells how the model does on other people, and the interval is wider.
+ICASSP 2004): utterances are resampled with replacement, and the interval contains 95 % of the resulting ratios. This assumes
+independent utterances, but utterances of one speaker are not independent. If speakers are known, resampling speakers with
+all their utterances estimates the error rate on other speakers, and the interval is wider.
 """
 
 import numpy as np
@@ -11,19 +11,19 @@ from scipy import stats
 
 RESAMPLES = 2000
 PERMUTATIONS = 9999
-BATCH = 200  # resamples held in memory at a time
+BATCH = 200  # resamples in memory at a time
 
 
 def ratio_interval(errors: np.ndarray, units: np.ndarray, seed: int = 0) -> tuple[float, float] | None:
     """Computes the 95 % bootstrap percentile interval of sum(errors) / sum(units); None for fewer than two rows.
 
-    Shapes: (N,), (N,), a row an utterance or a speaker.
+    Shapes: (N,), (N,); a row is an utterance or a speaker.
     """
     if len(errors) < 2:
         return None
 
     def ratio(errors: np.ndarray, units: np.ndarray, axis: int) -> np.ndarray:
-        return errors.sum(axis) / np.maximum(units.sum(axis), 1)  # none drawn that has words: 0, not a division by 0
+        return errors.sum(axis) / np.maximum(units.sum(axis), 1)  # 0 instead of a division by 0 if no drawn row has words
 
     found = stats.bootstrap(
         (np.asarray(errors), np.asarray(units)), ratio, paired=True, vectorized=True, method="percentile",
@@ -33,18 +33,18 @@ def ratio_interval(errors: np.ndarray, units: np.ndarray, seed: int = 0) -> tupl
 
 
 def sum_by(names: list[str], *counts: np.ndarray) -> list[np.ndarray]:
-    """Sums each array, (N,), over the rows of one name: (number of names,)."""
+    """Sums each array, (N,), over the rows of each name: (number of names,)."""
     rows = np.unique(names, return_inverse=True)[1]
     return [np.bincount(rows, weights=values) for values in counts]
 
 
 def permutation_p(first: np.ndarray, second: np.ndarray, seed: int = 0) -> float:
-    """Computes the two-sided p value of the paired permutation test: the models are exchanged at random, row by row.
+    """Computes the two-sided p value of the paired permutation test, which exchanges the models at random for each row.
 
-    Errors of both models, (N,) each, a row an utterance or a speaker. Exact where all 2^N exchanges can be listed (N up to
-    13); else the smallest p possible is 2 / (PERMUTATIONS + 1).
+    The arguments are the errors of both models, (N,) each; a row is an utterance or a speaker. The test is exact for N up to
+    13, where all 2^N exchanges are listed; otherwise the smallest possible p is 2 / (PERMUTATIONS + 1).
     """
-    if len(first) < 2 or np.array_equal(first, second):  # both ways to exchange a single row are as far from 0
+    if len(first) < 2 or np.array_equal(first, second):  # both exchanges of a single row are equally far from 0
         return 1.0
 
     def difference(first: np.ndarray, second: np.ndarray, axis: int) -> np.ndarray:
@@ -58,10 +58,10 @@ def permutation_p(first: np.ndarray, second: np.ndarray, seed: int = 0) -> float
 
 
 def matched_pairs_p(first: np.ndarray, second: np.ndarray) -> float:
-    """Computes the two-sided p value of the matched pairs sentence-segment word error test, a segment an utterance.
+    """Computes the two-sided p value of the matched pairs sentence-segment word error test; a segment is an utterance.
 
-    Gillick and Cox, ICASSP 1989: the mean difference of errors over its standard error is a standard normal variable where
-    the models are equally good and utterances many (50 or so).
+    Gillick and Cox, ICASSP 1989: for equally good models and many utterances (about 50), the mean difference of errors,
+    divided by its standard error, has a standard normal distribution.
     """
     difference = np.asarray(first, float) - np.asarray(second, float)
     if not difference.any():

@@ -1,4 +1,4 @@
-"""Manifests of single files that are transcribed and compared with their transcripts."""
+"""Test sets: manifests of single files with transcripts."""
 
 import math
 import os
@@ -18,9 +18,9 @@ from nemo_birq.utils.files import fingerprint
 
 @dataclass(frozen=True)
 class TestSet:
-    """A name for tables and files, and the manifest's lines."""
+    """Name of a test set for tables and files, and the lines of its manifest."""
 
-    __test__ = False  # for pytest
+    __test__ = False  # pytest must not collect this class
 
     name: str
     manifest: Path
@@ -28,34 +28,36 @@ class TestSet:
 
 
 def check_test_manifest(manifest: str | Path) -> list[dict]:
-    """Reads the lines of a test manifest, with transcripts.
+    """Reads the lines of a test manifest with transcripts.
 
-    No line is left out: the error rate would be that of another test set.
+    No line is skipped, because the error rate would be that of another test set.
 
     Raises:
-        ValueError: a line that cannot be used or is without ``text``, or no word in all of them.
-        FileNotFoundError: an audio file that is not there.
+        ValueError: a line cannot be used or has no ``text``, or no line has a word.
+        FileNotFoundError: an audio file does not exist.
     """
     lines = read_lines(str(manifest))
     check_files(str(manifest), lines)
     silent = [line for line in lines if not has_text(line.entry)]
     if silent:
         name = silent[0].entry["audio_filepath"]
-        raise ValueError(f"test {silent[0].where}: {name} has no text to compare with ({len(silent)} such lines)")
+        raise ValueError(f"test {silent[0].where}: {name} has no text ({len(silent)} such lines): add the transcripts")
     for where, entry, _ in lines:
         speaker = entry.get("speaker", entry.get("speaker_id"))
         if isinstance(speaker, bool | list | dict) or (isinstance(speaker, float) and not math.isfinite(speaker)):
-            raise ValueError(f"test {where} has the speaker {show(speaker)}, which must be a name or a number")
+            raise ValueError(f"test {where} has the speaker {show(speaker)}: it must be a name or a number")
     if not any(entry["text"].strip() for _, entry, _ in lines):
-        raise ValueError(f"test manifest {manifest}: the text of all {len(lines)} lines is empty, there is nothing to score")
+        raise ValueError(
+            f"test manifest {manifest}: the text of all {len(lines)} lines is empty: give a test set with transcripts"
+        )
     return [entry for _, entry, _ in lines]
 
 
 def read_test_sets(arguments: list[str]) -> list[TestSet]:
-    """Reads test sets given as ``MANIFEST`` or ``NAME=MANIFEST``; the name is else that of the file, without suffix.
+    """Reads test sets given as ``MANIFEST`` or ``NAME=MANIFEST``; the default name is the file name without suffix.
 
     Raises:
-        ValueError: two of one name; else as ``check_test_manifest``.
+        ValueError: two test sets have the same name; otherwise as ``check_test_manifest``.
     """
     found: dict[str, TestSet] = {}
     for argument in arguments:
@@ -63,7 +65,7 @@ def read_test_sets(arguments: list[str]) -> list[TestSet]:
         if not equals or Path(argument).exists():
             name, manifest = Path(argument).stem, argument
         if not name or "/" in name:
-            raise ValueError(f"{argument}: {name!r} cannot be the name of a file; give NAME=MANIFEST")
+            raise ValueError(f"{argument}: {name!r} is not a valid file name: give NAME=MANIFEST")
         if name in found:
             raise ValueError(
                 f"two test sets are called {name}: {found[name].manifest} and {manifest}. Give them names: "
@@ -74,14 +76,14 @@ def read_test_sets(arguments: list[str]) -> list[TestSet]:
 
 
 def check_apart(tests: list[TestSet], dev: TestSet) -> None:
-    """Raises ValueError where the development set is one of the test sets, under whatever name, and behind links."""
+    """Raises ValueError if the development set is one of the test sets, also under another name or through links."""
     for test in tests:
         if fingerprint(test.manifest) == fingerprint(dev.manifest) or _places(test) == _places(dev):
-            raise ValueError(f"{test.manifest} would be tuned and tested on; give a development set to --tune")
+            raise ValueError(f"{test.manifest} is both the test set and the development set: give another set to --tune")
 
 
 def _places(test: TestSet) -> set[tuple[str, float]]:
-    """Returns file, all links followed, and offset of each utterance."""
+    """Returns the file, with links resolved, and the offset of each utterance."""
     folder = os.path.dirname(test.manifest)
     return {
         (os.path.realpath(os.path.join(folder, line["audio_filepath"])), line.get("offset") or 0.0) for line in test.lines
@@ -89,18 +91,18 @@ def _places(test: TestSet) -> set[tuple[str, float]]:
 
 
 def identity(line: dict) -> str:
-    """Returns the identity of an utterance: its file, and its offset if it is a part."""
+    """Returns the identity of an utterance: its file, and its offset if it is a part of it."""
     offset = line.get("offset")
     return line["audio_filepath"] if not offset else f"{line['audio_filepath']}@{offset:.10g}"
 
 
 def speaker_of(line: dict) -> str | None:
-    """Returns the manifest's ``speaker`` or ``speaker_id``."""
+    """Returns the ``speaker`` or ``speaker_id`` of a manifest line."""
     speaker = line.get("speaker", line.get("speaker_id"))
     return None if speaker is None else str(speaker)
 
 
 def unwritable(model: ASRModel, texts: list[str]) -> Counter:
-    """Counts the characters of normalized references that no token of the model has; they are always errors."""
+    """Counts the characters of normalized references outside of the vocabulary, which are always errors."""
     held = plain_apostrophes(unicodedata.normalize("NFKC", "".join(vocabulary(model)))).lower()
     return Counter(sign for text in texts for sign in text if sign != " " and sign not in held)

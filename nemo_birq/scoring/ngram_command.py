@@ -1,4 +1,4 @@
-"""``birq estimate-ngram``: a small n-gram language model as an ARPA file."""
+"""Command ``birq estimate-ngram``: a small n-gram language model as an ARPA file."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ def read_texts(path: Path) -> list[str]:
     """Returns the texts of a manifest, or the lines of a text file.
 
     Raises:
-        ValueError: not in UTF-8, or a line of a manifest without text.
+        ValueError: the file is not in UTF-8, or a line of a manifest has no text.
     """
     from nemo_birq.finetuning.transcripts import read_transcripts
 
@@ -21,25 +21,25 @@ def read_texts(path: Path) -> list[str]:
     try:
         return [line for line in read_text(path).splitlines() if line.strip()]
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not text in UTF-8 ({error}); convert it with iconv -t UTF-8") from error
+        raise ValueError(f"{path} is not text in UTF-8 ({error}): convert it with iconv -t UTF-8") from error
 
 
 @command("estimate-ngram")
 @options.argument("texts", "manifests (.json, .jsonl) or text files", type=PATH, nargs=-1, required=True, metavar="TEXT...")
-@options.out_option("ARPA file to write.", required=True)
-@options.option("--order", type=int, help="n; without it 3 for words, 6 for tokens.")
-@options.option("--tokens-of", type=PATH, metavar="NEMO", help="Model the tokens of this recognizer instead of words.")
+@options.out_option("Output ARPA file.", required=True)
+@options.option("--order", type=int, help="Order n; by default 3 for words, 6 for tokens.")
+@options.option("--tokens-of", type=PATH, metavar="NEMO", help="Recognizer whose tokens are modelled instead of words.")
 @options.normalization_option()
 def estimate_ngram(
     texts: tuple[Path, ...], out: Path, order: int | None, tokens_of: Path | None, normalization: str
 ) -> None:
-    """Estimates a small n-gram language model from transcripts, as an ARPA file for birq score --lm.
+    """Estimates a small n-gram language model from transcripts, and writes an ARPA file for birq score --lm.
 
         birq estimate-ngram train.json --out words.arpa
         birq estimate-ngram train.json --out tokens.arpa --tokens-of model.nemo --order 6
 
-    Takes manifests, or text files with a sentence a line; everything is held in memory, so for more than some million words
-    take KenLM's lmplz. Text is normalized as birq score does it.
+    The inputs are manifests, or text files with one sentence per line. All texts are in memory; for more than a few million
+    words use KenLM's lmplz. Texts are normalized as in birq score.
     """
     from nemo.collections.asr.parts.submodules.ctc_beam_decoding import DEFAULT_TOKEN_OFFSET
     from nemo.utils import logging
@@ -50,7 +50,7 @@ def estimate_ngram(
     from nemo_birq.scoring.tokens import token_ids
 
     if out.exists():
-        raise ValueError(f"{out} exists; name another file with --out")
+        raise ValueError(f"{out} exists: give another file with --out")
     logging.setLevel(logging.ERROR)
     lines = normalize([text for path in texts for text in read_texts(path)], normalization).texts
     if tokens_of:

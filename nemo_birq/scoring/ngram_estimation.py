@@ -1,12 +1,12 @@
-"""Estimates a small n-gram language model and writes it as an ARPA file; for large texts use KenLM's lmplz.
+"""Estimation of a small n-gram language model, and writing as an ARPA file; for large texts use KenLM's lmplz.
 
-Interpolated Witten-Bell (Chen and Goodman 1998, section 2.5): with c(h) the count of a history and T(h) how many different
-symbols follow it,
+The method is interpolated Witten-Bell (Chen and Goodman 1998, section 2.5). With c(h) the count of a history and T(h) the
+number of different symbols that follow it,
 
     p(w | h) = (c(h w) + T(h) p(w | h')) / (c(h) + T(h)),        h' = h without its first symbol,
 
-down to the uniform distribution over all symbols and <unk>. What was not seen has p(w | h) = T(h) / (c(h) + T(h)) p(w | h'),
-which is the form of a back-off model, so the ARPA file says exactly this.
+down to the uniform distribution over all symbols and <unk>. Unseen n-grams have p(w | h) = T(h) / (c(h) + T(h)) p(w | h'),
+which is the form of a back-off model, so the ARPA file represents the model exactly.
 """
 
 import math
@@ -21,24 +21,24 @@ Ngram = tuple[str, ...]
 
 
 def estimate(sentences: Iterable[list[str]], order: int) -> list[dict[Ngram, tuple[float, float]]]:
-    """Estimates for each length, 1 to ``order``: n-gram -> (probability of its last symbol, back-off weight).
+    """Estimates for each length from 1 to ``order``: n-gram -> (probability of its last symbol, back-off weight).
 
     Raises:
-        ValueError: no sentence, or an order below 2.
+        ValueError: there is no sentence, or the order is below 2.
     """
     if order < 2:
-        raise ValueError(f"order={order}: an n-gram model needs at least 2, words and their pairs")
+        raise ValueError(f"order={order} is too low: give at least 2, for words and pairs of words")
     counts = [Counter() for _ in range(order)]
     for sentence in sentences:
         padded = [BEGIN, *sentence, END]
         for counter, length in zip(counts, range(1, order + 1), strict=True):
             counter.update(tuple(padded[i : i + length]) for i in range(len(padded) - length + 1))
     if not counts[0]:
-        raise ValueError("there is no sentence to estimate a language model from")
-    del counts[0][(BEGIN,)]  # a sentence begins with it; it is never predicted
+        raise ValueError("the texts have no sentence: give texts to estimate a language model from")
+    del counts[0][(BEGIN,)]  # sentences begin with it, but it is never predicted
 
-    followed = [_followers(counter) for counter in counts]  # of histories one symbol shorter
-    symbols = len(counts[0]) + 1  # with <unk>
+    followed = [_followers(counter) for counter in counts]  # followers of histories that are one symbol shorter
+    symbols = len(counts[0]) + 1  # including <unk>
     model: list[dict[Ngram, tuple[float, float]]] = []
     for length, counter in enumerate(counts):
         probabilities = {}
@@ -55,7 +55,7 @@ def estimate(sentences: Iterable[list[str]], order: int) -> list[dict[Ngram, tup
 
 
 def _followers(counter: Counter) -> dict[Ngram, tuple[int, int]]:
-    """Counts for each history the symbols, and the different symbols, that followed it."""
+    """Counts for each history the symbols and the different symbols that follow it."""
     total, kinds = defaultdict(int), defaultdict(int)
     for ngram, count in counter.items():
         total[ngram[:-1]] += count
@@ -68,7 +68,7 @@ def _back_off(follower: tuple[int, int] | None) -> float:
 
 
 def write_arpa(model: list[dict[Ngram, tuple[float, float]]], path: Path) -> None:
-    """Writes the file, logarithms to base 10, as the format wants them."""
+    """Writes the ARPA file, with logarithms to base 10."""
     with complete_file(path) as part, open(part, "w", encoding="utf-8", newline="\n") as file:
         file.write("\\data\\\n")
         file.writelines(f"ngram {length}={len(ngrams)}\n" for length, ngrams in enumerate(model, start=1))

@@ -1,4 +1,4 @@
-"""Normalization of references and hypotheses, alike, before they are compared."""
+"""Normalization of references and hypotheses before they are compared."""
 
 import re
 import sys
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from nemo.collections.asr.parts.utils.transcribe_utils import PunctuationCapitalization
 
-APOSTROPHE = "'"  # part of words, as in don't
-APOSTROPHES = APOSTROPHE + "\u2019\u2018\u02bc"  # the same sign, as keyboards of several languages write it
+APOSTROPHE = "'"  # a part of words, as in don't
+APOSTROPHES = APOSTROPHE + "\u2019\u2018\u02bc"  # the same character on keyboards of several languages
 PUNCTUATION = "".join(
     sign for sign in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(sign)[0] == "P" and sign != APOSTROPHE
 )
@@ -26,25 +26,25 @@ _marks = PunctuationCapitalization(re.escape(PUNCTUATION))
 
 @dataclass(frozen=True)
 class Normalized:
-    """Texts after normalization, and how many of them it changed."""
+    """Texts after normalization, and the number of changed texts."""
 
     texts: list[str]
     changed: int
 
 
 def plain_apostrophes(text: str) -> str:
-    """Returns a text with its typographic apostrophes as '."""
+    """Replaces typographic apostrophes in a text by '."""
     return text.translate(dict.fromkeys(map(ord, APOSTROPHES), APOSTROPHE))
 
 
 def normalize(texts: list[str], way: str = "default") -> Normalized:
-    """Applies the steps of one way of ``STEPS`` to each text.
+    """Applies the steps of one entry of ``STEPS`` to each text.
 
     Raises:
-        ValueError: another way.
+        ValueError: there is no such entry.
     """
     if way not in STEPS:
-        raise ValueError(f"normalization {way!r} is unknown; there are {', '.join(STEPS)}")
+        raise ValueError(f"normalization {way!r} is unknown: give one of {', '.join(STEPS)}")
     found = texts
     if way == "default":
         found = [plain_apostrophes(unicodedata.normalize("NFKC", text)) for text in found]

@@ -1,4 +1,4 @@
-"""A picture of a score: WER by length and by speaker, with intervals."""
+"""Picture of a score: WER by length and by speaker, with confidence intervals."""
 
 from pathlib import Path
 
@@ -8,25 +8,25 @@ from matplotlib.figure import Figure
 
 from nemo_birq.utils.pictures import plain, write_picture
 
-FEW = 8  # groups with their number of utterances below the name
-NAMED = 40  # more speakers than this have no names on the axis
+FEW = 8  # most groups for which the axis shows the number of utterances
+NAMED = 40  # most speakers with names on the axis
 
 
 def draw_score(result: dict, title: str, path: Path) -> None:
-    """Writes a PNG; groups that the manifest does not tell are left out.
+    """Writes a PNG with the groups that the manifest defines.
 
     Raises:
-        ValueError: it tells none.
+        ValueError: the manifest defines no groups.
     """
     panels = [(key, result[key]) for key in ("lengths", "speakers") if result[key]]
     if not panels:
-        raise ValueError("the manifest tells neither speakers nor different durations")
+        raise ValueError("the manifest has neither speakers nor different durations, so there are no groups to draw")
     widths = [max(4.2, min(10.0, 1.6 + 0.33 * len(groups))) for _, groups in panels]
     figure = Figure(figsize=(sum(widths), 4.6), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths, sharey=True)[0]
     for axis, (key, groups) in zip(axes, panels, strict=True):
         _draw_groups(axis, sorted(groups, key=lambda group: group["wer"] or 0) if key == "speakers" else groups)
-        axis.set_xlabel("duration" if key == "lengths" else f"speaker, {len(groups)} in all")
+        axis.set_xlabel("duration" if key == "lengths" else f"speaker, {len(groups)} in total")
         low, high = (100 * edge for edge in result["wer_interval"] or (result["wer"],) * 2)
         axis.axhspan(low, high, color="tab:orange", alpha=0.15, lw=0)
         axis.axhline(100 * result["wer"], color="tab:orange", lw=1.5, zorder=1)

@@ -1,4 +1,4 @@
-"""Opens a ``.nemo`` that recognizes speech."""
+"""Opening of recognizers from ``.nemo`` files."""
 
 from pathlib import Path
 
@@ -11,36 +11,38 @@ from nemo_birq.checkpoint.nemo_archive import check_finite, opening, quiet_nemo,
 
 
 def check_recognizer(path: Path) -> type[ASRModel]:
-    """Returns NeMo's class of the model, from the file's configuration; loads no weights.
+    """Returns NeMo's class of the model from the configuration of the file, without loading weights.
 
     Raises:
-        ValueError: the file holds no recognizer; else as ``nemo_archive.read_config``.
+        ValueError: the file holds no recognizer; otherwise as ``nemo_archive.read_config``.
     """
     target = read_config(path).target
     try:
         found = import_class_by_path(target)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"{path} holds a {target}, which this version of NeMo does not have ({error})") from error
+        raise ValueError(
+            f"{path} holds a {target}, which this version of NeMo does not have ({error}): use the version that wrote it"
+        ) from error
     if not (isinstance(found, type) and issubclass(found, EncDecCTCModel | EncDecRNNTModel)):
         raise ValueError(
-            f"{path} holds a {target.rpartition('.')[2]}, which does not recognize speech; make a recognizer of it with "
+            f"{path} holds a {target.rpartition('.')[2]}, which does not recognize speech: train a recognizer from it with "
             "birq finetune"
         )
     return found
 
 
 def check_ctc(found: type[ASRModel]) -> None:
-    """Raises ValueError where a class of recognizers has no CTC head, alone or beside an RNNT."""
+    """Raises ValueError if a class of recognizers has no CTC head."""
     if not issubclass(found, EncDecCTCModel | EncDecHybridRNNTCTCModel):
-        raise ValueError(f"{found.__name__} has no CTC head, and the language model is for CTC; leave out --lm")
+        raise ValueError(f"{found.__name__} has no CTC head, which the language model needs: remove --lm")
 
 
 def find_context(path: Path, look_ahead: int) -> list[int]:
-    """Returns the attention context of a streaming encoder that has a look-ahead, from the file's configuration.
+    """Returns the attention context with a look-ahead of a streaming encoder, from the configuration of the file.
 
     Args:
         path: ``.nemo`` of a recognizer.
-        look_ahead: frames of the encoder.
+        look_ahead: look-ahead in encoder frames.
 
     Raises:
         ValueError: the encoder was trained with other look-aheads, or with none.
@@ -53,12 +55,12 @@ def find_context(path: Path, look_ahead: int) -> list[int]:
     there = ", ".join(str(context[1]) for context in contexts)
     raise ValueError(
         f"look-ahead {look_ahead}: the encoder in {path} was trained with {there} (-1 is the whole utterance; "
-        "encoder.att_context_size in its configuration); give one of these, or leave out --look-ahead"
+        "encoder.att_context_size in its configuration): give one of these, or remove --look-ahead"
     )
 
 
 def open_recognizer(path: Path, device: str) -> ASRModel:
-    """Opens the model in evaluation mode; a CTC model decodes greedily, whatever it was saved with.
+    """Opens the model in evaluation mode; a CTC model decodes greedily, whatever its saved settings.
 
     Raises:
         ValueError, FileNotFoundError: as ``check_recognizer``.
@@ -73,6 +75,6 @@ def open_recognizer(path: Path, device: str) -> ASRModel:
 
 
 def use_ctc(model: ASRModel) -> None:
-    """Makes a hybrid model decode with its CTC head."""
+    """Sets a hybrid model to decode with its CTC head."""
     if isinstance(model, EncDecHybridRNNTCTCModel):
         model.change_decoding_strategy(decoder_type="ctc", verbose=False)

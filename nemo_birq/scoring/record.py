@@ -1,4 +1,4 @@
-"""The inputs of a score: it is reused for the same inputs, and not overwritten by a score of other inputs."""
+"""Record of the inputs of a score, which is reused for the same inputs and not overwritten for other inputs."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ Made = dict[str, Any]
 
 
 def made_from(model: Path, manifest: Path, decoding: dict, normalization: str) -> Made:
-    """Describes the inputs by the contents of the files, not by their paths: a moved file is the same."""
+    """Describes the inputs by the contents of the files instead of their paths, so that files may be moved."""
     return {
         "model": fingerprint(model),
         "manifest": fingerprint(manifest),
@@ -20,10 +20,10 @@ def made_from(model: Path, manifest: Path, decoding: dict, normalization: str) -
 
 
 def finished(path: Path, made: Made, redo: bool) -> dict | None:
-    """Reads the score in the file if it was made from the same inputs; None where it must be computed.
+    """Reads the score in the file if it was made from the same inputs; None if it must be computed.
 
     Raises:
-        ValueError: the file holds something else, which would be overwritten.
+        ValueError: the file has other content, which would be overwritten.
     """
     if redo or not path.exists():
         return None
@@ -31,13 +31,13 @@ def finished(path: Path, made: Made, redo: bool) -> dict | None:
         found = read_json(path)
         before = found["made_from"]
     except (ValueError, KeyError) as error:
-        raise ValueError(f"{path} exists and is not a score; give another folder with --out") from error
+        raise ValueError(f"{path} exists and is not a score: give another folder with --out") from error
     if not isinstance(before, dict):
-        raise ValueError(f"{path} is damaged, made_from is {show(before)}; give another folder with --out")
+        raise ValueError(f"{path} is damaged: made_from is {show(before)}. Give another folder with --out")
     if before == made:
         return found
     changed = [key for key in made if before.get(key) != made[key]]
     raise ValueError(
-        f"{path} holds a score made with another {' and '.join(changed)}; give another folder with --out, or --redo to "
+        f"{path} holds a score made with another {' and '.join(changed)}: give another folder with --out, or --redo to "
         "replace it"
     )

@@ -1,4 +1,4 @@
-"""Error rates of a test set, over all, per speaker and per length; as a dict that is the JSON file."""
+"""Error rates of a test set, in total, per speaker and per length, as the dictionary of the JSON file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +16,8 @@ from nemo_birq.scoring.normalization import STEPS, normalize
 from nemo_birq.scoring.transcription import transcribe
 from nemo_birq.utils.progress import Advance
 
-LENGTHS = 5  # groups by duration, of equally many utterances
-MIN_GROUP = 10  # utterances; with fewer, there are fewer groups
+LENGTHS = 5  # number of groups by duration, with equal numbers of utterances
+MIN_GROUP = 10  # utterances per group; with fewer utterances, there are fewer groups
 Key = TypeVar("Key", str, tuple[float, float])
 
 
@@ -28,7 +28,7 @@ def score(
     """Transcribes a manifest of single files, greedily or with a beam search, and counts the errors.
 
     Returns:
-        ``wer`` and ``cer`` as fractions with intervals, the groups, and ``utterances``; as ``summarize``.
+        ``wer`` and ``cer`` as fractions with intervals, the groups, and ``utterances``; see ``summarize``.
 
     Raises:
         ValueError, FileNotFoundError: as ``check_test_manifest`` and ``check_audio``.
@@ -42,12 +42,12 @@ def score(
 def summarize(
     lines: list[dict], hypotheses: list[str], normalization: str = "default", model: ASRModel | None = None
 ) -> dict:
-    """Counts errors after normalizing references and hypotheses alike.
+    """Counts errors after normalizing references and hypotheses in the same way.
 
     Args:
-        lines: of a manifest, with ``text``; ``speaker`` (or ``speaker_id``) and ``duration`` make groups.
-        hypotheses: of the model, in the same order.
-        model: names characters of the references that it cannot write, where given.
+        lines: lines of a manifest with ``text``; ``speaker`` (or ``speaker_id``) and ``duration`` define groups.
+        hypotheses: hypotheses of the model, in the same order.
+        model: recognizer, to list characters of the references outside of its vocabulary; None: no list.
 
     Raises:
         ValueError: no word is left in the references.
@@ -56,7 +56,7 @@ def summarize(
     hypothesis = normalize(hypotheses, normalization)
     utterances = [_utterance(*found) for found in zip(lines, reference.texts, hypothesis.texts, hypotheses, strict=True)]
     if not any(utterance["words"] for utterance in utterances):
-        raise ValueError("no word is left in the references after normalization; there is nothing to score")
+        raise ValueError("the references have no words after normalization: give other transcripts, or --normalization none")
     return rates(utterances) | {
         "seconds": total_seconds(lines),
         "normalization": {
@@ -77,7 +77,7 @@ def total_seconds(lines: list[dict]) -> float:
 
 
 def rates(utterances: list[dict]) -> dict:
-    """Computes sums and ratios, with 95 % intervals over utterances and, where known, over speakers."""
+    """Computes sums and ratios, with 95 % intervals over utterances and, if known, over speakers."""
     count = {key: np.array([utterance[key] for utterance in utterances]) for key in COUNTS}
     found: dict = {"num_utterances": len(utterances)} | {key: int(values.sum()) for key, values in count.items()}
     speakers = [utterance["speaker"] for utterance in utterances]
@@ -94,7 +94,7 @@ COUNTS = ("words", "errors", "substitutions", "insertions", "deletions", "charac
 
 
 def count_utterance(reference: str, hypothesis: str) -> dict[str, int]:
-    """Counts the words, characters and errors of one utterance: the keys ``COUNTS``."""
+    """Counts the words, characters and errors of one utterance, with the keys ``COUNTS``."""
     words, characters = count_errors(reference, hypothesis), count_errors(reference, hypothesis, characters=True)
     return {
         "words": words.units,
@@ -130,7 +130,7 @@ def groups(utterances: list[dict]) -> dict[str, list[dict]]:
 
 
 def _groups(utterances: list[dict], keys: list[Key | None], name: Callable[[Key], str]) -> list[dict]:
-    """Computes the rates for each key, in the order of the keys; empty if some utterances have none, or all have one."""
+    """Computes the rates for each key, in the order of the keys; empty if utterances have no key, or all have the same."""
     if None in keys or len(set(keys)) < 2:
         return []
     found: dict[Key, list[dict]] = {key: [] for key in sorted(set(keys))}
@@ -140,7 +140,7 @@ def _groups(utterances: list[dict], keys: list[Key | None], name: Callable[[Key]
 
 
 def _length_ranges(durations: list[float]) -> list[tuple[float, float] | None]:
-    """Returns the shortest and longest duration of each utterance's group, in seconds."""
+    """Returns the shortest and longest duration in the group of each utterance, in seconds."""
     number = min(LENGTHS, len(durations) // MIN_GROUP)
     edges = np.unique(np.quantile(durations, np.linspace(0, 1, number + 1)).round(1)) if number > 1 else np.array([])
     if len(edges) < 3:

@@ -1,4 +1,4 @@
-"""Reads the files that ``birq score`` wrote. They hold their texts, so that every number is counted again first."""
+"""Reading of the files that ``birq score`` wrote, with a check of every number against the texts in the file."""
 
 import math
 from collections import Counter
@@ -14,44 +14,45 @@ TEXTS = ("audio_filepath", "text", "hypothesis", "reference_scored", "hypothesis
 ROUNDING = 1e-9
 LARGEST = 2**63
 INTERVAL_SHARE = 0.25
-"""Share of its width by which a bootstrap interval may differ: another version of NumPy may draw other samples."""
+"""Share of its width by which a bootstrap interval may differ, because versions of NumPy may draw different samples."""
 
 
 def read_score(path: Path) -> dict[str, Any]:
     """Reads a score.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is something else, or a number does not follow from its texts; the message names file and key.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not a score, or a number does not fit its texts; the message names file and key.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; birq score writes such files")
+        raise FileNotFoundError(f"{path} does not exist: give a file that birq score wrote")
     found = read_json(path)
     check_score(path, found)
     return found
 
 
 def check_score(path: Path, found: dict[str, Any]) -> None:
-    """Counts the numbers of a score again.
+    """Computes the numbers of a score again and compares them.
 
     Args:
-        path: of the file, for messages.
-        found: its content.
+        path: path of the file, for messages.
+        found: content of the file.
 
     Raises:
-        ValueError: a key that is missing, a value of another type, or a number that does not follow from the texts; with
-            the number that does.
+        ValueError: a key is missing, a value has another type, or a number does not fit the texts.
     """
     utterances, normalization = found.get("utterances"), found.get("normalization")
     if not isinstance(utterances, list) or not utterances or not isinstance(normalization, dict):
-        raise ValueError(f"{path} is not a score, it has no utterances or no normalization; birq score writes such files")
+        raise ValueError(
+            f"{path} is not a score: it has no utterances or no normalization. Give a file that birq score wrote"
+        )
     for number, utterance in enumerate(utterances):
         where = f"utterances[{number}]"
         _check_types(path, where, utterance)
         counts = count_utterance(utterance["reference_scored"], utterance["hypothesis_scored"])
         _compare(path, where, utterance, counts)
     if not any(utterance["words"] for utterance in utterances):
-        raise ValueError(f"{path} is not a score, its references have no word; birq score writes such files")
+        raise ValueError(f"{path} is not a score: its references have no word. Give a file that birq score wrote")
     changed = {
         "references_changed": sum(u["text"] != u["reference_scored"] for u in utterances),
         "hypotheses_changed": sum(u["hypothesis"] != u["hypothesis_scored"] for u in utterances),
@@ -81,14 +82,14 @@ def _check_types(path: Path, where: str, utterance: object) -> None:
 
 
 def _is_text(value: object) -> bool:
-    try:  # names of files may hold bytes that are no UTF-8, in the form that Python gives them
+    try:  # file names may hold bytes that are not UTF-8, as Python represents them
         return isinstance(value, str) and value.encode(errors="surrogateescape") is not None
     except UnicodeEncodeError:
-        return False  # half of a character
+        return False  # an unpaired surrogate
 
 
 def _check_unwritable(path: Path, found: dict[str, Any]) -> None:
-    """Which characters a model cannot write is not in the file; how often each occurs is."""
+    """Checks the counts of unwritable characters. The file does not show which characters a model cannot write."""
     signs = found.get("unwritable")
     if not isinstance(signs, dict):
         raise _wrong_type(path, "unwritable", signs, "an object")
@@ -97,7 +98,7 @@ def _check_unwritable(path: Path, found: dict[str, Any]) -> None:
 
 
 def _compare(path: Path, key: str, recorded: Any, recounted: Any) -> None:
-    """Compares a value of the file with the one that follows from its texts, key by key."""
+    """Compares a value of the file with the value computed from its texts, key by key."""
     if isinstance(recounted, dict) and isinstance(recorded, dict):
         for inner, value in recounted.items():
             name = f"{key}.{inner}" if key else inner
@@ -122,7 +123,7 @@ _REMEDY = "It was changed or cut off: score again (birq score --redo)."
 
 
 def _is_number(value: object) -> bool:
-    """Tests if a value can be compared with a number; NaN is one that equals none."""
+    """Returns True if a value can be compared with a number; NaN is a number that equals no other."""
     return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST)
 
 
@@ -132,4 +133,4 @@ def _does_not_follow(path: Path, key: str, recorded: Any, recounted: Any) -> Val
 
 
 def _wrong_type(path: Path, key: str, value: Any, wanted: str) -> ValueError:
-    return ValueError(f"{path} is damaged: {key} is {show(value)}, and must be {wanted}. {_REMEDY}")
+    return ValueError(f"{path} is damaged: {key} is {show(value)}, but must be {wanted}. {_REMEDY}")

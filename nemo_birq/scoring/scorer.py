@@ -1,4 +1,4 @@
-"""Scores one recognizer on several test sets; keeps each score, and the trials of tuning, in a file and computes it once."""
+"""Scoring of one recognizer on several test sets, with a file for each score and for the trials of tuning."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from nemo_birq.utils.progress import Progress
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """An n-gram model, the weights to decode with, and the grid to tune them on."""
+    """An n-gram language model, the weights for decoding, and the grid for their tuning."""
 
     path: Path
     beam_size: int
@@ -36,7 +36,7 @@ def language_model(
     path: Path, beam_size: int | None = None, alpha: float | None = None, beta: float | None = None,
     alphas: list[float] | None = None, betas: list[float] | None = None,
 ) -> LanguageModel:  # fmt: skip
-    """Describes a language model; missing values are the defaults for n-grams of words or of tokens.
+    """Describes a language model; missing values get the defaults for n-grams of words or of tokens.
 
     Raises:
         FileNotFoundError, ValueError, ImportError: as ``read_arpa`` and ``kind_of``.
@@ -49,19 +49,19 @@ def language_model(
 class Scorer:
     """A recognizer, its decoding and the folder of its scores.
 
-    Model and language model are opened when first needed: existing scores need neither.
+    Model and language model are opened when they are needed first; existing scores need neither.
 
     Args:
         path: ``.nemo`` of a recognizer.
-        out: folder for the results; made here, so that no work is lost to a folder that cannot be made.
-        progress: shows the utterances that are done.
+        out: folder for the results, which is created first so that errors appear before any work.
+        progress: display of the finished utterances.
         redo: compute existing scores again, and overwrite them.
-        lm: None decodes greedily.
-        look_ahead: of a streaming encoder, in its frames; None: that of the file.
+        lm: language model; None decodes greedily.
+        look_ahead: look-ahead of a streaming encoder, in its frames; None: that of the file.
 
     Raises:
-        FileNotFoundError, ValueError: as ``check_recognizer`` and ``find_context``; a language model without CTC.
-        OSError: the folder cannot be made.
+        FileNotFoundError, ValueError: as ``check_recognizer`` and ``find_context``; also for a language model without CTC.
+        OSError: the folder cannot be created.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Scorer:
         return self.out / f"{self.path.stem}_{name}_{self.lm.path.stem if self.lm else 'greedy'}{ahead}.json"
 
     def decoding(self, weights: tuple[float, float] | None = None, tuned_on: TestSet | None = None) -> dict:
-        """Describes the decoding for the files; ``weights`` are alpha and beta where tuning has chosen them."""
+        """Describes the decoding for the files; ``weights`` are alpha and beta if tuning has chosen them."""
         if not self.lm:
             return self._search()
         found = self._search() | dict(zip(("alpha", "beta"), weights or self.lm.weights, strict=True))
@@ -112,7 +112,7 @@ class Scorer:
         return read_trials(path, found, alphas, betas)
 
     def existing_scores(self, tests: list[TestSet], decoding: dict) -> dict[str, dict | None]:
-        """Reads the scores that exist, by the name of the test set; None for one that does not.
+        """Reads the existing scores, by the name of the test set; None for a missing score.
 
         Raises:
             ValueError: as ``finished`` and ``check_score``, for any of them.
@@ -126,7 +126,7 @@ class Scorer:
         return scores
 
     def score(self, test: TestSet, decoding: dict) -> dict:
-        """Decodes and scores a test set; writes file and picture."""
+        """Decodes and scores a test set, and writes file and picture."""
         model, beam = self._open()
         if beam:
             beam.set_weights(decoding["alpha"], decoding["beta"])

@@ -1,4 +1,4 @@
-"""Scores for people, in the terminal."""
+"""Tables of scores in the terminal."""
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
@@ -9,7 +9,7 @@ from nemo_birq.scoring.errors import align
 from nemo_birq.scoring.tuning import Trial, best
 
 COLOURS = {"substitution": "yellow", "insertion": "cyan", "deletion": "red"}
-GAP = "*"  # where the other line has a word
+GAP = "*"  # mark of an insertion or deletion
 
 
 def percent(value: float | None) -> str:
@@ -25,7 +25,7 @@ def p_value(p: float) -> str:
 
 
 def score_table(results: dict[str, dict], title: str) -> Table:
-    """Makes a table with a line for the words of each test set and one for its characters; all in percent."""
+    """Returns a table with a line for the words and a line for the characters of each test set, in percent."""
     table = Table(title=title, header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("test set", overflow="fold", min_width=8)
     for column in ("", "of", "%", "95 %", "95 % over\nspeakers", "sub/ins/del"):
@@ -43,7 +43,7 @@ def _cells(found: dict, rate: str, of: str) -> list[str | Text]:
 
 
 def group_table(groups: list[dict], title: str, max_groups: int = 15) -> Table:
-    """Makes a table of the WER of each group, the first ``max_groups``."""
+    """Returns a table of the WER of the first ``max_groups`` groups."""
     table = Table(title=title, header_style="bold", box=SIMPLE_HEAD)
     table.add_column("")
     for column in ("utterances", "words", "WER %", "95 %", "CER %"):
@@ -54,12 +54,12 @@ def group_table(groups: list[dict], title: str, max_groups: int = 15) -> Table:
             interval(group["wer_interval"]), percent(group["cer"]),
         )  # fmt: skip
     if len(groups) > max_groups:
-        table.add_row(f"... {len(groups) - max_groups} more in the json", *[""] * 5)
+        table.add_row(f"... {len(groups) - max_groups} more in the JSON file", *[""] * 5)
     return table
 
 
 def tuning_table(trials: list[Trial], title: str) -> Table:
-    """Makes a table of the WER for each pair of weights, alpha down and beta across; the best is bold."""
+    """Returns a table of the WER for each pair of weights, alpha in rows and beta in columns; the best is bold."""
     table = Table(title=title, header_style="bold")
     table.add_column("alpha \\ beta", justify="right")
     betas = sorted({trial.beta for trial in trials})
@@ -77,7 +77,7 @@ def tuning_table(trials: list[Trial], title: str) -> Table:
 
 
 def aligned(reference: str, hypothesis: str, width: int) -> Text:
-    """Writes both texts word under word, errors in colour, broken at ``width`` characters."""
+    """Aligns both texts word by word, with errors in colour and lines of at most ``width`` characters."""
     lines, upper, lower = Text(), Text("said   "), Text("heard  ")
     for spoken, found in align(reference.split(), hypothesis.split()):
         size = max(len(spoken or GAP), len(found or GAP)) + 1
@@ -101,7 +101,7 @@ def describe_decoding(found: dict) -> str:
 def details(found: dict, number: int, width: int) -> Group:
     """Shows groups, notes and the ``number`` worst utterances of one test set."""
     lines: list[Table | Text | str] = []
-    for key, title in (("lengths", "by duration"), ("speakers", "by speaker, the worst first")):
+    for key, title in (("lengths", "by duration"), ("speakers", "by speaker, worst first")):
         groups = sorted(found[key], key=lambda group: -(group["wer"] or 0)) if key == "speakers" else found[key]
         if groups:
             lines.append(group_table(groups, f"{found['name']}, {title}"))
@@ -113,7 +113,7 @@ def details(found: dict, number: int, width: int) -> Group:
     if wrong:
         kinds = (("substituted", "substitution"), ("left out", "deletion"), ("inserted", "insertion"))
         colours = Text(", ").join(Text(word, style=COLOURS[kind]) for word, kind in kinds)
-        title = Text(f"{found['name']}, the worst utterances", style="bold")
+        title = Text(f"{found['name']}, worst utterances", style="bold")
         lines.append(Text.assemble("\n", title, " (", colours, ")"))
     for utterance in wrong:
         lines.append(Text(f"{utterance['audio_filepath']}, {utterance['errors']} errors", style="dim"))
@@ -127,10 +127,11 @@ def describe_normalization(results: list[dict]) -> str:
         f"{sum(found['normalization'][f'{side}_changed'] for found in results)} {side}"
         for side in ("references", "hypotheses")
     )
-    return f"References and hypotheses alike: {'; '.join(results[0]['normalization']['steps'])}. That changed {changed}."
+    steps = "; ".join(results[0]["normalization"]["steps"])
+    return f"Normalization of references and hypotheses: {steps}. It changed {changed}."
 
 
 def worst(utterances: list[dict], number: int) -> list[dict]:
-    """Finds the utterances with the most errors, the highest rate first among equals."""
+    """Finds the utterances with the most errors; among equals, those with the highest rate come first."""
     wrong = [utterance for utterance in utterances if utterance["errors"]]
     return sorted(wrong, key=lambda found: (-found["errors"], found["words"]))[:number]

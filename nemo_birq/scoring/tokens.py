@@ -1,4 +1,4 @@
-"""The tokens that a recognizer writes, in the order of its outputs."""
+"""The vocabulary of a recognizer, in the order of its outputs."""
 
 from collections.abc import Iterable
 
@@ -14,11 +14,11 @@ def vocabulary(model: ASRModel) -> list[str]:
     for decoder in (getattr(model, "ctc_decoder", None), model.decoder, model.joint if hasattr(model, "joint") else None):
         if hasattr(decoder, "vocabulary"):
             return list(decoder.vocabulary)
-    raise ValueError(f"{type(model).__name__} names no vocabulary")
+    raise ValueError(f"{type(model).__name__} has no vocabulary: use a CTC, RNNT or hybrid model")
 
 
 def with_own_apostrophes(text: str, tokens: Iterable[str]) -> str:
-    """Returns a text in which an apostrophe that no token has is the one that tokens have, if any."""
+    """Replaces apostrophes outside of the vocabulary by the one in the vocabulary, if any."""
     held = set("".join(tokens))
     own = next((sign for sign in APOSTROPHES if sign in held), None)
     return text if own is None else "".join(own if sign in APOSTROPHES and sign not in held else sign for sign in text)
@@ -28,7 +28,7 @@ def token_ids(model: ASRModel, text: str) -> list[int]:
     """Returns the numbers of the tokens of a text in the vocabulary.
 
     Raises:
-        ValueError: a character that the model has no token for.
+        ValueError: the model has no token for a character.
     """
     tokens = vocabulary(model)
     text = with_own_apostrophes(text, tokens)
@@ -37,5 +37,8 @@ def token_ids(model: ASRModel, text: str) -> list[int]:
     places = {token: place for place, token in enumerate(tokens)}
     missing = sorted(set(text) - places.keys())
     if missing:
-        raise ValueError(f"the recognizer has no token for {', '.join(map(repr, missing))}, as in {text!r}")
+        raise ValueError(
+            f"the recognizer has no token for {', '.join(map(repr, missing))}, as in {text!r}: remove or "
+            "replace these characters"
+        )
     return [places[sign] for sign in text]

@@ -1,4 +1,4 @@
-"""Transcripts of the utterances of a manifest, through NeMo's own ``transcribe``."""
+"""Transcription of the utterances of a manifest with NeMo's ``transcribe``."""
 
 import json
 from collections.abc import Iterator
@@ -15,15 +15,15 @@ from nemo_birq.modules.attention_memory import check_attention_fits
 from nemo_birq.scoring.beam_search import BeamSearch
 from nemo_birq.utils.progress import Advance
 
-REMEDY = "Cut it into parts of at most {seconds} s, one in a line of the manifest with offset and duration"
+REMEDY = "Cut it into parts of at most {seconds} s, each a line of the manifest with offset and duration"
 
 
 def transcribe(
     model: ASRModel, manifest: Path, lines: list[dict], batch_size: int, beam: BeamSearch | None, advance: Advance
 ) -> list[str]:
-    """Returns the hypothesis of each line: greedily, or by a beam search over a CTC model's output.
+    """Returns the hypothesis of each line, by greedy decoding or by a beam search over the output of a CTC model.
 
-    ``advance`` is called with the number of utterances that are done since the last call.
+    ``advance`` is called with the number of utterances finished since the last call.
 
     Raises:
         ValueError: an utterance is too long for the memory.
@@ -50,7 +50,7 @@ def outputs(model: ASRModel, manifest: Path, lines: list[dict], batch_size: int,
 def _batches(
     model: ASRModel, manifest: Path, lines: list[dict], batch_size: int, with_outputs: bool
 ) -> Iterator[tuple[list[int], list[Hypothesis]]]:
-    """Yields rows of ``lines`` and NeMo's hypotheses of them; the longest first, so that little is padding."""
+    """Yields rows of ``lines`` and NeMo's hypotheses of them, the longest first to reduce padding."""
     order = sorted(range(len(lines)), key=lambda row: -lines[row]["duration"])
     longest = lines[order[0]]
     check_attention_fits(model, f"test manifest {manifest}: {longest['audio_filepath']}", longest["duration"], REMEDY)
@@ -61,12 +61,12 @@ def _batches(
             yield order[done : done + len(hypotheses)], hypotheses
             done += len(hypotheses)
     if done != len(lines):
-        raise RuntimeError(f"NeMo gave {done} transcripts for the {len(lines)} lines of {manifest}")
+        raise RuntimeError(f"NeMo returned {done} transcripts for the {len(lines)} lines of {manifest}")
 
 
 @contextmanager
 def _manifest_of(lines: list[dict], folder: Path) -> Iterator[Path]:
-    """Writes a manifest with absolute paths and without texts, which the tokenizer may refuse."""
+    """Writes a manifest with absolute paths and without texts, because the tokenizer may refuse texts."""
     with TemporaryDirectory() as temporary:
         path = Path(temporary) / "manifest.json"
         with open(path, "w", encoding="utf-8") as file:

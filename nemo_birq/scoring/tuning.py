@@ -1,4 +1,4 @@
-"""The weights of the language model, chosen on a development set: each pair of a small grid."""
+"""Choice of the weights of the language model on a development set, from a small grid."""
 
 import itertools
 from dataclasses import dataclass, fields
@@ -12,12 +12,12 @@ from nemo_birq.scoring.beam_search import BeamSearch
 from nemo_birq.scoring.normalization import normalize
 from nemo_birq.utils.progress import Advance
 
-AT_ONCE = 16  # utterances in one call of a beam search
+AT_ONCE = 16  # number of utterances in one call of a beam search
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Weights and their error rates."""
+    """A pair of weights and its error rates."""
 
     alpha: float
     beta: float
@@ -29,7 +29,7 @@ def tune(
     beam: BeamSearch, lines: list[dict], outputs: list[torch.Tensor], alphas: list[float], betas: list[float],
     normalization: str, advance: Advance,
 ) -> list[Trial]:  # fmt: skip
-    """Makes a trial of each pair of weights; ``advance`` is called after each."""
+    """Runs a trial for each pair of weights; ``advance`` is called after each trial."""
     references = normalize([line["text"] for line in lines], normalization).texts
     trials = []
     for alpha, beta in itertools.product(alphas, betas):
@@ -46,12 +46,12 @@ def read_trials(path: Path, found: dict, alphas: list[float], betas: list[float]
     """Returns the trials of a file.
 
     Args:
-        path: of the file, for messages.
-        found: its content.
-        alphas, betas: the grid that it must have.
+        path: path of the file, for messages.
+        found: content of the file.
+        alphas, betas: required grid.
 
     Raises:
-        ValueError: another grid, a value of another type, or an error rate that is none.
+        ValueError: the grid differs, a value has another type, or an error rate is not valid.
     """
     given = found.get("trials")
     keys = [field.name for field in fields(Trial)]
@@ -60,12 +60,12 @@ def read_trials(path: Path, found: dict, alphas: list[float], betas: list[float]
         finite = all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < 1e6 for v in values)
         if len(values) != len(keys) or not finite or min(values[2:]) < 0:
             raise ValueError(
-                f"{path} is damaged: trials[{number}] is {show(trial)}, and must have numbers for {', '.join(keys)}. Tune "
+                f"{path} is damaged: trials[{number}] is {show(trial)}, but must have numbers for {', '.join(keys)}. Tune "
                 "again with --redo, or give another folder with --out"
             )
     trials = [Trial(**{key: trial[key] for key in keys}) for trial in given]
     if [(trial.alpha, trial.beta) for trial in trials] != list(itertools.product(alphas, betas)):
-        raise ValueError(f"{path} is damaged: its trials are not those of its grid. Tune again with --redo")
+        raise ValueError(f"{path} is damaged: its trials do not fit its grid. Tune again with --redo")
     return trials
 
 
@@ -75,7 +75,7 @@ def best(trials: list[Trial]) -> Trial:
 
 
 def at_the_edge(trials: list[Trial]) -> list[str]:
-    """Names of the weights whose best value is the smallest or largest tried: a better one may lie beyond."""
+    """Returns the names of the weights whose best value is at the edge of the grid, so that a better one may be outside."""
     found = best(trials)
     edges = []
     for name in ("alpha", "beta"):

@@ -377,7 +377,7 @@ def test_the_script_from_shards_to_a_table(pretrained, tmp_path):
     assert scores.keys() == {"synthetic", "validation"}
     for name, found in scores.items():
         assert re.search(rf"{name} +WER .* {100 * found['wer']:.1f} ", printed) and f"{100 * found['cer']:.1f}" in printed
-    assert "References and hypotheses alike: Unicode form NFKC" in printed
+    assert "Normalization of references and hypotheses: Unicode form NFKC" in printed
     model = ASRModel.restore_from(str(next(tmp_path.rglob("CTC-BPE.nemo"))))
     assert type(model).__name__ == "EncDecCTCModelBPE" and model.tokenizer.vocab_size == 64
     heard = model.transcribe([f"{CORPUS}/test/{scores['synthetic']['utterances'][0]['audio_filepath']}"], verbose=False)

@@ -100,5 +100,5 @@ def test_a_score_has_its_look_ahead(recognizer, tmp_path):
     names = sorted(path.name.removeprefix(f"{recognizer.stem}_test_greedy") for path in (tmp_path / "scores").glob("*.json"))
     assert names == [".json", "_look_ahead_0.json", "_look_ahead_3.json"]
     assert describe_decoding(scored[0]).endswith("look-ahead of 0 frames") and "look" not in describe_decoding(scored[None])
-    with pytest.raises(ValueError, match=r"look-ahead 2: the encoder in .*\.nemo was trained with 3, 1, 0 .*leave out"):
+    with pytest.raises(ValueError, match=r"look-ahead 2: the encoder in .*\.nemo was trained with 3, 1, 0 .*remove"):
         Scorer(recognizer, tmp_path / "scores", ProgressBars(disable=True), look_ahead=2)

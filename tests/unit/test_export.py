@@ -180,7 +180,7 @@ def test_card_of_best_rq_and_of_a_model_that_nobody_trained():
     settings = {"birq": {"loss": {"enhanced_weight": 0}}}
     assert "arXiv [2202.01855]" in build_card(model_with({"settings": settings}), "model").text
     text = build_card(make_model(), "model").text
-    assert "what it was trained on is not known" in text and "arXiv [2509.15430]" in text
+    assert "its training data are unknown" in text and "arXiv [2509.15430]" in text
     assert "logit_scale: 40.0" in text
 
 

@@ -201,7 +201,7 @@ def test_without_frames_the_quantizer_stays_random():
         ({"codes": "kmeans", "refine_steps": [200, 100]}, r"anchor\.refine_steps"),
         (
             {"projection": "pca", "refine_steps": [100]},
-            r"anchor\.refine_steps=\[100\] .*without model\.birq\.anchor\.codes=kmeans",
+            r"anchor\.refine_steps=\[100\] .*unless model\.birq\.anchor\.codes=kmeans",
         ),
     ],
 )

@@ -32,12 +32,12 @@ def test_a_test_set_that_was_moved(folder):
 
 def test_other_sets_are_still_refused():
     here = scored("/data/old/", "one two")
-    with pytest.raises(ValueError, match="not of one test set"):
+    with pytest.raises(ValueError, match="of different test sets"):
         compare(here, scored("/data/old/", "one", (*NAMES[:2], "s2/other.wav")))
     with pytest.raises(ValueError, match="different references"):
         compare(here, scored("/data/other/", "one", texts=("six", "three", "four five")))
     mixed = scored("", "one", ("/data/old/s1/a.wav", "s1/b.wav", "s2/a.wav"))
-    with pytest.raises(ValueError, match="not of one test set"):
+    with pytest.raises(ValueError, match="of different test sets"):
         compare(here, mixed)
 
 
@@ -52,7 +52,7 @@ def test_a_development_set_behind_links_is_the_test_set(tmp_path):
     )
     write_lines(tmp_path / "other.json", lines[0] | {"audio_filepath": "linked/a.wav"})
     test, dev, other = read_test_sets([str(tmp_path / name) for name in ("data/test.json", "dev.json", "other.json")])
-    with pytest.raises(ValueError, match=r"test\.json would be tuned and tested on"):
+    with pytest.raises(ValueError, match=r"test\.json is both the test set and the development set"):
         check_apart([test], dev)
     check_apart([test], other)
 

@@ -138,7 +138,7 @@ def test_results_of_no_model_and_settings_of_nothing(tmp_path):
     with pytest.raises(ValueError, match=r"settings\.json is damaged: it has no 'settings'"):
         PartStore(tmp_path / "parts", {}, {})
     (tmp_path / "score.json").write_text('{"made_from": ["model"]}')
-    with pytest.raises(ValueError, match=r"score\.json is damaged, made_from is \['model'\]"):
+    with pytest.raises(ValueError, match=r"score\.json is damaged: made_from is \['model'\]"):
         finished(tmp_path / "score.json", {"model": "x"}, redo=False)
 
 

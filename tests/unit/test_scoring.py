@@ -255,14 +255,18 @@ def test_a_difference_is_claimed_only_where_there_are_enough_utterances_and_spea
         worse, better = (summarize(lines, [heard] * count) for heard in ("a b c x", "a b c d"))
         return verdict(compare(worse, better))
 
-    assert said(1).startswith("No difference") and said(2).startswith("No difference") and "p 0.500" in said(2)
-    assert "Speakers are not known" in said(20)
+    assert (
+        said(1).startswith("No significant difference")
+        and said(2).startswith("No significant difference")
+        and "p 0.500" in said(2)
+    )
+    assert "The speakers are unknown" in said(20)
     assert "second model makes fewer" in said(20, 3) and "3 are too few" in said(20, 3)
-    assert "and so it is over speakers (p 0.016)" in said(21, 7)  # 2 / 2^7
+    assert "the result is also significant over speakers (p 0.016)" in said(21, 7)  # 2 / 2^7
     worse, one_better = (summarize(make_lines(["a"] * 30, [f"s{i // 5}" for i in range(30)]), heard) for heard in (
         ["b"] * 30, ["a"] * 15 + ["b"] * 15,
     ))  # fmt: skip
-    assert "that it would on others is not shown (of speakers, p 0.250)" in verdict(compare(worse, one_better))
+    assert "the result is not significant over speakers (p 0.250)" in verdict(compare(worse, one_better))
 
 
 def test_a_score_is_made_once_and_never_overwritten_by_that_of_another_model(tmp_path):
