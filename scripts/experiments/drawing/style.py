@@ -17,6 +17,12 @@ OF_METHOD = {
     "scratch": COLOURS[7], "best_rq": COLOURS[0], "relabelled": COLOURS[2], "birq": COLOURS[1], "birq_tracked": COLOURS[3],
     "best_rq_refined": COLOURS[4], "refined_tracked": COLOURS[5],
 }  # fmt: skip
+NAMES = {
+    "scratch": "no pretraining", "best_rq": "BEST-RQ", "relabelled": "offline relabelling", "birq": "BiRQ, random codes",
+    "birq_layer_1": "BiRQ, layer 1", "birq_tracked": "BiRQ, tracked codes", "best_rq_refined": "BEST-RQ, fitted anchors",
+    "best_rq_refined_1": "BEST-RQ, one fitted codebook", "refined_tracked": "BiRQ, fitted and tracked",
+}  # fmt: skip
+"""Names of methods in pictures; any other is shown by its own name."""
 ABLATION = "#57606a"
 OTHERS = [colour for colour in COLOURS if colour not in OF_METHOD.values()]
 LIMIT = "#d1495b"
@@ -37,6 +43,11 @@ def colours_of(group: Group) -> dict[str, str]:
     others = [name for name in group.of("method") if name not in OF_METHOD]
     found = {name: OTHERS[i % len(OTHERS)] for i, name in enumerate(others)}
     return dict.fromkeys(group.methods, ABLATION) | OF_METHOD | found
+
+
+def shown(name: str) -> str:
+    """Returns the name of a method in pictures."""
+    return plain(NAMES.get(name, name))
 
 
 def mean_curve(curves: list[Curve]) -> Curve:
@@ -85,7 +96,7 @@ def curves_picture(
     for (name, kind), curves in found.items():
         draw_seeds(axes, curves, colours[name], kinds[kind][0])
     handles = [
-        Line2D([], [], color=colours[name], lw=3, label=plain(name)) for name in dict.fromkeys(name for name, _ in found)
+        Line2D([], [], color=colours[name], lw=3, label=shown(name)) for name in dict.fromkeys(name for name, _ in found)
     ]
     if len(kinds) > 1:
         handles += [Line2D([], [], color=ABLATION, ls=style, label=kind) for kind, (style, _) in kinds.items()]
