@@ -1,7 +1,7 @@
 """Tables of the error rates of methods, and of their differences."""
 
 from experiments.drawing.markdown import NOTHING, interval, percent, table
-from experiments.drawing.records import Group, Record
+from experiments.drawing.records import NAMES, Group, Record
 from experiments.drawing.statistics import SIGNIFICANCE, Counts, Rate, counts_of, difference_of, rate_of
 from nemo_birq.scoring.tables import p_value
 
@@ -60,19 +60,19 @@ def summary_table(group: Group) -> str:
     """Formats the rates of the methods, and the difference of each CER to that of BEST-RQ; empty if none was scored."""
     methods = scored(group.of("method"))
     baseline = methods.get(BASELINES[0])
-    header = ["method", "labels and training", "seeds", "CER %", "WER %"]
+    header = ["method", "seeds", "CER %", "WER %"]
     if baseline:
         header += [f"CER − `{BASELINES[0]}`", "95 %, t over seeds"]
     rows = []
     for name, records in methods.items():
         rates = [rate_cells(rate_of(counts_of(records, rate)))[0] for rate in RATES]
-        row = [f"`{name}`", records[0].description, str(len(records)), *rates]
+        row = [f"{NAMES[name]} (`{name}`)" if name in NAMES else f"`{name}`", str(len(records)), *rates]
         if baseline:
             compared = name != BASELINES[0]
             cells = _difference_cells(counts_of(records, "cer"), counts_of(baseline, "cer")) if compared else None
             row += [cells[1], cells[4]] if cells else [NOTHING, NOTHING]
         rows.append(row)
-    return table(header, rows, left=2) if rows else ""
+    return table(header, rows) if rows else ""
 
 
 def size_of_test_set(group: Group) -> str:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from experiments.drawing.records import Curve, Group, Record
+from experiments.drawing.records import NAMES, Curve, Group, Record
 from nemo_birq.report.pictures import COLOURS
 from nemo_birq.utils.pictures import plain
 
@@ -17,12 +17,6 @@ OF_METHOD = {
     "scratch": COLOURS[7], "best_rq": COLOURS[0], "relabelled": COLOURS[2], "birq": COLOURS[1], "birq_tracked": COLOURS[3],
     "best_rq_refined": COLOURS[4], "refined_tracked": COLOURS[5],
 }  # fmt: skip
-NAMES = {
-    "scratch": "no pretraining", "best_rq": "BEST-RQ", "relabelled": "offline relabelling", "birq": "BiRQ, random codes",
-    "birq_layer_1": "BiRQ, layer 1", "birq_tracked": "BiRQ, tracked codes", "best_rq_refined": "BEST-RQ, fitted anchors",
-    "best_rq_refined_1": "BEST-RQ, one fitted codebook", "refined_tracked": "BiRQ, fitted and tracked",
-}  # fmt: skip
-"""Names of methods in pictures; any other is shown by its own name."""
 ABLATION = "#57606a"
 OTHERS = [colour for colour in COLOURS if colour not in OF_METHOD.values()]
 LIMIT = "#d1495b"
