@@ -1,4 +1,4 @@
-"""docs/results.md: the statistics against closed forms, the tables against numbers worked out by hand."""
+"""Pages of results: the statistics against closed forms, the tables against numbers worked out by hand."""
 
 import copy
 import json
@@ -10,20 +10,19 @@ import numpy as np
 import pytest
 from experiments.drawing import statistics
 from experiments.drawing.ablation_table import ablation_table, collapse
-from experiments.drawing.error_tables import column_notes, difference_table, rate_table
+from experiments.drawing.error_tables import difference_table, rate_table, size_of_test_set, summary_table
 from experiments.drawing.label_tables import cost_table, label_table
-from experiments.drawing.page import PARTS, draw_page, replace_part
+from experiments.drawing.page import DETAILS, draw_pages, replace_part
 from experiments.drawing.records import read_groups
 from experiments.drawing.statistics import Counts, crossed_interval, difference_of, rate_of, t_interval
 from experiments.drawing.style import mean_curve
 from scipy import stats
 
-from tests.helpers.paths import ROOT
 from tests.helpers.scripts import run
 
 pytestmark = pytest.mark.unit
 PAGE = "# Title\n\nWritten by people.\n\n" + "\n\nBetween.\n\n".join(
-    f"<!-- begin: {name} -->\nold {name}\n<!-- end: {name} -->" for name in PARTS
+    f"<!-- begin: {name} -->\nold {name}\n<!-- end: {name} -->" for name in DETAILS
 )
 # As logged by a run of conf/birq_conformer_tiny.yaml: validation at 10 steps, training at 20.
 LOSSES = {"anchor": (6.1, 3.6, 4.5), "enhanced": (6.0, 2.7, 4.9)}
@@ -230,8 +229,8 @@ def test_small_tables_word_for_word(tmp_path: Path):
 
 def test_so_few_rows_that_nothing_can_be_shown_are_told(tmp_path: Path, folder: Path):
     (group,) = read_groups(write(tmp_path / "two", tiny("best_rq", 0, (4, 6)), tiny("birq", 0, (3, 5))))
-    assert column_notes(group).endswith("With so few utterances p cannot be below 0.500, and nothing is bold.")
-    assert "so few" not in column_notes(*read_groups(folder))
+    assert size_of_test_set(group).endswith("With so few utterances p cannot be below 0.500, and nothing is bold.")
+    assert "so few" not in size_of_test_set(*read_groups(folder))
 
 
 def test_rows_stand_in_order_and_baselines_are_compared(folder: Path):
@@ -307,73 +306,90 @@ def test_relabelling_goes_on_where_its_teacher_ended(folder: Path):
 
 def test_only_what_is_between_markers_changes():
     text = PAGE
-    for name in PARTS:
+    for name in DETAILS:
         text = replace_part(text, name, f"new {name}")
     assert re.sub(r"\n\nnew (\w+)\n\n", r"\nold \1\n", text) == PAGE
 
 
-def test_a_page_as_a_user_draws_it(folder: Path, tmp_path: Path):
-    page = tmp_path / "docs" / "results.md"
+def test_pages_as_a_user_draws_them(folder: Path, tmp_path: Path):
+    summary, page = (tmp_path / "docs" / name for name in ("results.md", "results_synthetic.md"))
     page.parent.mkdir()
     page.write_text(PAGE)
-    assert "15 runs of 6 settings" in run("draw_results.py", str(folder), "--out", str(page))
+    assert "15 runs of 6 settings" in run("draw_results.py", str(folder), "--out", str(summary))
     first = page.read_text()
     for text in ("# Title", "Written by people.", "Between."):
         assert text in first
     assert "old errors" not in first
+    assert "[../experiments/cpu/synthetic/](../experiments/cpu/synthetic/)" in first
+    assert (page.parent / "../experiments/cpu/synthetic").is_dir()
+    assert "[All tables and pictures of these 15 runs](results_synthetic.md)" in summary.read_text()
     linked = re.findall(r"\]\((pictures/.*?\.png)\)", first)
     assert len(linked) == 6 and all((page.parent / name).stat().st_size < 150_000 for name in linked)
     pictures = {name: (page.parent / name).read_bytes() for name in linked}
-    draw_page(read_groups(folder), page)
-    assert page.read_text() == first
+    texts = [path.read_text() for path in (summary, page)]
+    draw_pages(read_groups(folder), summary)
+    assert [path.read_text() for path in (summary, page)] == texts
     assert {name: (page.parent / name).read_bytes() for name in linked} == pictures
 
 
-def test_budgets_without_recognizers_come_last_and_not_among_the_errors(tmp_path: Path):
+def test_the_summary_compares_with_best_rq(folder: Path):
+    (group,) = read_groups(folder)
+    header, _, *rows = summary_table(group).splitlines()
+    assert header.endswith("| CER − `best_rq` | 95 %, t over seeds |")
+    cells = {row.split("`")[1]: [cell.strip() for cell in row.split("|")] for row in rows}
+    assert cells["birq"][1] == "BiRQ, random codes (`birq`)"
+    assert list(cells) == ["scratch", "best_rq", "relabelled", "birq"] and cells["best_rq"][5:7] == ["–", "–"]
+    compared = next(row for row in difference_table(group, "cer").splitlines() if "`birq` − `best_rq`" in row).split("|")
+    assert cells["birq"][5:7] == [compared[3].strip(), compared[6].strip()]
+    opposite = next(row for row in difference_table(group, "cer").splitlines() if "`best_rq` − `scratch`" in row)
+    assert cells["scratch"][5] == opposite.split("|")[3].strip().replace("-", "+")
+
+
+def test_budgets_without_recognizers_come_last_and_have_a_page_of_their_own(tmp_path: Path):
     unscored = {"budget": "ablations", "scores": None, "finetuning": None}
-    folder = write(tmp_path / "experiments", made_up("birq", 0, 0.5), made_up("birq", 0, 0.5) | unscored)
+    folder = write(tmp_path / "experiments", made_up("birq", 0, 0.5), made_up("paper", 0, 0.5, "ablation") | unscored)
     groups = read_groups(folder)
     assert [group.budget for group in groups] == ["cpu", "ablations"]
-    page = tmp_path / "results.md"
-    page.write_text(PAGE)
-    draw_page(groups, page)
-    errors = page.read_text().split("<!-- end: errors -->")[0]
-    assert "### cpu, synthetic" in errors and "### ablations, synthetic" not in errors
-
-
-def test_the_committed_page_has_all_markers(folder: Path, tmp_path: Path):
-    page = tmp_path / "results.md"
-    page.write_text((ROOT / "docs" / "results.md").read_text(encoding="utf-8"), encoding="utf-8")
-    draw_page([], page)
+    draw_pages(groups, tmp_path / "results.md")
+    scored, other = ((tmp_path / f"results_{name}.md").read_text() for name in ("synthetic", "ablations"))
+    assert "### cpu, synthetic" in scored and "### ablations, synthetic" not in scored
+    assert "### cpu, synthetic" not in other and "## Errors" not in other and "| `paper` |" in other and "CER" not in other
 
 
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("<!-- end: labels -->", "", r"results\.md\D*0\D.*<!-- end: labels -->"),
+        ("<!-- end: labels -->", "", r"results_synthetic\.md\D*0\D.*<!-- end: labels -->"),
         (
             "<!-- begin: labels -->",
             "<!-- begin: labels --><!-- begin: labels -->",
-            r"results\.md\D*2\D.*begin: labels",
+            r"results_synthetic\.md\D*2\D.*begin: labels",
         ),
-        ("Between.", "<!-- begin: typo -->", r"results\.md.*'typo'"),
-        ("<!-- end: errors -->", "", r"results\.md\D*0\D.*<!-- end: errors -->"),
+        ("Between.", "<!-- begin: typo -->", r"results_synthetic\.md.*'typo'"),
+        ("<!-- end: errors -->", "", r"results_synthetic\.md\D*0\D.*<!-- end: errors -->"),
     ],
 )
 def test_markers_that_are_wrong(folder: Path, tmp_path: Path, old: str, new: str, said: str):
-    page = tmp_path / "results.md"
+    page = tmp_path / "results_synthetic.md"
     page.write_text(PAGE.replace(old, new, 1))
     before = page.read_text()
     with pytest.raises(ValueError, match=said):
-        draw_page(read_groups(folder), page)
+        draw_pages(read_groups(folder), tmp_path / "results.md")
     assert page.read_text() == before and not (tmp_path / "pictures").exists()
 
 
+def test_a_page_without_markers_is_not_touched(folder: Path, tmp_path: Path):
+    (tmp_path / "results.md").write_text("My own notes.")
+    with pytest.raises(ValueError, match=r"results\.md has no markers.*summary"):
+        draw_pages(read_groups(folder), tmp_path / "results.md")
+    assert [path.name for path in tmp_path.glob("*.md")] == ["results.md"]
+
+
 def test_parts_inside_each_other(folder: Path, tmp_path: Path):
-    page = tmp_path / "results.md"
+    page = tmp_path / "results_synthetic.md"
     page.write_text(PAGE.replace("<!-- end: errors -->", "").replace("old labels", "<!-- end: errors -->"))
-    with pytest.raises(ValueError, match=r"results\.md.*\border\b"):
-        draw_page([], page)
+    with pytest.raises(ValueError, match=r"results_synthetic\.md.*\border\b"):
+        draw_pages(read_groups(folder), tmp_path / "results.md")
 
 
 # --- Bad input --------------------------------------------------------------------------------------------------------

@@ -133,8 +133,7 @@ def test_committed_counts_agree_with_what_was_measured():
 def test_the_page_shows_the_committed_numbers():
     assert RESULT["rows"] == json.loads(json.dumps(paper_cost.count_rows(RESULT["counts"])))
     margin = paper_cost.memory_margin(RESULT["checks"])
-    tables = [paper_cost.check_table(RESULT["checks"]), paper_cost.memory_table(RESULT["counts"], margin),
-              paper_cost.flop_table(RESULT["rows"]), paper_cost.hours_table(RESULT["rows"], [8, 12, 20])]  # fmt: skip
+    tables = [paper_cost.memory_table(RESULT["counts"], margin), paper_cost.hours_table(RESULT["rows"], [8, 12, 20])]
     for cells in tables:
         assert paper_cost.markdown(cells) in DOC
 

@@ -1,4 +1,4 @@
-"""The page of results of a user: where it lies, that it is created, and that text outside its markers stays."""
+"""The pages of results of a user: where they lie, that they are created, and that text outside its markers stays."""
 
 import re
 import shutil
@@ -9,7 +9,7 @@ import experiment
 import pytest
 from experiments.budgets import ROOT, expand, read_budget
 from experiments.corpora import open_corpus
-from experiments.drawing.page import COMMITTED_PAGE, COMMITTED_RESULTS, PARTS, default_page, draw_page
+from experiments.drawing.page import COMMITTED_PAGE, COMMITTED_RESULTS, default_page, draw_pages
 from experiments.drawing.records import read_groups
 from experiments.stages import RunPlan, Stage, plan_run
 
@@ -26,31 +26,37 @@ def results(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_page_is_created_and_then_redrawn(results: Path):
+def test_pages_are_created_and_then_redrawn(results: Path):
     page = default_page(results)
     assert page == results.parent / "results.md" and not page.exists()
-    written = draw_page(read_groups(results), page)
-    first = page.read_text()
-    headings = re.findall(r"^## (.*)$", first, re.MULTILINE)
-    assert headings == ["Errors of the recognizers", "Labels", "Training", "Ablations", "Run it again"]
-    assert "| `birq` − `best_rq` | 1 |" in first and "| `paper` |" in first
-    linked = re.findall(r"\]\(pictures/(.*?\.png)\)", first)
-    assert sorted(linked) == sorted(path.name for path in (page.parent / "pictures").iterdir())
-    assert set(written) == {page, *(page.parent / "pictures" / name for name in linked)}
-    mine = first.replace("## Labels", "## Labels\n\nMy own thoughts.")
-    page.write_text(mine)
-    draw_page(read_groups(results), page)
-    assert page.read_text() == mine
+    written = draw_pages(read_groups(results), page)
+    pages = [page, *(page.with_name(f"results_{name}.md") for name in ("synthetic", "ablations"))]
+    texts = [path.read_text() for path in pages]
+    headings = [re.findall(r"^## (.*)$", text, re.MULTILINE) for text in texts]
+    scored, unscored = (
+        ["Errors of the recognizers", "Labels", "Training", "Run it again"],
+        ["Ablations", "Labels", "Run it again"],
+    )
+    assert headings == [[], scored, unscored]
+    assert "| `birq` − `best_rq` | 1 |" in texts[1] and "| `paper` |" in texts[2]
+    linked = set(re.findall(r"\]\(pictures/(.*?\.png)\)", "".join(texts)))
+    assert linked == {path.name for path in (page.parent / "pictures").iterdir()}
+    assert set(written) == {*pages, *(page.parent / "pictures" / name for name in linked)}
+    mine = texts[1].replace("## Labels", "## Labels\n\nMy own thoughts.")
+    pages[1].write_text(mine)
+    draw_pages(read_groups(results), page)
+    assert [path.read_text() for path in pages] == [texts[0], mine, texts[2]]
 
 
-def test_an_empty_page_has_all_parts(tmp_path: Path):
-    draw_page([], tmp_path / "deep" / "page.md")
-    text = (tmp_path / "deep" / "page.md").read_text()
-    assert text.count("No run has data for this part.") == len(PARTS) and not (tmp_path / "deep" / "pictures").exists()
+def test_a_page_without_data_for_its_parts_says_so(results: Path):
+    page = results.parent / "results_ablations.md"
+    page.write_text("<!-- begin: errors -->\n<!-- end: errors -->\n")
+    draw_pages(read_groups(results), results.parent / "results.md")
+    assert "No run has data for this part." in page.read_text() and "### recovery" not in page.read_text()
 
 
-def test_two_pages_in_one_folder_keep_their_pictures_apart(results: Path, tmp_path: Path):
-    written = [draw_page(read_groups(results), tmp_path / f"{name}.md") for name in ("one", "two")]
+def test_pages_of_two_names_in_one_folder_keep_their_files_apart(results: Path, tmp_path: Path):
+    written = [draw_pages(read_groups(results), tmp_path / f"{name}.md") for name in ("one", "two")]
     assert not set(written[0]) & set(written[1])
 
 

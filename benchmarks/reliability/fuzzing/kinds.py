@@ -184,7 +184,7 @@ KINDS = (
     Kind("cmd-args.log", REPORTED, ("run/cmd-args.log",), REPORT, PAGE, TEXT + ANY, validity.any_text, is_optional=True,
          share=1),
     Kind("record of an experiment", {"records": "records"}, ("records/*.json",),
-         ("draw_results.py", "records", "--out", "out/page.md"), results.text_files("out/page.md"), JSON_FILE + ANY,
+         ("draw_results.py", "records", "--out", "out/page.md"), results.text_files("out/page*.md"), JSON_FILE + ANY,
          validity.experiment_record, share=3, is_optional=True, entry="benchmarks.reliability.fuzzing.entries:draw_results"),
     Kind("tokenizer", SETS | PRETRAINED | {"tokenizer": "tokenizer"}, ("tokenizer/tokenizer.model",),
          ("birq", "finetune", "--config-name=ctc_bpe", *FINETUNE, "model.tokenizer.dir=tokenizer"),

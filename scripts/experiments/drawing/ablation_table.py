@@ -13,21 +13,26 @@ ENTROPY = "enhanced_normalized_entropy"
 
 
 def ablation_table(group: Group) -> str:
-    """Formats BEST-RQ and BiRQ for comparison, then the ablations; empty if there are none."""
+    """Formats BEST-RQ and BiRQ for comparison, then the ablations; empty if there are none.
+
+    Without a scored run the table has no error rates.
+    """
     ablations = group.of("ablation")
     if not ablations:
         return ""
     named = {name: group.methods[name] for name in ("best_rq", BASE) if name in group.methods} | ablations
+    rates = ("CER %", f"CER − {BASE} (95 %)") if scored(group.methods) else ()
     header = (
-        "setting", "what it is", "seeds", "collapsed?", "CER %", f"CER − {BASE} (95 %)", "anchor loss / unigram",
-        "enhanced loss / unigram", "normalized entropy", "perplexity", "pick = nearest", "PNMI enhanced (by chance)",
+        "setting", "change", "seeds", "collapsed?", *rates, "anchor loss / unigram", "enhanced loss / unigram",
+        "normalized entropy", "perplexity", "pick = nearest", "PNMI enhanced (by chance)",
     )  # fmt: skip
-    return table(header, [_row(name, records, group) for name, records in named.items()], left=2)
+    return table(header, [_row(name, records, group, bool(rates)) for name, records in named.items()], left=2)
 
 
-def _row(name: str, records: list[Record], group: Group) -> list[str]:
+def _row(name: str, records: list[Record], group: Group, has_rates: bool) -> list[str]:
     found = scored({name: records}).get(name)
     rate = rate_cells(rate_of(counts_of(found, "cer")))[0] if found else NOTHING
+    rates = [rate, _against_base(name, found, group)] if has_rates else []
     anchor, enhanced = (_against_unigram(records, task) for task in ("anchor", "enhanced"))
     numbers = [
         plus_minus([record.final.get(f"val_{tag}") for record in records], digits)
@@ -35,8 +40,8 @@ def _row(name: str, records: list[Record], group: Group) -> list[str]:
     ]
     pnmi, chance = last_pnmi(records, "own")
     return [
-        f"`{name}`", records[0].description, str(len(records)), collapse(records), rate, _against_base(name, found, group),
-        anchor, enhanced, *numbers, f"{pnmi} ({chance})" if pnmi != NOTHING else pnmi,
+        f"`{name}`", records[0].description, str(len(records)), collapse(records), *rates, anchor, enhanced, *numbers,
+        f"{pnmi} ({chance})" if pnmi != NOTHING else pnmi,
     ]  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Tables of the error rates of methods, and of their differences."""
 
 from experiments.drawing.markdown import NOTHING, interval, percent, table
-from experiments.drawing.records import Group, Record
+from experiments.drawing.records import NAMES, Group, Record
 from experiments.drawing.statistics import SIGNIFICANCE, Counts, Rate, counts_of, difference_of, rate_of
 from nemo_birq.scoring.tables import p_value
 
@@ -56,21 +56,32 @@ def _difference_cells(counts: Counts, baseline: Counts) -> list[str]:
     ]  # fmt: skip
 
 
-def column_notes(group: Group) -> str:
-    """Explains the columns, with the numbers of this group's test set."""
+def summary_table(group: Group) -> str:
+    """Formats the rates of the methods, and the difference of each CER to that of BEST-RQ; empty if none was scored."""
+    methods = scored(group.of("method"))
+    baseline = methods.get(BASELINES[0])
+    header = ["method", "seeds", "CER %", "WER %"]
+    if baseline:
+        header += [f"CER − `{BASELINES[0]}`", "95 %, t over seeds"]
+    rows = []
+    for name, records in methods.items():
+        rates = [rate_cells(rate_of(counts_of(records, rate)))[0] for rate in RATES]
+        row = [f"{NAMES[name]} (`{name}`)" if name in NAMES else f"`{name}`", str(len(records)), *rates]
+        if baseline:
+            compared = name != BASELINES[0]
+            cells = _difference_cells(counts_of(records, "cer"), counts_of(baseline, "cer")) if compared else None
+            row += [cells[1], cells[4]] if cells else [NOTHING, NOTHING]
+        rows.append(row)
+    return table(header, rows) if rows else ""
+
+
+def size_of_test_set(group: Group) -> str:
+    """Formats the size of this group's test set, and a warning if it is too small for the permutation test."""
     records = next(iter(scored(group.of("method")).values()))
     counts = counts_of(records, "cer")
     scores = records[0].scores
     rows, size = counts.rows, len(counts.units)
     speakers = f"{size:,} speakers, " if rows == "speakers" else ""
-    row, min_p = rows.removesuffix("s"), 2 / 2**size
+    min_p = 2 / 2**size
     few = f" With so few {rows} p cannot be below {p_value(min_p)}, and nothing is bold." if min_p >= SIGNIFICANCE else ""
-    return (
-        f"Test set: {speakers}{scores['utterances']:,} utterances, {scores['words']:,} words. Rates are means ± standard "
-        f"deviations over seeds; *95 %* is a bootstrap interval that resamples seeds and {rows}. Differences are in "
-        "percentage points, paired by seed and by utterance; below zero the first method is better. *t over seeds* assumes "
-        f"that the differences of single seeds are normal, and ignores the choice of {rows}. *p* is that of a permutation "
-        f"test, which exchanges the two methods {row} by {row}, all seeds together, and ignores the choice of seeds. "
-        f"**Bold**: both tests reject chance (t interval without 0, p < {SIGNIFICANCE}; not corrected for the number of "
-        "comparisons)." + few
-    )
+    return f"Test set: {speakers}{scores['utterances']:,} utterances, {scores['words']:,} words.{few}"

@@ -51,7 +51,7 @@ def draw_errors(group: Group, title: str) -> Figure | None:
             axes.plot(100 * counts.rates, np.full(len(records), row), "o", color=colours[name], ms=4, alpha=0.7, mew=0)
             axes.plot(100 * found.mean, row, "|", color=colours[name], ms=15, mew=2.5)
         axes.set(xlabel=f"{rate.upper()} in %", yticks=range(len(methods)), ylim=(len(methods) - 0.5, -0.5))
-        axes.set_yticklabels(map(plain, methods))
+        axes.set_yticklabels(map(style.shown, methods))
         axes.grid(axis="y", visible=False)
     figure.suptitle(title, x=0.01, ha="left")
     caption = f"dots: seeds;  | : their mean;  bars: 95 %, seeds and {counts.rows} resampled"
@@ -118,7 +118,7 @@ def draw_collapse(group: Group, title: str) -> Figure | None:
     for axes, (name, records) in zip(panels, named.items(), strict=False):
         _draw_panel(axes, name, records, [] if name == BASE else base)
     figure.supylabel("entropy / ln V", fontsize=9.5)
-    grey = f"grey: {BASE};  " if base and len(named) > 1 else ""
+    grey = f"grey: {style.shown(BASE)};  " if base and len(named) > 1 else ""
     figure.supxlabel(f"step;  dotted: validation;  {grey}red: below {MIN_ENTROPY}", fontsize=9.5)
     figure.suptitle(title, x=0.01, ha="left")
     return figure
@@ -137,7 +137,7 @@ def _draw_panel(axes: Axes, name: str, records: list[Record], base: list[Curve])
     if validation := _entropy(records, "val"):
         axes.plot(*zip(*style.mean_curve(validation), strict=True), color=colour, ls=":", lw=1.5)
     axes.axhline(MIN_ENTROPY, color=style.LIMIT, ls=(0, (6, 3)), lw=1)
-    axes.set_title(plain(textwrap.fill(name, 30)), color=style.LIMIT if collapsed else "black")
+    axes.set_title(textwrap.fill(style.shown(name), 30), color=style.LIMIT if collapsed else "black")
     axes.set_ylim(0, 1)
 
 
@@ -147,7 +147,7 @@ PICTURES = (
     Picture("quality", "labels", "Do the labels improve during training?", draw_quality),
     Picture("learning", "training", "Is the anchor task learned?", draw_learning),
     Picture("cosine", "training", "Do the gradients of the two tasks agree?", draw_cosine),
-    Picture("collapse", "ablations", "Do the enhanced labels collapse?", draw_collapse),
+    Picture("collapse", "labels", "Do the enhanced labels collapse?", draw_collapse),
 )
 
 

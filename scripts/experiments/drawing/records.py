@@ -13,6 +13,12 @@ from experiments.results import SCHEMA
 
 FIRST = ("scratch", "best_rq", "relabelled", "birq")
 """First methods of the tables; the others follow by name."""
+NAMES = {
+    "scratch": "no pretraining", "best_rq": "BEST-RQ", "relabelled": "offline relabelling", "birq": "BiRQ, random codes",
+    "birq_layer_1": "BiRQ, layer 1", "birq_tracked": "BiRQ, tracked codes", "best_rq_refined": "BEST-RQ, fitted anchors",
+    "best_rq_refined_1": "BEST-RQ, one fitted codebook", "refined_tracked": "BiRQ, fitted and tracked",
+}  # fmt: skip
+"""Names of methods in pictures and in the summary; any other method is shown by its own name."""
 MAX_KEYS = 4  # named in a warning
 
 Curve = list[tuple[float, float]]

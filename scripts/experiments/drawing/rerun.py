@@ -1,25 +1,33 @@
 """Instructions to run the experiments of a group again."""
 
+import os
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 
 from experiments.corpora import read_layouts
 from experiments.drawing.markdown import duration, table
 from experiments.drawing.records import Group, Record
 
 
-def rerun_text(group: Group) -> str:
-    """Formats command, cost, machine and versions of a group, and the commands of the first run of each method."""
+def rerun_text(group: Group, page: Path) -> str:
+    """Formats the command, the folder of the records, the cost, the machine and the versions of a group.
+
+    Args:
+        group: a group of records.
+        page: the page that shows the text; the folder of the records is relative to the page's folder.
+    """
     layout = read_layouts().get(group.corpus)
     folder = "" if layout and layout.folder else "=<folder of the corpus>"
     command = f"    python scripts/experiment.py --budget {group.budget} --corpus {group.corpus}{folder}"
-    return "\n\n".join((command, _facts(group), _commands(group)))
+    return f"{command}\n\n{_facts(group, page)}"
 
 
-def _facts(group: Group) -> str:
+def _facts(group: Group, page: Path) -> str:
     records = group.records
     wall, processor = (duration(_spent(records, key)) for key in ("seconds", "processor_seconds"))
     rows = [
+        ["records", _folder(records, page)],
         ["runs", f"{len(records)} ({sum(record.scores is not None for record in records)} scored)"],
         ["time", f"{wall} if one runs after another, {processor} of a processor; pretraining and fine-tuning"],
         ["machine", _counted(_machine(record) for record in records)],
@@ -28,6 +36,13 @@ def _facts(group: Group) -> str:
         ["parameters", _counted(f"{record.content['parameters']:,}" for record in records)],
     ]
     return table(("", ""), rows, left=2)
+
+
+def _folder(records: list[Record], page: Path) -> str:
+    """Links the folder that holds all records of a group."""
+    common = os.path.commonpath([record.path.absolute().parent for record in records])
+    path = Path(os.path.relpath(common, page.absolute().parent)).as_posix()
+    return f"[{path}/]({path}/)"
 
 
 def _spent(records: list[Record], key: str) -> float:
@@ -49,13 +64,3 @@ def _machine(record: Record) -> str:
 
 def _versions(record: Record) -> str:
     return ", ".join(f"{name} {version}" for name, version in record.content["versions"].items() if name != "git")
-
-
-def _commands(group: Group) -> str:
-    """Formats the commands in a folded block, since they are long."""
-    lines = []
-    for name, records in (group.of("method") or group.methods).items():
-        lines += [f"# {name}, seed {records[0].seed}: {records[0].description}", *records[0].content["commands"], ""]
-    listed = "\n".join(lines).rstrip()
-    summary = "The commands of the first seed of each method; the json of each run has its own"
-    return f"<details><summary>{summary}</summary>\n\n```\n{listed}\n```\n\n</details>"

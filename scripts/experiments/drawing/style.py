@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from experiments.drawing.records import Curve, Group, Record
+from experiments.drawing.records import NAMES, Curve, Group, Record
 from nemo_birq.report.pictures import COLOURS
 from nemo_birq.utils.pictures import plain
 
@@ -37,6 +37,11 @@ def colours_of(group: Group) -> dict[str, str]:
     others = [name for name in group.of("method") if name not in OF_METHOD]
     found = {name: OTHERS[i % len(OTHERS)] for i, name in enumerate(others)}
     return dict.fromkeys(group.methods, ABLATION) | OF_METHOD | found
+
+
+def shown(name: str) -> str:
+    """Returns the name of a method in pictures."""
+    return plain(NAMES.get(name, name))
 
 
 def mean_curve(curves: list[Curve]) -> Curve:
@@ -85,7 +90,7 @@ def curves_picture(
     for (name, kind), curves in found.items():
         draw_seeds(axes, curves, colours[name], kinds[kind][0])
     handles = [
-        Line2D([], [], color=colours[name], lw=3, label=plain(name)) for name in dict.fromkeys(name for name, _ in found)
+        Line2D([], [], color=colours[name], lw=3, label=shown(name)) for name in dict.fromkeys(name for name, _ in found)
     ]
     if len(kinds) > 1:
         handles += [Line2D([], [], color=ABLATION, ls=style, label=kind) for kind, (style, _) in kinds.items()]
