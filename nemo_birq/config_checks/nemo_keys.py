@@ -1,14 +1,14 @@
 """Keys of NeMo's data loaders that the loader here does not read: those without effect, and those that are refused.
 
-docs/data.md has the whole table. A key that would alter the audio, or change which utterances are trained on, is refused
-unless it has the value by which it does nothing.
+docs/data_loading.md has the whole table. A key that would alter the audio, or change which utterances are trained on, is
+refused unless it has the value by which it does nothing.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 NO_EFFECT: dict[str, Sequence[str]] = {
-    "the order of the data is planned from seed, and every utterance is in a batch (docs/data.md)": (
+    "the order of the data is planned from seed, and every utterance is in a batch (docs/data_loading.md)": (
         "shard_seed", "concurrent_bucketing", "num_cuts_for_bins_estimate", "force_finite", "force_map_dataset",
         "force_iterable_dataset", "max_open_streams", "slice_length", "drop_last", "bucketing_strategy", "shard_manifests",
         "defer_setup", "concat_sampling_technique", "concat_sampling_temperature", "concat_sampling_scale",
