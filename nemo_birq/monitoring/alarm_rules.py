@@ -63,8 +63,7 @@ def noise_labels(logged: LoggedStep) -> Violation | None:
         value,
         least,
         f"the nearest code has only {value:.1%} of the probability of a label, so the enhanced labels are noise, or nearly "
-        f"the same for all frames, and cannot be learned. Raise {key}. scripts/check_labels.py suggests a value for your "
-        "data.",
+        f"the same for all frames, and cannot be learned. Raise {key}. birq check-labels suggests a value for your data.",
     )
 
 
@@ -223,7 +222,7 @@ def unreadable_data(model: DictConfig, node: str, skipped: float, share: float) 
         share,
         most,
         f"{skipped:.0f} utterances, {share:.1%} of those read, could not be used, more than model.{node}."
-        f"max_skipped_share={most}. The log names each of them and its error; scripts/verify_shards.py checks all shards.",
+        f"max_skipped_share={most}. The log names each of them and its error; birq verify-shards checks all shards.",
     )
 
 
