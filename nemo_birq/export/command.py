@@ -50,7 +50,7 @@ def export(
     README.md beside it, as the Hugging Face hub expects it. .onnx and .ts (TorchScript, also .pt) take log-mel features and
     are compared with PyTorch before they are written. ONNX needs pip install 'nemo_birq[export]'. A name without a suffix,
     or an existing folder, gets a FastConformer for Hugging Face transformers, with its feature extractor and a model card.
-    docs/handoff.md has the rest.
+    docs/export.md has the rest.
     """
     from nemo.utils import logging
 
