@@ -15,7 +15,7 @@ COPY pyproject.toml setup.py README.md LICENSE /opt/nemo_birq/
 COPY nemo_birq /opt/nemo_birq/nemo_birq
 COPY conf /opt/nemo_birq/conf
 
-# pip keeps the PyTorch and the NeMo of the base image where they satisfy pyproject.toml, and the build fails where they are older.
+# pip keeps the PyTorch and the NeMo of the base image where they satisfy pyproject.toml. The build stops at an older NeMo.
 ARG EXTRAS=export,ffmpeg,s3
 RUN (python -m pip --version || python -m ensurepip) \
     && python -c "import importlib.metadata as m; assert int(m.version('nemo_toolkit').split('.')[0]) >= 3, 'the base image has an older NeMo'" \
