@@ -1,6 +1,6 @@
 """Keys of NeMo's data loaders that this loader does not read: keys without effect, and keys that it refuses.
 
-docs/data.md has the whole table. A key that would alter the audio, or select utterances, is refused unless it has the value
+docs/data_loading.md has the whole table. A key that would alter the audio, or select utterances, is refused unless it has the value
 that disables it.
 """
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 NO_EFFECT: dict[str, Sequence[str]] = {
-    "the order of the data is planned from seed, and every utterance is in a batch (docs/data.md)": (
+    "the order of the data is planned from seed, and every utterance is in a batch (docs/data_loading.md)": (
         "shard_seed", "concurrent_bucketing", "num_cuts_for_bins_estimate", "force_finite", "force_map_dataset",
         "force_iterable_dataset", "max_open_streams", "slice_length", "drop_last", "bucketing_strategy", "shard_manifests",
         "defer_setup", "concat_sampling_technique", "concat_sampling_temperature", "concat_sampling_scale",

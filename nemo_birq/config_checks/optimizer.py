@@ -70,7 +70,7 @@ def check_optimizer(name: str | None) -> None:
     if name == "fused_adam" and find_spec("apex") is None:
         raise ValueError(
             "model.optim.name=fused_adam needs NVIDIA Apex, which is not installed. Build it from its source (see "
-            "README, 'Apex'; the package named apex on the package index is another project), or use "
+            "docs/pretraining.md, 'Apex'; the package named apex on the package index is another project), or use "
             "model.optim.name=adamw: PyTorch's own."
         )
 

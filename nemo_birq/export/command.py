@@ -51,7 +51,7 @@ def export(
     beside it, as the Hugging Face hub expects. The models in .onnx and .ts (TorchScript, also .pt) take log-mel features and
     are compared with PyTorch before they are written. ONNX needs pip install 'nemo_birq[export]'. With a name without
     suffix, or an existing folder, the command writes a FastConformer for Hugging Face transformers, with its feature
-    extractor and a model card. See docs/handoff.md for details.
+    extractor and a model card. See docs/export.md for details.
     """
     from nemo.utils import logging
 

@@ -103,7 +103,7 @@ def check_covered(
 def _remedy(counts: Counter[str], unknown: Callable[[str], str]) -> str:
     remedies = []
     if any(character != character.lower() and not unknown(character.lower()) for character in counts):
-        remedies.append("Put the texts in lower case (make_shards.py librispeech has --lower-case).")
+        remedies.append("Put the texts in lower case (birq make-shards librispeech has --lower-case).")
     if any(character.isdigit() for character in counts):
         remedies.append("Write numbers as words.")
     if any(map(unicodedata.combining, counts)):

@@ -63,8 +63,7 @@ def noise_labels(logged: LoggedStep) -> Violation | None:
         value,
         least,
         f"the nearest code has only {value:.1%} of the probability of a label, so the enhanced labels are noise, or nearly "
-        f"the same for all frames, and cannot be learned. Raise {key}. birq check-labels suggests a value for your "
-        "data.",
+        f"the same for all frames, and cannot be learned. Raise {key}. birq check-labels suggests a value for your data.",
     )
 
 

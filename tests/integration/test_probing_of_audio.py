@@ -151,7 +151,7 @@ def test_probe_as_a_user(paths, tmp_path):
     sets = [part for name in paths for part in (f"--{name}", paths[name])]
     arguments = [str(tmp_path / "small.nemo"), *sets, "--epochs", "2", "--layers", "1,3", "--workers", "0"]
     printed = run("probe.py", *arguments)
-    assert "Linear probes of a frozen encoder" in printed and "without looking 100.0%" in printed
+    assert "Linear probes of a frozen encoder" in printed and "without input 100.0%" in printed
     rows = json.loads((tmp_path / "probe_ctc_small.json").read_text())["rows"]
     assert [row["representation"] for row in rows] == ["log-mel"] + 3 * ["untrained"] + 3 * ["pretrained"]
     assert (tmp_path / "probe_ctc_small.png").is_file()

@@ -162,7 +162,7 @@ def test_every_key_of_nemos_lhotse_loader_is_taken_without_effect_or_refused():
 
 
 def test_the_documentation_has_every_key_and_every_type_of_input_cfg():
-    text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "data_loading.md").read_text(encoding="utf-8")
     rows = {}
     for row in re.findall(r"^\| (`.*) \| (taken|means here|refused)\b", text, re.MULTILINE):
         rows |= dict.fromkeys(re.findall(r"`(\w+)`", row[0]), row[1])

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -22,9 +23,12 @@ from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nemo.collections.common.data.lhotse.nemo_adapters import LazyNeMoTarredIterator
+from omegaconf import OmegaConf
 
+from nemo_birq.data.factory import build_dataloader
 from nemo_birq.data.shards.audio import encode
 from nemo_birq.data.shards.build import CARD, LOCK
+from nemo_birq.data.shards.build_command import training_keys
 from nemo_birq.data.shards.cut import AT_UTTERANCES, EQUAL, WHOLE, cut, join_utterances
 from nemo_birq.data.shards.headers import Header, read_header
 from nemo_birq.data.shards.plan import PLAN, SCRATCH, member_names
@@ -262,6 +266,22 @@ def test_buckets_have_equal_hours_and_ordered_durations(tmp_path):
     total = sum(map(sum, durations))
     assert all(abs(sum(d) - total / 3) <= 1.65 for d in durations)  # the longest utterance
     assert sorted(card["shards"]) == [f"bucket{i}/audio_{j}.tar" for i in (1, 2, 3) for j in (0, 1)]
+    assert_trainable(card, tmp_path / "out", 30)
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+def test_the_keys_that_a_build_prints_are_those_of_a_training(tmp_path, shards):
+    for i in range(8):
+        write(tmp_path / "in" / f"{i}.wav", noise(0.5))
+    assert_trainable(make(FolderRecipe(tmp_path / "in"), tmp_path / "out", num_shards=shards), tmp_path / "out", 8)
+
+
+def assert_trainable(card: dict, out: Path, utterances: int) -> None:
+    """The keys, read as by the shell and by Hydra, open a loader of all utterances."""
+    (printed,) = [shlex.split(" ".join(training_keys(card, out)[1:]))]
+    node = OmegaConf.from_dotlist(printed).model.train_ds
+    node.update(use_lhotse=True, batch_size=1, num_workers=0)
+    assert len(build_dataloader(node, 16000, 0, 1, training=True)) == utterances
 
 
 def test_the_card_says_what_is_in_the_shards(tmp_path):

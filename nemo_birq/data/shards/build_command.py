@@ -1,6 +1,7 @@
 """``birq make-shards``: tar shards in NeMo's format, with one command for each kind of input."""
 
 import os
+import shlex
 import signal
 import sys
 from collections import Counter
@@ -92,7 +93,7 @@ def summary(card: dict, out: Path | str) -> Table:
     table.add_row("hours", f"{card['hours']:,.2f}")
     made = ("shards", len(card["shards"])) if card["shards"] else ("files", card["utterances"])
     table.add_row(made[0], f"{made[1]:,} of {card['codec']}, {card['bytes'] / 1e6:,.1f} MB")
-    table.add_row("long recordings", ", ".join(f"{number:,} {how}" for how, number in card["long_recordings"].items()))
+    table.add_row("recordings", ", ".join(f"{number:,} {how}" for how, number in card["long_recordings"].items()))
     short = card["too_short"]
     table.add_row("too short", f"{short['utterances']:,} below {short['below_seconds']} s, {short['hours']:.2f} hours")
     kinds = ", ".join(f"{number} {kind}" for kind, number in card["skipped_kinds"].items()) or "none"
@@ -115,6 +116,20 @@ def summary(card: dict, out: Path | str) -> Table:
     if not card["shards"]:
         table.add_row("manifest", f"{out}/{MANIFEST}")
     return table
+
+
+def training_keys(card: dict, out: Path) -> list[str]:
+    """Returns the arguments by which a training reads what was built: shards to train on, single files to validate on."""
+    if not card["shards"]:
+        return ["To validate on these files:", f"  model.validation_ds.manifest_filepath={out / MANIFEST}"]
+    shards = Counter((out / name).parent for name in card["shards"])  # a folder for each bucket
+    patterns = {
+        "manifest_filepath": [f"{at}/sharded_manifests/manifest__OP_0..{n - 1}_CL_.json" for at, n in shards.items()],
+        "tarred_audio_filepaths": [f"{at}/audio__OP_0..{n - 1}_CL_.tar" for at, n in shards.items()],
+    }
+    values = {key: names[0] if len(names) == 1 else f"[[{'],['.join(names)}]]" for key, names in patterns.items()}
+    arguments = [shlex.quote(f"model.train_ds.{key}={value}") for key, value in values.items()]
+    return ["To train on these shards:", *(f"  {argument}" for argument in arguments)]
 
 
 def make(
@@ -169,6 +184,7 @@ def make(
         click.echo(f"part {part}: {result.shards:,} shards, {result.hours:,.2f} hours, {state}")
     else:
         Terminal().print(summary(card, out))
+        click.echo("\n".join(training_keys(card, out)))
 
 
 @click.group("make-shards", cls=Group, context_settings=SETTINGS)

@@ -108,7 +108,7 @@ def conclusion(rows: list[ProbeScore], task: Task, constant: float) -> str:
     text = f"Pretrained, {_where(top)}: {task.metric} {top.error:.1%}, loss {top.loss:.3f}"
     for name, row in best.items():
         text += f"; {name}{'' if name == LOG_MEL else ', ' + _where(row)}: {row.error:.1%}, {row.loss:.3f}"
-    return f"{text}; without looking {constant:.1%}."
+    return f"{text}; without input {constant:.1%}."
 
 
 def _where(row: ProbeScore) -> str:
