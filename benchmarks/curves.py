@@ -1,4 +1,4 @@
-"""The pictures of docs/reading_the_curves.md: one healthy run and three sick ones, on the embedded corpus.
+"""The pictures of docs/reading_the_curves.md: one healthy run and three that raise alarms, on the embedded corpus.
 
     python benchmarks/curves.py                 # 15 minutes on two cores; runs in curves_out/, pictures in docs/
 
@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from nemo_birq.monitoring.metrics import MIN_ENTROPY  # noqa: E402
+from nemo_birq.utils.colours import ANCHOR, ENHANCED, UNTRAINED  # noqa: E402
 from scripts.demo import scalars, start, wait  # noqa: E402
 
 STEPS = 450
@@ -64,19 +65,26 @@ def line(axes: Axes, curves: Curves, tag: str, label: str, **style) -> None:
 def draw(name: str, curves: Curves, alarms: list[dict], path: Path) -> None:
     """Losses, labels, what moves, and gradients of a run, with its alarms."""
     figure, ((losses, labels), (moves, gradients)) = plt.subplots(2, 2, figsize=(11.5, 6), layout="constrained", sharex=True)
-    colours = {"anchor": "tab:blue", "enhanced": "tab:orange"}
+    colours = {"anchor": ANCHOR, "enhanced": ENHANCED}
     for task, colour in colours.items():
         line(losses, curves, f"{task}_loss", f"{task} loss", color=colour)
         line(losses, curves, f"{task}_unigram_entropy", f"{task} unigram entropy", color=colour, ls=":")
         line(labels, curves, f"{task}_normalized_entropy", f"{task} normalized entropy", color=colour)
         line(gradients, curves, f"gradient_norm_{task}", f"{task}", color=colour, marker="o", ms=3)
     line(
-        gradients, curves, "gradient_norm_enhanced_label", "enhanced, through the labels", color="tab:red", marker="o", ms=3
+        gradients,
+        curves,
+        "gradient_norm_enhanced_label",
+        "enhanced, through the labels",
+        color=ENHANCED,
+        marker="o",
+        ms=3,
+        ls="-.",
     )
-    line(labels, curves, "selection_agreement", "selection agreement (pick=nearest)", color="tab:green")
+    line(labels, curves, "selection_agreement", "selection agreement (pick=nearest)", color="black")
     labels.axhline(MIN_ENTROPY, color="grey", ls="--", lw=1, label="collapsed below")
-    line(moves, curves, "enhanced_churn", "churn since the last look", color="tab:purple")
-    line(moves, curves, "gradient_cosine", "cosine of the gradients", color="tab:brown", marker="o", ms=3)
+    line(moves, curves, "enhanced_churn", "churn since the last logged step", color=ENHANCED)
+    line(moves, curves, "gradient_cosine", "cosine of the gradients", color="black", marker="o", ms=3)
     moves.axhline(0, color="grey", lw=0.8)
     for axes, title, unit in (
         (losses, "Losses, and the line below which learning begins", "nats"),
@@ -88,14 +96,14 @@ def draw(name: str, curves: Curves, alarms: list[dict], path: Path) -> None:
         axes.set_ylabel(unit)
         axes.spines[["top", "right"]].set_visible(False)
         for alarm in alarms:
-            axes.axvline(alarm["step"], color="tab:red", lw=1, alpha=0.5)
+            axes.axvline(alarm["step"], color=UNTRAINED, lw=1)
         axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     labels.set_ylim(0, 1)
     moves.set_ylim(-0.5, 1.05)
     gradients.set(yscale="log", xlabel="step")
     moves.set_xlabel("step")
     told = "; ".join(f"{alarm['name']} at step {alarm['step']}" for alarm in alarms) or "none"
-    figure.suptitle(f"{name}\nalarms: {told}", fontsize=11, x=0.01, ha="left", color="tab:red" if alarms else "black")
+    figure.suptitle(f"{name}\nalarms: {told}", fontsize=11, x=0.01, ha="left", weight="bold" if alarms else "normal")
     figure.savefig(path, dpi=90)
     plt.close(figure)
 

@@ -7,6 +7,7 @@ the character error rate under the name val_wer).
 """
 
 import argparse
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib
@@ -15,6 +16,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 from nemo_birq.report.events import scalars
+from nemo_birq.utils.colours import RUNS
 
 PANELS = (("val_wer", "Validation, greedy decoding", "character error rate"), ("val_loss", "Validation", "CTC loss, nats"),
           ("train_loss", "Training", "CTC loss, nats"))  # fmt: skip
@@ -27,12 +29,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     figure, axes = plt.subplots(1, len(PANELS), figsize=(12, 3.8), layout="constrained")
-    for run in args.runs:
+    for run, colour in zip(args.runs, cycle(RUNS)):
         title, _, folder = run.partition("=")
         logged = scalars(Path(folder))
         for panel, (tag, _, _) in zip(axes, PANELS, strict=True):
             values = logged[tag]
-            panel.plot(*zip(*values, strict=True), label=title, marker="o" if len(values) < 40 else None, ms=3, lw=1.3)
+            panel.plot(
+                *zip(*values, strict=True), label=title, color=colour, marker="o" if len(values) < 40 else None, ms=3, lw=1.3
+            )
     for panel, (_, title, unit) in zip(axes, PANELS, strict=True):
         panel.set_title(title, fontsize=10, loc="left")
         panel.set(xlabel="step", ylabel=unit)

@@ -1,11 +1,13 @@
 """Name and folder of a run: values of ``name`` and ``exp_manager``."""
 
+import os
 import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from nemo.utils.exp_manager import ExpManagerConfig
+from nemo.utils.get_rank import is_global_rank_zero
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
@@ -18,6 +20,8 @@ Minutes = Annotated[Real, Field(ge=0, le=10**6)]
 """Minutes between two checkpoints; 0 is one at every step."""
 MAX_NAME = 200
 """Largest number of bytes of a name: checkpoints append loss and step, and file systems allow 255."""
+WANDB_WITHOUT_LOGIN = ("offline", "disabled", "dryrun")
+"""Values of WANDB_MODE with which nothing is sent."""
 LOGGERS = ("create_tensorboard_logger", "create_wandb_logger", "create_mlflow_logger")
 
 
@@ -50,6 +54,7 @@ class LoggerSettings(Node):
 
     name: Name | None = None
     project: Name | None = None
+    offline: Flag = False
 
 
 class ExperimentSettings(Node):
@@ -94,10 +99,8 @@ def check_experiment(node: dict[str, Any], trainer: TrainerSettings) -> None:
         check_name("exp_manager.name", settings.name)
     if settings.max_time_per_run is not None and not TIME.fullmatch(settings.max_time_per_run.strip()):
         refuse("exp_manager.max_time_per_run", settings.max_time_per_run, "DAYS:HOURS:MINUTES:SECONDS such as 00:12:00:00")
-    wandb = settings.wandb_logger_kwargs or LoggerSettings()
-    for key in ("name", "project"):
-        if settings.create_wandb_logger and getattr(wandb, key) is None:
-            refuse(f"exp_manager.wandb_logger_kwargs.{key}", None, "a name if exp_manager.create_wandb_logger=true")
+    if settings.create_wandb_logger:
+        _check_wandb(settings.wandb_logger_kwargs or LoggerSettings())
     checkpoints = settings.checkpoint_callback_params
     if checkpoints.every_n_train_steps and checkpoints.every_n_epochs:
         where = "exp_manager.checkpoint_callback_params"
@@ -127,6 +130,29 @@ def _check_types(settings: ExperimentSettings) -> None:
         value = OmegaConf.select(OmegaConf.create(others), error.full_key or "")
         reason = str(error).splitlines()[0]
         raise ValueError(f"exp_manager.{error.full_key}={shown(value)} is not allowed: {reason}. Correct it") from error
+
+
+def _check_wandb(settings: LoggerSettings) -> None:
+    """Checks that the logger of Weights & Biases can begin: it asks for a login, in a prompt, after the model is built."""
+    for key in ("name", "project"):
+        if getattr(settings, key) is None:
+            refuse(f"exp_manager.wandb_logger_kwargs.{key}", None, "a name if exp_manager.create_wandb_logger=true")
+    if settings.offline or os.environ.get("WANDB_MODE") in WANDB_WITHOUT_LOGIN or not is_global_rank_zero():
+        return
+    key = "exp_manager.create_wandb_logger=true"
+    try:
+        import wandb
+    except ImportError as error:
+        raise ValueError(f"{key}: Weights & Biases is not installed. pip install wandb, or leave the key out") from error
+    try:
+        reason = None if wandb.login(prompt=False, verify=False) else "this machine is not logged in to Weights & Biases"
+    except wandb.Error as error:
+        reason = str(error).rstrip(".")
+    if reason:
+        raise ValueError(
+            f"{key}: {reason}. Run `wandb login`, or set WANDB_API_KEY; WANDB_MODE=offline keeps the curves in a folder, "
+            "without a login"
+        )
 
 
 def _check_fits_trainer(settings: ExperimentSettings, trainer: TrainerSettings) -> None:

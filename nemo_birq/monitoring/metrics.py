@@ -17,6 +17,8 @@ TASKS = ("anchor", "enhanced")
 
 # Healthy labels of speech stay above 0.6, collapsed labels are at 0.1 (docs/labels.md). The threshold holds for both tasks.
 MIN_ENTROPY = 0.3
+HEALTHY_AGREEMENT = (0.5, 0.9)
+"""Usual range of the selection agreement: labels that follow their frame, in which codes nearby have a part."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ _METRICS = (
         "selection_agreement",
         "Mean probability that Gumbel-softmax selects the nearest code, which is the highest accuracy that the enhanced "
         "task can reach.",
-        "share of masked frames", typical="0.5 to 0.9",
+        "share of masked frames", typical="{:g} to {:g}".format(*HEALTHY_AGREEMENT),
         # Over random unit vectors and 8192 codes the agreement is 0.02 with logit_scale 10, where labels are noise, and 0.2
         # with 20, where the labels of real speech stayed diverse and were learned (docs/labels.md).
         healthy_min=0.1,

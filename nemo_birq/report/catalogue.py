@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from nemo_birq.monitoring.metrics import GAINS, METRICS, MIN_ENTROPY, Stage
+from nemo_birq.utils.colours import ANCHOR, ENHANCED
 
 
 @dataclass(frozen=True)
@@ -14,6 +15,8 @@ class Line:
     style: str = "-"
     instead: str | None = None
     """Tag with the same value, for runs of versions that do not log ``tag``."""
+    colour: str | None = None
+    """Colour of its task in the pictures of a single run; None for a line of no task."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,14 @@ class Section:
     pictures: tuple[Picture, ...]
 
 
+def _task_colour(metric: str) -> str | None:
+    """Returns the colour of the task that a metric belongs to; None for a metric of both tasks or of none."""
+    words = metric.split("_")
+    if metric == "anchor_agreement" or not {"anchor", "enhanced"} & set(words):
+        return None
+    return ANCHOR if "anchor" in words else ENHANCED
+
+
 def _picture(name: str, title: str, levels: dict[str, float] | None = None, log: bool = False) -> Picture:
     """Returns a picture of the metrics whose curves name it, solid lines first."""
     found = [(metric, curve) for metric in METRICS.values() for curve in metric.curves if curve.picture == name]
@@ -51,6 +62,7 @@ def _picture(name: str, title: str, levels: dict[str, float] | None = None, log:
             curve.label,
             curve.style,
             METRICS[curve.instead].tag(curve.stage) if curve.instead else None,
+            _task_colour(metric.name),
         )
         for metric, curve in found
     )
@@ -65,8 +77,8 @@ SECTIONS = (
         "nothing is learned.",
         (
             _picture("anchor_loss_training", "Anchor loss, training"),
-            _picture("anchor_loss_validation", "Anchor loss, validation"),
             _picture("enhanced_loss_training", "Enhanced loss, training"),
+            _picture("anchor_loss_validation", "Anchor loss, validation"),
             _picture("enhanced_loss_validation", "Enhanced loss, validation"),
         ),
     ),

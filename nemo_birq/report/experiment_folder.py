@@ -38,7 +38,7 @@ class TrainingRun:
     status: str | None
     alarms: list[dict[str, Any]]
     quality: list[dict[str, Any]]
-    """Contents of ``label_quality*.json`` by step. Those of a ``.nemo``, which does not name its step, come last."""
+    """Evaluations in ``label_quality*.json`` by step. Those of a ``.nemo`` that does not name its step come last."""
     seconds: float
     """Sum over all parts of the time from the first to the last logged number."""
     audio_hours: float | None
@@ -49,6 +49,15 @@ class TrainingRun:
     def began(self) -> datetime:
         """Local time of the first logged number."""
         return datetime.fromtimestamp(min(points[0].time for points in self.curves.values()))
+
+    @property
+    def enhanced_begins(self) -> int | None:
+        """Returns the step at which the weight w1 of the enhanced loss is above 0 for the first time; None if never."""
+        weights = self.curves.get("train_enhanced_weight", [])
+        start, weight = (self.config.get(f"model.birq.loss.{key}") for key in ("start_step", "enhanced_weight"))
+        if isinstance(start, int) and isinstance(weight, int | float):
+            return start if weight > 0 else None
+        return next((point.step for point in weights if point.value > 0), None)
 
     def last(self, tag: str) -> Point | None:
         """Returns the last point of a curve; None where the run did not log it."""
@@ -99,7 +108,7 @@ def read_run(folder: Path, name: str = "") -> TrainingRun:
     config = read_config(_newest(folder, "hparams.yaml"), notes) | _overrides(arguments)
     alarms_path = _newest(root, "alarms.json") or _newest(above, "alarms.json")
     status, alarms = read_alarms(alarms_path, set(STATUS) - {DAMAGED}, notes)
-    quality = [found for path in sorted(above.rglob("label_quality*.json")) if (found := read_quality(path, notes))]
+    quality = [one for path in sorted(above.rglob("label_quality*.json")) for one in read_quality(path, notes)]
     return TrainingRun(
         name=name or (root.name if root is above else f"{above.name}/{root.name}"),
         folder=root,

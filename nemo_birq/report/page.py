@@ -10,8 +10,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from nemo_birq.monitoring.metrics import logged_tags
 from nemo_birq.report.catalogue import SECTIONS, Line, Picture
 from nemo_birq.report.experiment_folder import STATUS, TrainingRun, differences
-from nemo_birq.report.pictures import COLOURS, Drawn, colour, draw, draw_layers, draw_quality_over_time
-from nemo_birq.report.table import table
+from nemo_birq.report.pictures import Drawn, colour, draw, is_zero
+from nemo_birq.report.quality_pictures import draw_layers, draw_quality_over_time
+from nemo_birq.report.table import facts, table
+from nemo_birq.utils.colours import RUNS
 from nemo_birq.utils.files import complete_file, write_text
 
 PAGE = "index.html"
@@ -28,23 +30,27 @@ def write_report(runs: list[TrainingRun], out: Path, progress: Callable[[str], N
     Raises:
         ValueError: there are more runs than colours, or ``out`` has an index.html that is no report.
     """
-    if len(runs) > len(COLOURS):
-        raise ValueError(f"{len(runs)} runs are too many for one picture; compare at most {len(COLOURS)}.")
+    if len(runs) > len(RUNS):
+        raise ValueError(f"{len(runs)} runs are too many for one picture; compare at most {len(RUNS)}.")
     page = out / PAGE
     if page.exists() and 'content="nemo_birq report"' not in page.read_text(encoding="utf-8", errors="replace"):
         raise ValueError(f"{page} exists and is not a report of ours; choose another --out.")
     sections = []
     for section in SECTIONS:
-        drawn, missing = [], []
+        drawn, missing, zero = [], [], []
         pictures = (*section.pictures, *other_memory(runs)) if section.name == "memory" else section.pictures
         for picture in pictures:
             progress(picture.title)
             one = draw(picture, runs)
-            drawn.append(one) if one else missing.append(picture.title)
+            if one:
+                drawn.append(one)
+            else:
+                (zero if is_zero(picture, runs) else missing).append(picture.title)
         text = section.text if drawn else ""
-        sections.append({"name": section.name, "title": section.title, "text": text, "drawn": drawn, "missing": missing})
+        found = {"name": section.name, "title": section.title, "text": text}
+        sections.append(found | {"drawn": drawn, "missing": missing, "zero": zero})
     progress("Label quality")
-    sections.insert(3, _quality(runs))
+    sections.append(_quality(runs))
     for picture in (picture for section in sections for picture in section["drawn"]):
         with complete_file(out / f"{picture.name}.png") as part:
             part.write_bytes(picture.light)
@@ -66,28 +72,23 @@ def html(runs: list[TrainingRun], sections: list[dict[str, Any]]) -> str:
     environment.filters["inline"] = lambda data: base64.b64encode(data).decode("ascii")
     return environment.get_template("page.html.jinja").render(
         runs=[(run, colour(index)) for index, run in enumerate(runs)],
+        facts={run.name: facts(run) for run in runs},
         title="BiRQ: " + (runs[0].name if len(runs) == 1 else f"{len(runs)} runs side by side"),
         statuses=STATUS,
         sections=sections,
         table=table(runs),
         differences=differences(runs),
-        duration=duration,
     )
-
-
-def duration(seconds: float) -> str:
-    """Formats a duration as ``1 h 05 min`` or ``2 min 40 s``."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"
 
 
 def _quality(runs: list[TrainingRun]) -> dict[str, Any]:
     pictures: dict[str, Drawn | None] = {
-        "Label quality by layer (scripts/label_quality.py writes label_quality_<model>.json)": draw_layers(runs),
-        "Label quality over time (scripts/label_quality.py for two checkpoints or more)": draw_quality_over_time(runs),
+        "Agreement by layer (birq label-quality measures it)": draw_layers(runs),
+        "Agreement over training (birq label-quality-over-training measures it)": draw_quality_over_time(runs),
     }
     text = (
-        "PNMI is the share of the phones' entropy that the codes explain. Compare it only at the same number of codes: "
+        "PNMI is the share of the phones' entropy that the codes explain. Values can be compared at the same number of "
+        "codes only. Numbers of codes: "
         + "; ".join(f"{run.name} {run.quality[-1].get('num_codes', 'unknown')}" for run in runs if run.quality)
         + "."
     )
@@ -97,4 +98,5 @@ def _quality(runs: list[TrainingRun]) -> dict[str, Any]:
         "text": text if any(run.quality for run in runs) else "",
         "drawn": [drawn for drawn in pictures.values() if drawn],
         "missing": [title for title, drawn in pictures.items() if not drawn],
+        "zero": [],
     }

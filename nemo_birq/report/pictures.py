@@ -1,28 +1,39 @@
 """Draws the curves of all runs. Each picture has a light and a dark version."""
 
 import io
+import math
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
-from matplotlib import rc_context
+import numpy as np
+from matplotlib import rc_context, rcParams
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from PIL import Image
 
 from nemo_birq.report.catalogue import Line, Picture
 from nemo_birq.report.events import Point
 from nemo_birq.report.experiment_folder import TrainingRun
+from nemo_birq.utils.colours import MARKERS, PALETTE, RUNS, UNTRAINED
 from nemo_birq.utils.pictures import plain
 
-COLOURS = ("#3b82d6", "#e0782f", "#2e9e6b", "#b562cc", "#c79a12", "#d64f68", "#3aa7b5", "#8a7f78", "#6f6fe0", "#7f9b2c")
-"""Colours of the runs in their order, legible on both backgrounds."""
 THEMES = {"light": ("#ffffff", "#24292f", "#d8dee4"), "dark": ("#161b22", "#e6edf3", "#30363d")}
 """Colours of background, text and grid."""
+QUIET = UNTRAINED
+"""Colour of what belongs to no run: kinds of lines, levels and marks."""
 WIDTH = 45
 """Characters in a line of a title or of a run's name."""
+MARKS = 7
+"""Markers on the curve of a run, at most."""
+SHADES = (1.0, 0.75, 0.5, 0.25)
+"""Shares of a colour over the background that a PNG has for the edges of lines and letters."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +47,13 @@ class Drawn:
     dark: bytes
 
 
+Drawing = tuple[int, TrainingRun, Line, list[Point]]
+"""A curve to draw, with its run and the number of the run."""
+
+
 def colour(index: int) -> str:
     """Returns the colour of the run at this position."""
-    return COLOURS[index % len(COLOURS)]
+    return RUNS[index % len(RUNS)]
 
 
 def points_of(run: TrainingRun, line: Line) -> list[Point]:
@@ -46,138 +61,111 @@ def points_of(run: TrainingRun, line: Line) -> list[Point]:
     return run.curves.get(line.tag) or run.curves.get(line.instead or "", [])
 
 
+def is_zero(picture: Picture, runs: list[TrainingRun]) -> bool:
+    """Tests if a picture was logged and has nothing but zeros."""
+    values = [point.value for run in runs for line in picture.lines for point in points_of(run, line)]
+    return bool(values) and not any(values)
+
+
 def draw(picture: Picture, runs: list[TrainingRun]) -> Drawn | None:
-    """Draws the curves of a picture. Returns None if no run logged any."""
-    curves = [(i, run, line, p) for i, run in enumerate(runs) for line in picture.lines if (p := points_of(run, line))]
+    """Draws the curves of a picture, over the steps of the longest run. Returns None if no run logged any.
+
+    Kinds of lines that are 0 in all runs are left out.
+    """
+    lines = [line for line in picture.lines if any(point.value for run in runs for point in points_of(run, line))]
+    curves = [(i, run, line, p) for i, run in enumerate(runs) for line in lines if (p := points_of(run, line))]
     if not curves:
         return None
+    last = max(*(run.steps - 1 for run in runs), *(points[-1].step for *_, points in curves))
 
     def paint(axes: Axes) -> list[list[Line2D]]:
         for index, _, line, points in curves:
-            marked = line.style == "o" or (line.style != ":" and len(points) < 8)
-            style = {"ls": "-" if line.style == "o" else line.style, "lw": 0.9 if marked else 1.5}
-            marker = {"marker": "o", "markersize": 3.5} if marked else {}
-            axes.plot([p.step for p in points], [p.value for p in points], color=colour(index), **style, **marker)
+            axes.plot([p.step for p in points], [p.value for p in points], **_style(index, line, len(points), len(runs)))
         for level in picture.levels.values():
-            axes.axhline(level, color="#d1495b", ls=(0, (6, 3)), lw=1)
-        axes.set(xlabel="step", ylabel=picture.unit)
+            axes.axhline(level, **LEVEL)
+        begins = mark_beginnings(axes, runs, last)
+        axes.set(xlabel="step", ylabel=picture.unit, xlim=(-0.02 * last, 1.02 * last) if last else None)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         if picture.log and all(p.value > 0 for *_, points in curves for p in points):
-            axes.set_yscale("log")
-        return _legend(picture, curves, runs)
+            set_log_axis(axes)
+        return _legend(picture, curves, runs, begins)
 
     return Drawn(
-        picture.name, picture.title, _alt(picture, curves), *(_png(picture.title, paint, theme) for theme in THEMES)
+        picture.name, picture.title, _alt(picture, curves), *(draw_png(picture.title, paint, theme) for theme in THEMES)
     )
 
 
-def _legend(picture: Picture, curves: list, runs: list[TrainingRun]) -> list[list[Line2D]]:
+LEVEL = {"color": QUIET, "ls": (0, (6, 3)), "lw": 1.2}
+BEGIN = {"ls": (0, (1, 2)), "lw": 1.4}
+
+
+def _style(index: int, line: Line, num_points: int, num_runs: int) -> dict[str, Any]:
+    """Returns the style of a curve: in the colour of its run, or in that of its task if there is one run."""
+    alone = num_runs == 1
+    found = {"color": (line.colour or rcParams["text.color"]) if alone else colour(index)}
+    found |= {"ls": "-" if line.style == "o" else line.style, "lw": 0.9 if line.style == "o" else 1.6}
+    if line.style == "o" or (alone and line.style == "-" and num_points < 8):
+        found |= {"marker": "o", "markersize": 3.5}
+    elif not alone and line.style == "-":
+        found |= {"marker": MARKERS[index], "markersize": 4.5, "markevery": math.ceil(num_points / MARKS)}
+    return found
+
+
+def mark_beginnings(axes: Axes, runs: list[TrainingRun], last: int) -> bool:
+    """Marks the steps at which the enhanced loss begins to count, and returns True if there is such a mark."""
+    begins = {run.name: begin for run in runs if (begin := run.enhanced_begins) is not None and 0 < begin <= last}
+    same = len(set(begins.values())) == 1
+    for index, run in enumerate(runs):
+        if run.name in begins:
+            axes.axvline(begins[run.name], color=QUIET if same else colour(index), **BEGIN)
+    return bool(begins)
+
+
+def set_log_axis(axes: Axes) -> None:
+    """Makes the y axis logarithmic, with plain numbers at 1, 2 and 5 of each power of ten, or at powers of ten only."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    decades = math.log10(high / low)
+    axes.yaxis.set_major_locator(LogLocator(10, subs=(1.0,) if decades > 3 else (1.0, 2.0, 5.0)))
+    if decades < 0.5:
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _legend(picture: Picture, curves: list[Drawing], runs: list[TrainingRun], begins: bool) -> list[list[Line2D]]:
     """Returns the entries of the legend: runs in the first row, kinds of lines in the second."""
-    ink = "#8b949e"
     shown = sorted({index for index, *_ in curves})
-    names = _names(runs, shown)
     handles: list[Line2D] = []
     lines = [line for line in picture.lines if any(line == drawn for _, _, drawn, _ in curves)]
     if len(lines) > 1 or picture.lines[0] not in lines:
         for line in lines:
             marked = {"marker": "o", "markersize": 3.5, "ls": "-", "lw": 0.9} if line.style == "o" else {"ls": line.style}
-            handles.append(Line2D([], [], color=ink if len(runs) > 1 else colour(0), label=plain(line.label), **marked))
-    handles += [
-        Line2D([], [], color="#d1495b", ls=(0, (6, 3)), lw=1, label=f"{word} {level:g}" if level else word)
-        for word, level in picture.levels.items()
-    ]
-    return [names, handles]
+            ink = QUIET if len(runs) > 1 else line.colour or rcParams["text.color"]
+            handles.append(Line2D([], [], color=ink, label=plain(line.label), **marked))
+    for word, level in picture.levels.items():
+        handles.append(Line2D([], [], label=f"{word} {level:g}" if level else word, **LEVEL))
+    if begins:
+        handles.append(Line2D([], [], color=QUIET, label="enhanced loss begins", ls="none", marker="|", markersize=11))
+    return [name_entries(runs, shown), handles]
 
 
-def _names(runs: list[TrainingRun], shown: list[int]) -> list[Line2D]:
+def name_entries(runs: list[TrainingRun], shown: list[int]) -> list[Line2D]:
     """Returns the entries of the shown runs, with long names broken into lines; none for a single run."""
     if len(runs) == 1:
         return []
-    return [Line2D([], [], color=colour(i), lw=3, label=plain(textwrap.fill(runs[i].name, WIDTH))) for i in shown]
+    return [
+        Line2D([], [], color=colour(i), lw=2, marker=MARKERS[i], label=plain(textwrap.fill(runs[i].name, WIDTH)))
+        for i in shown
+    ]
 
 
-def _alt(picture: Picture, curves: list) -> str:
+def _alt(picture: Picture, curves: list[Drawing]) -> str:
     def at(point: Point) -> str:
         return f"{point.value:.3g} at step {point.step}"
 
     said = [f"{run.name}, {line.label}: {at(points[0])}, {at(points[-1])}" for _, run, line, points in curves]
     return f"{picture.title} over steps. {'; '.join(said)}."
-
-
-def draw_layers(runs: list[TrainingRun]) -> Drawn | None:
-    """Draws the PNMI of the codes of every layer and of the training labels at the last evaluation. Returns None if no run
-    has one.
-    """
-    evaluations = [(i, run, run.quality[-1]) for i, run in enumerate(runs) if run.quality]
-    kinds = {"layer": ("every layer", "-"), "kmeans": ("k-means", "--")}
-    flat = {"anchor": ("anchor", ":"), "enhanced": ("enhanced (layer k)", "D")}
-    drawn: dict[str, str] = {}
-
-    def paint(axes: Axes) -> list[list[Line2D]]:
-        for index, _, evaluation in evaluations:
-            for kind, (word, style) in kinds.items():
-                points = sorted(
-                    (r["layer"], r["pnmi"]) for r in quality_rows(evaluation, kind) if r.get("layer") is not None
-                )
-                if points:
-                    axes.plot(*zip(*points, strict=True), color=colour(index), ls=style, marker="o", markersize=3.5)
-                    drawn[word] = style
-            for row in quality_rows(evaluation, "anchor"):
-                axes.axhline(row["pnmi"], color=colour(index), ls=":")
-                drawn[flat["anchor"][0]] = ":"
-            for row in quality_rows(evaluation, "enhanced"):
-                if row.get("layer") is not None:
-                    axes.plot(row["layer"], row["pnmi"], color=colour(index), marker="D", ls="none", markersize=7)
-                    drawn[flat["enhanced"][0]] = "D"
-        axes.set(xlabel="encoder layer", ylabel="PNMI")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        handles = _names(runs, [i for i, *_ in evaluations])
-        ink = "#8b949e" if len(runs) > 1 else colour(0)
-        marks = {word: {"marker": "D", "ls": "none"} if style == "D" else {"ls": style} for word, style in drawn.items()}
-        return [handles, [Line2D([], [], color=ink, label=word, **mark) for word, mark in marks.items()]]
-
-    said = [
-        f"{run.name}, {_row_name(row)}: {row['pnmi']:.3f}"
-        for _, run, evaluation in evaluations
-        for row in quality_rows(evaluation)
-    ]
-    if not said:
-        return None
-    title = "What the labels tell about phones, by layer"
-    return Drawn("quality_layers", title, f"{title}, PNMI. {'; '.join(said)}.", *(_png(title, paint, t) for t in THEMES))
-
-
-def draw_quality_over_time(runs: list[TrainingRun]) -> Drawn | None:
-    """Draws the PNMI of anchor and enhanced labels over steps. Returns None if no run was evaluated at two steps."""
-    lines = (Line("anchor", "anchor", ":"), Line("enhanced", "enhanced"))
-    evaluated = [replace(run, curves={k: v for k, v in quality_over_time(run).items() if len(v) > 1}) for run in runs]
-    return draw(Picture("quality_over_time", "Label quality over time", "PNMI", lines), evaluated)
-
-
-def quality_over_time(run: TrainingRun) -> dict[str, list[Point]]:
-    """Returns the PNMI by kind of labels with one point for each step.
-
-    The last checkpoint and the ``.nemo``, which does not name its step, are the same model.
-    """
-    found: dict[str, dict[int, Point]] = {"anchor": {}, "enhanced": {}}
-    for evaluation in run.quality:
-        step = evaluation["step"] if isinstance(evaluation.get("step"), int) else run.steps
-        for kind, points in found.items():
-            for row in quality_rows(evaluation, kind)[:1]:
-                points[step] = Point(step, row["pnmi"], 0.0)
-    return {kind: sorted(points.values()) for kind, points in found.items()}
-
-
-def quality_rows(evaluation: dict, kind: str | None = None) -> list[dict]:
-    """Returns the rows of a label_quality.json that have a PNMI, of one kind of labels or of all."""
-    return [
-        row for row in evaluation["rows"]
-        if isinstance(row, dict) and row.get("pnmi") is not None and (kind is None or row.get("labels") == kind)
-    ]  # fmt: skip
-
-
-def _row_name(row: dict) -> str:
-    return f"{row.get('labels')} {row['layer']}" if row.get("layer") is not None else str(row.get("labels"))
 
 
 @contextmanager
@@ -194,17 +182,36 @@ def _theme(name: str) -> Iterator[None]:
         yield
 
 
-def _png(title: str, paint: Callable[[Axes], list[list[Line2D]]], theme: str) -> bytes:
+def draw_png(title: str, paint: Callable[[Axes], list[list[Line2D]]], theme: str) -> bytes:
+    """Draws a picture as PNG.
+
+    Args:
+        title: text above it.
+        paint: draws on the axes, and returns the rows of the legend.
+        theme: ``light`` or ``dark``.
+    """
     with _theme(theme):
-        figure = Figure(figsize=(5.2, 3.2), dpi=170, layout="constrained")
+        figure = Figure(figsize=(5.2, 3.2), dpi=156, layout="constrained")
         axes = figure.add_subplot()
         rows = [row for row in paint(axes) if row]
         axes.set_title(plain(textwrap.fill(title, WIDTH)))
         if rows:
             figure.set_figheight(3.2 + _add_legend(figure, rows))
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
+        drawn, buffer = io.BytesIO(), io.BytesIO()
+        figure.savefig(drawn, format="png")
+    few = Image.open(drawn).convert("RGB").quantize(palette=_few_colours(theme), dither=Image.Dither.NONE)
+    few.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
+
+
+@cache
+def _few_colours(theme: str) -> Image.Image:
+    """Returns the palette of the PNG files: all colours and shades of them. It saves two thirds of the bytes."""
+    ground, *inks = (np.array(to_rgb(colour)) for colour in (*THEMES[theme], *PALETTE))
+    found = [ground, *(share * ink + (1 - share) * ground for ink in inks for share in SHADES)]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([round(255 * part) for colour in found for part in colour])
+    return palette
 
 
 def _add_legend(figure: Figure, rows: list[list[Line2D]]) -> float:

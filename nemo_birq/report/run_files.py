@@ -38,16 +38,24 @@ def read_alarms(path: Path | None, statuses: set[str | None], notes: list[str]) 
     return status, usable
 
 
-def read_quality(path: Path, notes: list[str]) -> dict[str, Any] | None:
-    """Reads a ``label_quality*.json``; None where nothing of it can be used.
+def read_quality(path: Path, notes: list[str]) -> list[dict[str, Any]]:
+    """Reads the evaluations in a ``label_quality*.json``: one of a model, or several of a run; none if it cannot be used.
 
     Rows without a PNMI stay; those whose PNMI or layer is no number are left out.
     """
     found = _object(path, notes)
-    rows = found.get("rows")
-    if found and not isinstance(rows, list):
-        _leave_out(path, "it has no list 'rows'", notes)
+    listed = found.get("evaluations", [found] if found else [])
+    if not isinstance(listed, list):
+        _leave_out(path, "'evaluations' is no list", notes)
+        return []
+    evaluations = [_evaluation(path, one, notes) for one in listed]
+    return [one for one in evaluations if one is not None]
+
+
+def _evaluation(path: Path, found: object, notes: list[str]) -> dict[str, Any] | None:
+    rows = found.get("rows") if isinstance(found, dict) else None
     if not isinstance(rows, list):
+        _leave_out(path, "it has no list 'rows'", notes)
         return None
     usable = [row for row in rows if _is_row(row)]
     if len(usable) < len(rows):
@@ -56,7 +64,7 @@ def read_quality(path: Path, notes: list[str]) -> dict[str, Any] | None:
         return None
     if not _is_whole(found.get("num_codes")):
         found["num_codes"] = "unknown"
-    return found | {"rows": usable, "file": path.name}
+    return found | {"rows": usable}
 
 
 def read_config(path: Path | None, notes: list[str]) -> dict[str, Any]:

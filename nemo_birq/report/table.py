@@ -1,10 +1,15 @@
-"""The last values of all runs side by side."""
+"""Numbers of the page: six of each run at the top, and all last values of all runs side by side."""
 
 import math
 from dataclasses import dataclass
 
+from nemo_birq.monitoring.metrics import MIN_ENTROPY
 from nemo_birq.report.catalogue import TABLE, Row
+from nemo_birq.report.events import Point
 from nemo_birq.report.experiment_folder import TrainingRun
+
+COMPARABLE = 0.05
+"""Runs are compared where the steps of their last values differ by this share of the larger one at most."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +56,17 @@ def table(runs: list[TrainingRun]) -> dict[str, list[TableRow]]:
     return found
 
 
+def are_comparable(points: list[Point]) -> bool:
+    """Tests if values were logged after about as many steps."""
+    steps = [point.step for point in points]
+    return bool(steps) and max(steps) - min(steps) <= COMPARABLE * max(steps)
+
+
 def _cells(runs: list[TrainingRun], row: Row) -> list[Cell]:
     values = [_value(run, row) for run in runs]
     known = {value for value in values if value is not None and math.isfinite(value)}
-    has_best = row.minus is not None and len(known) > 1
+    points = [point for run in runs if (point := run.last(row.tag)) is not None]
+    has_best = row.minus is not None and len(known) > 1 and are_comparable(points)
     return [Cell(value, has_best and value == max(known)) for value in values]
 
 
@@ -66,3 +78,53 @@ def _value(run: TrainingRun, row: Row) -> float | None:
         return point.value
     other = run.last(row.minus)
     return None if other is None else point.value - other.value
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One of the numbers at the top of the page."""
+
+    label: str
+    value: str
+    """With its unit; ``–`` where the run did not log it."""
+    detail: str = ""
+
+
+def facts(run: TrainingRun) -> list[Fact]:
+    """Returns the six numbers that a reader looks for first. Losses are those of the last validation, if there was one."""
+    hours, speed = run.audio_hours, run.last("train_audio_hours_per_hour")
+    entropy = run.last("train_enhanced_normalized_entropy")
+    return [
+        Fact("steps", f"{run.steps:,}", f"in {duration(run.seconds)}"),
+        Fact("audio seen", "–" if hours is None else f"about {_short(hours)} h"),
+        Fact("speed", "–" if speed is None else _short(speed.value), "hours of audio per hour"),
+        _loss(run, "anchor"),
+        _loss(run, "enhanced"),
+        Fact(
+            "entropy of the enhanced labels", "–" if entropy is None else f"{entropy.value:.2f} of the largest",
+            f"healthy above {MIN_ENTROPY:g}",
+        ),
+    ]  # fmt: skip
+
+
+def _loss(run: TrainingRun, task: str) -> Fact:
+    stage = "val" if run.last(f"val_{task}_loss") else "train"
+    loss, unigram = run.last(f"{stage}_{task}_loss"), run.last(f"{stage}_{task}_unigram_entropy")
+    label = f"{task} loss, {'validation' if stage == 'val' else 'training'}"
+    if loss is None:
+        return Fact(label, "–")
+    if unigram is None:
+        return Fact(label, f"{loss.value:.2f} nats")
+    gain = unigram.value - loss.value
+    where = "below" if gain >= 0 else "above"
+    return Fact(label, f"{loss.value:.2f} nats", f"{abs(gain):.2f} {where} its unigram entropy of {unigram.value:.2f}")
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Formats a duration as ``1 h 05 min`` or ``2 min 40 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"

@@ -35,6 +35,10 @@ LEFT_OUT = ("train_ds", "validation_ds", "test_ds", "card")  # of the configurat
 BATCH_KEYS = ("batch_duration", "batch_size", "min_duration", "max_duration", "use_bucketing", "num_buckets", "shuffle")
 
 
+QUALITY = ("pnmi", "pnmi_by_chance", "phone_purity", "cluster_purity", "codes_used")
+"""Measures of labels in the results."""
+
+
 def collect(run: RunPlan, folder: Path) -> dict[str, Any]:
     """Collects the result of a run whose stages are all done.
 
@@ -64,11 +68,37 @@ def collect(run: RunPlan, folder: Path) -> dict[str, Any]:
         "machine": machine(),
         "parameters": count_parameters(folder / (PRETRAINED if "pretrain" in stages else UNTRAINED)),
         "pretraining": _pretraining(run, stages, folder),
-        "labels": json.loads((folder / LABELS).read_text(encoding="utf-8")) if "labels" in stages else [],
+        "labels": _labels(folder / LABELS) if "labels" in stages else [],
         "finetuning": _finetuning(run, folder) if "finetune" in stages else None,
         "scores": _scores(folder / SCORES) if "finetune" in stages else None,
     }
     return _without_places(found, {str(run.corpus.folder): CORPUS, str(folder): OUT})
+
+
+def _labels(path: Path) -> list[dict[str, Any]]:
+    """Returns the quality of the labels by step, of the nearest codes those of layer k only.
+
+    Raises:
+        ValueError: the file is of another version.
+    """
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is of an earlier version: delete it, and run the experiment again, which makes it anew")
+    rows = []
+    for evaluation in found["evaluations"]:
+        for row in evaluation["rows"]:
+            kind, layer = row["labels"], row["layer"]
+            if kind == "layer" and layer != evaluation["layer"]:
+                continue
+            name = "relabelled" if kind == "anchor" and evaluation["relabelled"] else {"layer": "nearest"}.get(kind, kind)
+            keys = (*QUALITY, "entropy") if kind in ("anchor", "enhanced") else QUALITY
+            about = {"step": evaluation["step"], "labels": name} | ({"layer": layer} if layer else {})
+            rows.append(about | {key: _rounded_to_five(row[key]) for key in keys})
+    return rows
+
+
+def _rounded_to_five(value: float) -> float:
+    return round(value, 5) if isinstance(value, float) else value
 
 
 def write(result: dict[str, Any], path: Path) -> None:

@@ -15,7 +15,8 @@ OUTSIDE = re.compile(r"\[([^\]\n]+)\]\((?:(?:\.\./)+([^)\s]+)|([^)\s:]+/))\)")
 MODULES = {
     "Model": ["nemo_birq.model", "nemo_birq.loading"],
     "Labels": [
-        "nemo_birq.labels.quantizer", "nemo_birq.labels.anchor", "nemo_birq.labels.enhanced", "nemo_birq.labels.normalization",
+        "nemo_birq.labels.quantizer", "nemo_birq.labels.anchor", "nemo_birq.labels.enhanced",
+        "nemo_birq.labels.normalization",
         "nemo_birq.labels.tracked_codebook", "nemo_birq.labels.fitting", "nemo_birq.labels.logit_scale",
     ],
     "Losses": ["nemo_birq.losses.bilevel", "nemo_birq.losses.fused_cross_entropy"],

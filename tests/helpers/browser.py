@@ -32,6 +32,8 @@ LOOK = """JSON.stringify({
   dark: matchMedia("(prefers-color-scheme: dark)").matches,
   images: [...document.images].map(i => ({natural: i.naturalWidth, shown: i.clientWidth, alt: i.alt, source: i.currentSrc})),
   fetched: performance.getEntriesByType("resource").map(e => e.name).filter(name => !name.startsWith("data:")),
+  cut: [...document.querySelectorAll("body *")].filter(e => e.clientWidth && e.scrollWidth > e.clientWidth + 1)
+    .map(e => `${e.tagName} ${e.className}: ${e.innerText.slice(0, 40)}`),
   rows: [...document.querySelectorAll("tr")].map(row => [...row.children].map(cell => cell.innerText)),
 })"""
 
@@ -87,7 +89,9 @@ seen = {}
 for width in widths:
     view.resize(width, 800)
     settle(400)
-    seen[width] = evaluate(page, LOOK)
+    opened = evaluate(page, f"document.querySelectorAll('details').forEach(d => d.open = true), {LOOK}")
+    evaluate(page, "document.querySelectorAll('details').forEach(d => d.open = false), '{}'")
+    seen[width] = evaluate(page, LOOK) | {"opened": opened}
     photograph(width, min(seen[width]["height"], 16_000)).save(str(picture.with_name(f"{picture.stem}_{width}.png")))
 print(json.dumps({"console": Page.said, "widths": seen}))
 sys.stdout.flush()

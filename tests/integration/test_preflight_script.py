@@ -15,6 +15,8 @@ def test_script_as_a_user_runs_it(tmp_path):
         "check_labels.py", "--config-name=birq_conformer_tiny", *DATA[:2], "+minutes=1",
         f"+picture={tmp_path}/curve.png", "model.birq.labels.logit_scale=1", fails=True,
     )  # fmt: skip
-    assert "sick" in printed and "the enhanced labels are noise" in printed
-    suggested = float(re.search(r"logit_scale=([\d.]+) would", " ".join(printed.split()))[1])
+    assert "unhealthy" in printed and "the enhanced labels are noise" in printed
+    suggested = float(
+        re.search(r"set model\.birq\.labels\.logit_scale=([\d.]+), which picks it in 60%", " ".join(printed.split()))[1]
+    )
     assert 15 < suggested < 40 and (tmp_path / "curve.png").exists()

@@ -28,7 +28,6 @@ from nemo_birq.evaluation.label_quality.evaluation import (
     which_layer,
 )
 from nemo_birq.evaluation.label_quality.label_sets import collect_frames, kmeans_codes, nearest_codes
-from nemo_birq.evaluation.label_quality.over_training import score_checkpoints
 from nemo_birq.evaluation.label_quality.phone_sets import ARPABET, phone_name
 from nemo_birq.evaluation.label_quality.pictures import sorted_given_code
 from nemo_birq.evaluation.label_quality.pnmi import Quality, joint_counts, phone_entropy, score_labels
@@ -472,19 +471,6 @@ def test_evaluation_of_a_model_that_never_made_enhanced_labels():
     assert not np.array_equal(whole.joint["anchor"].sum(axis=1), whole.joint["enhanced"].sum(axis=1))
 
 
-def test_over_training_nearest_codes_have_the_statistics_of_the_audio(small, tmp_path):
-    """Of a model that has running statistics, too: they are not those of its enhanced labels."""
-    model, utterances = small
-    model.save_to(str(tmp_path / "small.nemo"))
-    with ProgressBars(disable=True) as progress:
-        rows = {row["labels"]: row for row in score_checkpoints(tmp_path / "small.nemo", utterances, progress)}
-        found = evaluate(model, utterances, progress, kmeans=False)
-    assert rows.keys() == {"anchor", "enhanced", "nearest", "kmeans"} and rows["nearest"]["layer"] == model.layer
-    assert rows["nearest"]["pnmi"] == pytest.approx(found.of("layer")[model.layer - 1].quality.pnmi, abs=1e-5)
-    assert rows["enhanced"]["pnmi"] == pytest.approx(found.of("enhanced")[0].quality.pnmi, abs=1e-5)
-    assert abs(rows["nearest"]["pnmi"] - rows["enhanced"]["pnmi"]) > 1e-3
-
-
 def test_layers_that_do_not_fit_into_memory_are_refused():
     with pytest.raises(ValueError, match=r"\b1000000\.0 h\b.*\d GiB.*--hours \d"):
         check_memory(make_model(), 3.6e9)
@@ -492,7 +478,7 @@ def test_layers_that_do_not_fit_into_memory_are_refused():
 
 def test_the_answer_names_the_layer():
     def row(labels, layer, pnmi):
-        return LabelSetScore(labels, layer, 8, Quality(100, 8, 0.5, 0.5, pnmi, 0.1))
+        return LabelSetScore(labels, layer, 8, Quality(100, 8, 0.5, 0.5, pnmi, 0.1, 2.0))
 
     rows = [
         row("anchor", None, 0.3),

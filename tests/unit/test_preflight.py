@@ -1,5 +1,6 @@
 """The gate before training."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -111,3 +112,20 @@ class EndlessLoader(torch.utils.data.DataLoader):
 def test_an_endless_loader_is_read_once():
     result = preflight.measure(make_model(), EndlessLoader(BATCHES, batch_size=None), minutes=5)
     assert result.minutes == pytest.approx(len(BATCHES) * 6 / 60)
+
+
+@pytest.mark.parametrize(("scale", "said"), [(None, "keep it"), (2.0, "set model.birq.labels.logit_scale=")])
+def test_words_and_picture_agree_on_what_is_healthy(tmp_path, monkeypatch, scale, said):
+    """The picture marks a suggestion where the words make one, and the range of the metric in both."""
+    result = preflight.measure(make_model(), BATCHES, minutes=1)
+    agreed = result.selection["layer k"].suggestion(0.7)
+    result = replace(result, logit_scale=scale or agreed)
+    figures = []
+    monkeypatch.setattr(preflight_report, "write_picture", lambda figure, path: figures.append(figure))
+    preflight_report.draw(result, tmp_path / "x.png")
+    line = preflight_report.suggestion_line(result)
+    assert said in line and "50% to 90% is healthy" in line
+    named = [text.get_text() for text in figures[0].legends[0].get_texts()]
+    assert "healthy: 50% to 90%" in named
+    suggested = [text.removeprefix("suggested: ") for text in named if text.startswith("suggested")]
+    assert suggested == re.findall(r"logit_scale=([\d.]+), which", line)

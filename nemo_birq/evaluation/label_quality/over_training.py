@@ -1,64 +1,78 @@
 """Label quality over the training of a run: of each of its checkpoints, and of its end."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import entropy
-
-from nemo_birq.evaluation.label_quality.evaluation import Evaluation, evaluate
+from nemo_birq.evaluation.label_quality.evaluation import evaluate
+from nemo_birq.evaluation.label_quality.results import as_json
 from nemo_birq.evaluation.label_quality.utterances import Utterances
 from nemo_birq.loading import load_model
-from nemo_birq.model import BiRQModel
 from nemo_birq.utils.progress import Progress, track
 
-KEPT = ("pnmi", "pnmi_by_chance", "phone_purity", "cluster_purity", "codes_used")
 
-
-def checkpoints_of(nemo: Path) -> list[Path]:
-    """Finds the checkpoints beside the ``.nemo`` that the run ended with, by step; ``-last.ckpt`` repeats one of them."""
-    found = {int(m[1]): path for path in nemo.parent.glob("*.ckpt") if (m := re.search(r"step=(\d+)\.ckpt$", path.name))}
-    return [found[step] for step in sorted(found)]
-
-
-def score_checkpoints(nemo: Path, utterances: Utterances, progress: Progress) -> list[dict[str, Any]]:
-    """Scores the labels of each checkpoint: rows with ``step``, ``labels`` and the values of ``pnmi.Quality``.
-
-    ``labels`` are ``anchor`` (or ``relabelled``, made by a teacher), ``enhanced``, ``nearest``, and at the end ``kmeans``
-    of each ``layer``, into as many clusters as there are codes. ``nearest`` are the nearest codes of layer k, normalized by
-    the statistics of these utterances whatever the model has learned, so that methods can be compared.
+def models_of(run: Path) -> list[Path]:
+    """Finds the models of a run: its checkpoints by step, then the ``.nemo`` of its end, if there is one.
 
     Args:
-        nemo: that the run ended with, or one that was never trained; its checkpoints lie beside it.
-        utterances: with alignments.
-        progress: shows how far the work is.
-
-    Returns:
-        ``entropy``, in nats, is that of the label's frequencies over all frames with a phone.
+        run: the folder of a run, or its ``.nemo``, beside which the checkpoints lie.
 
     Raises:
-        FileNotFoundError, ValueError: as ``load_model`` and ``evaluate``.
+        FileNotFoundError: there is no such folder, or no model in it.
+        ValueError: the folder holds the models of several runs.
     """
-    rows: list[dict[str, Any]] = []
-    last = load_model(nemo)
-    steps = int((last.cfg.get("pretraining") or {}).get("steps", 0))
-    for path in track(checkpoints_of(nemo), progress, "checkpoints"):
+    if run.suffix == ".nemo":
+        folder, ends = run.parent, [run]
+    else:
+        if not run.is_dir():
+            raise FileNotFoundError(f"{run} is neither a folder nor a .nemo: name the folder of a run, or its .nemo")
+        found = [path for path in run.rglob("*") if path.suffix in (".ckpt", ".nemo")]
+        folders = sorted({path.parent for path in found})
+        if not folders:
+            raise FileNotFoundError(f"{run} holds no .ckpt and no .nemo: name the folder of a run that has validated once")
+        if len(folders) > 1:
+            named = ", ".join(map(str, folders))
+            raise ValueError(f"{run} holds the models of several runs ({named}): name the folder of one")
+        folder = folders[0]
+        ends = sorted(folder.glob("*.nemo"))
+        if len(ends) > 1:
+            raise ValueError(f"{folder} holds {len(ends)} .nemo files: name one of them in place of the folder")
+    checkpoints = {_step(path): path for path in sorted(folder.glob("*.ckpt"), reverse=True)}
+    return [*(checkpoints[step] for step in sorted(checkpoints.keys() - {None})), *ends]
+
+
+def _step(path: Path) -> int | None:
+    """Returns the step in the name of a checkpoint; None for a moving average, which has no name of its own."""
+    found = re.search(r"step=(\d+)(-last)?\.ckpt$", path.name)
+    return int(found[1]) if found else None
+
+
+def evaluate_run(run: Path, utterances: Utterances, progress: Progress, kmeans: bool = True) -> list[dict[str, Any]]:
+    """Evaluates the labels of all models of a run.
+
+    Args:
+        run: as in ``models_of``.
+        utterances: with alignments.
+        progress: shows how far the work is.
+        kmeans: also cluster the layers of the last model.
+
+    Returns:
+        by step, an entry as in ``label_quality_<model>.json`` with ``step``, and ``relabelled``: the anchor labels are those
+        of a teacher.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``models_of``, ``load_model`` and ``evaluation.evaluate``.
+    """
+    *checkpoints, last = models_of(run)
+
+    def measure(path: Path, kmeans: bool) -> dict[str, Any]:
         model = load_model(path)
-        if model.trained_steps != steps:
-            rows += _rows(model.trained_steps, model, evaluate(model, utterances, progress, kmeans=False))
-    return rows + list(_rows(steps, last, evaluate(last, utterances, progress)))
+        steps = model.trained_steps  # of a checkpoint
+        if steps is None:
+            steps = int((model.cfg.get("pretraining") or {}).get("steps", 0))
+        about = {"model": path.name, "step": steps, "relabelled": model.teacher is not None}
+        return about | as_json(evaluate(model, utterances, progress, kmeans))
 
-
-def _rows(step: int, model: BiRQModel, evaluation: Evaluation) -> Iterator[dict[str, Any]]:
-    for row in evaluation.rows:
-        if row.labels == "layer" and row.layer != evaluation.layer:
-            continue
-        labels = {"layer": "nearest"}.get(row.labels, row.labels)
-        if labels == "anchor" and model.teacher is not None:
-            labels = "relabelled"
-        found = {"step": step, "labels": labels} | ({"layer": row.layer} if row.layer else {})
-        found |= {key: getattr(row.quality, key) for key in KEPT}
-        if row.labels in evaluation.joint:
-            found["entropy"] = float(entropy(evaluation.joint[row.labels].sum(axis=0)))
-        yield {key: round(value, 5) if isinstance(value, float) else value for key, value in found.items()}
+    end = measure(last, kmeans)
+    others = [path for path in checkpoints if _step(path) != end["step"]]
+    return [*(measure(path, kmeans=False) for path in track(others, progress, "checkpoints")), end]

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from nemo_birq.evaluation.label_quality.evaluation import Evaluation
+from nemo_birq.utils.colours import ANCHOR, ENHANCED, KMEANS, UNTRAINED
 from nemo_birq.utils.pictures import plain, write_picture
 
 
@@ -44,9 +45,9 @@ def draw_layers(evaluation: Evaluation, path: Path) -> None:
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axis = figure.subplots()
     anchor, enhanced = (row.quality for row in evaluation.rows[:2])
-    axis.axhline(anchor.pnmi, color="tab:blue", lw=1.5, label="anchor labels")
-    axis.axhline(anchor.pnmi_by_chance, color="tab:blue", ls=":")
-    for labels, name, colour in (("layer", "nearest codes", "tab:orange"), ("kmeans", "k-means", "tab:green")):
+    axis.axhline(anchor.pnmi, color=ANCHOR, lw=1.5, label="anchor labels")
+    axis.axhline(anchor.pnmi_by_chance, color=ANCHOR, ls=":")
+    for labels, name, colour in (("layer", "nearest codes", ENHANCED), ("kmeans", "k-means", KMEANS)):
         rows = evaluation.of(labels)
         if rows:
             layers = [row.layer for row in rows]
@@ -56,11 +57,11 @@ def draw_layers(evaluation: Evaluation, path: Path) -> None:
     axis.annotate(
         f" the model's k = {evaluation.layer}", (evaluation.layer, 0.02), xycoords=("data", "axes fraction"), color="dimgrey"
     )
-    axis.plot(evaluation.layer, enhanced.pnmi, "*", ms=15, color="tab:red", label="enhanced labels", zorder=3)
-    axis.plot([], [], ":", color="grey", label="of the same codes\ndealt at random")
+    axis.plot(evaluation.layer, enhanced.pnmi, "D", ms=10, color=ENHANCED, label="enhanced labels", zorder=3)
+    axis.plot([], [], ":", color=UNTRAINED, label="the same codes,\ndealt at random")
     highest = max(row.quality.pnmi for row in evaluation.rows)
     axis.set(xlabel="encoder layer", ylabel="PNMI", ylim=(0, min(1.0, 1.15 * highest)))
-    axis.set_title(f"What labels of {evaluation.rows[0].codes} codes tell about the phones")
+    axis.set_title(f"Agreement with phones of labels with {evaluation.rows[0].codes} codes")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)

@@ -24,6 +24,8 @@ class Quality(NamedTuple):
     """I(phone; code) / H(phone), the share of the phones' entropy that the codes explain; 0 to 1."""
     pnmi_by_chance: float
     """Expected PNMI of the same codes dealt to the frames at random: not 0, since frames are finite."""
+    entropy: float
+    """Entropy of the codes' frequencies, in nats."""
 
 
 def joint_counts(phones: np.ndarray, codes: np.ndarray, num_phones: int, num_codes: int) -> np.ndarray:
@@ -56,4 +58,5 @@ def score_labels(counts: np.ndarray) -> Quality:
         cluster_purity=float(used.max(axis=1).sum() / frames),
         pnmi=float(mutual_info_score(None, None, contingency=used) / known),
         pnmi_by_chance=float(expected_mutual_information(used, frames) / known),
+        entropy=float(entropy(used.sum(axis=0))),
     )

@@ -12,17 +12,21 @@ KIND = "label_quality"
 PICTURES = {"layers": draw_layers, "phones": draw_phones}
 
 
-def write_results(evaluation: Evaluation, model: Path, about: dict[str, Any], folder: Path) -> list[Path]:
-    """Writes all files and returns their paths; ``about`` are further keys of the JSON file."""
-    path = result_path(folder, KIND, model)
-    found = {
+def as_json(evaluation: Evaluation) -> dict[str, Any]:
+    """Returns what the files hold of an evaluation."""
+    return {
         "num_codes": evaluation.rows[0].codes,
         "layer": evaluation.layer,
         "phone_entropy": evaluation.phone_entropy,
         "notes": evaluation.notes,
         "rows": [row.as_json() for row in evaluation.rows],
     }
-    write_json(path, {"model": str(model)} | about | found)
+
+
+def write_results(evaluation: Evaluation, model: Path, about: dict[str, Any], folder: Path) -> list[Path]:
+    """Writes all files and returns their paths; ``about`` are further keys of the JSON file."""
+    path = result_path(folder, KIND, model)
+    write_json(path, {"model": str(model)} | about | as_json(evaluation))
     pictures = {folder / f"{path.stem}_{name}.png": draw for name, draw in PICTURES.items()}
     for picture, draw in pictures.items():
         draw(evaluation, picture)

@@ -29,7 +29,7 @@ def check_labels(cfg: "DictConfig") -> None:
 
     Takes all arguments of birq pretrain and some minutes. Prints how the anchor labels use the codebook, with and without
     normalization of the features, how many frames are masked, and what Gumbel-softmax picks at each logit_scale with the
-    initial model. The exit code is 1 if training should not begin.
+    initial model, and says whether to change logit_scale. The exit code is 1 if training should not begin.
     """
     import lightning.pytorch as pl
     import torch
@@ -71,7 +71,7 @@ def check_labels(cfg: "DictConfig") -> None:
         console.print(f"curve    {picture}", soft_wrap=True)
         failures = result.failures(model)
     for failure in failures:
-        console.print(Text.assemble(("sick     ", "bold red"), failure), soft_wrap=True)
+        console.print(Text.assemble(("unhealthy  ", "bold red"), failure), soft_wrap=True)
     if failures:
         sys.exit(1)
-    console.print(Text.assemble(("healthy  ", "bold green"), "Training may begin."))
+    console.print(Text.assemble(("healthy    ", "bold green"), "Training may begin."))

@@ -6,6 +6,8 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from nemo_birq.evaluation.preflight.measure import SCALES, Preflight
+from nemo_birq.monitoring.metrics import HEALTHY_AGREEMENT
+from nemo_birq.utils.colours import ENHANCED, UNTRAINED
 from nemo_birq.utils.pictures import write_picture
 
 NAMES = {
@@ -46,22 +48,24 @@ def selection_table(result: Preflight) -> Table:
 
 
 def draw(result: Preflight, path: Path) -> None:
-    """Curves of the selection over ``logit_scale``, as a PNG."""
+    """Draws the selection over ``logit_scale`` as a PNG, with the healthy range and, outside of it, the suggestion."""
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     agreement, codes = figure.subplots(1, 2)
     curves = {
-        "random": ("random unit vectors", {"color": "lightgrey", "lw": 5}),
-        "layer k": ("this data, layer k", {"marker": "o"}),
+        "random": ("random unit vectors", {"color": UNTRAINED, "lw": 4, "alpha": 0.5}),
+        "layer k": ("this data, layer k", {"color": ENHANCED, "marker": "o"}),
     }
     for key, (label, style) in curves.items():
         agreement.plot(SCALES, result.selection[key].agreement, ms=3, label=label, **style)
         codes.plot(SCALES, result.selection[key].codes, ms=3, label=label, **style)
-    agreement.axhspan(0.5, 0.7, color="tab:green", alpha=0.12, label="wanted")
-    suggested = result.selection["layer k"].suggestion(result.nearest_share)
+    low, high = HEALTHY_AGREEMENT
+    agreement.axhspan(low, high, color=UNTRAINED, alpha=0.15, lw=0, label=f"healthy: {low:.0%} to {high:.0%}")
     for axes in (agreement, codes):
         axes.axvline(result.logit_scale, color="black", lw=1, label=f"configured: {result.logit_scale:g}")
-        axes.axvline(suggested, color="tab:green", lw=1, ls="--", label=f"suggested: {suggested:g}")
+        if not is_healthy(result):
+            axes.axvline(suggestion(result), color="black", lw=1, ls="--", label=f"suggested: {suggestion(result):g}")
         axes.set(xscale="log", xlabel="logit_scale")
+        axes.set_xticks((1, 10, 100), ("1", "10", "100"))
         axes.spines[["top", "right"]].set_visible(False)
     agreement.set(ylim=(0, 1), ylabel="share of frames", title="How often Gumbel-softmax picks the nearest code")
     codes.set(yscale="log", ylabel="codes", title="How many codes share the mass of a label")
@@ -78,10 +82,25 @@ def length_lines(result: Preflight) -> list[str]:
     return [entry.in_words("model.train_ds.") for entry in result.left_out if not entry.is_too_much]
 
 
+def is_healthy(result: Preflight) -> bool:
+    """Tests if the configured ``logit_scale`` picks the nearest code about as often as in healthy runs."""
+    low, high = HEALTHY_AGREEMENT
+    return low <= result.selection["layer k"].at(result.logit_scale) <= high
+
+
+def suggestion(result: Preflight) -> float:
+    """Returns the ``logit_scale`` that picks the nearest code as often as ``model.birq.labels.nearest_share`` says."""
+    return result.selection["layer k"].suggestion(result.nearest_share)
+
+
 def suggestion_line(result: Preflight) -> str:
-    """The suggestion in words."""
-    here = result.selection["layer k"]
+    """Says whether to change ``logit_scale``, and to what."""
+    here = f"logit_scale={result.logit_scale:g} picks the nearest code in "
+    here += f"{result.selection['layer k'].at(result.logit_scale):.0%} of the frames"
+    low, high = HEALTHY_AGREEMENT
+    if is_healthy(result):
+        return f"{here}. {low:.0%} to {high:.0%} is healthy: keep it."
     return (
-        f"logit_scale={result.logit_scale:g} picks the nearest code in {here.at(result.logit_scale):.0%} of the frames; "
-        f"model.birq.labels.logit_scale={here.suggestion(result.nearest_share):g} would in {result.nearest_share:.0%}."
+        f"{here}. {low:.0%} to {high:.0%} is healthy: set model.birq.labels.logit_scale={suggestion(result):g}, which picks "
+        f"it in {result.nearest_share:.0%}."
     )

@@ -10,9 +10,10 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from nemo_birq.evaluation.probing.evaluation import ProbeScore
 from nemo_birq.evaluation.probing.representations import LOG_MEL, PRETRAINED, UNTRAINED
 from nemo_birq.evaluation.probing.tasks import Task
+from nemo_birq.utils import colours
 from nemo_birq.utils.pictures import plain, write_picture
 
-COLOURS = {PRETRAINED: "tab:red", UNTRAINED: "tab:grey", LOG_MEL: "tab:blue"}
+COLOURS = {PRETRAINED: colours.BIRQ, UNTRAINED: colours.UNTRAINED, LOG_MEL: colours.OTHER}
 
 
 def draw(rows: list[ProbeScore], task: Task, title: str, path: Path) -> None:

@@ -51,7 +51,7 @@ def draw_errors(group: Group, title: str) -> Figure | None:
             axes.plot(100 * counts.rates, np.full(len(records), row), "o", color=colours[name], ms=4, alpha=0.7, mew=0)
             axes.plot(100 * found.mean, row, "|", color=colours[name], ms=15, mew=2.5)
         axes.set(xlabel=f"{rate.upper()} in %", yticks=range(len(methods)), ylim=(len(methods) - 0.5, -0.5))
-        axes.set_yticklabels(map(style.shown, methods))
+        axes.set_yticklabels(map(style.name_of, methods))
         axes.grid(axis="y", visible=False)
     figure.suptitle(title, x=0.01, ha="left")
     caption = f"dots: seeds;  | : their mean;  bars: 95 %, seeds and {counts.rows} resampled"
@@ -102,12 +102,13 @@ def draw_cosine(group: Group, title: str) -> Figure | None:
 
 
 def draw_collapse(group: Group, title: str) -> Figure | None:
-    """Draws a panel for each method and ablation with enhanced labels, with BiRQ in grey."""
+    """Draws a panel for each method and ablation with enhanced labels, with BiRQ beside it."""
     named = group.of("method") | group.of("ablation")
     named = {name: records for name, records in named.items() if any(_entropy(records, "train"))}
     if not named:
         return None
     base = _entropy(named.get(BASE, []), "train")
+    inks = style.colours_of(group)
     columns = min(MAX_COLUMNS, len(named))
     rows = -(-len(named) // columns)
     figure = Figure(figsize=(max(5.5, 2.6 * columns + 0.6), 2.1 * rows + 1.1), dpi=style.DPI, layout="constrained")
@@ -116,10 +117,10 @@ def draw_collapse(group: Group, title: str) -> Figure | None:
         axes.set_visible(place < len(named))
         axes.tick_params(labelbottom=place + columns >= len(named))
     for axes, (name, records) in zip(panels, named.items(), strict=False):
-        _draw_panel(axes, name, records, [] if name == BASE else base)
+        _draw_panel(axes, name, records, inks[name], [] if name == BASE else base)
     figure.supylabel("entropy / ln V", fontsize=9.5)
-    grey = f"grey: {style.shown(BASE)};  " if base and len(named) > 1 else ""
-    figure.supxlabel(f"step;  dotted: validation;  {grey}red: below {MIN_ENTROPY}", fontsize=9.5)
+    beside = f"orange: {style.name_of(BASE)};  " if base and len(named) > 1 else ""
+    figure.supxlabel(f"step;  dotted: validation;  {beside}dashed: collapsed below {MIN_ENTROPY}", fontsize=9.5)
     figure.suptitle(title, x=0.01, ha="left")
     return figure
 
@@ -128,16 +129,15 @@ def _entropy(records: list[Record], stage: str) -> list[Curve]:
     return [curve for record in records if (curve := record.curve(f"{stage}_{ENTROPY}"))]
 
 
-def _draw_panel(axes: Axes, name: str, records: list[Record], base: list[Curve]) -> None:
+def _draw_panel(axes: Axes, name: str, records: list[Record], colour: str, base: list[Curve]) -> None:
     if base:
-        axes.plot(*zip(*style.mean_curve(base), strict=True), color="#b1bac4", lw=2)
-    collapsed = any(first_collapse(entropy_after_ramp(record)) is not None for record in records)
-    colour = style.LIMIT if collapsed else style.OF_METHOD[BASE]
+        axes.plot(*zip(*style.mean_curve(base), strict=True), color=style.OF_METHOD[BASE], lw=1.5, alpha=0.7)
     style.draw_seeds(axes, _entropy(records, "train"), colour)
     if validation := _entropy(records, "val"):
         axes.plot(*zip(*style.mean_curve(validation), strict=True), color=colour, ls=":", lw=1.5)
     axes.axhline(MIN_ENTROPY, color=style.LIMIT, ls=(0, (6, 3)), lw=1)
-    axes.set_title(textwrap.fill(style.shown(name), 30), color=style.LIMIT if collapsed else "black")
+    collapsed = any(first_collapse(entropy_after_ramp(record)) is not None for record in records)
+    axes.set_title(textwrap.fill(style.name_of(name) + (": collapsed" if collapsed else ""), 30))
     axes.set_ylim(0, 1)
 
 
@@ -147,7 +147,7 @@ PICTURES = (
     Picture("quality", "labels", "Do the labels improve during training?", draw_quality),
     Picture("learning", "training", "Is the anchor task learned?", draw_learning),
     Picture("cosine", "training", "Do the gradients of the two tasks agree?", draw_cosine),
-    Picture("collapse", "labels", "Do the enhanced labels collapse?", draw_collapse),
+    Picture("collapse", "ablations", "Do the enhanced labels collapse?", draw_collapse),
 )
 
 

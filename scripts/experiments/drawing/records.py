@@ -14,11 +14,22 @@ from experiments.results import SCHEMA
 FIRST = ("scratch", "best_rq", "relabelled", "birq")
 """First methods of the tables; the others follow by name."""
 NAMES = {
-    "scratch": "no pretraining", "best_rq": "BEST-RQ", "relabelled": "offline relabelling", "birq": "BiRQ, random codes",
-    "birq_layer_1": "BiRQ, layer 1", "birq_tracked": "BiRQ, tracked codes", "best_rq_refined": "BEST-RQ, fitted anchors",
-    "best_rq_refined_1": "BEST-RQ, one fitted codebook", "refined_tracked": "BiRQ, fitted and tracked",
+    "scratch": "from scratch", "best_rq": "BEST-RQ", "relabelled": "offline relabelling", "birq": "BiRQ",
+    "birq_layer_1": "BiRQ, layer 1", "birq_tracked": "BiRQ, tracked codes", "best_rq_refined": "BEST-RQ, fitted codes",
+    "best_rq_refined_1": "BEST-RQ, fitted, 1 codebook", "refined_tracked": "BiRQ, fitted and tracked codes",
+    "birq_tracked_noise": "BiRQ, tracked codes, under noise", "synthetic_best_rq": "BEST-RQ of synthetic speech",
+    "continued_best_rq": "BEST-RQ of synthetic speech, continued",
+    "continued_best_rq_full_rate": "the same, whole learning rate",
+    "paper": "the paper's values", "paper_late": "the paper's values, later",
+    "label_gradient": "gradient through the labels",
+    "label_gradient_0.1": "0.1 of the gradient through the labels", "tracked": "tracked codes",
+    "tracked_layer_1": "tracked codes, layer 1", "tracked_gradient": "tracked codes, gradient through the labels",
+    "layer_norm": "LayerNorm of each frame", "whiten": "whitening", "shared_head": "one head for both tasks",
+    "no_warm_up": "w1 from the first step on", "logit_scale_10": "logit_scale 10", "logit_scale_160": "logit_scale 160",
+    "w1_1": "w1 = 1", "w1_0.1": "w1 = 0.1", "hard": "straight-through selection", "temperature_1": "temperature 1",
+    "books_8": "eight codebooks", "dropout": "dropout 0.1", "label_dropout": "dropout 0.1, in the label pass too",
 }  # fmt: skip
-"""Names of methods in pictures and in the summary; any other method is shown by its own name."""
+"""Names of the settings for readers; results and commands have those of conf/experiments."""
 MAX_KEYS = 4  # named in a warning
 
 Curve = list[tuple[float, float]]

@@ -9,17 +9,17 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from experiments.drawing.records import NAMES, Curve, Group, Record
-from nemo_birq.report.pictures import COLOURS
+from nemo_birq.utils import colours
 from nemo_birq.utils.pictures import plain
 
 DPI = 110
 OF_METHOD = {
-    "scratch": COLOURS[7], "best_rq": COLOURS[0], "relabelled": COLOURS[2], "birq": COLOURS[1], "birq_tracked": COLOURS[3],
-    "best_rq_refined": COLOURS[4], "refined_tracked": COLOURS[5],
+    "scratch": colours.SCRATCH, "best_rq": colours.BEST_RQ, "relabelled": colours.RELABELLED, "birq": colours.BIRQ,
+    "birq_layer_1": colours.FIRST_LAYER, "birq_tracked": colours.TRACKED, "best_rq_refined": colours.FITTED,
+    "refined_tracked": colours.FITTED_TRACKED, "best_rq_refined_1": colours.OTHER,
 }  # fmt: skip
 ABLATION = "#57606a"
-OTHERS = [colour for colour in COLOURS if colour not in OF_METHOD.values()]
-LIMIT = "#d1495b"
+LIMIT = colours.UNTRAINED
 STYLE = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
     "grid.color": "#e4e8ec", "axes.edgecolor": "#8b949e", "axes.titlelocation": "left", "axes.titlesize": 10,
@@ -34,14 +34,16 @@ def colours_of(group: Group) -> dict[str, str]:
 
     The methods of ``OF_METHOD`` have the same colour in all groups.
     """
-    others = [name for name in group.of("method") if name not in OF_METHOD]
-    found = {name: OTHERS[i % len(OTHERS)] for i, name in enumerate(others)}
+    methods = group.of("method")
+    free = [colour for colour in colours.PALETTE if colour not in {OF_METHOD.get(name) for name in methods}]
+    others = [name for name in methods if name not in OF_METHOD]
+    found = {name: free[i % len(free)] for i, name in enumerate(others)}
     return dict.fromkeys(group.methods, ABLATION) | OF_METHOD | found
 
 
-def shown(name: str) -> str:
-    """Returns the name of a method in pictures."""
-    return plain(NAMES.get(name, name))
+def name_of(setting: str) -> str:
+    """Returns the name of a method or an ablation in a picture."""
+    return plain(NAMES.get(setting, setting.replace("_", " ")))
 
 
 def mean_curve(curves: list[Curve]) -> Curve:
@@ -76,7 +78,7 @@ def curves_picture(
         x: label of the horizontal axis.
         level: a value to mark, and its label.
     """
-    colours = colours_of(group)
+    inks = colours_of(group)
     found = {
         (name, kind): curves
         for name, records in group.of("method").items()
@@ -88,10 +90,9 @@ def curves_picture(
     figure = Figure(figsize=(8, 4), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     for (name, kind), curves in found.items():
-        draw_seeds(axes, curves, colours[name], kinds[kind][0])
-    handles = [
-        Line2D([], [], color=colours[name], lw=3, label=shown(name)) for name in dict.fromkeys(name for name, _ in found)
-    ]
+        draw_seeds(axes, curves, inks[name], kinds[kind][0])
+    names = dict.fromkeys(name for name, _ in found)
+    handles = [Line2D([], [], color=inks[name], lw=3, label=name_of(name)) for name in names]
     if len(kinds) > 1:
         handles += [Line2D([], [], color=ABLATION, ls=style, label=kind) for kind, (style, _) in kinds.items()]
     if level is not None:
