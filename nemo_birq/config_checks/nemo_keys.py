@@ -1,7 +1,7 @@
 """Keys of NeMo's data loaders that this loader does not read: keys without effect, and keys that it refuses.
 
-docs/data_loading.md has the whole table. A key that would alter the audio, or select utterances, is refused unless it has the
-value that disables it.
+docs/data_loading.md has the whole table. A key that would alter the audio, or select utterances, is refused unless it has
+the value that disables it.
 """
 
 from collections.abc import Mapping, Sequence
