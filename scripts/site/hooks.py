@@ -1,6 +1,9 @@
-"""Hooks of mkdocs: reference pages that are generated from the code, and links to files outside of docs/."""
+"""Hooks of mkdocs: pages that are generated from code and notebooks, and links to files outside of docs/."""
 
+import base64
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import click
@@ -16,8 +19,8 @@ MODULES = {
     "Model": ["nemo_birq.model", "nemo_birq.loading"],
     "Labels": [
         "nemo_birq.labels.quantizer", "nemo_birq.labels.anchor", "nemo_birq.labels.enhanced",
-        "nemo_birq.labels.normalization",
-        "nemo_birq.labels.tracked_codebook", "nemo_birq.labels.fitting", "nemo_birq.labels.logit_scale",
+        "nemo_birq.labels.normalization", "nemo_birq.labels.tracked_codebook", "nemo_birq.labels.fitting",
+        "nemo_birq.labels.logit_scale",
     ],
     "Losses": ["nemo_birq.losses.bilevel", "nemo_birq.losses.fused_cross_entropy"],
     "Masking and layers": ["nemo_birq.modules.masking", "nemo_birq.modules.layer_pass"],
@@ -26,20 +29,49 @@ MODULES = {
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages of the reference."""
+    """Adds the pages of the reference, and a page for each notebook in place of the file."""
     for name, text in {"commands": _commands(), "configuration": _keys(), "metrics": _metrics(), "api": _api()}.items():
         files.append(File.generated(config, f"reference/{name}.md", content=text))
+    for file in [file for file in files if file.src_uri.endswith(".ipynb")]:
+        files.remove(file)
+        text, pictures = _notebook(Path(file.abs_src_path))
+        files.append(File.generated(config, file.src_uri.replace(".ipynb", ".md"), content=text))
+        for name, content in pictures.items():
+            files.append(File.generated(config, f"{Path(file.src_uri).parent}/{name}", content=content))
     return files
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Shows links to folders and to files outside of docs/, which the site lacks, as their path in the repository."""
+    """Shows links to what the site lacks, folders and files outside of docs/, as their path in the repository.
+
+    A link to a notebook becomes a link to its page.
+    """
 
     def shown(link: re.Match) -> str:
         text, path = link[1], link[2] or f"docs/{link[3]}"
         return text if path.rstrip("/").endswith(text.strip("`").rstrip("/")) else f"{text} (`{path}`)"
 
-    return OUTSIDE.sub(shown, markdown)
+    return OUTSIDE.sub(shown, markdown).replace(".ipynb)", ".md)")
+
+
+def _notebook(path: Path) -> tuple[str, dict[str, bytes]]:
+    """Returns the text of a notebook with the outputs of its cells, and its pictures by their names."""
+    parts, pictures = [], {}
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(source)
+            continue
+        parts.append(f"```python\n{source}\n```")
+        for output in cell["outputs"]:
+            data = output.get("data", {"text/plain": output.get("text", [])})
+            if "image/png" in data:
+                name = f"{path.stem}_{len(pictures)}.png"
+                pictures[name] = base64.b64decode(data["image/png"])
+                parts.append(f"![Output of the cell]({name})")
+            else:
+                parts.append("```text\n" + "".join(data["text/plain"]).rstrip() + "\n```")
+    return "\n\n".join(parts), pictures
 
 
 def _commands() -> str:

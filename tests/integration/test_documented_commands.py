@@ -22,15 +22,20 @@ from nemo_birq.command_line.configurations import config_folder
 from nemo_birq.command_line.hydra_command import HydraCommand
 from nemo_birq.command_line.override_hints import expanded_by_shell
 from tests.helpers.documented import PAGES, blocks, commands, is_shell
+from tests.helpers.overrides import PARSER
 from tests.helpers.paths import ROOT
 
 pytestmark = pytest.mark.integration
-FOREIGN = {"git", "hf", "mfa", "ls", "docker", "mkdir"}
+FOREIGN = {"git", "hf", "mfa", "ls", "mkdir", "tar", "squeue", "sha256sum", "kubectl", "ray"}
 """Programs of others, whose arguments are not read here. ``lhotse`` is installed, and its arguments are."""
+LAUNCHERS = {"sbatch", "srun", "torchrun", "docker", "env"}
+"""Programs of others whose arguments may end with a command of ours."""
 FOREIGN_SCRIPTS = {"oomptimizer.py"}
 """Scripts of NeMo's repository."""
 OURS = re.compile(r"(?:tarred_manifests|conf|scripts|benchmarks|tests|docs)/[^\s,'\"\]=]+")
 """A file of this repository in an argument."""
+COMPOSED: set[tuple] = set()
+"""Folder, name, and kinds of overrides of the configurations that could be composed."""
 
 
 class ArgumentsRead(BaseException):
@@ -64,8 +69,17 @@ def compose_and_stop(command: HydraCommand, ctx: click.Context) -> None:
     assert options.keys() <= {"--config-name", "--config-dir", "--cfg", "--resolve"}, options
     overrides = [argument for argument in ctx.args if not argument.startswith("-") and argument != "job"]
     if "--config-dir" not in options:  # a folder of the user's own
-        with initialize_config_dir(str(config_folder() / command.folder), version_base=None):
-            compose(options.get("--config-name", command.config_name), overrides)
+        folder, name = config_folder() / command.folder, options.get("--config-name", command.config_name)
+        with initialize_config_dir(str(folder), version_base=None):
+            # The values of keys have no part in whether a configuration can be composed; those of groups have.
+            kinds = [
+                one.input_line if (folder / one.key_or_group).is_dir() else f"{one.type} {one.key_or_group}"
+                for one in PARSER.parse_overrides(overrides)
+            ]
+            known = folder, name, *sorted(kinds)
+            if known not in COMPOSED:
+                compose(name, overrides)
+                COMPOSED.add(known)
     raise ArgumentsRead
 
 
@@ -135,6 +149,10 @@ def check(command: list[str], monkeypatch: pytest.MonkeyPatch, folder: Path) -> 
     if program == "sbatch" and "--wrap" in arguments:
         for inner in commands([arguments[arguments.index("--wrap") + 1]], folder):
             check(inner, monkeypatch, folder)
+    elif program in LAUNCHERS:
+        ours = [number for number, argument in enumerate(arguments) if argument in ("python", "birq")]
+        if ours:
+            check(arguments[ours[0] :], monkeypatch, folder)
     elif program in ("python", "python3", ".venv/bin/python"):
         run_python(arguments, monkeypatch)
     elif program == "birq":
@@ -163,3 +181,14 @@ def test_commands_can_be_typed_as_they_stand(page: Path, stop_after_arguments, m
         except (Exception, SystemExit) as error:
             wrong.append(f"{' '.join(command)}\n    {type(error).__name__}: {error} {capsys.readouterr().err}")
     assert not wrong, "\n".join([f"{page.name}:", *wrong])
+
+
+def test_pages_that_code_and_messages_name_exist():
+    named = {
+        (str(path.relative_to(ROOT)), page)
+        for folder in ("nemo_birq", "conf", "scripts", "benchmarks")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".py", ".yaml", ".jinja")
+        for page in re.findall(r"\bdocs/[\w/]+\.md\b", path.read_text(encoding="utf-8"))
+    }
+    assert not {(where, page) for where, page in named if not (ROOT / page).is_file()}

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.integration
 RUN = [
     ("data.md", "birq make-shards folder /data/podcasts", ["--workers", "1"], "podcasts/shards/dataset_card.json"),
     ("data.md", "birq verify-shards", [], None),
-    ("data.md", "birq make-shards manifest /data/dev.json", ["--workers", "1"], "podcasts/dev/manifest.json"),
+    ("data.md", "birq make-shards manifest /data/dev.json", ["--workers", "1"], "podcasts/dev_files/manifest.json"),
     ("extraction.md", "birq extract-features model.nemo", ["--workers", "1", "--layers", "1,2"], "features/manifest.json"),
     ("extraction.md", "birq extract-labels model.nemo data.json", ["--workers", "1", "--labels", "anchor"], "labels.json"),
     ("label_quality.md", "birq label-quality model.nemo", ["--no-kmeans"], "label_quality_model.json"),
@@ -32,7 +32,7 @@ RUN = [
     ("relabelling.md", "birq cluster-labels stage1.nemo --layer 2", ["--hours", "0.02"], "teacher.pt"),
     ("scoring.md", "birq estimate-ngram", [], "words.arpa"),
     ("scoring.md", "birq score demo.nemo", ["--out", "scores"], "scores/demo_test_greedy.json"),
-    ("handoff.md", "birq export pretrained.nemo hub/my-encoder.nemo", [], "hub/README.md"),
+    ("export.md", "birq export pretrained.nemo hub/my-encoder.nemo", [], "hub/README.md"),
 ]
 """Page, first words of a command, options that shorten it, and a file that it writes."""
 EXECUTED = {"README.md", "docs/extraction.md", "docs/scoring.md"}
