@@ -124,7 +124,7 @@ def s3_store() -> Iterator[tuple[Store, str]]:
 
 @contextmanager
 def s3_for_tests() -> Iterator[Store]:
-    """Serves S3 with a bucket ``bucket``, which is that of earlier servers of this process, and sets the environment of this process and its children for it."""
+    """Serves S3 with a bucket ``bucket``, that of earlier servers of this process, and sets the environment for it."""
     with s3_store() as (store, url), pytest.MonkeyPatch.context() as patch:
         names = {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": "hidden"}
         for name, value in (names | {"AWS_DEFAULT_REGION": "us-east-1"}).items():
