@@ -230,7 +230,7 @@ def test_what_cannot_work_is_refused_before_any_work(bucket, folder, tmp_path, m
         make(recipe, "s3://no-bucket/a")
     with pytest.raises(RemoteError, match=r"s3://no-bucket/clips cannot be read .*compare the names of bucket"):
         make(RemoteFolderRecipe("s3://no-bucket/clips"), tmp_path)
-    with pytest.raises(BuildError, match=r"s3://bucket/nothing holds no audio .* check its name"):
+    with pytest.raises(BuildError, match=r"s3://bucket/nothing holds no files: check the name of the folder"):
         make(RemoteFolderRecipe("s3://bucket/nothing"), tmp_path)
     with pytest.raises(ValueError, match=r"\*\*\* is a URL with an account or a query"):
         make(recipe, "s3://bucket/a?token=hidden")
