@@ -152,8 +152,9 @@ def waits_of_training(config: str, source: dict, steps: int, batch_duration: flo
 @contextmanager
 def served(kind: str, folder: Path, latency: float, failing: float) -> Iterator[str]:
     """Serves a folder in a process of its own; yields the URL of the server."""
+    program = ["benchmarks.web_server"] if kind == "http" else ["tests.helpers.stores", kind]
     options = ["--latency", str(latency), "--failing", str(failing)]
-    command = [sys.executable, "-m", "tests.helpers.stores", kind, str(folder), *options]
+    command = [sys.executable, "-m", *program, str(folder), *options]
     with Popen(command, cwd=ROOT, stdin=PIPE, stdout=PIPE, text=True) as server:
         yield server.stdout.readline().strip()
         server.stdin.close()
