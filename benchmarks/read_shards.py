@@ -14,6 +14,7 @@ docs/results/remote_speed.json.
 """
 
 import argparse
+import gc
 import io
 import json
 import os
@@ -152,14 +153,21 @@ def waits_of_training(config: str, source: dict, steps: int, batch_duration: flo
 @contextmanager
 def served(kind: str, folder: Path, latency: float, failing: float) -> Iterator[str]:
     """Serves a folder in a process of its own; yields the URL of the server."""
+    program = ["benchmarks.web_server"] if kind == "http" else ["tests.helpers.stores", kind]
     options = ["--latency", str(latency), "--failing", str(failing)]
-    command = [sys.executable, "-m", "tests.helpers.stores", kind, str(folder), *options]
+    command = [sys.executable, "-m", *program, str(folder), *options]
     with Popen(command, cwd=ROOT, stdin=PIPE, stdout=PIPE, text=True) as server:
         yield server.stdout.readline().strip()
         server.stdin.close()
 
 
-def measure_remote(folder: Path, args: argparse.Namespace) -> list[dict]:
+def cpu_seconds() -> float:
+    """Returns the CPU time of this process and of its worker processes that have ended; the servers have not."""
+    gc.collect()  # ends the workers of a loader
+    return sum(os.times()[:4])
+
+
+def measure_remote(folder: Path, hours: float, args: argparse.Namespace) -> list[dict]:
     os.environ.update(AWS_ACCESS_KEY_ID="testing", AWS_SECRET_ACCESS_KEY="testing", AWS_DEFAULT_REGION="us-east-1")
     os.environ["NEMO_BIRQ_CACHE"] = str(folder / "cache")
     shards = folder / "flac" / "shards"
@@ -186,12 +194,16 @@ def measure_remote(folder: Path, args: argparse.Namespace) -> list[dict]:
             build_dataloader(OmegaConf.create(SETTINGS | source), RATE, 0, 1, training=False)
             began[name] = time.perf_counter() - began[name]
         rates: dict[tuple, list[float]] = {way: [] for way in ways}
+        costs: dict[tuple, list[float]] = {way: [] for way in ways}
         for _ in range(args.rounds):
             for way, (read, source) in ways.items():
+                before = cpu_seconds()
                 rates[way].append(read(source, way[2]))
-                print(*way, f"{rates[way][-1]:.0f} times real time", flush=True)  # a server may be slow, and a run cut short
+                costs[way].append((cpu_seconds() - before) / hours)
+                print(*way, f"{rates[way][-1]:.0f} times real time, {costs[way][-1]:.2f} s of CPU an hour", flush=True)
     return [
         {"reader": reader, "data": name, "workers": workers, "times_real_time": median(found), "all": found,
+         "cpu_s_an_hour": round(median(costs[reader, name, workers]), 3),
          "of_local": median(np.divide(found, rates["ours", "local", workers])),
          "index_s": round(began[name], 3) if reader == "ours" else None}
         for (reader, name, workers), found in rates.items()
@@ -201,13 +213,12 @@ def measure_remote(folder: Path, args: argparse.Namespace) -> list[dict]:
 def remote_main(clips: list[np.ndarray], folder: Path, args: argparse.Namespace) -> None:
     write_format(clips, "flac", folder)
     hours = sum(map(len, clips)) / RATE / 3600
-    rows = measure_remote(folder, args)
-    table = Table(
-        "reader", "data", "workers", "x real time", "of local", title=f"{hours:.2f} h, {args.latency * 1000:.0f} ms"
-    )
+    rows = measure_remote(folder, hours, args)
+    title = f"{hours:.2f} h, {args.latency * 1000:.0f} ms"
+    table = Table("reader", "data", "workers", "x real time", "of local", "CPU s an hour", title=title)
     for row in rows:
-        rate = f"{row['times_real_time']:.0f}"
-        table.add_row(row["reader"], row["data"], str(row["workers"]), rate, f"{row['of_local']:.0%}")
+        numbers = f"{row['times_real_time']:.0f}", f"{row['of_local']:.0%}", f"{row['cpu_s_an_hour']:.2f}"
+        table.add_row(row["reader"], row["data"], str(row["workers"]), *numbers)
     Console().print(table)
     command = (
         f"python -m benchmarks.read_shards --remote {' '.join(map(str, args.remote))} --latency {args.latency} --failing "

@@ -95,6 +95,11 @@ def workers_option(default: int | None = None, help: str = "Processes that decod
     return option("--workers", type=int, default=default or min(4, os.cpu_count() or 1), help=help)
 
 
+def ray_option(help: str) -> Decorator:
+    """Adds ``--ray``, whose value may be left out: ``any`` then."""
+    return option("--ray", is_flag=False, flag_value="any", metavar="[ADDRESS]", help=help)
+
+
 def part_minutes_option() -> Decorator:
     help = "Minutes of audio in a part; an interrupted run loses at most one part."
     return option("--part-minutes", type=POSITIVE, default=20.0, help=help)

@@ -88,8 +88,8 @@ def _metrics_of_labels(task: str) -> tuple[Metric, ...]:
         ),
         Metric(
             f"{task}_unigram_entropy",
-            "Loss of a predictor that only knows how frequent each code is: the entropy of the labels. For enhanced labels, "
-            "these are the selected codes, or the mean label if `labels.label_gradient` is 0.",
+            "Loss of a predictor that only knows how frequent each code is: the entropy of the labels; enhanced labels are "
+            "the selected codes, or the mean label if `labels.label_gradient` is 0.",
             "nats", row=f"{task} unigram entropy (nats)", recorded=True,
             curves=(Curve(loss, "unigram entropy", ":"), Curve(loss_val, "unigram entropy", ":", "val")),
         ),

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from nemo_birq.data.shards.build_command import make_shards
 from nemo_birq.data.shards.recipes.folder import FolderRecipe
 from nemo_birq.data.shards.segments import BuildError
+from nemo_birq.data.shards.verify_command import verify_shards
 from nemo_birq.utils.progress import ProgressBars
 from tests.helpers.ray_jobs import killed_always, killed_once, refused
 from tests.helpers.shards import make, noise, write
@@ -21,7 +22,7 @@ from nemo_birq.data.shards import ray_cluster  # noqa: E402
 @pytest.fixture(scope="module")
 def cluster():
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error", object_store_memory=100 << 20)
-    yield ray_cluster.RayCluster()
+    yield ray_cluster.RayCluster("any")
     ray.shutdown()
 
 
@@ -42,6 +43,8 @@ def test_the_bytes_are_those_of_one_process(cluster, tmp_path):
     result = CliRunner().invoke(make_shards, [*arguments, "--ray"])
     assert result.exit_code == 0, result.output
     assert content(tmp_path / "ray") == content(tmp_path / "one")
+    result = CliRunner().invoke(verify_shards, [str(tmp_path / "ray"), "--ray"])
+    assert result.exit_code == 0 and "members, nothing wrong" in result.output, result.output
     result = CliRunner().invoke(make_shards, [*arguments, "--ray", "--part", "1/2"])
     assert result.exit_code == 1 and "--part and --ray both spread the shards over machines" in result.output
 

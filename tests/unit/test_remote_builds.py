@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from nemo_birq.data.shards.plan import BuildOptions
 from nemo_birq.data.shards.recipes.folder import FolderRecipe
 from nemo_birq.data.shards.recipes.manifest import ManifestRecipe
 from nemo_birq.data.shards.recipes.remote_folder import RemoteFolderRecipe
+from nemo_birq.data.shards.recipes.yodas import YodasRecipe
 from nemo_birq.data.shards.recordings import LIMIT
 from nemo_birq.data.shards.segments import BuildError
 from nemo_birq.data.shards.verify import verify
@@ -224,13 +226,31 @@ def test_nothing_of_others_is_overwritten(bucket, folder):
     assert bucket.holds() == {".build/begun.json": b'{"source": {}}'}
 
 
+def test_archives_are_unpacked_on_one_machine(bucket, tmp_path, monkeypatch):
+    audio = tmp_path / "yodas" / "data" / "en000" / "audio"
+    clip = write(tmp_path / "abc-00000-00000000-00000100.wav", noise(1.0))
+    audio.mkdir(parents=True)
+    with tarfile.open(audio / "00000000.tar.gz", "w:gz") as tar:
+        tar.add(clip, f"./{clip.name}")
+    (audio.parent / "text").mkdir()
+    (audio.parent / "text" / "00000000.txt").write_text(f"{clip.stem} Hello.\n")
+    recipe, options, part = YodasRecipe(tmp_path / "yodas"), BuildOptions(), Part.parse("1/1")
+    plan_build(recipe, bucket.out, options, 1, QUIET)
+    with monkeypatch.context() as other:
+        other.setenv("NEMO_BIRQ_CACHE", str(tmp_path / "other"))
+        with pytest.raises(BuildError, match=r"unpacked by --plan on another machine, .*: build all parts there"):
+            build_part(recipe, bucket.out, options, 1, part, QUIET)
+    assert build_part(recipe, bucket.out, options, 1, part, QUIET).shards == 1
+    assert make(recipe, bucket.out)["utterances"] == 1
+
+
 def test_what_cannot_work_is_refused_before_any_work(bucket, folder, tmp_path, monkeypatch):
     recipe = FolderRecipe(folder)
     with pytest.raises(RemoteError, match=r"s3://no-bucket/a/\S+ cannot be written .*compare the names of bucket"):
         make(recipe, "s3://no-bucket/a")
     with pytest.raises(RemoteError, match=r"s3://no-bucket/clips cannot be read .*compare the names of bucket"):
         make(RemoteFolderRecipe("s3://no-bucket/clips"), tmp_path)
-    with pytest.raises(BuildError, match=r"s3://bucket/nothing holds no audio .* check its name"):
+    with pytest.raises(BuildError, match=r"s3://bucket/nothing holds no files: check the name of the folder"):
         make(RemoteFolderRecipe("s3://bucket/nothing"), tmp_path)
     with pytest.raises(ValueError, match=r"\*\*\* is a URL with an account or a query"):
         make(recipe, "s3://bucket/a?token=hidden")

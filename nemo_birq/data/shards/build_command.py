@@ -21,7 +21,7 @@ from nemo_birq.data.shards.audio import CODECS
 from nemo_birq.data.shards.build import CARD, LeftOutError, Recipe, build, examples, plan_build
 from nemo_birq.data.shards.parts import Part, build_part
 from nemo_birq.data.shards.plan import BuildOptions
-from nemo_birq.data.shards.ray_cluster import ANY, RayCluster
+from nemo_birq.data.shards.ray_cluster import choose_workers
 from nemo_birq.data.shards.recipes.ami import AmiRecipe
 from nemo_birq.data.shards.recipes.cuts import CutsRecipe
 from nemo_birq.data.shards.recipes.folder import FolderRecipe
@@ -64,12 +64,8 @@ OUTPUT_OPTIONS = (
         help="Write the plan only, for --part on many machines; then the command without.",
     ),
     options.option("--part", help="Build one part of the planned shards, such as 3/16 of a job array.", metavar="I/N"),
-    options.option(
-        "--ray",
-        is_flag=False,
-        flag_value=ANY,
-        metavar="[ADDRESS]",
-        help="Build on a Ray cluster, each shard a task; without an address the running one, or one of this machine.",
+    options.ray_option(
+        "Build on a Ray cluster, each shard a task; without an address the running one, or one of this machine."
     ),
     options.seed_option("Seed of the shuffle over shards."),
     options.workers_option(os.cpu_count(), "Processes; the shards do not depend on their number."),
@@ -152,13 +148,12 @@ def make(
         raise ValueError("--plan and --part are two commands: --plan once, then each part")
     if chosen and ray:
         raise ValueError("--part and --ray both spread the shards over machines: give one of them")
-    cluster = RayCluster(ray) if ray else max(1, workers)
     os.environ.setdefault("TQDM_DISABLE", "1")  # Lhotse is imported later; its progress bars would run into ours
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.2f} of {task.total:,.2f}")
     times = TimeElapsedColumn(), TimeRemainingColumn()
     try:
         with ProgressBars(*columns, *times, console=Terminal(stderr=True)) as progress:
-            how = recipe, out, BuildOptions(**determining), cluster
+            how = recipe, out, BuildOptions(**determining), choose_workers(workers, ray)
             if only_plan:
                 plan = plan_build(*how, progress)
             elif chosen:

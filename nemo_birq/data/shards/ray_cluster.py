@@ -7,7 +7,7 @@ from typing import Any
 
 from nemo_birq.data.shards.plan import byte_versions
 from nemo_birq.data.shards.segments import BuildError
-from nemo_birq.data.shards.workers import Job, run_here
+from nemo_birq.data.shards.workers import Job, Workers, run_here
 from nemo_birq.utils.progress import Advance
 
 RETRIES = 3  # of a task whose process or machine was lost
@@ -27,7 +27,7 @@ class RayCluster:
         BuildError: there is no cluster at this address.
     """
 
-    def __init__(self, address: str = ANY):
+    def __init__(self, address: str):
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to its makers
         try:
             import ray
@@ -84,6 +84,11 @@ class RayCluster:
         finally:
             for reference in waiting:
                 ray.cancel(reference)
+
+
+def choose_workers(number: int, address: str | None) -> Workers:
+    """Returns the cluster at an address, or without one a number of processes; errors as ``RayCluster``."""
+    return RayCluster(address) if address else max(1, number)
 
 
 def _run(function: Callable[[Job], Any], job: Job, versions: dict[str, str]) -> tuple[Any, float]:

@@ -87,7 +87,8 @@ class StoredFolder:
         """Removes a folder inside, with all its files, also in the store."""
         if self.url:
             remove_folder(f"{self.url}/{name}")
-        shutil.rmtree(self.local / name, ignore_errors=bool(self.url) or not os.path.exists(self.local / name))
+        if (self.local / name).exists():
+            shutil.rmtree(self.local / name)
 
     def is_whole(self, sizes: dict[str, int]) -> bool:
         """Tests if the store has files of these sizes."""

@@ -15,7 +15,7 @@ from nemo_birq.data.member_names import find_members
 from nemo_birq.data.shards.build import CARD
 from nemo_birq.data.shards.recipes.inputs import SUFFIXES
 from nemo_birq.data.shards.stored import opened
-from nemo_birq.data.shards.workers import advance, run_jobs
+from nemo_birq.data.shards.workers import Workers, advance, run_jobs
 from nemo_birq.utils.files import PART, file_sha256, read_json
 from nemo_birq.utils.progress import Progress
 
@@ -52,13 +52,13 @@ class CheckedShard(NamedTuple):
     """Of the manifest."""
 
 
-def verify(folder: Path | str, decode: bool, workers: int, progress: Progress) -> tuple[list[Problem], int]:
+def verify(folder: Path | str, decode: bool, workers: Workers, progress: Progress) -> tuple[list[Problem], int]:
     """The problems of all shards under a folder, and the number of their members.
 
     Args:
         folder: of one or more shard sets, with or without a dataset card; or its URL.
         decode: decode every member.
-        workers: processes.
+        workers: processes, or a cluster.
         progress: shows the bytes that are checked.
 
     Raises:

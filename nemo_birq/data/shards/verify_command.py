@@ -10,6 +10,7 @@ from rich.text import Text
 
 from nemo_birq.command_line import options
 from nemo_birq.command_line.command import PATH_OR_URL, command
+from nemo_birq.data.shards.ray_cluster import choose_workers
 from nemo_birq.data.shards.stored import StoredFolder
 from nemo_birq.data.shards.verify import verify
 from nemo_birq.data.shards.verify_files import verify_files
@@ -24,7 +25,8 @@ MAX_ROWS = 200
 @options.argument("folder", "folder of one or more shard sets, or its URL", type=PATH_OR_URL)
 @options.option("--fast", is_flag=True, help="Do not decode the members, read only their headers.")
 @options.workers_option(os.cpu_count(), "Processes.")
-def verify_shards(folder: Path | str, fast: bool, workers: int) -> None:
+@options.ray_option("Check on a Ray cluster, a task a shard; without an address a running one, or one of this machine.")
+def verify_shards(folder: Path | str, fast: bool, workers: int, ray: str | None) -> None:
     """Checks shard sets: members against manifest lines, files against checksums, and every clip by decoding it.
 
         birq verify-shards /data/shards            all of it
@@ -38,7 +40,7 @@ def verify_shards(folder: Path | str, fast: bool, workers: int) -> None:
     with ProgressBars(*columns, console=Terminal(stderr=True)) as progress:
         is_of_files = {AUDIO, MANIFEST} <= StoredFolder(folder).tops()
         check = verify_files if is_of_files else verify
-        problems, members = check(folder, decode=not fast, workers=max(1, workers), progress=progress)
+        problems, members = check(folder, decode=not fast, workers=choose_workers(workers, ray), progress=progress)
     if not problems:
         Terminal().print(f"{folder}: {members:,} members, nothing wrong", soft_wrap=True)
         return

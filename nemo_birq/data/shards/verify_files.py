@@ -8,7 +8,7 @@ from nemo_birq.data.manifests import find_problem_of_entry
 from nemo_birq.data.shards.build import CARD
 from nemo_birq.data.shards.stored import opened
 from nemo_birq.data.shards.verify import Problem, find_problem
-from nemo_birq.data.shards.workers import advance, run_jobs
+from nemo_birq.data.shards.workers import Workers, advance, run_jobs
 from nemo_birq.data.shards.writer import AUDIO, MANIFEST
 from nemo_birq.utils.files import PART, file_sha256, read_json
 from nemo_birq.utils.progress import Progress
@@ -26,7 +26,7 @@ class FileCheck(NamedTuple):
     decode: bool
 
 
-def verify_files(folder: Path | str, decode: bool, workers: int, progress: Progress) -> tuple[list[Problem], int]:
+def verify_files(folder: Path | str, decode: bool, workers: Workers, progress: Progress) -> tuple[list[Problem], int]:
     """Returns the problems of a set that ``make_shards --files`` wrote, and the number of its files; see ``verify``."""
     with opened(folder) as stored:
         sizes, here = stored.sizes(), stored.local

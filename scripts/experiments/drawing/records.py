@@ -14,7 +14,7 @@ from experiments.results import SCHEMA
 FIRST = ("scratch", "best_rq", "relabelled", "birq")
 """First methods of the tables; the others follow by name."""
 NAMES = {
-    "scratch": "from scratch", "best_rq": "BEST-RQ", "relabelled": "offline relabelling", "birq": "BiRQ",
+    "scratch": "from scratch", "best_rq": "BEST-RQ", "relabelled": "offline relabelling", "birq": "BiRQ, random codes",
     "birq_layer_1": "BiRQ, layer 1", "birq_tracked": "BiRQ, tracked codes", "best_rq_refined": "BEST-RQ, fitted codes",
     "best_rq_refined_1": "BEST-RQ, fitted, 1 codebook", "refined_tracked": "BiRQ, fitted and tracked codes",
     "birq_tracked_noise": "BiRQ, tracked codes, under noise", "synthetic_best_rq": "BEST-RQ of synthetic speech",

@@ -29,10 +29,11 @@ class RemoteFolderRecipe:
     def read(self, scratch: Path, workers: Workers, progress: Progress) -> Listing:
         audio = [name for name, _ in self._files if _is_audio(name)]
         others = Counter(PurePosixPath(name).suffix.lower() or "no suffix" for name, _ in self._files if not _is_audio(name))
+        if not self._files:
+            raise BuildError(f"{self.url} holds no files: check the name of the folder")
         if not audio:
             raise BuildError(
-                f"{self.url} holds no audio that libsndfile reads, only {dict(others.most_common(5)) or 'nothing'}: check "
-                f"its name; {MEDIA_REMEDY}"
+                f"{self.url} holds no audio that libsndfile reads, only {dict(others.most_common(5))}; {MEDIA_REMEDY}"
             )
         segments = [Segment(f"{self.url}/{name}", without_suffix(name), name) for name in audio]
         return Listing(segments, [], dict(sorted(others.items())))
