@@ -147,7 +147,7 @@ PICTURES = (
     Picture("quality", "labels", "Do the labels improve during training?", draw_quality),
     Picture("learning", "training", "Is the anchor task learned?", draw_learning),
     Picture("cosine", "training", "Do the gradients of the two tasks agree?", draw_cosine),
-    Picture("collapse", "ablations", "Do the enhanced labels collapse?", draw_collapse),
+    Picture("collapse", "labels", "Do the enhanced labels collapse?", draw_collapse),
 )
 
 
