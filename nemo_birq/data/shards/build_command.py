@@ -29,7 +29,7 @@ from nemo_birq.data.shards.recipes.manifest import ManifestRecipe
 from nemo_birq.data.shards.recipes.yodas import YodasRecipe
 from nemo_birq.data.shards.writer import MANIFEST
 from nemo_birq.utils.progress import ProgressBars
-from nemo_birq.utils.terminal import Terminal, printable
+from nemo_birq.utils.terminal import Terminal
 
 DEFAULT = BuildOptions()
 SUFFIXES_SHOWN = 10
@@ -161,7 +161,7 @@ def make(
         click.echo(f"part {part}: {result.shards:,} shards, {result.hours:,.2f} hours, {state}")
     else:
         Terminal().print(summary(card, out))
-        click.echo("\n".join(map(printable, training_keys(card, out))))
+        Terminal().print("\n".join(training_keys(card, out)), soft_wrap=True)  # to be copied
 
 
 @click.group("make-shards", cls=Group, context_settings=SETTINGS)
