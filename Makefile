@@ -47,8 +47,8 @@ docs: $(INSTALLED) requirements-docs.txt
 	@echo "site/index.html"
 
 lint: $(TEST_INSTALLED)
-	$(VENV)/bin/ruff check nemo_birq scripts tests benchmarks setup.py
-	$(VENV)/bin/ruff format --check nemo_birq scripts tests benchmarks setup.py
+	$(VENV)/bin/ruff check nemo_birq scripts tests benchmarks docs/notebooks setup.py
+	$(VENV)/bin/ruff format --check nemo_birq scripts tests benchmarks docs/notebooks setup.py
 	$(VENV)/bin/lint-imports
 
 $(INSTALLED): requirements.txt pyproject.toml setup.py

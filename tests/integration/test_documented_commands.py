@@ -9,11 +9,11 @@ import re
 import runpy
 import sys
 from collections.abc import Callable
-from importlib.metadata import metadata
 from pathlib import Path
 
 import click
 import pytest
+import tomllib
 from braceexpand import braceexpand
 from hydra import compose, initialize_config_dir
 
@@ -130,7 +130,7 @@ def run_make(arguments: list[str]) -> None:
 
 
 def run_pip(arguments: list[str]) -> None:
-    extras = set(metadata("nemo_birq").get_all("Provides-Extra"))
+    extras = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
     for name in re.findall(r"(?:nemo_birq|\.)\[(.*?)\]", " ".join(arguments)):
         assert set(name.split(",")) <= extras, f"there is no extra {name}"
 

@@ -276,6 +276,14 @@ def test_the_keys_that_a_build_prints_are_those_of_a_training(tmp_path, shards):
     assert_trainable(make(FolderRecipe(tmp_path / "in"), tmp_path / "out", num_shards=shards), tmp_path / "out", 8)
 
 
+def test_the_keys_of_shards_in_a_store_are_urls():
+    shown = training_keys({"shards": {"audio_0.tar": {}, "audio_1.tar": {}}}, "s3://bucket/shards")
+    assert shown[1:] == [
+        "  model.train_ds.manifest_filepath=s3://bucket/shards/sharded_manifests/manifest__OP_0..1_CL_.json",
+        "  model.train_ds.tarred_audio_filepaths=s3://bucket/shards/audio__OP_0..1_CL_.tar",
+    ]
+
+
 def assert_trainable(card: dict, out: Path, utterances: int) -> None:
     """The keys, read as by the shell and by Hydra, open a loader of all utterances."""
     (printed,) = [shlex.split(" ".join(training_keys(card, out)[1:]))]

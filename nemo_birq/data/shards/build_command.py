@@ -114,11 +114,12 @@ def summary(card: dict, out: Path | str) -> Table:
     return table
 
 
-def training_keys(card: dict, out: Path) -> list[str]:
+def training_keys(card: dict, out: Path | str) -> list[str]:
     """Returns the arguments by which a training reads what was built: shards to train on, single files to validate on."""
     if not card["shards"]:
-        return ["To validate on these files:", f"  model.validation_ds.manifest_filepath={out / MANIFEST}"]
-    shards = Counter((out / name).parent for name in card["shards"])  # a folder for each bucket
+        return ["To validate on these files:", f"  model.validation_ds.manifest_filepath={out}/{MANIFEST}"]
+    # A folder for each bucket; text, as the output may be a URL.
+    shards = Counter(f"{out}/{name}".rpartition("/")[0] for name in card["shards"])
     patterns = {
         "manifest_filepath": [f"{at}/sharded_manifests/manifest__OP_0..{n - 1}_CL_.json" for at, n in shards.items()],
         "tarred_audio_filepaths": [f"{at}/audio__OP_0..{n - 1}_CL_.tar" for at, n in shards.items()],
@@ -179,7 +180,7 @@ def make(
         click.echo(f"part {part}: {result.shards:,} shards, {result.hours:,.2f} hours, {state}")
     else:
         Terminal().print(summary(card, out))
-        click.echo("\n".join(training_keys(card, out)))
+        Terminal().print("\n".join(training_keys(card, out)), soft_wrap=True)  # to be copied
 
 
 @click.group("make-shards", cls=Group, context_settings=SETTINGS)
