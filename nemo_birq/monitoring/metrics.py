@@ -49,9 +49,9 @@ class Metric:
     typical: str = ""
     """Values of a healthy run in words; empty if they depend on the configuration."""
     healthy_min: float | None = None
-    """Threshold of the alarm for small values; None where no alarm has one."""
+    """Threshold of the alarm for small values; None if no alarm has one."""
     healthy_max: float | None = None
-    """Threshold of the alarm for large values; None where no alarm has one."""
+    """Threshold of the alarm for large values; None if no alarm has one."""
     row: str = ""
     """Label in the report's table of last values; empty for a metric without a row."""
     curves: tuple[Curve, ...] = ()
