@@ -2,22 +2,23 @@
 
 1. Pretrains birq_conformer_tiny on the tar shards in tarred_manifests/ and writes a .nemo.
 2. Fine-tunes it with CTC through NeMo's own classes, and beside it the same model from scratch.
-3. Transcribes the test utterances with both and prints a summary.
-4. Writes the report of the pretraining, a page with its curves (scripts/report.py).
+3. Transcribes the test utterances with both.
+4. Writes the report of the pretraining, a page with its curves (birq report).
 
 Each run gets a folder of its own under demo_out/, with logs, checkpoints, the report and summary.json.
 """
 
 import argparse
 import json
+import multiprocessing
 import os
 import re
-import subprocess
+import runpy
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from rich.table import Table
 from rich.text import Text
 
 from nemo_birq.report.events import scalars
@@ -31,58 +32,87 @@ TRAIN = [
     f"model.train_ds.manifest_filepath={CORPUS}/train/sharded_manifests/manifest__OP_0..3_CL_.json",
     f"model.train_ds.tarred_audio_filepaths={CORPUS}/train/audio__OP_0..3_CL_.tar",
     f"model.validation_ds.manifest_filepath={CORPUS}/validation/validation.json",
-    "trainer.enable_progress_bar=false",
-]
+    "trainer.num_sanity_val_steps=0", "trainer.enable_progress_bar=false",
+]  # fmt: skip
+PRETRAIN = ["--config-name=birq_conformer_tiny", *TRAIN]
 console = Terminal()
 
 
-def start(log: Path, threads: int, script: str, *overrides: str) -> subprocess.Popen:
-    """Starts a script of this folder with its output in a file."""
-    env = os.environ | {"OMP_NUM_THREADS": str(threads), "WANDB_MODE": "disabled", "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, str(ROOT / "scripts" / script), *TRAIN, *overrides]
-    if script == "speech_pre_training.py":
-        command.insert(2, "--config-name=birq_conformer_tiny")
-    return subprocess.Popen(command, stdout=log.open("w"), stderr=subprocess.STDOUT, env=env, cwd=ROOT)
+def start(log: Path, threads: int, script: str, *overrides: str) -> BaseProcess:
+    """Starts a script of this folder with its output in a file, in a fork of this process, which imports NeMo only once."""
+    import nemo_birq.finetuning.training
+    import nemo_birq.model  # noqa: F401
+
+    common = PRETRAIN if script == "speech_pre_training.py" else TRAIN
+    command = [str(ROOT / "scripts" / script), *common, *overrides]
+    process = multiprocessing.get_context("fork").Process(target=_run, args=(command, log, threads))
+    process.start()
+    return process
 
 
-def wait(what: str, logs: list[Path], processes: list[subprocess.Popen], steps: int) -> float:
-    """Shows how far the processes are until they end; gives the seconds.
+def _run(command: list[str], log: Path, threads: int) -> None:
+    """Runs a script as the interpreter does, and ends this process with its exit code."""
+    import torch
+
+    os.environ |= {"OMP_NUM_THREADS": str(threads), "WANDB_MODE": "disabled"}
+    torch.set_num_threads(threads)
+    with log.open("w") as output:
+        for stream in (1, 2):
+            os.dup2(output.fileno(), stream)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)
+    os.chdir(ROOT)
+    sys.argv = command
+    runpy.run_path(command[0], run_name="__main__")
+
+
+def wait(what: str, logs: list[Path], processes: list[BaseProcess], steps: int) -> float:
+    """Shows how far the processes are until they end; returns the seconds.
 
     Raises:
         SystemExit: one of them failed; the end of its log is printed.
     """
     began = time.monotonic()
-    with console.status(what) as status:
-        while any(process.poll() is None for process in processes):
-            time.sleep(1)
-            found = re.findall(r"(?:step |global step |step=)(\d+)", logs[0].read_text(errors="replace"))
-            done = f", step {found[-1]} of {steps}" if found else ", starting"
-            status.update(Text(f"{what}{done}, {time.monotonic() - began:.0f} s"))
+    try:
+        with console.status(what) as status:
+            while any(process.is_alive() for process in processes):
+                time.sleep(1)
+                found = re.findall(r"(?:step |global step |step=)(\d+)", _text(logs[0]))
+                done = f", step {found[-1]} of {steps}" if found else ", starting"
+                status.update(Text(f"{what}{done}, {time.monotonic() - began:.0f} s"))
+    finally:
+        for process in processes:
+            process.terminate()  # after Ctrl-C; of one that has ended nothing is left to do
+            process.join()
     for log, process in zip(logs, processes, strict=True):
-        if process.returncode != 0:
+        if process.exitcode != 0:
             console.print(f"{what} failed; the end of {log}:", style="red")
-            console.print("\n".join(log.read_text(errors="replace").splitlines()[-25:]))
+            console.print("\n".join(_text(log).splitlines()[-25:]), markup=False)
             sys.exit(1)
     seconds = time.monotonic() - began
     console.print(f"{what}: {seconds:.0f} s")
     return seconds
 
 
-def summary_table(summary: dict) -> Table:
-    """The numbers that a reader looks for first."""
-    table = Table(title="BiRQ demo", show_header=True, header_style="bold")
-    for column in ("", "start", "end"):
-        table.add_column(column, justify="left" if not column else "right")
-    for task in ("anchor", "enhanced"):
-        for name in ("loss", "unigram_entropy", "accuracy", "perplexity", "normalized_entropy"):
-            values = summary["pretraining"][f"{task}_{name}"]
-            table.add_row(f"{task} {name.replace('_', ' ')}", *(f"{value:.3g}" for value in values))
-    table.add_row("selection agreement", *(f"{v:.3g}" for v in summary["pretraining"]["selection_agreement"]))
-    table.add_section()
-    table.add_row(Text("test set", style="bold"), "pretrained", "from scratch")
-    for measure in ("cer", "wer"):
-        table.add_row(measure.upper(), *(f"{summary[model][measure]:.1%}" for model in ("pretrained", "scratch")))
-    return table
+def _text(log: Path) -> str:
+    return log.read_text(errors="replace") if log.exists() else ""
+
+
+def last_lines(summary: dict, page: Path) -> list[str]:
+    """Returns what the demo ends with: the page, the result, and what to do with audio of one's own."""
+    cer = {model: summary[model]["cer"] for model in ("pretrained", "scratch")}
+    alarms = len(summary["alarms"])
+    result = (
+        f"CER {cer['pretrained']:.1%} pretrained, {cer['scratch']:.1%} from scratch, in {summary['seconds']} s; pretraining "
+        f"{summary['status']}, {alarms or 'no'} alarm{'' if alarms == 1 else 's'}"
+    )
+    if cer["pretrained"] >= cer["scratch"]:
+        result += ". Minutes of pretraining on minutes of audio are too few to be ahead each time"
+    return [
+        f"report  {page}",
+        f"result  {result}",
+        "next    your own audio: birq make-shards folder AUDIO --out SHARDS, then birq pretrain, as README.md shows",
+    ]
 
 
 def main() -> None:
@@ -91,7 +121,7 @@ def main() -> None:
     parser.add_argument("--pretrain-steps", type=int, default=450, help="of 30 s of audio (default 450)")
     parser.add_argument("--finetune-steps", type=int, default=250, help="of 30 s of audio (default 250)")
     args = parser.parse_args()
-    out = args.out / time.strftime("%Y-%m-%d_%H-%M-%S")
+    out = args.out.resolve() / time.strftime("%Y-%m-%d_%H-%M-%S")
     out.mkdir(parents=True)
     began = time.monotonic()
 
@@ -137,17 +167,9 @@ def main() -> None:
         summary[model] = {"cer": score["cer"], "wer": score["wer"], "examples": score["utterances"][:3]}
     (out / "summary.json").write_text(json.dumps(summary, indent=1))
 
-    console.print(summary_table(summary))
-    for example in summary["pretrained"]["examples"]:
-        console.print(f"said  {example['text']}\nheard {example['hypothesis']}", style="dim")
-    if summary["pretrained"]["cer"] >= summary["scratch"]["cer"]:
-        console.print(
-            "Every part works; minutes of pretraining on minutes of audio are too few to beat training from scratch."
-        )
-    console.print(
-        f"The pretraining was {summary['status']}, {len(summary['alarms'])} alarm(s). {summary['seconds']} s in all."
-    )
-    console.print(f"encoder  {nemo}\nreport   {page}\nnumbers  {out / 'summary.json'}", soft_wrap=True)
+    console.print()
+    for line in last_lines(summary, page):
+        console.print(line, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":
