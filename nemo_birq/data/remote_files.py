@@ -9,7 +9,7 @@ from typing import Any
 
 from nemo_birq.data.remote import FIRST_LOOK, PATIENCE, Version, look, open_system
 from nemo_birq.data.retries import RemoteError, is_missing, repeat
-from nemo_birq.utils.files import PART
+from nemo_birq.utils.files import DISK_FULL, PART
 from nemo_birq.utils.urls import without_secrets
 
 AT_ONCE = 16  # files that are copied side by side
@@ -42,6 +42,7 @@ def copy_here(url: str, target: Path, version: Version | None = None) -> None:
 
     Raises:
         RemoteError: it cannot be read, or is replaced again and again while it is.
+        OSError: it cannot be written here, such as to a full disk.
     """
     version = version or look(url, PATIENCE)
     system, path = open_system(url)
@@ -55,6 +56,11 @@ def copy_here(url: str, target: Path, version: Version | None = None) -> None:
                 os.replace(part, target)
                 return
             version = look(url, PATIENCE)
+    except RemoteError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in DISK_FULL:
+            raise error.__cause__ from None
+        raise
+    else:
         raise RemoteError(f"{without_secrets(url)} does not come whole: {os.path.getsize(part)} of {version.size} bytes")
     finally:
         Path(part).unlink(missing_ok=True)

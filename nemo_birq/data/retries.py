@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
+from nemo_birq.utils.files import DISK_FULL
 from nemo_birq.utils.terminal import printable
 from nemo_birq.utils.urls import without_secrets
 
@@ -15,7 +16,7 @@ LOG = logging.getLogger("nemo_logger")  # NeMo's, by its name: shards are verifi
 LONGEST_PAUSE = 15.0  # seconds between two tries
 QUIET_TRIES = 2  # before a failure is worth a line in the log: of thousands of requests, some always fail once
 PASSING_STATUS = (408, 425, 429)  # of HTTP, among those from 400 to 499
-FINAL_NUMBERS = (errno.EINVAL, errno.EPERM, errno.EACCES, errno.ENOSYS)
+FINAL_NUMBERS = (errno.EINVAL, errno.EPERM, errno.EACCES, errno.ENOSYS, *DISK_FULL)
 FINAL = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotImplementedError, ImportError,
          ValueError, TypeError, AttributeError)  # fmt: skip
 MISSING = "there is no such object: compare the names of bucket, folder and file"

@@ -1,5 +1,6 @@
 """Atomic writing of files, which stay complete or absent even if the process is killed, and checksums of files."""
 
+import errno
 import hashlib
 import json
 import os
@@ -12,6 +13,8 @@ from typing import Any
 
 from nemo_birq.utils.text_files import read_text
 
+DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+"""Errors of a disk that takes no more: it is full, or a limit of the user's is reached."""
 PART = ".part"
 """Suffix of the name under which a file is written until it is complete."""
 

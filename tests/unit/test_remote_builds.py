@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -262,6 +263,16 @@ def test_what_cannot_work_is_refused_before_any_work(bucket, folder, tmp_path, m
     bucket.store.refusing = ()
     result = CliRunner().invoke(make_shards, ["librispeech", "s3://bucket/LibriSpeech", "--out", str(tmp_path)])
     assert result.exit_code == 2 and "is a URL; this must be a path of this machine" in result.output
+
+
+def test_a_disk_that_takes_no_recording_is_named(bucket, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # no recording is so small
+    try:
+        with pytest.raises(BuildError, match=r"no space left while building in \S+ \(File too large\): free some, and run"):
+            make(RemoteFolderRecipe(bucket.recordings), tmp_path / "out", **OPTIONS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_credentials_that_expire_end_the_build_and_lose_nothing(bucket, whole):

@@ -1,6 +1,5 @@
 """Builds shard sets from what a recipe finds."""
 
-import errno
 import json
 import re
 from collections import Counter
@@ -33,7 +32,7 @@ from nemo_birq.data.shards.source import shareable
 from nemo_birq.data.shards.stored import StoredFolder
 from nemo_birq.data.shards.workers import Workers, run_jobs
 from nemo_birq.data.shards.writer import AUDIO, MANIFEST, merge_manifests, write_manifest
-from nemo_birq.utils.files import file_sha256, write_json
+from nemo_birq.utils.files import DISK_FULL, file_sha256, write_json
 from nemo_birq.utils.progress import Progress
 
 CARD = "dataset_card.json"
@@ -132,7 +131,7 @@ def disk_errors(folder: StoredFolder) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        if error.errno not in DISK_FULL:
             raise
         raise BuildError(
             f"no space left while building in {folder.local} ({error.strerror}): free some, and run the same command again; "
