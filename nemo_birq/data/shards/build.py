@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 from filelock import FileLock, Timeout
 
 from nemo_birq.data.shards.card import draw_durations, make_card
-from nemo_birq.data.shards.headers import Header, read_headers
+from nemo_birq.data.shards.listing import list_input
 from nemo_birq.data.shards.plan import (
     PLAN,
     SCRATCH,
@@ -21,11 +22,10 @@ from nemo_birq.data.shards.plan import (
     ShardPlan,
     check_same_command,
     check_same_versions,
-    make_plan,
     read_plan,
-    write_plan,
 )
-from nemo_birq.data.shards.segments import BuildError, Listing, Skipped
+from nemo_birq.data.shards.planning import make_plan
+from nemo_birq.data.shards.segments import BuildError, Listing
 from nemo_birq.data.shards.shard_job import ShardJob, build_shard
 from nemo_birq.data.shards.source import shareable
 from nemo_birq.data.shards.workers import run_jobs
@@ -36,7 +36,7 @@ from nemo_birq.utils.progress import Progress
 CARD = "dataset_card.json"
 SHOWN = 3  # shards and utterances in an error
 LOCK = ".build.lock"
-_HEADERS_IN_A_JOB = 500
+_TABLES = "tables"
 
 
 class LeftOutError(BuildError):
@@ -147,9 +147,13 @@ def _plan(recipe: Recipe, source: dict, out: Path, options: BuildOptions, worker
     if options.single_files and ((out / AUDIO).exists() or (out / MANIFEST).exists()):
         raise BuildError(f"{out} holds {AUDIO} or {MANIFEST}, but no {PLAN} of this script: give another folder")
     listing = recipe.read(out / SCRATCH / "unpacked", workers, progress)
-    headers = _read_headers(sorted({segment.path for segment in listing.segments}), workers, progress)
-    plan, contents = make_plan(source, options, listing, headers)
-    write_plan(out, plan, contents)
+    for left in (out / SCRATCH).glob(f"{_TABLES}*"):  # by a process that was killed
+        shutil.rmtree(left)
+    (out / SCRATCH).mkdir(exist_ok=True)
+    with TemporaryDirectory(dir=out / SCRATCH, prefix=_TABLES) as tables:
+        listed = list_input(listing.batches, Path(tables), options, workers, progress)
+        plan = make_plan(source, options, listed, dict(listing.not_taken), out)
+    write_json(out / PLAN, plan._asdict())
     return plan
 
 
@@ -158,14 +162,6 @@ def check_same_build(out: Path, plan: Plan, source: dict, options: BuildOptions)
     check_same_command(out, plan, source, options)
     if not (out / CARD).is_file():
         check_same_versions(out, plan)
-
-
-def _read_headers(paths: list[str], workers: int, progress: Progress) -> dict[str, Header | Skipped]:
-    jobs = [paths[i : i + _HEADERS_IN_A_JOB] for i in range(0, len(paths), _HEADERS_IN_A_JOB)]
-    headers: dict[str, Header | Skipped] = {}
-    for number, found in run_jobs(read_headers, jobs, workers, progress.start("headers of files", len(paths))):
-        headers |= zip(jobs[number], found, strict=True)
-    return headers
 
 
 def build_shards(plan: Plan, shards: list[ShardPlan], out: Path, workers: int, progress: Progress) -> list[dict]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -103,6 +103,14 @@ def summary(card: dict, out: Path) -> Table:
     return table
 
 
+class AmountColumn(ProgressColumn):
+    """What is done, and of how much where that is known."""
+
+    def render(self, task: Task) -> Text:
+        of_all = "" if task.total is None else f" of {task.total:,.2f}"
+        return Text(f"{task.completed:,.2f}{of_all}")
+
+
 def make(
     recipe: Recipe, out: Path, workers: int, max_skipped_share: float, only_plan: bool, part: str | None, **determining: Any
 ) -> None:
@@ -115,7 +123,7 @@ def make(
     if chosen and only_plan:
         raise ValueError("--plan and --part are two commands: --plan once, then each part")
     os.environ.setdefault("TQDM_DISABLE", "1")  # Lhotse is imported later; its progress bars would run into ours
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.2f} of {task.total:,.2f}")
+    columns = TextColumn("{task.description}"), BarColumn(), AmountColumn()
     times = TimeElapsedColumn(), TimeRemainingColumn()
     try:
         with ProgressBars(*columns, *times, console=Terminal(stderr=True)) as progress:

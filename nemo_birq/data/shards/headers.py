@@ -6,7 +6,6 @@ from nemo_birq.data.audio.errors import AudioError
 from nemo_birq.data.audio.file import measure
 from nemo_birq.data.audio.stream import Header
 from nemo_birq.data.shards.segments import Skipped
-from nemo_birq.data.shards.workers import advance
 
 
 def read_header(path: str) -> Header | Skipped:
@@ -17,12 +16,3 @@ def read_header(path: str) -> Header | Skipped:
         return measure(path)
     except AudioError as error:
         return Skipped(path, error.kind, str(error))
-
-
-def read_headers(paths: list[str]) -> list[Header | Skipped]:
-    """A job for a worker: the headers of some files."""
-    headers = []
-    for path in paths:
-        headers.append(read_header(path))
-        advance(1)
-    return headers

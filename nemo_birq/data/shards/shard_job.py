@@ -13,7 +13,8 @@ from nemo_birq.data.bandwidth import find_bandwidth
 from nemo_birq.data.manifests import RESERVED_KEYS
 from nemo_birq.data.shards.audio import clipped_samples, decode, encode, to_mono
 from nemo_birq.data.shards.cut import Piece
-from nemo_birq.data.shards.plan import SCRATCH, ShardPlan, read_pieces
+from nemo_birq.data.shards.pieces import read_pieces
+from nemo_birq.data.shards.plan import SCRATCH, ShardPlan
 from nemo_birq.data.shards.segments import BuildError
 from nemo_birq.data.shards.workers import advance
 from nemo_birq.data.shards.writer import FileWriter, ShardWriter, Utterance

@@ -3,12 +3,13 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from nemo_birq.data.json_lines import parse_lines, show
+from nemo_birq.data.json_lines import parse_raw_lines, raw_lines, show
 from nemo_birq.data.manifests import find_path_problem, find_seconds_problem, open_manifest
 from nemo_birq.data.shards.recipes.inputs import is_inside, without_suffix
-from nemo_birq.data.shards.segments import Listing, Segment, Skipped
+from nemo_birq.data.shards.segments import IN_A_BATCH, Listed, Listing, Segment, Skipped
 from nemo_birq.utils.files import file_sha256
 from nemo_birq.utils.progress import Progress
 
@@ -36,31 +37,41 @@ class ManifestRecipe:
         }
 
     def read(self, scratch: Path, workers: int, progress: Progress) -> Listing:
-        segments: list[Segment] = []
-        skipped: list[Skipped] = []
+        return Listing(self._batches())
+
+    def _batches(self) -> Iterator["Lines"]:
         for manifest in self.manifests:
-            root = Path(os.path.abspath(self.root or manifest.parent))
-            for where, line in read_lines(manifest, skipped):
-                found = _segment(line, root)
-                if isinstance(found, Segment):
-                    segments.append(found)
-                else:
-                    skipped.append(Skipped(where, *found))
-        return Listing(segments, skipped)
+            root = os.path.abspath(self.root or manifest.parent)
+            with open_manifest(manifest) as file:
+                lines = raw_lines(file)
+                while some := list(islice(lines, IN_A_BATCH)):
+                    yield Lines(manifest.name, root, some)
 
 
-def read_lines(manifest: Path, skipped: list[Skipped]) -> Iterator[tuple[str, dict]]:
-    """The lines of a manifest with the place of each; those that are no JSON objects in UTF-8 go to ``skipped``."""
-    with open_manifest(manifest) as file:
-        for number, entry, problem in parse_lines(file):
-            where = f"{manifest.name}, line {number}"
-            if problem is None:
-                yield where, entry
+@dataclass(frozen=True)
+class Lines:
+    """Lines of a manifest, which a worker parses."""
+
+    manifest: str
+    """Name of the file."""
+    root: str
+    """Folder of relative paths."""
+    lines: list[tuple[int, bytes]]
+    """Numbers of the lines, and the lines."""
+
+    def read(self) -> Listed:
+        """Returns the segments; lines that are no JSON objects in UTF-8 are left out."""
+        listed = Listed([], [])
+        for number, entry, problem in parse_raw_lines(self.lines):
+            found = _segment(entry, self.root) if problem is None else ("not text", f"it {problem}")
+            if isinstance(found, Segment):
+                listed.segments.append(found)
             else:
-                skipped.append(Skipped(where, "not text", f"it {problem}"))
+                listed.skipped.append(Skipped(f"{self.manifest}, line {number}", *found))
+        return listed
 
 
-def _segment(line: dict, root: Path) -> Segment | tuple[str, str]:
+def _segment(line: dict, root: str) -> Segment | tuple[str, str]:
     """The segment that a line names, or kind and reason why there is none."""
     given, offset, duration = line.get("audio_filepath"), line.get("offset"), line.get("duration")
     if given is None:
@@ -74,18 +85,17 @@ def _segment(line: dict, root: Path) -> Segment | tuple[str, str]:
     offset = offset or 0.0
     if duration is not None and duration < LEAST_SECONDS:
         return "empty", f"{given} has duration={duration}"
-    path = os.path.normpath(root / given)
-    relative = os.path.relpath(path, root)
+    path = os.path.normpath(os.path.join(root, given))
+    relative = path.removeprefix(f"{root}/") if path.startswith(f"{root}/") else os.path.relpath(path, root)
     if not os.path.isabs(given) and relative.startswith(".."):
         return (
             "outside",
             f"{given} leaves the folder of the manifest; if that is meant, give the folder with the audio as --root",
         )
-    if not os.path.isabs(given) and not is_inside(path, str(root)):
+    if not os.path.isabs(given) and not is_inside(path, root):
         return "outside", f"{given} leaves the folder of the manifest by a link; if that is meant, give its absolute path"
-    home = os.path.expanduser("~")
-    if relative.startswith("..") and path.startswith(f"{home}/") and not f"{root}/".startswith(f"{home}/"):
-        relative = f"~{path.removeprefix(home)}"  # the name of a member does not hold that of an account
+    if relative.startswith(".."):
+        relative = _without_account(relative, path, root)
     times = ""
     if "offset" in line:
         end = "end" if duration is None else f"{round(1000 * (offset + duration)):08d}"
@@ -93,3 +103,9 @@ def _segment(line: dict, root: Path) -> Segment | tuple[str, str]:
     kept = {key: value for key, value in line.items() if key not in LOCATION}
     identity = f"{relative}{times}"
     return Segment(path, without_suffix(relative) + times, identity, float(offset), duration, line=kept)
+
+
+def _without_account(relative: str, path: str, root: str) -> str:
+    """Returns the relative path of a file outside of the root; the name of a member is not to hold that of an account."""
+    home = f"{os.path.expanduser('~')}/"
+    return f"~/{path.removeprefix(home)}" if path.startswith(home) and not f"{root}/".startswith(home) else relative
