@@ -111,11 +111,11 @@ def index_of(number: int, folder: Path):
 
 
 def measure_index(number: int, folder: Path, workers: int) -> dict:
-    make_shards(number, folder)
     began = time.perf_counter()
     index_of(number, folder)
     seconds = time.perf_counter() - began
-    return {"seconds": seconds, "disk_mb": sum(path.stat().st_size for path in (folder / "cache").glob("*.arrow")) / 1e6}
+    size = sum(path.stat().st_size for path in (folder / "cache").glob("*.arrow"))
+    return {"seconds": seconds, "disk_mb": size / 1e6}
 
 
 def measure_epoch(number: int, folder: Path, workers: int) -> dict:
@@ -186,37 +186,50 @@ MEASURES = {"plan": measure_plan, "files": measure_files, "index": measure_index
 
 
 def measure(what: str, number: int, folder: Path, workers: int) -> dict:
-    """Runs a measurement; peak_mb is the largest process of it, all_peak_mb all of them, shared pages once."""
+    """Runs a measurement in processes of its own; see ``Watch`` for what is added."""
     command = [sys.executable, __file__, "--one", str(folder), "--what", what, "--utterances", str(number)]
     environment = os.environ | {"NEMO_BIRQ_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         [*command, "--workers", str(workers)], stdout=subprocess.PIPE, text=True, env=environment
     ) as process:
-        peak = all_peak = 0
+        watch = Watch(process.pid, spares_first=what in ("plan", "files"))  # the first process makes the input there
         while process.poll() is None:
-            found = []
-            for one in (children := [psutil.Process(process.pid), *_children(process.pid)]):
-                try:
-                    found.append(one.memory_full_info().pss)
-                except psutil.Error:
-                    continue
-            if what in ("plan", "files"):
-                found = found[1:] if len(children) > 1 else [0]  # without the process that makes the input
-            peak, all_peak = max(peak, *found, 0), max(all_peak, sum(found))
-            time.sleep(0.5)
+            watch.look()
+            time.sleep(0.25)
         printed = process.stdout.read()
     if process.returncode:
         raise SystemExit(f"{what} of {number} utterances failed")
-    row = {"what": what, "utterances": number} | json.loads(printed.splitlines()[-1])
-    row |= {"peak_mb": peak / 1e6, "all_peak_mb": all_peak / 1e6}
+    row = {"what": what, "utterances": number} | json.loads(printed.splitlines()[-1]) | watch.numbers()
     return {key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}
 
 
-def _children(pid: int) -> list[psutil.Process]:
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.Error:
-        return []
+class Watch:
+    """Looks at a process and its children now and then: memory, in which shared pages count once, and processor time."""
+
+    def __init__(self, pid: int, spares_first: bool):
+        self._first, self._spares_first = psutil.Process(pid), spares_first
+        self._peak = self._all_peak = 0
+        self._cpu: dict[int, float] = {}
+
+    def look(self) -> None:
+        try:
+            children = self._first.children(recursive=True)
+        except psutil.Error:
+            return
+        found = []
+        for process in children if self._spares_first else [self._first, *children]:
+            try:
+                found.append(process.memory_full_info().pss)
+                self._cpu[process.pid] = sum(process.cpu_times()[:2])
+            except psutil.Error:  # it has ended
+                continue
+        self._peak, self._all_peak = max(self._peak, *found, 0), max(self._all_peak, sum(found))
+
+    def numbers(self) -> dict:
+        """The largest process, all together; seconds of processor time of the first process, and of all."""
+        seconds = list(self._cpu.values()) or [0.0]
+        memory = {"peak_mb": self._peak / 1e6, "all_peak_mb": self._all_peak / 1e6}
+        return memory | {"main_cpu_s": seconds[0], "all_cpu_s": sum(seconds)}
 
 
 def predict(rows: list[dict]) -> list[dict]:
@@ -225,7 +238,7 @@ def predict(rows: list[dict]) -> list[dict]:
     for what in dict.fromkeys(row["what"] for row in rows):
         some = [row for row in rows if row["what"] == what]
         sizes = [row["utterances"] for row in some]
-        for key in ("seconds", "peak_mb", "rank_mb", "disk_mb"):
+        for key in ("seconds", "main_cpu_s", "all_cpu_s", "peak_mb", "rank_mb", "disk_mb"):
             values = [row.get(key) for row in some]
             if len(set(sizes)) < 2 or not all(values):
                 continue
@@ -256,6 +269,8 @@ def main() -> None:
             for what in args.what:  # an epoch takes the index of the measurement before
                 folder = Path(data) / ("shards" if what in ("index", "epoch") else what)
                 folder.mkdir(exist_ok=True)
+                if what == "index":
+                    make_shards(number, folder)
                 rows.append(
                     measure(what, number, folder, args.workers) | {"workers": args.workers, "load": os.getloadavg()[1]}
                 )
