@@ -33,9 +33,8 @@ COMPRESSED = pa.ipc.IpcWriteOptions(compression="lz4")
 class ListJob(NamedTuple):
     """One batch, for a worker."""
 
-    folder: str
-    """Folder of the tables, which is that of one build."""
-    number: int
+    build: str
+    """A name that no other build has."""
     batch: Batch
     max_duration: float
     """Seconds."""
@@ -44,7 +43,7 @@ class ListJob(NamedTuple):
 
 
 class ListedBatch(NamedTuple):
-    """Result of a worker; the rest is in its tables."""
+    """What a process holds of a batch; the rest is in its tables."""
 
     segments: int
     pieces: int
@@ -151,19 +150,23 @@ def list_input(
         progress: shows the number of utterances.
     """
     how = options.max_duration, options.suffix
-    jobs = (ListJob(str(folder), number, batch, *how) for number, batch in enumerate(batches))
-    found = dict(run_jobs(list_batch, jobs, workers, progress.start("utterances of the input")))
+    jobs = (ListJob(folder.name, batch, *how) for batch in batches)
+    found: dict[int, ListedBatch] = {}
+    for number, (listed, tables) in run_jobs(list_batch, jobs, workers, progress.start("utterances of the input")):
+        found[number] = listed
+        for kind, table in tables.items():
+            _path(folder, kind, number).write_bytes(table)
     return ListedInput(folder, [found[number] for number in range(len(found))])
 
 
-def list_batch(job: ListJob) -> ListedBatch:
-    """Writes the tables of one batch."""
+def list_batch(job: ListJob) -> tuple[ListedBatch, dict[str, pa.Buffer]]:
+    """Returns the tables of one batch by kind; the worker may be on a machine that does not see their folder."""
     listed = job.batch.read()
     segments: dict[str, list] = {name: [] for name in _ALL[SEGMENTS]}
     pieces: dict[str, list] = {name: [] for name in _ALL[PIECES]}
     unusable = []
     for number, segment in enumerate(listed.segments):
-        header, real = _look_up(job.folder, segment.path)
+        header, real = _look_up(job.build, segment.path)
         counts: Counter = Counter()
         found = (
             header._replace(name=segment.identity)
@@ -179,17 +182,21 @@ def list_batch(job: ListJob) -> ListedBatch:
         if number % _REPORTED == _REPORTED - 1:
             advance(_REPORTED)
     advance(len(listed.segments) % _REPORTED)
-    for kind, columns in ((SEGMENTS, segments), (PIECES, pieces)):
-        table = pa.table(columns, _SCHEMAS[kind])
-        with pa.ipc.new_stream(str(_path(Path(job.folder), kind, job.number)), table.schema, options=COMPRESSED) as writer:
-            writer.write_table(table)
     name_bytes = sum(len(name.encode()) for name in pieces["member"])
-    return ListedBatch(len(listed.segments), len(pieces["member"]), name_bytes, list(listed.skipped), unusable)
+    result = ListedBatch(len(listed.segments), len(pieces["member"]), name_bytes, list(listed.skipped), unusable)
+    return result, {SEGMENTS: _packed(SEGMENTS, segments), PIECES: _packed(PIECES, pieces)}
+
+
+def _packed(kind: str, columns: dict[str, list]) -> pa.Buffer:
+    table, buffer = pa.table(columns, _SCHEMAS[kind]), pa.BufferOutputStream()
+    with pa.ipc.new_stream(buffer, table.schema, options=COMPRESSED) as writer:
+        writer.write_table(table)
+    return buffer.getvalue()
 
 
 @lru_cache(_FILES_KNOWN)
-def _look_up(_folder: str, path: str) -> tuple[Header | Skipped, str]:
-    """Returns header and real path of a file; the folder is that of one build, as files may change before the next one."""
+def _look_up(_build: str, path: str) -> tuple[Header | Skipped, str]:
+    """Returns header and real path of a file, which may change before the next build."""
     return read_header(path), real_path(path)
 
 
