@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +21,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
@@ -154,16 +155,16 @@ def kill_a_node(folder: Path, data: str, ranks: int) -> dict:
         if any(process.poll() is not None for process in processes):
             raise SystemExit((nodes[0].folder / "log.txt").read_text()[-3000:])
         time.sleep(0.05)
-    os.killpg(processes[1].pid, signal.SIGKILL)
-    for child in subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True).stdout.splitlines():
-        if f"{nodes[1].folder}" in child and "several_nodes.py" in child:  # torchrun gives its ranks sessions of their own
-            os.kill(int(child.split()[0]), signal.SIGKILL)
+    node = psutil.Process(processes[1].pid)
+    for process in [node, *node.children(recursive=True)]:
+        process.kill()
     began = time.perf_counter()
     code = processes[0].wait(timeout=600)
     noticed = time.perf_counter() - began
     alone = Node(folder / "node2", data)
-    total = 2 * ranks * 100
-    train([alone], 1, folder / "experiments", every, f"trainer.max_steps={total}")
+    batches_of_epoch = int(re.search(r"in (\d+) batches", (nodes[0].folder / "log.txt").read_text())[1])
+    steps = CHECKPOINT + batches_of_epoch - 2 * ranks * CHECKPOINT + 2  # over the end of the epoch
+    train([alone], 1, folder / "experiments", every, f"trainer.max_steps={steps}")
     log = (alone.folder / "log.txt").read_text()
     epoch, done, planned = map(int, re.search(r"go on in epoch (\d+) after batch (\d+) of (\d+)", log).groups())
     first_steps = CHECKPOINT + planned - done

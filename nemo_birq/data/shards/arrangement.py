@@ -61,7 +61,7 @@ class Dealt(NamedTuple):
 
     shards: list[ShardPlan]
     order: np.ndarray
-    """(N,) int64: numbers of the pieces, shard after shard."""
+    """(N,) int32: numbers of the pieces, shard after shard."""
     bucket_limits: list[float]
 
 
@@ -69,16 +69,14 @@ def deal(by_name: np.ndarray, seconds: np.ndarray, options: BuildOptions) -> Dea
     """Shuffles pieces and deals them out.
 
     Args:
-        by_name: (N,) int64, numbers of the pieces in the order of their names.
+        by_name: (N,) int32, numbers of the pieces in the order of their names.
         seconds: (N,) float64, durations by number.
         options: options of the build.
 
     Raises:
         BuildError: less than one utterance for a bucket or shard.
     """
-    numbers = array("q", np.arange(len(by_name)).tobytes())
-    random.Random(options.seed).shuffle(numbers)
-    order = by_name[np.frombuffer(numbers, np.int64)]
+    order = by_name[_shuffled(len(by_name), options.seed)]
     shards, found, limits = [], [], []
     for number, rows in enumerate(_buckets(order, seconds, options.buckets), start=1):
         folder = "." if options.buckets == 1 else f"bucket{number}"
@@ -87,6 +85,13 @@ def deal(by_name: np.ndarray, seconds: np.ndarray, options: BuildOptions) -> Dea
             shards.append(ShardPlan(folder, shard_id, len(dealt), total(seconds[dealt])))
             found.append(dealt)
     return Dealt(shards, np.concatenate(found), limits)
+
+
+def _shuffled(number: int, seed: int) -> np.ndarray:
+    """Returns 0 to N-1 as Python's shuffle orders them, (N,) int32."""
+    numbers = array("i", np.arange(number, dtype=np.int32).tobytes())
+    random.Random(seed).shuffle(numbers)
+    return np.frombuffer(numbers, np.int32)
 
 
 def _buckets(order: np.ndarray, seconds: np.ndarray, number: int) -> list[np.ndarray]:

@@ -39,7 +39,7 @@ class SortedNames(NamedTuple):
 
     names: pa.LargeStringArray
     order: np.ndarray
-    """(N,) int64: their numbers in the order of the names."""
+    """(N,) int32: their numbers in the order of the names."""
 
 
 def sort_names(names: pa.LargeStringArray, apart: Callable[[np.ndarray], list[str]]) -> SortedNames:
@@ -66,13 +66,13 @@ def sort_names(names: pa.LargeStringArray, apart: Callable[[np.ndarray], list[st
 
 
 def _order(names: pa.LargeStringArray) -> np.ndarray:
-    return pc.sort_indices(names).to_numpy().view(np.int64)  # in UTF-8 the order of bytes is that of characters
+    return pc.sort_indices(names).to_numpy().astype(np.int32)  # in UTF-8 the order of bytes is that of characters
 
 
 def _repeated(sorted_names: SortedNames) -> np.ndarray:
     """Returns the numbers of all names that are there more than once, in ascending order."""
     names, order = sorted_names
-    found = [np.zeros(0, np.int64)]
+    found = [np.zeros(0, np.int32)]
     for first in range(0, len(order), _AT_ONCE):
         rows = order[first : first + _AT_ONCE + 1]
         values = names.take(pa.array(rows))

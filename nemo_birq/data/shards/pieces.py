@@ -19,7 +19,7 @@ _FOLDER = "pieces"
 _IN_A_GROUP = 200_000  # pieces that are sorted in memory
 _MOST_GROUPS = 200  # each is an open file
 _TABLES_AT_ONCE = 50
-_SCHEMA = pa.schema({"member": pa.large_string(), "piece": pa.large_string(), "place": pa.int64()})
+_SCHEMA = pa.schema({"member": pa.large_string(), "piece": pa.large_string(), "place": pa.int32()})
 
 
 def write_pieces(out: Path, listed: ListedInput, kept: np.ndarray, names: pa.LargeStringArray, dealt: Dealt) -> None:
@@ -37,8 +37,8 @@ def write_pieces(out: Path, listed: ListedInput, kept: np.ndarray, names: pa.Lar
     folder = out / SCRATCH / _FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     (out / SCRATCH / "records").mkdir(exist_ok=True)
-    place = np.empty(len(dealt.order), np.int64)
-    place[dealt.order] = np.arange(len(dealt.order))
+    place = np.empty(len(dealt.order), np.int32)
+    place[dealt.order] = np.arange(len(dealt.order), dtype=np.int32)
     firsts = np.cumsum([0, *(shard.utterances for shard in dealt.shards)])
     least = max(_IN_A_GROUP, len(place) // _MOST_GROUPS)
     begins = np.unique(np.searchsorted(firsts[:-1], np.arange(0, len(place), least)))  # first shards of the groups

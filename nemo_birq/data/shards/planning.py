@@ -50,8 +50,9 @@ def make_plan(source: dict, options: BuildOptions, listed: ListedInput, not_take
         inputs = ", ".join(source["input"])
         raise BuildError(f"nothing to build from in {inputs}: {len(skipped)} unusable, {found} too short. {reasons}")
     too_short = (total(seconds[usable.pieces]) - total(seconds[kept])) / 3600
+    seconds = seconds[kept]
     named = _named(listed, kept, numbers, options.suffix)
-    dealt = deal(named.order, seconds[kept], options)
+    dealt = deal(named.order, seconds, options)
     write_pieces(out, listed, kept, named.names, dealt)
     return Plan(
         source=source,
