@@ -1,6 +1,6 @@
 """Trainings on two nodes, which are two process groups with folders and caches of their own on this machine.
 
-    python benchmarks/several_nodes.py
+    python benchmarks/several_nodes.py [--what equal dies] [--ranks 1 2]
 
 Each node is started by examples/torchrun/pretrain.sh with the tiny model. Compares every logged number and weight of two
 nodes with one rank each, from copies of the shards and from an HTTP server, with those of one node with two ranks. Then
@@ -8,6 +8,7 @@ kills a node in the middle of an epoch, goes on with one node, and counts which 
 the epoch. Writes docs/results/several_nodes.json.
 """
 
+import argparse
 import json
 import os
 import re
@@ -184,34 +185,44 @@ def kill_a_node(folder: Path, data: str, ranks: int) -> dict:
         "computed_and_lost": sum(map(len, lost)),
         "survivor_ended_after_s": round(noticed, 1),
         "survivor_exit_code": code,
-        "survivor_said": (nodes[0].folder / "log.txt").read_text().splitlines()[-1][:300],
+        "survivor_said": re.findall(r"Error: (?:\[/\S*\] )?(.*?)\. ", (nodes[0].folder / "log.txt").read_text())[0],
     }
 
 
-def main() -> None:
+def compare_nodes(folder: Path, corpus: Path) -> dict:
+    """Trains on one node, on two with copies of the shards, and on two that read from a server."""
     from tests.helpers.stores import http_store
 
-    result: dict = {"command": "python benchmarks/several_nodes.py"}
+    short = (f"trainer.max_steps={STEPS}", f"trainer.val_check_interval={STEPS // 2}")
+    copies = [folder / f"copy{number}" for number in (0, 1)]
+    for copy in copies:
+        shutil.copytree(corpus, copy)
+    train([Node(folder / "one", str(corpus))], 2, folder / "one/experiments", *short)
+    two = [Node(folder / f"two{number}", str(copy)) for number, copy in enumerate(copies)]
+    train(two, 1, folder / "two/experiments", *short)
+    with http_store(corpus) as (_, url):
+        train([Node(folder / f"http{number}", url) for number in (0, 1)], 1, folder / "http/experiments", *short)
+    kinds = {"copies": "two", "http": "http"}
+    return {kind: compare(folder / "one/experiments", folder / name / "experiments") for kind, name in kinds.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--what", nargs="+", choices=("equal", "dies"), default=["equal", "dies"])
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], help="of each node, where one dies")
+    args = parser.parse_args()
+    target = ROOT / "docs/results/several_nodes.json"
+    result = json.loads(target.read_text()) if target.is_file() else {}
+    result["command"] = "python benchmarks/several_nodes.py"
     corpus = ROOT / "tarred_manifests"
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        short = (f"trainer.max_steps={STEPS}", f"trainer.val_check_interval={STEPS // 2}")
-        copies = [folder / f"copy{number}" for number in (0, 1)]
-        for copy in copies:
-            shutil.copytree(corpus, copy)
-        train([Node(folder / "one", str(corpus))], 2, folder / "one/experiments", *short)
-        print("one node is done", flush=True)
-        two = [Node(folder / f"two{number}", str(copy)) for number, copy in enumerate(copies)]
-        train(two, 1, folder / "two/experiments", *short)
-        result["two_nodes_with_copies"] = compare(folder / "one/experiments", folder / "two/experiments")
-        print(result, flush=True)
-        with http_store(corpus) as (_, url):
-            train([Node(folder / f"http{number}", url) for number in (0, 1)], 1, folder / "http/experiments", *short)
-        result["two_nodes_by_http"] = compare(folder / "one/experiments", folder / "http/experiments")
-        print(result["two_nodes_by_http"], flush=True)
-        result["a_node_dies"] = [kill_a_node(folder / f"killed{ranks}", str(corpus), ranks) for ranks in (1, 2)]
-    (ROOT / "docs/results/several_nodes.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result["a_node_dies"], indent=1))
+        if "equal" in args.what:
+            result["two_nodes"] = compare_nodes(folder, corpus)
+        if "dies" in args.what:
+            result["a_node_dies"] = [kill_a_node(folder / f"killed{ranks}", str(corpus), ranks) for ranks in args.ranks]
+    target.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Two nodes, with copies of the data and caches of their own, against two ranks on one; then one node alone."""
+"""Two nodes, with caches and copies of the data of their own or a server, against two ranks on one; then one node alone."""
 
 import shutil
 from pathlib import Path
@@ -9,6 +9,7 @@ from benchmarks.reliability.runs import PRETRAIN, rank_environments
 from benchmarks.several_nodes import compare
 from tests.helpers.forked import run_forked
 from tests.helpers.paths import CORPUS
+from tests.helpers.stores import http_store
 
 pytestmark = pytest.mark.integration
 STEPS = 4
@@ -44,9 +45,15 @@ def test_two_nodes_train_as_one_and_one_goes_on_alone(tmp_path):
     assert not (tmp_path / "cache1").exists()
     train(two, environments(tmp_path, nodes=2), 2, 1, STEPS)
     assert list((tmp_path / "cache1").glob("*.arrow"))
-    found = compare(one, two)
-    assert found["numbers"] > 100 and len(found["losses"]) == STEPS and found["weights"] > 50
-    assert found["numbers_that_differ"] == [] and found["weights_that_differ"] == 0
+    served = tmp_path / "served"
+    with http_store(CORPUS / "validation") as (store, url):
+        fresh = [{"NODE_DATA": url, "NEMO_BIRQ_CACHE": f"{tmp_path}/cache{node}"} for node in ("2", "3")]
+        train(served, [env | own for env, own in zip(environments(tmp_path, nodes=2), fresh, strict=True)], 2, 1, STEPS)
+        assert store.requests > 0
+    for other in (two, served):
+        found = compare(one, other)
+        assert found["numbers"] > 100 and len(found["losses"]) == STEPS and found["weights"] > 50
+        assert found["numbers_that_differ"] == [] and found["weights_that_differ"] == 0
     alone = {"NODE_DATA": f"{tmp_path}/data0", "NEMO_BIRQ_CACHE": f"{tmp_path}/cache0"}
     log = train(two, [alone], 1, 1, STEPS + 2)
     assert f"Data go on in epoch 0 after batch {2 * STEPS} of" in log
