@@ -8,8 +8,8 @@ index   the index of shards of 10,000 utterances, whose members have no content
 epoch   with that index: the plan of an epoch by one process, what a rank needs that maps it, and the change of the epoch,
         for which a process in the background has made the next plan
 
-No audio is decoded in any of them. Each measurement is a process of its own. Writes docs/results/scale.json, with the growth
-and what 30 and 300 million utterances would take at the cost of an utterance in the largest measurement.
+No audio is decoded in any of them. Each measurement is a process of its own. Adds to docs/results/scale.json, with a line
+through the measurements of each kind and what 30 and 300 million utterances would take.
 """
 
 import argparse
@@ -233,21 +233,17 @@ class Watch:
 
 
 def predict(rows: list[dict]) -> list[dict]:
-    """Exponent of the growth of each number, and its value for more utterances at the cost of one in the largest row."""
+    """Fits a line to the growth of each number, and continues it; start-up makes small measurements grow more slowly."""
     found = []
     for what in dict.fromkeys(row["what"] for row in rows):
         some = [row for row in rows if row["what"] == what]
-        sizes = [row["utterances"] for row in some]
-        for key in ("seconds", "main_cpu_s", "all_cpu_s", "peak_mb", "rank_mb", "disk_mb"):
-            values = [row.get(key) for row in some]
-            if len(set(sizes)) < 2 or not all(values):
+        for key in ("main_cpu_s", "all_cpu_s", "peak_mb", "rank_mb", "disk_mb"):
+            if len(some) < 2 or not all(key in row for row in some):
                 continue
-            entry = {
-                "what": what,
-                "number": key,
-                "exponent": round(float(np.polyfit(np.log(sizes), np.log(values), 1)[0]), 2),
-            }
-            found.append(entry | {str(more): round(values[-1] * more / sizes[-1]) for more in PREDICTED})
+            slope, start = np.polyfit([row["utterances"] for row in some], [row[key] for row in some], 1)
+            line = {"start": round(float(start), 1), "a_million": round(float(1e6 * slope), 1)}
+            predicted = {str(more): round(start + slope * more) for more in PREDICTED}
+            found.append({"what": what, "number": key} | line | predicted)
     return found
 
 
