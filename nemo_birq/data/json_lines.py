@@ -60,7 +60,12 @@ def without_nan(value: Any) -> Any:
 
 def parse_lines(file: BinaryIO) -> Iterator[ParsedLine]:
     """Yields the lines of a binary file; blank ones are passed over."""
-    for number, raw in _raw_lines(file):
+    return parse_raw_lines(raw_lines(file))
+
+
+def parse_raw_lines(lines: Iterable[tuple[int, bytes]]) -> Iterator[ParsedLine]:
+    """Yields the lines of ``raw_lines``."""
+    for number, raw in lines:
         try:
             yield ParsedLine(number, parse_line(raw), None)
         except BadLineError as problem:
@@ -103,8 +108,8 @@ def parse_line(raw: bytes) -> dict[str, Any]:
     return entry
 
 
-def _raw_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Yields number and bytes of each line; of a line that is too long only so much that it shows."""
+def raw_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Yields number and bytes of each line that is not blank; of a line that is too long only so much that it shows."""
     number = 0
     while raw := file.readline(MAX_LINE_BYTES + 1):
         number += 1

@@ -11,6 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from nemo_birq.data.shards.build import build
 from nemo_birq.data.shards.plan import BuildOptions
+from nemo_birq.data.shards.segments import Listed
+from nemo_birq.data.shards.workers import Workers
 from nemo_birq.data.shards.writer import Utterance, write_shards
 from nemo_birq.utils.progress import ProgressBars
 from tests.helpers.models import SAMPLE_RATE
@@ -50,8 +52,18 @@ def write_lines(path: Path, *lines: dict) -> Path:
     return path
 
 
-def make(recipe, out: Path, workers: int = 1, max_skipped_share: float = 0.0, **options) -> dict:
+def make(recipe, out: Path | str, workers: Workers = 1, max_skipped_share: float = 0.0, **options) -> dict:
     return build(recipe, out, BuildOptions(**options), workers, max_skipped_share, ProgressBars(disable=True))
+
+
+def listed(recipe, folder: Path) -> Listed:
+    """What a recipe reads, all in one; archives are unpacked under the folder."""
+    found = Listed([], [])
+    for batch in recipe.read(folder / "scratch", 1, ProgressBars(disable=True)).batches:
+        segments, skipped = batch.read()
+        found.segments.extend(segments)
+        found.skipped.extend(skipped)
+    return found
 
 
 def members(out: Path) -> dict[str, np.ndarray]:

@@ -2,28 +2,47 @@
 
 from pathlib import Path
 
+import fsspec
 import pytest
 from click.testing import CliRunner
 
 from nemo_birq.data.shards.build_command import make_shards
 from nemo_birq.data.shards.recipes.folder import FolderRecipe
+from nemo_birq.data.shards.recipes.remote_folder import RemoteFolderRecipe
 from nemo_birq.data.shards.segments import BuildError
 from nemo_birq.data.shards.verify_command import verify_shards
 from nemo_birq.utils.progress import ProgressBars
 from tests.helpers.ray_jobs import killed_always, killed_once, refused
 from tests.helpers.shards import make, noise, write
+from tests.helpers.stores import s3_for_tests
 
 pytestmark = pytest.mark.unit
 ray = pytest.importorskip("ray", reason="pip install 'nemo_birq[ray]'")
 
 from nemo_birq.data.shards import ray_cluster  # noqa: E402
 
+OPTIONS = {"num_shards": 4, "max_duration": 4.0}
+
 
 @pytest.fixture(scope="module")
-def cluster():
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error", object_store_memory=100 << 20)
-    yield ray_cluster.RayCluster("any")
-    ray.shutdown()
+def cluster(tmp_path_factory):
+    """A cluster whose processes have a cache folder of their own, as other machines have, and find the tests' store."""
+    with s3_for_tests(), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEMO_BIRQ_CACHE", str(tmp_path_factory.mktemp("machines")))
+        quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+        ray.init(num_cpus=2, object_store_memory=100 << 20, **quiet)
+        yield ray_cluster.RayCluster(ray_cluster.ANY)
+        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("root") / "clips"
+    for i in range(6):
+        write(root / f"{i}.flac", noise(1 + 0.5 * i))
+    write(root / "long.wav", noise(9))
+    (root / "broken.flac").write_bytes(b"no audio")
+    return root
 
 
 def content(out: Path) -> dict[str, bytes]:
@@ -31,14 +50,9 @@ def content(out: Path) -> dict[str, bytes]:
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in files}
 
 
-def test_the_bytes_are_those_of_one_process(cluster, tmp_path):
-    for i in range(6):
-        write(tmp_path / "clips" / f"{i}.flac", noise(1 + 0.5 * i))
-    write(tmp_path / "clips" / "long.wav", noise(9))
-    (tmp_path / "clips" / "broken.flac").write_bytes(b"no audio")
-    options = {"num_shards": 4, "max_duration": 4.0}
-    make(FolderRecipe(tmp_path / "clips"), tmp_path / "one", max_skipped_share=0.5, **options)
-    arguments = ["folder", str(tmp_path / "clips"), "--out", str(tmp_path / "ray"), "--max-skipped-share", "0.5"]
+def test_the_bytes_are_those_of_one_process(cluster, clips, tmp_path):
+    make(FolderRecipe(clips), tmp_path / "one", max_skipped_share=0.5, **OPTIONS)
+    arguments = ["folder", str(clips), "--out", str(tmp_path / "ray"), "--max-skipped-share", "0.5"]
     arguments += ["--num-shards", "4", "--max-duration", "4.0"]
     result = CliRunner().invoke(make_shards, [*arguments, "--ray"])
     assert result.exit_code == 0, result.output
@@ -47,6 +61,18 @@ def test_the_bytes_are_those_of_one_process(cluster, tmp_path):
     assert result.exit_code == 0 and "members, nothing wrong" in result.output, result.output
     result = CliRunner().invoke(make_shards, [*arguments, "--ray", "--part", "1/2"])
     assert result.exit_code == 1 and "--part and --ray both spread the shards over machines" in result.output
+
+
+def test_machines_that_share_a_store_alone(cluster, clips, tmp_path, monkeypatch):
+    monkeypatch.setenv("NEMO_BIRQ_CACHE", str(tmp_path / "cache"))
+    fsspec.filesystem("s3").put(str(clips), "bucket/clips", recursive=True)
+    recipe = RemoteFolderRecipe("s3://bucket/clips")
+    make(recipe, tmp_path / "one", max_skipped_share=0.5, **OPTIONS)
+    make(recipe, "s3://bucket/ray", workers=cluster, max_skipped_share=0.5, **OPTIONS)
+    system = fsspec.filesystem("s3")
+    system.invalidate_cache()
+    found = {name.removeprefix("bucket/ray/"): system.cat_file(name) for name in system.find("bucket/ray")}
+    assert found == content(tmp_path / "one")
 
 
 def test_lost_tasks_are_repeated_and_errors_are_those_of_the_jobs(cluster, tmp_path, monkeypatch):

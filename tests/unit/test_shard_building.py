@@ -17,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import soundfile
 from filelock import FileLock
@@ -31,7 +32,8 @@ from nemo_birq.data.shards.build import CARD, LOCK
 from nemo_birq.data.shards.build_command import training_keys
 from nemo_birq.data.shards.cut import AT_UTTERANCES, EQUAL, WHOLE, cut, join_utterances
 from nemo_birq.data.shards.headers import Header, read_header
-from nemo_birq.data.shards.plan import PLAN, SCRATCH, member_names
+from nemo_birq.data.shards.names import member_name, sort_names
+from nemo_birq.data.shards.plan import PLAN, SCRATCH
 from nemo_birq.data.shards.recipes.folder import FolderRecipe
 from nemo_birq.data.shards.recipes.manifest import ManifestRecipe
 from nemo_birq.data.shards.segments import BuildError, Segment, Spoken
@@ -176,16 +178,24 @@ def test_equal_pieces_cover_a_file_without_gap(frames, longest):
 NAMES = st.text(st.sampled_from("aB1/._-\\ é界sub2"), min_size=1, max_size=400)
 
 
+def unique_names(names: list[str]) -> list[str]:
+    alone = pa.array([member_name(name, name, ".flac") for name in names], pa.large_string())
+    apart = sort_names(alone, lambda rows: [member_name(names[row], names[row], ".flac", apart=True) for row in rows])
+    found = apart.names.to_pylist()
+    assert [found[number] for number in apart.order] == sorted(found)
+    return found
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(NAMES, unique=True))
 def test_names_of_members_are_unique_and_harmless(names):
-    found = member_names([(name, name) for name in names], ".flac")
+    found = unique_names(names)
     assert len(set(found)) == len(names)
     for member in found:
         stem = member.removesuffix(".flac")
         assert not set(stem) & set("/.\\ ") and stem and len(stem) < 170
         assert "-sub1" not in stem and "-sub2" not in stem
-    assert sorted(member_names([(name, name) for name in reversed(names)], ".flac")) == sorted(found)
+    assert sorted(unique_names(names[::-1])) == sorted(found)
 
 
 def test_files_of_one_name_in_several_folders_all_arrive(tmp_path):

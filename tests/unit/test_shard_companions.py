@@ -15,8 +15,7 @@ from nemo_birq.data.shards.recipes.folder import FolderRecipe
 from nemo_birq.data.shards.recipes.inputs import is_companion
 from nemo_birq.data.shards.recipes.librispeech import LibriSpeechRecipe
 from nemo_birq.data.shards.recipes.yodas import YodasRecipe
-from nemo_birq.utils.progress import ProgressBars
-from tests.helpers.shards import lines, make, noise, wav, write
+from tests.helpers.shards import lines, listed, make, noise, wav, write
 
 pytestmark = pytest.mark.unit
 
@@ -35,10 +34,6 @@ def accompany(root: Path) -> Path:
         (root / name / f"._{root.name}").write_bytes(APPLE_DOUBLE)
         (root / name / "a.wav").write_bytes(APPLE_DOUBLE)
     return root
-
-
-def read(recipe, scratch: Path):
-    return recipe.read(scratch, 1, ProgressBars(disable=True))
 
 
 def test_names_of_companions():
@@ -61,7 +56,7 @@ def test_librispeech_with_companions(tmp_path):
     chapter = tmp_path / "in" / "dev-clean" / "84" / "198"
     write(chapter / "84-198-0000.flac", noise(1.0))
     (chapter / "84-198.trans.txt").write_text("84-198-0000 GOOD\n")
-    found = read(LibriSpeechRecipe(accompany(tmp_path / "in"), ("dev-clean",)), tmp_path)
+    found = listed(LibriSpeechRecipe(accompany(tmp_path / "in"), ("dev-clean",)), tmp_path)
     assert [segment.name for segment in found.segments] == ["84-198-0000"] and found.skipped == []
 
 
@@ -85,7 +80,7 @@ def test_ami_with_companions(tmp_path, packed):
             for path in [*annotations.rglob("*")]:
                 archive.write(path, path.relative_to(annotations))
         shutil.rmtree(annotations)
-    found = read(AmiRecipe(root, split="train"), tmp_path / "scratch")
+    found = listed(AmiRecipe(root, split="train"), tmp_path)
     assert [segment.line["text"] for segment in found.segments] == ["OKAY"] and found.skipped == []
 
 
@@ -105,7 +100,7 @@ def test_archives_of_yodas_with_companions(tmp_path):
         ):
             tar.add(path, name)
     accompany(tmp_path / "in" / "data")
-    found = read(YodasRecipe(tmp_path / "in"), tmp_path / "scratch")
+    found = listed(YodasRecipe(tmp_path / "in"), tmp_path)
     assert [segment.line["text"] for segment in found.segments] == ["hello"] and found.skipped == []
 
 

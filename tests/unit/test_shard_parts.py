@@ -1,26 +1,32 @@
 """Builds in parts, as job arrays of many machines run them: the result is that of one process, whatever happens."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from nemo_birq.data.shards import names as names_module
+from nemo_birq.data.shards import pieces as pieces_module
 from nemo_birq.data.shards import plan as plan_module
 from nemo_birq.data.shards.build import CARD, plan_build
 from nemo_birq.data.shards.build_command import make_shards
 from nemo_birq.data.shards.parts import Part, build_part
 from nemo_birq.data.shards.plan import PLAN, SCRATCH, BuildOptions
+from nemo_birq.data.shards.recipes import manifest as recipe_module
 from nemo_birq.data.shards.recipes.folder import FolderRecipe
+from nemo_birq.data.shards.recipes.manifest import ManifestRecipe
 from nemo_birq.data.shards.segments import BuildError
 from nemo_birq.utils.files import file_sha256
 from nemo_birq.utils.progress import ProgressBars
 from tests.helpers.paths import ROOT
-from tests.helpers.shards import make, noise, write
+from tests.helpers.shards import make, noise, write, write_lines
 
 pytestmark = pytest.mark.unit
 OPTIONS = {"num_shards": 5, "max_duration": 4.0}
@@ -69,6 +75,34 @@ def test_parts_in_any_order_repeated_and_lost_give_the_bytes_of_one_process(fold
     make(FolderRecipe(folder), tmp_path, workers=2, max_skipped_share=0.5, **OPTIONS)
     assert checksums(tmp_path) == whole
     assert part(folder, tmp_path, "2/3").is_complete and checksums(tmp_path) == whole
+
+
+def test_the_plan_does_not_depend_on_how_much_of_it_is_in_memory(tmp_path, monkeypatch):
+    """Batches of the input, tables that are spread at once, groups that are sorted and names that are compared."""
+    names = [f"{i}{separator}x.wav" for i in range(3) for separator in "/_"]  # members of two files are called the same
+    for name in names:
+        write(tmp_path / "in" / name, noise(1.5))
+    lines = [
+        {"audio_filepath": names[i % 6], "offset": 0.01 * (i // 6), "duration": 0.2 + 0.003 * i, "text": "é"}
+        for i in range(60)
+    ]
+    manifest = write_lines(tmp_path / "in" / "train.json", *lines, *lines[:7], {"audio_filepath": "no.wav", "duration": 1})
+    outs = [tmp_path / "whole", tmp_path / "in_parts"]
+    for out in outs:
+        options = BuildOptions(num_shards=5, buckets=2, min_duration=0.25)
+        plan_build(ManifestRecipe([manifest]), out, options, 1, ProgressBars(disable=True))
+        monkeypatch.setattr(recipe_module, "IN_A_BATCH", 4)
+        monkeypatch.setattr(pieces_module, "_TABLES_AT_ONCE", 2)
+        monkeypatch.setattr(pieces_module, "_IN_A_GROUP", 9)
+        monkeypatch.setattr(names_module, "_AT_ONCE", 3)
+    assert checksums(outs[0]) == checksums(outs[1])
+    members = [
+        json.loads(line)[0] for path in (outs[0] / SCRATCH).rglob("*.jsonl") for line in path.read_text().splitlines()
+    ]
+    assert len(set(members)) == len(members) == 43
+    assert sum(len(member) > len("0_x-00000000-00000200.wav") for member in members) > 20  # with a hash
+    skipped = json.loads((outs[0] / PLAN).read_text())["skipped"]
+    assert Counter(kind for _, kind, _ in skipped) == {"duplicate": 7, "missing": 1}
 
 
 def test_a_killed_part_is_repeated(folder, whole, tmp_path):

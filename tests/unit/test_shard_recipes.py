@@ -19,15 +19,10 @@ from nemo_birq.data.shards.recipes.librispeech import TRAIN_960, LibriSpeechReci
 from nemo_birq.data.shards.recipes.manifest import ManifestRecipe
 from nemo_birq.data.shards.recipes.yodas import YodasRecipe
 from nemo_birq.data.shards.segments import BuildError
-from nemo_birq.utils.progress import ProgressBars
 from tests.helpers.models import SAMPLE_RATE
-from tests.helpers.shards import lines, make, members, noise, write, write_lines
+from tests.helpers.shards import lines, listed, make, members, noise, write, write_lines
 
 pytestmark = pytest.mark.unit
-
-
-def read(recipe, tmp_path):
-    return recipe.read(tmp_path / "scratch", 1, ProgressBars(disable=True))
 
 
 # --- LibriSpeech ------------------------------------------------------------------------------------------------------
@@ -54,7 +49,7 @@ def test_librispeech(tmp_path, librispeech):
         "audio_filepath": "19-198-0001.flac", "duration": 2.0, "text": "THIS LITTLE WORK", "speaker": "19", "lang": "en",
         "part": "train-clean-100", "shard_id": 0}  # fmt: skip
     assert card["hours"] == pytest.approx(9 / 3600, abs=1e-6)
-    dev = read(LibriSpeechRecipe(librispeech, ("dev-clean",), lower_case=True), tmp_path).segments
+    dev = listed(LibriSpeechRecipe(librispeech, ("dev-clean",), lower_case=True), tmp_path).segments
     assert [segment.line["text"] for segment in dev] == ["northanger abbey", "this little work"]
 
 
@@ -66,7 +61,7 @@ def test_librispeech_with_faults(tmp_path, librispeech):
     (chapter / "84-198.trans.txt").write_bytes(
         b"84-198-0000 GOOD\n84-198-0001 TORN\n84-198-0002 GONE\n84-198-0003 CAF\xc9\n84-198-0004\n"
     )
-    found = read(LibriSpeechRecipe(tmp_path, ("dev-other",)), tmp_path)
+    found = listed(LibriSpeechRecipe(tmp_path, ("dev-other",)), tmp_path)
     assert [segment.name for segment in found.segments] == ["84-198-0000"]
     assert {entry.name: entry.kind for entry in found.skipped} == {
         "84-198-0001": "unreadable", "84-198-0002": "missing", "84-198-0003": "not text", "84-198-0004": "not text"
@@ -137,11 +132,11 @@ def test_ami_headsets_and_distant_microphone(tmp_path, ami):
 
 
 def test_ami_splits_and_text(tmp_path, ami):
-    (dev,) = read(AmiRecipe(ami, "ihm", "dev"), tmp_path).segments
+    (dev,) = listed(AmiRecipe(ami, "ihm", "dev"), tmp_path).segments
     assert dev.name == "ES2011a-0-0" and dev.line["text"] == "RIGHT"
-    upper = read(AmiRecipe(ami, "ihm", "train", text="upper"), tmp_path).segments
+    upper = listed(AmiRecipe(ami, "ihm", "train", text="upper"), tmp_path).segments
     assert sorted(segment.line["text"] for segment in upper) == ["OKAY MM-HMM IT'S L_C_D", "YEAH"]
-    assert read(AmiRecipe(ami, "ihm", "test"), tmp_path).segments == []
+    assert listed(AmiRecipe(ami, "ihm", "test"), tmp_path).segments == []
 
 
 def test_ami_annotations_may_be_packed(tmp_path, ami):
@@ -151,8 +146,8 @@ def test_ami_annotations_may_be_packed(tmp_path, ami):
     (tmp_path / "wav_db").symlink_to(ami / "wav_db")
     with pytest.raises(FileNotFoundError, match="lhotse download ami --mic sdm"):
         AmiRecipe(tmp_path / "nowhere", "sdm").describe()
-    packed = read(AmiRecipe(tmp_path, "sdm"), tmp_path)
-    assert [s.line for s in packed.segments] == [s.line for s in read(AmiRecipe(ami, "sdm"), tmp_path).segments] != []
+    packed = listed(AmiRecipe(tmp_path, "sdm"), tmp_path)
+    assert [s.line for s in packed.segments] == [s.line for s in listed(AmiRecipe(ami, "sdm"), tmp_path).segments] != []
 
 
 def test_ami_with_faults(tmp_path, ami):
@@ -162,7 +157,7 @@ def test_ami_with_faults(tmp_path, ami):
     torn.parent.mkdir(parents=True)
     torn.write_bytes(b"RIFF")
     (tmp_path / "ami_public_manual_1.6.2").symlink_to(ami / "ami_public_manual_1.6.2")
-    found = read(AmiRecipe(tmp_path, "ihm"), tmp_path)
+    found = listed(AmiRecipe(tmp_path, "ihm"), tmp_path)
     assert found.segments == []
     assert {entry.name: entry.kind for entry in found.skipped} == {"ES2002a": "missing", "ES2005a": "unreadable"}
 
@@ -171,7 +166,7 @@ def test_ami_with_damaged_annotations(tmp_path, ami):
     shutil.copytree(ami, tmp_path, dirs_exist_ok=True)
     (tmp_path / "ami_public_manual_1.6.2" / "words" / "ES2002a.A.words.xml").unlink()
     with pytest.raises(BuildError, match=r"ami_public_manual_1\.6\.2.*FEE005"):
-        read(AmiRecipe(tmp_path), tmp_path)
+        listed(AmiRecipe(tmp_path), tmp_path)
 
 
 # --- YODAS ------------------------------------------------------------------------------------------------------------
@@ -251,7 +246,7 @@ def test_yodas2_with_a_truncated_archive_and_a_name_that_leaves_it(tmp_path, yod
     (yodas2 / "data" / "en000" / "text" / "00000001.json").write_text('[{"audio_id": "good", "text": {}}, 3]')
     data = (audio / "00000001.tar.gz").read_bytes()
     (audio / "00000001.tar.gz").write_bytes(data[: len(data) // 2])
-    found = read(YodasRecipe(yodas2), tmp_path)
+    found = listed(YodasRecipe(yodas2), tmp_path)
     assert sorted(segment.name for segment in found.segments) == ["good", "short", "silent", "vid-eo1"]
     assert {entry.name: entry.kind for entry in found.skipped} == {
         "en000/00000001/evil.wav": "outside", "en000/00000001.tar.gz": "truncated", "en000/00000001.json": "not text"
@@ -293,7 +288,7 @@ def test_what_is_no_file_of_cuts(tmp_path):
     for name, content in (("a.jsonl.gz", b"no gzip"), ("b.jsonl", b"no json\n"), ("c.jsonl", b'{"audio_filepath": "x"}\n')):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(BuildError, match=rf"{name}.*Lhotse cuts"):
-            read(CutsRecipe(tmp_path / name), tmp_path)
+            listed(CutsRecipe(tmp_path / name), tmp_path)
 
 
 def test_a_manifest_elsewhere_and_absolute_paths(tmp_path):
@@ -306,7 +301,7 @@ def test_a_manifest_elsewhere_and_absolute_paths(tmp_path):
         {"audio_filepath": str(tmp_path / "other" / "b.wav"), "duration": 1.0},
         {"audio_filepath": "../other/b.wav", "duration": 1.0},
     )
-    found = read(ManifestRecipe([manifest], tmp_path / "audio"), tmp_path)
+    found = listed(ManifestRecipe([manifest], tmp_path / "audio"), tmp_path)
     assert [segment.path for segment in found.segments] == [str(tmp_path / "audio/a.wav"), str(tmp_path / "other/b.wav")]
     assert [entry.kind for entry in found.skipped] == ["outside"]
     with pytest.raises(FileNotFoundError, match=r"no\.json"):
@@ -318,7 +313,7 @@ def test_a_folder_is_read_at_any_depth_and_in_any_format(tmp_path):
     for name, options in formats.items():
         write(tmp_path / name, noise(1.0), **options)
     (tmp_path / "6.raw").write_bytes(bytes(1000))
-    found = read(FolderRecipe(tmp_path), tmp_path)
+    found = listed(FolderRecipe(tmp_path), tmp_path)
     assert sorted(segment.identity for segment in found.segments) == sorted(formats)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         FolderRecipe(tmp_path / "nowhere").describe()
@@ -330,7 +325,7 @@ def test_links_to_folders_are_followed_once(tmp_path):
     (tmp_path / "in" / "z" / "up").symlink_to(tmp_path / "in")  # round and round
     (tmp_path / "given").symlink_to(tmp_path / "in")
     for root in ("in", "given"):
-        found = read(FolderRecipe(tmp_path / root), tmp_path)
+        found = listed(FolderRecipe(tmp_path / root), tmp_path)
         assert [segment.identity for segment in found.segments] == ["part/x.wav"] and found.skipped == []
 
 
@@ -349,7 +344,7 @@ def test_links_that_lead_out_of_the_input_are_left_out_and_counted(tmp_path):
         {"audio_filepath": "good.wav"}, {"audio_filepath": "file.wav"}, {"audio_filepath": "folder/x.wav"},
         {"audio_filepath": str(tmp_path / "in" / "file.wav")},
     )  # fmt: skip
-    found = read(FolderRecipe(tmp_path / "in"), tmp_path)
+    found = listed(FolderRecipe(tmp_path / "in"), tmp_path)
     assert [segment.identity for segment in found.segments] == ["good.wav"]
     assert [(entry.name, entry.kind) for entry in found.skipped] == [
         (name, "outside") for name in ("again.wav", "file.wav", "folder", "up")
@@ -357,19 +352,19 @@ def test_links_that_lead_out_of_the_input_are_left_out_and_counted(tmp_path):
     card = make(FolderRecipe(tmp_path / "in"), tmp_path / "out", max_skipped_share=1.0)
     assert list(members(tmp_path / "out")) == ["good.flac"] and card["skipped_kinds"] == {"outside": 4}
     assert str(tmp_path) not in json.dumps(card)
-    listed = read(ManifestRecipe([manifest]), tmp_path)
-    assert [Path(segment.path).name for segment in listed.segments] == ["good.wav", "file.wav"]
-    assert [(entry.name, entry.kind) for entry in listed.skipped] == [
+    found = listed(ManifestRecipe([manifest]), tmp_path)
+    assert [Path(segment.path).name for segment in found.segments] == ["good.wav", "file.wav"]
+    assert [(entry.name, entry.kind) for entry in found.skipped] == [
         ("x.json, line 2", "outside"), ("x.json, line 3", "outside")
     ]  # fmt: skip
     (tmp_path / "in" / "good.wav").unlink()
     with pytest.raises(BuildError, match="in holds no audio, and 4 links that lead out of it: give the folder"):
-        read(FolderRecipe(tmp_path / "in"), tmp_path)
+        listed(FolderRecipe(tmp_path / "in"), tmp_path)
 
 
 def test_librispeech_may_be_a_tree_of_links(tmp_path, librispeech):
     (tmp_path / "LibriSpeech").mkdir()
     for part in librispeech.iterdir():
         (tmp_path / "LibriSpeech" / part.name).symlink_to(part)
-    found = read(LibriSpeechRecipe(tmp_path / "LibriSpeech", ("dev-clean",)), tmp_path)
+    found = listed(LibriSpeechRecipe(tmp_path / "LibriSpeech", ("dev-clean",)), tmp_path)
     assert len(found.segments) == 2 and found.skipped == []

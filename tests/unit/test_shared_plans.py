@@ -1,6 +1,7 @@
 """Plans of large epochs: those of one process, made once, mapped by all, and the next one made meanwhile."""
 
 import time
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -61,5 +62,10 @@ def test_the_next_plan_is_made_meanwhile_for_training(request_of, monkeypatch):
     monkeypatch.setattr(PlanRequest, "make", lambda self: pytest.fail("it is made again"))
     begun = []
     monkeypatch.setattr("nemo_birq.data.dataloader.prepare_plan", begun.append)
+    steps = len(order) + 5  # over the end of the epoch
+    batches = list(islice(order, steps))
+    assert batches[-1].position[0] == 1
     assert_same(order.plan(1, 2), following)
     assert [request.epoch for request in begun] == [2]
+    monkeypatch.undo()
+    assert list(islice(BatchOrder(indexes, None, SETTINGS, 0, 2, endless=True), steps)) == batches

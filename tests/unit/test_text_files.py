@@ -19,18 +19,13 @@ from nemo_birq.evaluation.label_quality.alignments import read_alignments
 from nemo_birq.extraction.store import PartStore
 from nemo_birq.scoring.ngram_command import read_texts
 from nemo_birq.utils.files import read_json
-from nemo_birq.utils.progress import ProgressBars
 from nemo_birq.utils.text_files import refuse_mark
-from tests.helpers.shards import lines, make, noise, wav, write
+from tests.helpers.shards import lines, listed, make, noise, wav, write
 
 pytestmark = pytest.mark.unit
 
 MARK = b"\xef\xbb\xbf"
 WINDOWS = {"plain": lambda text: text.encode(), "marked": lambda text: MARK + text.replace("\n", "\r\n").encode()}
-
-
-def read(recipe, tmp_path):
-    return recipe.read(tmp_path / "scratch", 1, ProgressBars(disable=True))
 
 
 @pytest.mark.parametrize("form", WINDOWS.values(), ids=WINDOWS)
@@ -66,7 +61,7 @@ def test_transcripts_of_recipes(tmp_path, form):
     for i in range(2):
         write(chapter / f"84-198-000{i}.flac", noise(1.0))
     (chapter / "84-198.trans.txt").write_bytes(form("84-198-0000 ONE\n84-198-0001 TWO WORDS\n"))
-    found = read(LibriSpeechRecipe(tmp_path, ("dev-clean",)), tmp_path)
+    found = listed(LibriSpeechRecipe(tmp_path, ("dev-clean",)), tmp_path)
     assert [segment.line["text"] for segment in found.segments] == ["ONE", "TWO WORDS"] and not found.skipped
 
     for subset, suffix, text in (
@@ -83,7 +78,7 @@ def test_transcripts_of_recipes(tmp_path, form):
                 member = tarfile.TarInfo(f"{name}.wav")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
-    found = read(YodasRecipe(tmp_path), tmp_path)
+    found = listed(YodasRecipe(tmp_path), tmp_path)
     assert [segment.line["text"] for segment in found.segments] == ["first", "second", "caption"] and not found.skipped
 
 

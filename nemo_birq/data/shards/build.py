@@ -2,17 +2,20 @@
 
 import json
 import re
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 from filelock import FileLock, Timeout
 
 from nemo_birq.data.shards.card import draw_durations, make_card
-from nemo_birq.data.shards.headers import Header, read_headers
+from nemo_birq.data.shards.listing import list_input
+from nemo_birq.data.shards.pieces import pieces_name
 from nemo_birq.data.shards.plan import (
     PLAN,
     SCRATCH,
@@ -22,11 +25,10 @@ from nemo_birq.data.shards.plan import (
     byte_versions,
     check_same_command,
     check_same_versions,
-    make_plan,
     read_plan,
-    write_plan,
 )
-from nemo_birq.data.shards.segments import BuildError, Listing, Skipped
+from nemo_birq.data.shards.planning import make_plan
+from nemo_birq.data.shards.segments import BuildError, Listing
 from nemo_birq.data.shards.shard_job import ShardJob, build_shard
 from nemo_birq.data.shards.source import shareable
 from nemo_birq.data.shards.stored import StoredFolder
@@ -39,7 +41,7 @@ CARD = "dataset_card.json"
 PICTURE = "durations.png"
 SHOWN = 3  # shards and utterances in an error
 LOCK = ".build.lock"
-_HEADERS_IN_A_JOB = 500
+_TABLES = "tables"
 
 
 class LeftOutError(BuildError):
@@ -164,12 +166,16 @@ def _plan(
             f"the machines of a cluster share no disk for archives that are unpacked for {folder}: leave out --ray, or give "
             "a folder that they share"
         )
-    listing = recipe.read(folder.local / SCRATCH / "unpacked", workers, progress)
-    headers = _read_headers(sorted({segment.path for segment in listing.segments}), workers, progress)
-    plan, contents = make_plan(source, options, listing, headers)
-    write_plan(folder.local, plan, contents)
-    pieces = (folder.local / SCRATCH / "pieces").iterdir()
-    folder.send(path.relative_to(folder.local).as_posix() for path in sorted(pieces))
+    scratch = folder.local / SCRATCH
+    listing = recipe.read(scratch / "unpacked", workers, progress)
+    for left in scratch.glob(f"{_TABLES}*"):  # by a process that was killed
+        shutil.rmtree(left)
+    scratch.mkdir(exist_ok=True)
+    with TemporaryDirectory(dir=scratch, prefix=_TABLES) as tables:
+        listed = list_input(listing.batches, Path(tables), options, workers, progress)
+        plan = make_plan(source, options, listed, dict(listing.not_taken), folder.local)
+    write_json(folder.local / PLAN, plan._asdict())
+    folder.send(map(pieces_name, plan.shards))
     folder.send([PLAN])
     return plan
 
@@ -221,14 +227,6 @@ def check_same_build(folder: StoredFolder, plan: Plan, source: dict, options: Bu
             f"the archives for {folder} were unpacked by --plan on another machine, whose disk this one does not see: "
             "build all parts there, or in a folder that the machines share"
         )
-
-
-def _read_headers(paths: list[str], workers: Workers, progress: Progress) -> dict[str, Header | Skipped]:
-    jobs = [paths[i : i + _HEADERS_IN_A_JOB] for i in range(0, len(paths), _HEADERS_IN_A_JOB)]
-    headers: dict[str, Header | Skipped] = {}
-    for number, found in run_jobs(read_headers, jobs, workers, progress.start("headers of files", len(paths))):
-        headers |= zip(jobs[number], found, strict=True)
-    return headers
 
 
 def build_shards(

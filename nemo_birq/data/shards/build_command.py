@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -129,6 +129,14 @@ def training_keys(card: dict, out: Path | str) -> list[str]:
     return ["To train on these shards:", *(f"  {argument}" for argument in arguments)]
 
 
+class AmountColumn(ProgressColumn):
+    """What is done, and of how much where that is known."""
+
+    def render(self, task: Task) -> Text:
+        of_all = "" if task.total is None else f" of {task.total:,.2f}"
+        return Text(f"{task.completed:,.2f}{of_all}")
+
+
 def make(
     recipe: Recipe,
     out: Path | str,
@@ -150,7 +158,7 @@ def make(
     if chosen and ray:
         raise ValueError("--part and --ray both spread the shards over machines: give one of them")
     os.environ.setdefault("TQDM_DISABLE", "1")  # Lhotse is imported later; its progress bars would run into ours
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.2f} of {task.total:,.2f}")
+    columns = TextColumn("{task.description}"), BarColumn(), AmountColumn()
     times = TimeElapsedColumn(), TimeRemainingColumn()
     try:
         with ProgressBars(*columns, *times, console=Terminal(stderr=True)) as progress:

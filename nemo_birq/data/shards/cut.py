@@ -11,7 +11,7 @@ from nemo_birq.data.shards.segments import Segment, Skipped, Spoken
 
 ROUNDING = 0.05  # seconds by which a manifest rounds the duration of a whole file
 
-WHOLE, AT_UTTERANCES, EQUAL = "not cut", "at utterance boundaries", "into equal pieces, without their text"
+WHOLE, AT_UTTERANCES, EQUAL = CUTS = "not cut", "at utterance boundaries", "into equal pieces, without their text"
 
 
 @dataclass(frozen=True)

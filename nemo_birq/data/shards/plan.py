@@ -5,32 +5,21 @@ own, which depends on the plan and on nothing else: that makes a build the same 
 interrupted one go on.
 """
 
-import hashlib
 import json
-import random
-import re
-from collections import Counter
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import soundfile
 import soxr
 
 import nemo_birq
 from nemo_birq.data.shards.audio import CODECS, OPUS_RATES
-from nemo_birq.data.shards.cut import Piece, cut
-from nemo_birq.data.shards.headers import Header
-from nemo_birq.data.shards.recipes.inputs import real_path
-from nemo_birq.data.shards.segments import BuildError, Listing, Segment, Skipped
+from nemo_birq.data.shards.segments import BuildError, Skipped
 from nemo_birq.data.shards.source import shareable
-from nemo_birq.utils.files import write_json
 
 SCRATCH = ".build"
 PLAN = "build_plan.json"
-MAX_NAME_LENGTH = 150  # characters of a member's name; with a suffix what file systems take, even of four bytes each in part
 
 
 @dataclass(frozen=True)
@@ -111,110 +100,6 @@ class Plan(NamedTuple):
     """Versions that the bytes of the shards depend on; empty in plans of earlier versions."""
 
 
-def make_plan(
-    source: dict,
-    options: BuildOptions,
-    listing: Listing,
-    headers: dict[str, Header | Skipped],
-) -> tuple[Plan, list[list[tuple[str, Piece]]]]:
-    """The plan, and for each of its shards the pieces with the names of their members.
-
-    Raises:
-        BuildError: there is nothing to build from, or less than one utterance for a shard.
-    """
-    skipped = list(listing.skipped)
-    cuts: Counter = Counter()
-    pieces = list(_pieces(listing.segments, headers, options.max_duration, cuts, skipped))
-    kept = [piece for piece in pieces if piece.seconds >= options.min_duration]
-    if not kept:
-        reasons = "; ".join(f"{entry.name}: {entry.reason}" for entry in skipped[:3])
-        inputs = ", ".join(source["input"])
-        raise BuildError(f"nothing to build from in {inputs}: {len(skipped)} unusable, {len(pieces)} too short. {reasons}")
-    too_short = sum(piece.seconds for piece in pieces) - sum(piece.seconds for piece in kept)
-    names = member_names([(piece.name, piece.identity) for piece in kept], options.suffix)
-    if len(set(names)) < len(names):
-        raise BuildError(f"two members would be called {Counter(names).most_common(1)[0][0]}; rename one of their files")
-    named = sorted(zip(names, kept, strict=True), key=lambda pair: pair[0])
-    random.Random(options.seed).shuffle(named)
-
-    shards, contents, limits = [], [], []
-    for number, bucket in enumerate(_buckets(named, options.buckets), start=1):
-        folder = "." if options.buckets == 1 else f"bucket{number}"
-        limits.append(round(max(piece.seconds for _, piece in bucket), 3))
-        for shard_id, dealt in enumerate(_deal(bucket, options, folder)):
-            shards.append(ShardPlan(folder, shard_id, len(dealt), sum(piece.seconds for _, piece in dealt)))
-            contents.append(dealt)
-    dropped = {"utterances": len(pieces) - len(kept), "hours": too_short / 3600}
-    found = shards, skipped, dropped, dict(sorted(cuts.items())), limits, dict(listing.not_taken), byte_versions()
-    return Plan(source, asdict(options), *found), contents
-
-
-def _pieces(
-    segments: list[Segment], headers: dict[str, Header | Skipped], longest: float, cuts: Counter, skipped: list[Skipped]
-) -> Iterator[Piece]:
-    seen: set[str] = set()
-    aliases = _aliases(headers)
-    first: dict[tuple, Segment] = {}
-    for segment in segments:
-        header = headers[segment.path]
-        same = segment
-        if segment.path in aliases:
-            same = first.setdefault((aliases[segment.path], segment.start, segment.duration, segment.channels), segment)
-        if segment.identity in seen:
-            skipped.append(Skipped(segment.identity, "duplicate", "an utterance of the same name was there before"))
-        elif same.path != segment.path:
-            skipped.append(Skipped(segment.identity, "duplicate", f"by a link, it is the audio of {same.identity}"))
-        elif isinstance(header, Skipped):
-            skipped.append(header._replace(name=segment.identity))
-        else:
-            found = cut(segment, header, longest, cuts)
-            if isinstance(found, Skipped):
-                skipped.append(found)
-            else:
-                yield from found
-        seen.add(segment.identity)
-
-
-def _aliases(paths: Iterable[str]) -> dict[str, str]:
-    """Returns the file behind each path that is not the only one to its file, because of links."""
-    real = {path: real_path(path) for path in paths}
-    counts = Counter(real.values())
-    return {path: target for path, target in real.items() if counts[target] > 1}
-
-
-def _buckets(named: list[tuple[str, Piece]], number: int) -> list[list[tuple[str, Piece]]]:
-    """Buckets with equally many hours, the shortest utterances first; the order inside stays."""
-    seconds = np.array([piece.seconds for _, piece in named])
-    by_length = np.argsort(seconds, kind="stable")
-    hours = np.cumsum(seconds[by_length])
-    bucket = np.empty(len(named), dtype=int)
-    bucket[by_length] = np.minimum((hours - seconds[by_length] / 2) * number // hours[-1], number - 1)
-    buckets = [[pair for pair, where in zip(named, bucket, strict=True) if where == i] for i in range(number)]
-    if not all(buckets):
-        raise BuildError(f"{len(named)} utterances are too few for {number} buckets; ask for fewer")
-    return buckets
-
-
-def _deal(bucket: list[tuple[str, Piece]], options: BuildOptions, folder: str) -> list[list[tuple[str, Piece]]]:
-    hours = sum(piece.seconds for _, piece in bucket) / 3600
-    number = options.num_shards or max(1, round(hours / options.shard_hours))
-    if number > len(bucket):
-        where = "" if folder == "." else f" of {folder}"
-        raise BuildError(f"{len(bucket)} utterances{where} cannot fill {number} shards; ask for fewer")
-    return [bucket[shard_id::number] for shard_id in range(number)]
-
-
-def write_plan(out: Path, plan: Plan, contents: list[list[tuple[str, Piece]]]) -> None:
-    """Writes the plan; the file that says so comes last."""
-    scratch = out / SCRATCH
-    (scratch / "pieces").mkdir(parents=True, exist_ok=True)
-    (scratch / "records").mkdir(exist_ok=True)
-    for shard, dealt in zip(plan.shards, contents, strict=True):
-        with open(scratch / "pieces" / shard.file_name, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps([member, vars(piece)]) + "\n" for member, piece in dealt)
-    write_json(out / PLAN, plan._asdict())
-
-
 def read_plan(out: Path) -> Plan | None:
     """The plan of an earlier build in this folder."""
     if not (out / PLAN).is_file():
@@ -224,16 +109,6 @@ def read_plan(out: Path) -> Plan | None:
     shards, skipped = [ShardPlan(*shard) for shard in plan.shards], [Skipped(*entry) for entry in plan.skipped]
     options = plan.options | {"single_files": plan.options.get("single_files", False)}
     return plan._replace(source=shareable(plan.source), options=options, shards=shards, skipped=skipped)
-
-
-def read_pieces(out: Path, shard: ShardPlan) -> Iterator[tuple[str, Piece]]:
-    """The pieces of a shard with the names of their members."""
-    with open(out / SCRATCH / "pieces" / shard.file_name, encoding="utf-8") as file:
-        for line in file:
-            member, fields = json.loads(line)
-            if fields["channels"] is not None:
-                fields["channels"] = tuple(fields["channels"])
-            yield member, Piece(**fields)
 
 
 def check_same_command(out: Path, plan: Plan, source: dict, options: BuildOptions) -> None:
@@ -270,32 +145,3 @@ def check_same_versions(out: Path, plan: Plan) -> None:
             f"{out} holds a build by other versions: {'; '.join(differences)}. Its shards would not all be made alike: go "
             "on with the versions that it began with, or give another output folder"
         )
-
-
-# --- names of tar members: unique, flat and harmless ---------------------------------------------------------------
-
-
-def flat_name(name: str) -> str:
-    """A name without folders and dots: readers of tar shards cut names at the first dot, and NeMo drops folders.
-
-    >>> flat_name("../b/x.1-sub2")
-    'b_x_1_sub2'
-    """
-    flat = re.sub(r"[^\w-]", "_", "/".join(part for part in name.split("/") if part not in ("", ".", "..")))
-    # NeMo takes name-sub1 for the first segment of a member called name.
-    return re.sub(r"-sub(?=\d)", "_sub", flat) or "_"
-
-
-def member_names(names: Iterable[tuple[str, str]], suffix: str) -> list[str]:
-    """Names of members for pairs of a name and an identity. Where flat names would meet, part of a hash keeps them apart.
-
-    The result for one pair does not depend on the order of the others.
-    """
-    pairs = [(flat_name(name), identity) for name, identity in names]
-    taken = Counter(flat for flat, _ in pairs)
-    members = []
-    for flat, identity in pairs:
-        if taken[flat] > 1 or len(flat) > MAX_NAME_LENGTH:
-            flat = f"{flat[:MAX_NAME_LENGTH]}-{hashlib.sha256(identity.encode(errors='surrogateescape')).hexdigest()[:10]}"
-        members.append(flat + suffix)
-    return members

@@ -1,7 +1,7 @@
 """Jobs as tasks of a Ray cluster: of this machine alone, or of many that see the same input and output."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -45,7 +45,7 @@ class RayCluster:
                 "out the address for one of this machine"
             ) from error
 
-    def run(self, function: Callable[[Job], Any], jobs: Sequence[Job], report: Advance) -> Iterator[tuple[int, Any]]:
+    def run(self, function: Callable[[Job], Any], jobs: Iterable[Job], report: Advance) -> Iterator[tuple[int, Any]]:
         """Runs jobs as ``workers.run_jobs`` does.
 
         Raises:

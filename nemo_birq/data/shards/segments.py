@@ -1,9 +1,12 @@
 """What the recipes give to the planner."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+
+IN_A_BATCH = 2000  # segments: seconds of work, so that many workers have some even of a small corpus
 
 
 class BuildError(ValueError):
@@ -52,10 +55,36 @@ class Segment:
     """Where a long recording may be cut."""
 
 
+class Listed(NamedTuple):
+    """Segments that a recipe has read, and what it leaves out."""
+
+    segments: Sequence[Segment]
+    skipped: Sequence[Skipped]
+
+    def read(self) -> "Listed":
+        """Returns itself: it is a batch that needs no more work."""
+        return self
+
+
+class Batch(Protocol):
+    """Some segments, or what a worker makes them of."""
+
+    def read(self) -> Listed:
+        """Returns the segments."""
+
+
 class Listing(NamedTuple):
     """What a recipe found."""
 
-    segments: list[Segment]
-    skipped: list[Skipped]
+    batches: Iterable[Batch]
+    """They may be read when they are asked for."""
     not_taken: Mapping[str, int] = MappingProxyType({})
     """Number of files of the input that are no audio of a known format, by suffix."""
+
+    @classmethod
+    def of(
+        cls, segments: list[Segment], skipped: list[Skipped], not_taken: Mapping[str, int] = MappingProxyType({})
+    ) -> "Listing":
+        """Returns a listing of segments that are in memory."""
+        others = (Listed(segments[first : first + IN_A_BATCH], []) for first in range(0, len(segments), IN_A_BATCH))
+        return cls(chain([Listed([], skipped)], others), not_taken)

@@ -13,7 +13,8 @@ from nemo_birq.data.bandwidth import find_bandwidth
 from nemo_birq.data.manifests import RESERVED_KEYS
 from nemo_birq.data.shards.audio import clipped_samples, decode, encode, to_mono
 from nemo_birq.data.shards.cut import Piece
-from nemo_birq.data.shards.plan import SCRATCH, ShardPlan, read_pieces
+from nemo_birq.data.shards.pieces import pieces_name, read_pieces
+from nemo_birq.data.shards.plan import SCRATCH, ShardPlan
 from nemo_birq.data.shards.recordings import local_recordings
 from nemo_birq.data.shards.segments import BuildError
 from nemo_birq.data.shards.stored import StoredFolder
@@ -69,7 +70,7 @@ def build_shard(job: ShardJob) -> dict:
 
 def _build(job: ShardJob, folder: StoredFolder) -> dict:
     out = folder.local
-    folder.fetch([f"{SCRATCH}/pieces/{job.shard.file_name}"])
+    folder.fetch([pieces_name(job.shard)])
     pieces = list(read_pieces(out, job.shard))
     skipped: list[tuple[str, str, str]] = []
     remedies: list[tuple[str, str, str, float]] = []

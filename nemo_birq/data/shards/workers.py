@@ -4,9 +4,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from multiprocessing import get_context
 from typing import Any, Protocol, TypeVar
 
@@ -14,13 +15,14 @@ from nemo_birq.data.shards.segments import BuildError
 from nemo_birq.utils.progress import Advance
 
 Job = TypeVar("Job")
+_JOBS_OF_A_WORKER = 4  # that stand in memory
 _advance: Callable[[float], None] = lambda amount: None  # noqa: E731
 
 
 class Cluster(Protocol):
     """Machines that run jobs in place of processes of this one."""
 
-    def run(self, function: Callable[[Job], Any], jobs: Sequence[Job], report: Advance) -> Iterator[tuple[int, Any]]:
+    def run(self, function: Callable[[Job], Any], jobs: Iterable[Job], report: Advance) -> Iterator[tuple[int, Any]]:
         """Runs jobs as ``run_jobs`` does."""
 
 
@@ -34,13 +36,13 @@ def advance(amount: float) -> None:
 
 
 def run_jobs(
-    function: Callable[[Job], Any], jobs: Sequence[Job], workers: Workers, report: Advance
+    function: Callable[[Job], Any], jobs: Iterable[Job], workers: Workers, report: Advance
 ) -> Iterator[tuple[int, Any]]:
     """Runs ``function`` on all jobs; yields the number of each job with its result, in the order in which they end.
 
     Args:
         function: calls ``advance`` when some of its work is done.
-        jobs: its arguments.
+        jobs: its arguments; the next ones are asked for when some have ended.
         workers: processes, with 1 the jobs run in this one; or a cluster.
         report: is called now and then with the work that has been done since the last call.
 
@@ -59,9 +61,13 @@ def run_jobs(
     done, stop = context.Value("d", 0.0), context.Value("b", 0)
     pool = ProcessPoolExecutor(workers, context, _start_worker, (done, stop, os.getpid()))
     try:
-        waiting = {pool.submit(function, job): number for number, job in enumerate(jobs)}
+        numbered, waiting = enumerate(jobs), {}
         reported = 0.0
-        while waiting:
+        while True:
+            for number, job in islice(numbered, _JOBS_OF_A_WORKER * workers - len(waiting)):
+                waiting[pool.submit(function, job)] = number
+            if not waiting:
+                break
             finished, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
             for future in finished:
                 yield waiting.pop(future), future.result()
@@ -78,7 +84,7 @@ def run_jobs(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def run_here(function: Callable[[Job], Any], jobs: Sequence[Job], report: Advance) -> Iterator[tuple[int, Any]]:
+def run_here(function: Callable[[Job], Any], jobs: Iterable[Job], report: Advance) -> Iterator[tuple[int, Any]]:
     """Runs jobs in this process; see ``run_jobs``."""
     global _advance
     previous, _advance = _advance, report

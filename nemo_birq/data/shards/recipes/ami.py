@@ -68,7 +68,7 @@ class AmiRecipe:
         supervise = prepare_supervision_ihm if self.mic == "ihm" else prepare_supervision_other
         found = [segment_of_supervision(s, audio[s.recording_id]) for s in supervise(audio, annotations)]
         segments = [_in_english(entry) for entry in found if isinstance(entry, Segment)]
-        return Listing(segments, skipped + [entry for entry in found if isinstance(entry, Skipped)])
+        return Listing.of(segments, skipped + [entry for entry in found if isinstance(entry, Skipped)])
 
     def _files(self) -> list[Path]:
         return [path for path in files_under(self.root) if path.match(FILES[self.mic])]

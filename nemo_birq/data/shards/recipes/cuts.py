@@ -45,7 +45,7 @@ class CutsRecipe:
         if damaged == len(segments) + len(skipped):
             reason = f"{skipped[0].name}: {skipped[0].reason}" if skipped else "it is empty"
             raise BuildError(f"{self.path} holds something else than Lhotse cuts, or is damaged: {reason}")
-        return Listing(segments, skipped)
+        return Listing.of(segments, skipped)
 
 
 def _segment_of_line(entry: dict) -> Segment | Skipped | str:

@@ -55,7 +55,7 @@ class FolderRecipe:
             Segment(str(path.absolute()), without_suffix(name), name) for path, name in zip(found.audio, names, strict=True)
         ]
         skipped = [Skipped(path.relative_to(self.root).as_posix(), "outside", _LEAVES) for path in found.leaving]
-        return Listing(segments, skipped, dict(sorted(found.others.items())))
+        return Listing.of(segments, skipped, dict(sorted(found.others.items())))
 
     def _files(self) -> _Files:
         leaving: list[Path] = []

@@ -50,7 +50,7 @@ def files_under(root: Path, leaving: list[Path] | None = None) -> list[Path]:
 def is_inside(path: str, root: str) -> bool:
     """Returns True if a file or folder lies under ``root`` also when all links are followed."""
     top = _real_folder(root)
-    return os.path.commonpath([real_path(path), top]) == top
+    return f"{real_path(path)}/".startswith(f"{top.rstrip('/')}/")
 
 
 def real_path(path: str) -> str:

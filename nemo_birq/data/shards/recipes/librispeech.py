@@ -52,7 +52,7 @@ class LibriSpeechRecipe:
                         skipped.append(Skipped(name, "missing", f"{transcript.name} names it, but there is no {name}.flac"))
                     else:
                         segments.append(self._segment(part, *found))
-        return Listing(segments, skipped)
+        return Listing.of(segments, skipped)
 
     def _segment(self, part: str, recording, supervision) -> Segment:
         text = supervision.text.lower() if self.lower_case else supervision.text

@@ -4,14 +4,15 @@ import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from nemo_birq.data.json_lines import parse_lines, show
+from nemo_birq.data.json_lines import parse_raw_lines, raw_lines, show
 from nemo_birq.data.manifests import find_path_problem, find_seconds_problem, open_manifest
 from nemo_birq.data.remote import open_file
 from nemo_birq.data.shards.recipes.inputs import is_inside, without_suffix
-from nemo_birq.data.shards.segments import Listing, Segment, Skipped
+from nemo_birq.data.shards.segments import IN_A_BATCH, Listed, Listing, Segment, Skipped
 from nemo_birq.data.shards.workers import Workers
 from nemo_birq.utils.progress import Progress
 from nemo_birq.utils.urls import absolute, find_secret_problem, folder_of, is_url, join
@@ -44,17 +45,15 @@ class ManifestRecipe:
         }
 
     def read(self, scratch: Path, workers: Workers, progress: Progress) -> Listing:
-        segments: list[Segment] = []
-        skipped: list[Skipped] = []
-        for manifest in self.manifests:
-            root = absolute(str(self.root or folder_of(str(manifest))))
-            for where, line in read_lines(manifest, skipped):
-                found = _segment(line, root)
-                if isinstance(found, Segment):
-                    segments.append(found)
-                else:
-                    skipped.append(Skipped(where, *found))
-        return Listing(segments, skipped)
+        return Listing(self._batches())
+
+    def _batches(self) -> Iterator["Lines"]:
+        for manifest in map(str, self.manifests):
+            root = absolute(str(self.root or folder_of(manifest)))
+            with open_manifest(manifest) as file:
+                lines = raw_lines(file)
+                while some := list(islice(lines, IN_A_BATCH)):
+                    yield Lines(manifest.rpartition("/")[2], root, some)
 
 
 def _resolved(path: Path | str) -> str:
@@ -69,15 +68,27 @@ def _sha256(manifest: Path | str) -> str:
     return digest.hexdigest()
 
 
-def read_lines(manifest: Path | str, skipped: list[Skipped]) -> Iterator[tuple[str, dict]]:
-    """The lines of a manifest with the place of each; those that are no JSON objects in UTF-8 go to ``skipped``."""
-    with open_manifest(manifest) as file:
-        for number, entry, problem in parse_lines(file):
-            where = f"{str(manifest).rpartition('/')[2]}, line {number}"
-            if problem is None:
-                yield where, entry
+@dataclass(frozen=True)
+class Lines:
+    """Lines of a manifest, which a worker parses."""
+
+    manifest: str
+    """Name of the file."""
+    root: str
+    """Folder of relative paths, or its URL."""
+    lines: list[tuple[int, bytes]]
+    """Numbers of the lines, and the lines."""
+
+    def read(self) -> Listed:
+        """Returns the segments; lines that are no JSON objects in UTF-8 are left out."""
+        listed = Listed([], [])
+        for number, entry, problem in parse_raw_lines(self.lines):
+            found = _segment(entry, self.root) if problem is None else ("not text", f"it {problem}")
+            if isinstance(found, Segment):
+                listed.segments.append(found)
             else:
-                skipped.append(Skipped(where, "not text", f"it {problem}"))
+                listed.skipped.append(Skipped(f"{self.manifest}, line {number}", *found))
+        return listed
 
 
 def _segment(line: dict, root: str) -> Segment | tuple[str, str]:
@@ -129,14 +140,17 @@ def _remote_location(given: str, root: str) -> _Location:
 
 def _location(given: str, root: str) -> _Location:
     path = os.path.normpath(os.path.join(root, given))
-    relative = os.path.relpath(path, root)
+    relative = path.removeprefix(f"{root}/") if path.startswith(f"{root}/") else os.path.relpath(path, root)
     if not os.path.isabs(given) and relative.startswith(".."):
         remedy = "if that is meant, give the folder with the audio as --root"
         return _Location(path, problem=f"{given} leaves the folder of the manifest; {remedy}")
     if not os.path.isabs(given) and not is_inside(path, root):
         remedy = "if that is meant, give its absolute path"
         return _Location(path, problem=f"{given} leaves the folder of the manifest by a link; {remedy}")
-    home = os.path.expanduser("~")
-    if relative.startswith("..") and path.startswith(f"{home}/") and not f"{root}/".startswith(f"{home}/"):
-        relative = f"~{path.removeprefix(home)}"  # the name of a member does not hold that of an account
-    return _Location(path, relative)
+    return _Location(path, _without_account(relative, path, root) if relative.startswith("..") else relative)
+
+
+def _without_account(relative: str, path: str, root: str) -> str:
+    """Returns the relative path of a file outside of the root; the name of a member does not hold that of an account."""
+    home = f"{os.path.expanduser('~')}/"
+    return f"~/{path.removeprefix(home)}" if path.startswith(home) and not f"{root}/".startswith(home) else relative

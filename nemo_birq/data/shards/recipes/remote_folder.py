@@ -36,7 +36,7 @@ class RemoteFolderRecipe:
                 f"{self.url} holds no audio that libsndfile reads, only {dict(others.most_common(5))}; {MEDIA_REMEDY}"
             )
         segments = [Segment(f"{self.url}/{name}", without_suffix(name), name) for name in audio]
-        return Listing(segments, [], dict(sorted(others.items())))
+        return Listing.of(segments, [], dict(sorted(others.items())))
 
     @cached_property
     def _files(self) -> list[tuple[str, int]]:

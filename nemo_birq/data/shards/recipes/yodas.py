@@ -66,7 +66,7 @@ class YodasRecipe:
             unpacked = scratch / archive.name
             skipped += [Skipped(*entry) for entry in json.loads((unpacked / _PROBLEMS).read_text())["skipped"]]
             segments += _segments(archive, unpacked, skipped)
-        return Listing(segments, skipped)
+        return Listing.of(segments, skipped)
 
     def _archives(self) -> list[Archive]:
         data = self.root / "data"
