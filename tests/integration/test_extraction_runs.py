@@ -179,7 +179,7 @@ def test_labels_of_a_manifest(model, data, tmp_path):
     with pytest.raises(ValueError, match=r"labels\.json.*enhanced.*anchor.*--out"):
         is_complete(out, {"what": "anchor"})
     (tmp_path / "mine.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"mine\.json.*script.*--out"):
+    with pytest.raises(ValueError, match=r"mine\.json exists.*not made by this command.*--out"):
         is_complete(tmp_path / "mine.json", settings)
 
 

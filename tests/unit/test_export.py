@@ -164,7 +164,7 @@ def test_card_of_a_given_record():
     assert "| training | libri/train.json | 281,241 | 960.70 | 2.0 |" in text
     assert "| training | stream.json | not counted | not counted | 1.0 |" in text
     assert "72,000 steps, ended 2026-01-02, on 8 device(s), precision bf16-mixed" in text and "read 12.3 times" in text
-    assert "used to 21 % of a matrix\nproduct's speed (MFU), and 7 % of the frames were padding." in text
+    assert "reached 21 % of a matrix\nproduct's speed (MFU), and 7 % of the frames were padding." in text
     assert "**The run was not healthy**" in text and "| licence | `cc-by-4.0` |" in text
     assert "No licence was chosen" not in text
     assert "| `noise_labels` | 7 | 0.0097 | 0.1 |" in text and "| `non_finite_loss` | 9 |  |  |" in text

@@ -181,7 +181,7 @@ def test_another_optimizer_begins_with_its_own_moments(tmp_path, change, said):
     fresh, _ = run(config(**change), STEPS)
     resumed, _ = run(config(**change), STEPS, stopped(config(), tmp_path))
     assert resumed.rates == rest(fresh.rates)
-    assert "the checkpoint has adamw with parameter groups encoder, this run has" in said[0]
+    assert "the checkpoint has adamw with parameter groups encoder, but this run has" in said[0]
 
 
 def test_a_plateau_keeps_its_reductions(tmp_path):
