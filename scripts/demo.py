@@ -56,11 +56,9 @@ def _run(command: list[str], log: Path, threads: int) -> None:
 
     os.environ |= {"OMP_NUM_THREADS": str(threads), "WANDB_MODE": "disabled"}
     torch.set_num_threads(threads)
-    with log.open("w") as output:
-        for stream in (1, 2):
-            os.dup2(output.fileno(), stream)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True)
+    sys.stdout = sys.stderr = log.open("w", buffering=1)
+    for stream in (1, 2):  # of handlers of loggers, which hold the streams before
+        os.dup2(sys.stdout.fileno(), stream)
     os.chdir(ROOT)
     sys.argv = command
     runpy.run_path(command[0], run_name="__main__")
