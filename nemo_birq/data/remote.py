@@ -6,11 +6,14 @@ the stores look for them, and nothing of them is kept.
 
 import io
 import logging
+import os
 import sys
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any, BinaryIO, NamedTuple
+from urllib.parse import urlsplit
 
 import fsspec
 from fsspec.utils import merge_offset_ranges
@@ -34,6 +37,9 @@ CONNECTIONS = 64
 IDENTITY = ("ETag", "etag", "generation", "md5Hash", "content_md5", "Content-MD5", "LastModified", "last_modified",
             "Last-Modified", "updated", "mtime", "modified", "created")  # fmt: skip
 """Keys by which the file systems of fsspec tell versions of a file."""
+
+_systems: dict[tuple[str, str], fsspec.AbstractFileSystem] = {}
+_opening = Lock()
 
 logging.getLogger("aiobotocore").setLevel(logging.WARNING)  # each worker would say where it finds credentials
 
@@ -169,7 +175,33 @@ def _fetch(blocks: list[Range], found: dict[Range, bytes]) -> None:
 
 
 def open_system(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """Returns the file system of a URL, which fsspec keeps one of in each process, and the path in it."""
+    """Returns the file system of a URL, one for all threads of a process, and the path in it.
+
+    fsspec keeps one for each thread: threads that come and go would all make connections and clients of their own.
+
+    Raises:
+        ValueError: nothing installed reads such URLs.
+    """
+    parts = urlsplit(url)
+    key = parts.scheme.lower(), parts.netloc
+    with _opening:
+        system = _systems.get(key)
+        if system is None or type(system)._cache.get(system._fs_token) is not system:  # fsspec has forgotten it
+            system = _systems[key] = _new_system(url)
+    return system, system._strip_protocol(url)
+
+
+def _forget_systems() -> None:
+    """Leaves the systems of the parent to it; another of its threads may have held the lock."""
+    global _opening
+    _opening = Lock()
+    _systems.clear()
+
+
+os.register_at_fork(after_in_child=_forget_systems)
+
+
+def _new_system(url: str) -> fsspec.AbstractFileSystem:
     protocol = url.partition("://")[0].lower()
     options: dict[str, Any] = {}
     if protocol in ("http", "https"):
@@ -182,7 +214,7 @@ def open_system(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         pool = {"max_pool_connections": CONNECTIONS}
         options["config_kwargs"] = pool | fsspec.config.conf.get(protocol, {}).get("config_kwargs", {})
     try:
-        return fsspec.url_to_fs(url, **options)
+        return fsspec.url_to_fs(url, **options)[0]
     except (ImportError, ValueError) as error:
         raise ValueError(
             f"nothing that is installed reads {without_secrets(url)} ({error}): pip install 'nemo_birq[s3]' for s3://, "
