@@ -38,7 +38,7 @@ CORPUS = ROOT / "tarred_manifests" / "train"
 LR, WARMUP, BATCH_SECONDS, LAST = 1e-3, 50, 20.0, 50
 """Learning rate, steps of its warm-up, audio of a batch, and the last steps over which losses are averaged."""
 MOMENTUM = 0.9
-"""Of the running mean of the labels, over batches."""
+"""Momentum of the running mean of the labels, over batches."""
 LOUDNESS_LEVELS = 8
 """Quantiles of the energy of a frame."""
 GRADIENTS = {"none": 0.0, "plain": 1.0, "corrected": 1.0}

@@ -31,7 +31,7 @@ class LimitedFolder:
 
     def __init__(self, folder: Path, limit: int):
         self.folder, self.limit = folder, limit
-        self._added = limit  # what lies there from before is looked at once
+        self._added = limit  # files that exist already are counted once
         self._noted: dict[Path, float] = {}
 
     def use(self, path: Path) -> None:

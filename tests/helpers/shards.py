@@ -57,7 +57,7 @@ def make(recipe, out: Path | str, workers: Workers = 1, max_skipped_share: float
 
 
 def listed(recipe, folder: Path) -> Listed:
-    """What a recipe reads, all in one; archives are unpacked under the folder."""
+    """Reads everything that a recipe lists, at once; archives are unpacked under the folder."""
     found = Listed([], [])
     for batch in recipe.read(folder / "scratch", 1, ProgressBars(disable=True)).batches:
         segments, skipped = batch.read()

@@ -1,4 +1,4 @@
-"""Pictures of the report: what is drawn is what a run logged, in colours that can be told apart, and nothing is cut off."""
+"""Pictures of the report: they show what a run logged, in distinguishable colours, and nothing is cut off."""
 
 import io
 from dataclasses import replace

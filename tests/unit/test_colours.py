@@ -1,4 +1,4 @@
-"""The palette of all pictures: legible on both grounds, and told apart with any kind of colour vision."""
+"""The palette of all pictures: legible on both grounds, and distinguishable with any kind of colour vision."""
 
 from itertools import combinations
 

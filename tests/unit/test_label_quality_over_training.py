@@ -26,7 +26,7 @@ def write_checkpoint(model, folder: Path, step: int) -> str:
 
 
 def test_over_training_each_step_has_one_evaluation(tmp_path):
-    """Of a run that is training, the last one with k-means."""
+    """A run that is training; its last checkpoint has k-means."""
     model, utterances = make_model_with_losses(), read_short_utterances()
     folder = tmp_path / "run" / "checkpoints"
     folder.mkdir(parents=True)

@@ -130,7 +130,7 @@ def training_keys(card: dict, out: Path | str) -> list[str]:
 
 
 class AmountColumn(ProgressColumn):
-    """What is done, and of how much where that is known."""
+    """Shows the amount that is done, and the total if it is known."""
 
     def render(self, task: Task) -> Text:
         of_all = "" if task.total is None else f" of {task.total:,.2f}"

@@ -40,7 +40,7 @@ class ListJob(NamedTuple):
 
 
 class ListedBatch(NamedTuple):
-    """What a process holds of a batch; the rest is in its tables."""
+    """The part of a batch that a process holds; the rest is in its tables."""
 
     segments: int
     pieces: int

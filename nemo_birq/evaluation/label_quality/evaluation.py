@@ -189,7 +189,7 @@ def which_layer(evaluation: Evaluation) -> str:
     answer += f", the anchor labels {anchor:.3f}."
     above = max(nearest, key=lambda row: row.quality.pnmi - row.quality.pnmi_by_chance)
     if above.layer != best.layer:
-        answer += f" What is not chance is most in layer {above.layer}."
+        answer += f" The share above chance is highest in layer {above.layer}."
     if clustered:
         top = max(clustered, key=lambda row: row.quality.pnmi)
         also = " too" if top.layer == best.layer else ""
