@@ -71,7 +71,7 @@ def check_settings(config: DictConfig, source: Path) -> None:
     if preprocessor["features"] % encoder["subsampling_factor"]:
         lacking.append(
             f"preprocessor.features={preprocessor['features']} "
-            f"(it has multiples of encoder.subsampling_factor={encoder['subsampling_factor']})"
+            f"(supported: multiples of encoder.subsampling_factor={encoder['subsampling_factor']})"
         )
     if lacking:
         raise ValueError(

@@ -42,7 +42,7 @@ def test_a_time_limit_ends_the_process_and_not_the_training(tmp_path):
     for _ in range(2):
         printed = pretrain(tmp_path, *SHORT, "trainer.max_steps=4000", "+exp_manager.max_time_per_run=00:00:00:01")
         (last,) = tmp_path.rglob("*-last.ckpt")
-        found = re.search(rf"max_time_per_run has ended this run after step (\d+); {last} is saved", printed)
+        found = re.search(rf"max_time_per_run has ended this run after step (\d+)\. {last} is saved", printed)
         steps.append(int(found[1]))
     assert 0 < steps[0] < steps[1] and not list(tmp_path.rglob("*.nemo"))
 

@@ -168,7 +168,7 @@ def test_audio_that_is_gone_is_no_empty_result(model, tmp_path):
             compute, write = partial(compute_labels, model, kind="anchor"), write_labels("anchor")
             return run_parts(data, parts, compute, write, progress, 2.0, BATCH, 0).utterances
 
-    with pytest.raises(ValueError, match=r"\b2 utterances"):
+    with pytest.raises(ValueError, match=r"\b2 consecutive utterances"):
         run_in_parts()
     for path in away:
         path.rename(path.with_suffix(".opus"))

@@ -322,7 +322,7 @@ def test_a_loss_that_is_not_finite_is_found_later_with_its_batch():
     with pytest.raises(FloatingPointError, match=r"\binf\b.*\bstep 1\b"):  # a second look, such as before saving
         check.look()
     check = FiniteCheck()
-    with pytest.raises(FloatingPointError, match=r"\bnan\b.*\bstep 4\b.*\bname\b"):
+    with pytest.raises(FloatingPointError, match=r"\bnan\b.*\bstep 4\b.*\bnames unknown\b"):
         check.remember(4, SpeechBatch(batch.signal, batch.signal_length), torch.tensor(math.nan))
         check.look()
 

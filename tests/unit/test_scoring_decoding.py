@@ -176,7 +176,7 @@ def test_words_are_spelled_with_what_the_recognizer_has(ctc, tmp_path):
     assert found["dog's"] == list("dog's") and "café" not in found
     with pytest.raises(ValueError, match=r"other\.arpa.*\b2 words\b.*'кот'"):
         spell(read_arpa(write_words(tmp_path / "other.arpa", ["кот пёс"])), ctc)
-    with pytest.raises(ValueError, match=r"\bcharacters\b.*\bspace\b"):
+    with pytest.raises(ValueError, match=r"\btoken\b.*\bspace\b"):
         spell(arpa, make_ctc(list("abcdefgh")))
 
 
