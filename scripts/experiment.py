@@ -24,7 +24,7 @@ from experiments.drawing.page import COMMITTED_RESULTS, default_page
 from experiments.execution import lock_folder, prepare_folder
 from experiments.resources import Estimate, estimate, find_problems, run_seconds
 from experiments.results import cores, stages_done, state
-from experiments.stages import PRETRAINED, RunPlan, plan_run
+from experiments.stages import RunPlan, plan_run, start
 from experiments.sweep import Sweep
 from nemo.utils import logging
 from rich.table import Table
@@ -107,8 +107,8 @@ def main() -> int:
 
 def check_starts(runs: list[RunPlan], out: Path) -> None:
     """Checks that the runs exist whose models others begin with (``begins_from``)."""
-    for setting in (run.setting for run in runs if run.setting.method.begins_from):
-        source = out / f"{setting.method.begins_from}_seed{setting.seed}" / PRETRAINED
+    for run in (run for run in runs if run.setting.method.begins_from):
+        setting, source = run.setting, (out / run.folder / start(run.setting)).resolve()
         if not source.is_file():
             budget, corpus, method = setting.method.begins_from.split("/")
             raise FileNotFoundError(
