@@ -76,7 +76,7 @@ def quality(model: BiRQModel, frames: Frames, num_codes: int) -> float:
     labels = model.anchor_labeler.quantizer.nearest(frames.inputs)[:, 0].numpy()
     inside = frames.phones >= 0
     found = score_labels(joint_counts(frames.phones[inside], labels[inside], frames.num_phones, num_codes))
-    return round(found.pnmi - found.pnmi_by_chance, 3)
+    return round(found.above_chance, 3)
 
 
 @click.command(help=__doc__)

@@ -144,7 +144,7 @@ def measure(model: BiRQModel, utterances: Utterances, signals: dict[str, Tensor]
     for name, (values, number) in known.items():
         inside = values >= 0
         scored = score_labels(joint_counts(values[inside], labels[inside], number, num_codes))
-        result[f"{name}_above_chance"] = scored.pnmi - scored.pnmi_by_chance
+        result[f"{name}_above_chance"] = scored.above_chance
     return result | {"equal_to_previous_frame": float(np.concatenate(repeated).mean())}
 
 

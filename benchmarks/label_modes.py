@@ -53,7 +53,7 @@ def measure(model: BiRQModel, utterances: Utterances) -> dict[str, float]:
     for name, labels in (("pnmi_training", trained), ("pnmi_inference", inferred)):
         codes, inside = labels.numpy(), phones >= 0
         scored = score_labels(joint_counts(phones[inside], codes[inside], len(names), model.birq.quantizer.num_codes))
-        found[name] = round(scored.pnmi - scored.pnmi_by_chance, 3)
+        found[name] = round(scored.above_chance, 3)
     return found
 
 

@@ -148,7 +148,7 @@ def above_chance(labels: np.ndarray, phones: np.ndarray, num_codes: int) -> floa
     """Returns the PNMI of labels above that of as many labels dealt at random."""
     inside = phones >= 0
     found = score_labels(joint_counts(phones[inside], labels[inside], phones.max() + 1, num_codes))
-    return found.pnmi - found.pnmi_by_chance
+    return found.above_chance
 
 
 @click.command(help=__doc__)

@@ -187,7 +187,7 @@ def which_layer(evaluation: Evaluation) -> str:
     else:
         answer += f"; the model's k = {evaluation.layer} has {nearest[evaluation.layer - 1].quality.pnmi:.3f}"
     answer += f", the anchor labels {anchor:.3f}."
-    above = max(nearest, key=lambda row: row.quality.pnmi - row.quality.pnmi_by_chance)
+    above = max(nearest, key=lambda row: row.quality.above_chance)
     if above.layer != best.layer:
         answer += f" The share above chance is highest in layer {above.layer}."
     if clustered:
