@@ -24,14 +24,13 @@ class Quality(NamedTuple):
     """I(phone; code) / H(phone), the share of the phones' entropy that the codes explain; 0 to 1."""
     pnmi_by_chance: float
     """Expected PNMI of the same codes dealt to the frames at random: not 0, since frames are finite."""
+    entropy: float
+    """Entropy of the codes' frequencies, in nats."""
 
     @property
     def above_chance(self) -> float:
         """Returns the PNMI above that by chance, which numbers of frames and codes affect less."""
         return self.pnmi - self.pnmi_by_chance
-
-    entropy: float
-    """Entropy of the codes' frequencies, in nats."""
 
 
 def joint_counts(phones: np.ndarray, codes: np.ndarray, num_phones: int, num_codes: int) -> np.ndarray:
