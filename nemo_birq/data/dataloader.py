@@ -13,7 +13,8 @@ from nemo.utils import logging
 
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.dataset import PlannedRows, SpeechDataset
-from nemo_birq.data.epoch_plan import BatchSettings, EpochPlan
+from nemo_birq.data.epoch_batches import BatchSettings
+from nemo_birq.data.epoch_plan import EpochPlan
 from nemo_birq.data.index import SpeechIndex
 from nemo_birq.data.retries import RemoteError
 from nemo_birq.data.shared_plans import PlanRequest, is_large, prepare_plan, shared_plan
