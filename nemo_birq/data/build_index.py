@@ -35,6 +35,7 @@ from nemo_birq.utils.urls import absolute, folder_of, is_url, join
 
 SHARDS_OF_A_PROCESS = 32  # that are worth the start of another process
 MAX_PROCESSES = 16
+SMALL_TYPES = {"name": pa.string(), "size": pa.uint32(), "start": pa.float32(), "checksum": pa.uint32()}
 
 
 def build_table(source: Source, versions: Mapping[str, Version]) -> pa.RecordBatch:
@@ -63,8 +64,27 @@ def build_table(source: Source, versions: Mapping[str, Version]) -> pa.RecordBat
         "num_lost": problems.num_lost,
         "num_left_out": problems.num_left_out,
     }
-    [batch] = table.combine_chunks().to_batches()
+    [batch] = with_small_types(table).to_batches()
     return batch.replace_schema_metadata({"birq": json.dumps(about)})
+
+
+def with_small_types(table: pa.Table) -> pa.Table:
+    """Converts the columns to smaller types that hold the same values; tens of millions of rows are gigabytes."""
+    for number, name in enumerate(table.column_names):
+        column = table.column(name).combine_chunks()
+        small = _smaller(column, SMALL_TYPES[name]) if name in SMALL_TYPES else column
+        table = table.set_column(number, name, small)
+    return table
+
+
+def _smaller(column: pa.Array, small: pa.DataType) -> pa.Array:
+    if column.null_count == len(column):
+        return pa.nulls(len(column))
+    try:
+        converted = column.cast(small)
+    except pa.ArrowInvalid:  # a value does not fit
+        return column
+    return converted if converted.cast(column.type).equals(column) else column
 
 
 def _watched(things: Iterable, description: str, total: int | None = None) -> Iterable:

@@ -25,7 +25,7 @@ from nemo_birq.data.sources import Source
 from nemo_birq.data.tables import cache_folder, is_whole, map_table, write_table
 from nemo_birq.utils.urls import find_secret_problem, is_url
 
-FORMAT = 5  # of the table; part of its name, so that older ones are not read
+FORMAT = 6  # of the table; part of its name, so that older ones are not read
 
 
 class Place(NamedTuple):

@@ -6,11 +6,13 @@ import os
 import pickle
 import tarfile
 
+import pyarrow as pa
 import pytest
 import soundfile
 
 import nemo_birq.data.index as index_module
 from nemo_birq.data import build_index
+from nemo_birq.data.build_index import with_small_types
 from nemo_birq.data.dataset import UnusableAudio, read_utterance
 from nemo_birq.data.index import SpeechIndex, open_index
 from nemo_birq.data.sources import Source
@@ -197,3 +199,22 @@ def test_processes_give_the_index_of_one(tmp_path, monkeypatch):
     found = build_index.build_table(source(folder, 4), {})
     assert len(ran) == 1 and found.equals(expected) and found.schema.metadata == expected.schema.metadata
     assert json.loads(found.schema.metadata[b"birq"])["num_lost"] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "given", "kept"),
+    [
+        ("size", [0, 2**32 - 1], pa.int64(), pa.uint32()),
+        ("size", [0, 2**32], pa.int64(), pa.int64()),
+        ("start", [0.0, 1.5], pa.float64(), pa.float32()),
+        ("start", [0.0, 0.1], pa.float64(), pa.float64()),
+        ("checksum", [None, None], pa.uint32(), pa.null()),
+        ("checksum", [None, 7], pa.uint32(), pa.uint32()),
+        ("name", ["a", "\u00e9"], pa.large_string(), pa.string()),
+    ],
+)
+def test_columns_get_small_types_that_hold_their_values(name, values, given, kept):
+    table = pa.table({name: pa.chunked_array([pa.array(values[:1], given), pa.array(values[1:], given)])})
+    small = with_small_types(table)
+    assert small.schema.field(name).type == kept
+    assert small.column(name).to_pylist() == values and len(small.to_batches()) == 1
