@@ -1,6 +1,6 @@
 """Batches of a part of an epoch, made by Lhotse's bucketing from rows and durations alone.
 
-Nothing here imports NeMo, so that processes that make the parts of a large epoch start at once.
+This module does not import NeMo, so that processes that make the parts of a large epoch start quickly.
 """
 
 import random
