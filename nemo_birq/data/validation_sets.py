@@ -1,4 +1,4 @@
-"""Several validation sets in one ``validation_ds``, each with a loader of its own."""
+"""Several validation sets in one ``validation_ds``, each with its own loader."""
 
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -10,17 +10,20 @@ from omegaconf import DictConfig, OmegaConf
 from nemo_birq.config_checks.data_files import MANIFESTS, SHARDS, find_unset, given, without_unset
 
 SETS = "ds_item"
-"""NeMo's key for validation sets that have a node each."""
+"""NeMo's key for a list of validation sets, each with its own node."""
 
 
 def separate_sets(config: DictConfig | dict) -> DictConfig:
-    """Gives each validation set a node of its own, in the form in which NeMo sets up a loader for each.
+    """Gives each validation set its own node, in the form from which NeMo sets up a loader for each.
 
-    Sets are the entries of equally long lists of manifests and shards, and those of NeMo's ``ds_item``. A list of lists, as
-    of buckets, is one set. NeMo itself separates lists of single files, but would give each manifest all shards.
+    Sets are the entries of equally long lists of manifests and shards, or those of NeMo's ``ds_item``. A list of lists, as
+    for buckets, is one set. NeMo itself separates lists of single files, but would give all shards to each manifest.
 
     Args:
         config: node ``validation_ds``.
+
+    Raises:
+        ValueError: ``name`` has another number of entries than there are sets.
     """
     config = OmegaConf.create(config)
     if find_unset(config):
@@ -65,7 +68,7 @@ def _are_paths(value: Any) -> bool:
 
 
 def _prefixes(items: list[dict[str, Any]]) -> list[str]:
-    """A prefix for the metrics of each set: its ``name``, or that of its folder."""
+    """Returns a prefix for the metrics of each set: its ``name``, or the name of its folder."""
     names = [item.get("name") or _folder(str(item.get(MANIFESTS))) or "set" for item in items]
     unique = [f"{name}_{number}" if names.count(name) > 1 else name for number, name in enumerate(names)]
     return [parse_dataset_as_name(name) for name in unique]

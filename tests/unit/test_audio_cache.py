@@ -80,4 +80,4 @@ def test_a_full_disk_ends_the_cache_and_not_the_training(place, tmp_path, monkey
     monkeypatch.setattr(audio_cache.logging, "warning", said.append)
     assert_equal(loader(place.url, remote_cache_gb=1), loader(tmp_path / "shards"))
     [warning] = said
-    assert "keeps no more remote audio" in warning and "No space left on device" in warning
+    assert "stops caching remote audio" in warning and "No space left on device" in warning

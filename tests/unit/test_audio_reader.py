@@ -260,7 +260,7 @@ def test_scoring_refuses_what_nemo_would_read_wrongly(clips):
 
 
 def test_a_manifest_that_wants_more_than_there_is(clips):
-    with pytest.raises(UnusableAudio, match=r"holds 1\.00 s, but the manifest wants 2\.00 s"):
+    with pytest.raises(UnusableAudio, match=r"has 1\.00 s of audio, but its manifest line ends at 2\.00 s"):
         read_audio(CLIPS["pipe.flac"][0], 0.0, 2.0, SAMPLE_RATE)
     part = read_audio(CLIPS["pipe.flac"][0], 0.25, 0.5, SAMPLE_RATE)
     np.testing.assert_array_equal(part, ONE[4000:12000])

@@ -82,7 +82,7 @@ def test_links_to_one_file_give_its_audio_once(tmp_path):
     card = make(ManifestRecipe([manifest]), tmp_path / "out", max_skipped_share=0.5)
     assert sorted(lines(tmp_path / "out")) == ["a.flac", "b-00000000-00001000.flac", "b-00001000-00002000.flac"]
     assert {entry["name"]: entry["reason"] for entry in card["skipped"]} == {
-        f"c.wav-{times}": f"by a link, it is the audio of b.wav-{times}"
+        f"c.wav-{times}": f"through a link, it has the same audio as b.wav-{times}"
         for times in ("00000000-00001000", "00001000-00002000")
     }
 

@@ -123,7 +123,7 @@ def test_shards_of_files_with_hostile_names(tmp_path, capsys):
         cli.main(["verify-shards", str(inputs)], standalone_mode=False)
     done = capsys.readouterr()
     assert not obeyed(done.out + done.err + refused.value.code) and "\\x1b[2J" in refused.value.code
-    assert "3 members, nothing wrong" in done.out and "broken[red]$" in done.out.replace("\n", "")
+    assert "3 members, no problems" in done.out and "broken[red]$" in done.out.replace("\n", "")
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------

@@ -217,12 +217,12 @@ def test_a_damaged_bucket_is_found(bucket, whole):
 def test_nothing_of_others_is_overwritten(bucket, folder):
     system, path = fsspec.url_to_fs(bucket.out)
     system.pipe_file(f"{path}/audio_0.tar", b"of somebody")
-    with pytest.raises(BuildError, match=r"holds shards, but no build_plan\.json of this script: give another folder"):
+    with pytest.raises(BuildError, match=r"holds shards, but no build_plan\.json of this command: name another folder"):
         make(FolderRecipe(folder), bucket.out)
     system.rm(f"{path}/audio_0.tar")
     recipe = RemoteFolderRecipe(bucket.recordings)
     remote_files.write_new(f"{bucket.out}/.build/begun.json", b'{"source": {}}')
-    with pytest.raises(BuildError, match=r"another command, .* has begun to build in s3://bucket/\S+: give another folder"):
+    with pytest.raises(BuildError, match=r"another command, .* has begun to build in s3://bucket/\S+: name another folder"):
         make(recipe, bucket.out)
     assert bucket.holds() == {".build/begun.json": b'{"source": {}}'}
 
@@ -269,7 +269,7 @@ def test_a_disk_that_takes_no_recording_is_named(bucket, tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # no recording is so small
     try:
-        with pytest.raises(BuildError, match=r"no space left while building in \S+ \(File too large\): free some, and run"):
+        with pytest.raises(BuildError, match=r"no space is left to build in \S+ \(File too large\): free some, and run"):
             make(RemoteFolderRecipe(bucket.recordings), tmp_path / "out", **OPTIONS)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -367,7 +367,7 @@ FAULTS = {
     "audio/corrupt.flac": ("unreadable", "decode"),
     "audio/truncated.flac": ("unreadable", "lost sync"),
     "audio/truncated.wav": ("truncated", "announces 96000 bytes of audio, the file has"),
-    "audio/truncated.ogg": ("truncated", "but 0.00 s to 3.00 s of it are wanted"),
+    "audio/truncated.ogg": ("truncated", "but the segment is from 0.00 s to 3.00 s"),
     "audio/empty.wav": ("empty", "no audio"),
     "audio/nan.wav": ("not a number", "10 samples"),
     "audio/zero.wav": ("unreadable", "no audio that libsndfile reads"),
@@ -516,7 +516,7 @@ def test_ctrl_c_stops_at_once_and_cleans_up(tmp_path, much):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, printed = process.communicate(timeout=20)
-    assert process.returncode == 130 and "the same command goes on" in printed and "Traceback" not in printed, printed
+    assert process.returncode == 130 and "the same command resumes" in printed and "Traceback" not in printed, printed
     assert not list(tmp_path.rglob("*.part")) and not list(tmp_path.glob("*.tar"))
 
 
@@ -614,9 +614,9 @@ def cut_end_of_tar(out: Path) -> None:
 
 
 FOUND = {
-    "truncated tar": (cut_tar, "no whole tar file"),
-    "tar without its end": (cut_end_of_tar, "no whole tar file"),
-    "foreign member": (tar_edit(lambda e: [*e, ("README.txt", b"hello")]), "no audio file"),
+    "truncated tar": (cut_tar, "the tar file is damaged"),
+    "tar without its end": (cut_end_of_tar, "the tar file is damaged"),
+    "foreign member": (tar_edit(lambda e: [*e, ("README.txt", b"hello")]), "it is not an audio file"),
     "name that leaves the folder": (tar_edit(lambda e: [*e, ("../x.flac", e[0][1])]), "its name leaves the folder"),
     "absolute name": (tar_edit(lambda e: [*e, ("/x.flac", e[0][1])]), "its name leaves the folder"),
     "line without member": (tar_edit(lambda e: e[1:]), "the manifest has a line for it, the shard lacks it"),
@@ -625,21 +625,21 @@ FOUND = {
     "empty member": (tar_edit(lambda e: [(e[0][0], b""), *e[1:]]), "it cannot be decoded"),
     "duplicate member": (tar_edit(lambda e: [*e, e[0]]), "two members have this name"),
     "duplicate line": (manifest_edit(lambda x: [*x, x[0]]), "two lines have this name"),
-    "broken line": (manifest_edit(lambda x: [*x, "{\n"]), "no JSON object with audio_filepath and duration"),
+    "broken line": (manifest_edit(lambda x: [*x, "{\n"]), "it cannot be used: it is not JSON"),
     "wrong shard_id": (
         manifest_edit(lambda x: [x[0].replace('"shard_id": 1', '"shard_id": 7'), *x[1:]]),
         "its shard_id is 7",
     ),
     "wrong duration": (
         manifest_edit(lambda x: [x[0].replace('"duration": ', '"duration": 9'), *x[1:]]),
-        "the manifest wants",
+        "its manifest line ends at",
     ),
     "member of another shard": (
         lambda out: shutil.copy(out / "audio_0.tar", out / "audio_1.tar"),
         "audio_0.tar has a member of this name, too",
     ),
     "missing manifest": (lambda out: (out / "sharded_manifests/manifest_1.json").unlink(), "no manifest_1.json"),
-    "missing whole manifest": (lambda out: (out / "tarred_audio_manifest.json").unlink(), "it is not there"),
+    "missing whole manifest": (lambda out: (out / "tarred_audio_manifest.json").unlink(), "it does not exist"),
     "other whole manifest": (
         lambda out: (out / "tarred_audio_manifest.json").write_text("{}\n"),
         "its lines are not those of the manifests of the shards",
@@ -674,8 +674,8 @@ def test_shards_that_the_card_does_not_know_or_that_are_gone(tmp_path, shards):
     shutil.copytree(shards, tmp_path / "out")
     os.rename(tmp_path / "out" / "audio_2.tar", tmp_path / "out" / "audio_5.tar")
     found = problems(tmp_path / "out")
-    assert ("audio_2.tar", "", f"{CARD} names it, but it is not there") in found
-    assert ("audio_5.tar", "", f"{CARD} does not know this shard") in found
+    assert ("audio_2.tar", "", f"{CARD} names it, but it does not exist") in found
+    assert ("audio_5.tar", "", f"{CARD} does not name this shard") in found
 
 
 def test_fast_verification_reads_headers_only(tmp_path, shards):
@@ -704,7 +704,7 @@ def test_the_script_prints_a_table_and_fails(tmp_path, shards):
     shutil.copytree(shards, tmp_path / "out")
     verify_it = [sys.executable, str(ROOT / "scripts" / "verify_shards.py"), str(tmp_path / "out"), "--workers", "1"]
     good = subprocess.run(verify_it, capture_output=True, text=True, cwd=ROOT)
-    assert good.returncode == 0 and "12 members, nothing wrong" in good.stdout
+    assert good.returncode == 0 and "12 members, no problems" in good.stdout
     FOUND["foreign member"][0](tmp_path / "out")
     bad = subprocess.run(verify_it, capture_output=True, text=True, cwd=ROOT)
-    assert bad.returncode == 1 and "README.txt" in bad.stdout and "no audio file" in bad.stdout
+    assert bad.returncode == 1 and "README.txt" in bad.stdout and "it is not an audio file" in bad.stdout

@@ -126,13 +126,13 @@ def test_a_killed_part_is_repeated(folder, whole, tmp_path):
 
 
 def test_a_part_without_a_plan_or_of_another_build_is_refused(folder, tmp_path, monkeypatch):
-    with pytest.raises(BuildError, match=rf"holds no {PLAN}: give the same command with --plan"):
+    with pytest.raises(BuildError, match=rf"holds no {PLAN}: run the same command once with --plan"):
         part(folder, tmp_path, "1/2")
     plan(folder, tmp_path)
     with pytest.raises(BuildError, match=r"codec was 'flac' and is 'wav'"):
         part(folder, tmp_path, "1/2", codec="wav")
     monkeypatch.setattr(plan_module.soxr, "__version__", "0.0.1")
-    with pytest.raises(BuildError, match=r"by other versions: soxr was .* and is 0\.0\.1\..*go on with the versions"):
+    with pytest.raises(BuildError, match=r"by other versions: soxr was .* and is 0\.0\.1\..*resume it with those versions"):
         part(folder, tmp_path, "1/2")
     assert not list(tmp_path.glob("*.tar"))
 
@@ -146,7 +146,7 @@ def test_a_shard_that_another_process_builds_is_left_to_it(folder, tmp_path):
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
     holder.stdout.readline()
-    with pytest.raises(BuildError, match=r"another process builds shard 1 of .* right now: wait until it has ended"):
+    with pytest.raises(BuildError, match=r"another process is building shard 1 of .*: wait until it has ended"):
         part(folder, tmp_path, "1/1")
     holder.communicate(b"\n")
     assert part(folder, tmp_path, "1/1").shards == 5
@@ -155,4 +155,4 @@ def test_a_shard_that_another_process_builds_is_left_to_it(folder, tmp_path):
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/3/5"])
 def test_what_is_no_part_is_refused(text, folder, tmp_path):
     result = CliRunner().invoke(make_shards, ["folder", str(folder), "--out", str(tmp_path), "--part", text])
-    assert result.exit_code == 1 and f"{text!r} is no part: write its number" in result.output
+    assert result.exit_code == 1 and f"{text!r} is not a part: give its number" in result.output

@@ -16,27 +16,27 @@ _LEAVES = f"a link that leads out of the folder; {_REMEDY}"
 
 
 class _Files(NamedTuple):
-    """Files of a folder, by what becomes of them."""
+    """Files of a folder, grouped by their use."""
 
     audio: list[Path]
     leaving: list[Path]
-    """Links to audio files or folders outside."""
+    """Links to audio files or folders outside of the folder."""
     others: Counter
-    """Number of files that are not taken, by suffix."""
+    """Number of unused files by suffix."""
 
 
 @dataclass(frozen=True)
 class FolderRecipe:
     """Every file that libsndfile reads becomes utterances, at any depth, without text.
 
-    The recipe leaves out links that lead out of the folder: with a folder of another author, the shards would hold audio of
-    the machine that nobody meant to share.
+    The recipe leaves out links that lead out of the folder, so that a folder of another author cannot add private audio of
+    this machine to the shards.
     """
 
     root: Path
 
     def describe(self) -> dict:
-        require_folder(self.root, "give the folder with the audio")
+        require_folder(self.root, "name the folder with the audio")
         return {"kind": "folder", "input": [str(self.root.resolve())]} | fingerprint(self.root, self._files().audio)
 
     def read(self, scratch: Path, workers: Workers, progress: Progress) -> Listing:
@@ -44,7 +44,7 @@ class FolderRecipe:
         if not found.audio:
             if found.leaving:
                 raise BuildError(
-                    f"{self.root} holds no audio, and {len(found.leaving)} links that lead out of it: {_REMEDY}"
+                    f"{self.root} holds no audio, but {len(found.leaving)} links that lead out of it: {_REMEDY}"
                 )
             raise BuildError(
                 f"{self.root} holds no audio that libsndfile reads, only {dict(found.others.most_common(5)) or 'nothing'}; "

@@ -1,4 +1,4 @@
-"""What recipes share."""
+"""Functions that several recipes use."""
 
 import hashlib
 import os
@@ -9,12 +9,12 @@ from pathlib import Path
 from nemo_birq.data.audio.suffixes import SUFFIXES
 
 COMPANIONS = {".ds_store", "thumbs.db", "desktop.ini", "__macosx", "@eadir"}
-"""Names, in lower case, of files and folders that operating systems and file servers put beside the files of their users."""
+"""Names, in lower case, of files and folders that operating systems and file servers add beside the files of users."""
 
 
 def require_folder(path: Path, remedy: str) -> None:
     if not path.is_dir():
-        raise FileNotFoundError(f"there is no folder {path}: {remedy}")
+        raise FileNotFoundError(f"the folder {path} does not exist: {remedy}")
 
 
 def is_companion(name: str) -> bool:
@@ -23,16 +23,16 @@ def is_companion(name: str) -> bool:
 
 
 def files_under(root: Path, leaving: list[Path] | None = None) -> list[Path]:
-    """All files at any depth but companions, also behind links to folders, in the order of their names.
+    """Returns all files at any depth except companions, also in linked folders, in the order of their names.
 
     Args:
-        root: folder; it may be a link itself.
-        leaving: gets the links to files and folders outside of ``root``, which are not followed then; None follows all.
+        root: folder, which may be a link.
+        leaving: receives the links to files and folders outside of ``root``, which are not followed; None: all are followed.
     """
     files, seen = [], set()
     for folder, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:  # a link to a folder above would lead round and round
+        if real in seen:  # a link to a parent folder would be followed forever
             folders.clear()
             continue
         seen.add(real)
@@ -48,13 +48,13 @@ def files_under(root: Path, leaving: list[Path] | None = None) -> list[Path]:
 
 
 def is_inside(path: str, root: str) -> bool:
-    """Returns True if a file or folder lies under ``root`` also when all links are followed."""
+    """Tests if a file or folder is under ``root`` when all links are resolved."""
     top = _real_folder(root)
     return f"{real_path(path)}/".startswith(f"{top.rstrip('/')}/")
 
 
 def real_path(path: str) -> str:
-    """Returns the path of a file or folder with all links followed; folders are looked up once."""
+    """Returns the path of a file or folder with all links resolved; the paths of folders are cached."""
     folder, name = os.path.split(path)
     return os.path.realpath(path) if os.path.islink(path) else os.path.join(_real_folder(folder), name)
 
@@ -65,12 +65,12 @@ def _real_folder(path: str) -> str:
 
 
 def fingerprint(root: Path, files: Iterable[Path]) -> dict:
-    """Number, names and sizes of files, to notice that an input has changed between two runs."""
+    """Returns number, names and sizes of files, by which a change of the input between two runs is detected."""
     return fingerprint_of_sizes((path.relative_to(root).as_posix(), path.stat().st_size) for path in sorted(files))
 
 
 def fingerprint_of_sizes(files: Iterable[tuple[str, int]]) -> dict:
-    """Number, names and sizes of files, given as names and sizes in the order of the names' parts."""
+    """Returns the fingerprint of files, given by name and size in bytes in the order of the parts of their names."""
     digest, count = hashlib.sha256(), 0
     for name, size in files:
         digest.update(f"{name} {size}\n".encode(errors="surrogateescape"))
@@ -79,6 +79,6 @@ def fingerprint_of_sizes(files: Iterable[tuple[str, int]]) -> dict:
 
 
 def without_suffix(name: str) -> str:
-    """A relative path without the suffix of an audio file."""
+    """Returns a relative path without the suffix of an audio file."""
     stem, dot, suffix = name.rpartition(".")
     return stem if dot and f".{suffix.lower()}" in SUFFIXES else name
