@@ -150,6 +150,6 @@ def _check_is_birq(path: Path, config: DictConfig | None) -> None:
         target = (config or {}).get("target", "an unknown class")
         raise ValueError(
             f"model {path} is not a BiRQ model but {target}: its configuration has no node `birq`, so it has no "
-            "projections, codebook or enhanced labels. Give a file that birq pretrain wrote, no recognizer and no "
+            "projections, codebook or enhanced labels. Give a file that birq pretrain wrote, not a recognizer or a "
             "stock NeMo model"
         )

@@ -166,7 +166,7 @@ def test_damaged_files_are_named_and_the_page_is_drawn_without_them(tmp_path, mo
     assert str(tmp_path) not in " ".join(run.notes)
     text = write_report([run], tmp_path / "report").read_text()
     assert "Left out: " in text and "no alarms)" not in text
-    assert ("not known: alarms.json is damaged" in text) == file.startswith("alarms")
+    assert ("unknown: alarms.json is damaged" in text) == file.startswith("alarms")
     assert len(run.curves) == 12 and run.steps == (50 if file.startswith("events,") else 100)
 
 

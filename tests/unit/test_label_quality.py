@@ -452,7 +452,7 @@ def test_evaluation_of_a_model_that_never_made_enhanced_labels():
     with ProgressBars(disable=True) as progress:
         found = evaluate(model, utterances, progress, kmeans=False, ignore_silence=True)
         whole = evaluate(model, utterances, progress, kmeans=False)
-    assert any("never made enhanced labels" in note for note in found.notes)
+    assert any("made no enhanced labels" in note for note in found.notes)
     assert any("first of 2 codebooks" in note for note in found.notes)
     assert any("alignments were not used" in note for note in found.notes)
     assert [(row.labels, row.layer) for row in found.rows] == [

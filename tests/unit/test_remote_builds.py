@@ -262,7 +262,7 @@ def test_what_cannot_work_is_refused_before_any_work(bucket, folder, tmp_path, m
     assert not [name for name in bucket.holds() if name.endswith(".tar")]
     bucket.store.refusing = ()
     result = CliRunner().invoke(make_shards, ["librispeech", "s3://bucket/LibriSpeech", "--out", str(tmp_path)])
-    assert result.exit_code == 2 and "is a URL; this must be a path of this machine" in result.output
+    assert result.exit_code == 2 and "is a URL, but this command needs a local path" in result.output
 
 
 def test_a_disk_that_takes_no_recording_is_named(bucket, tmp_path):

@@ -131,7 +131,7 @@ def test_files_that_are_cut_off_or_something_else(tmp_path, content):
 
 def test_results_of_no_model_and_settings_of_nothing(tmp_path):
     result_path(tmp_path, "probe_ctc", Path("m.nemo")).write_text('{"model": 5}')
-    with pytest.raises(ValueError, match=r"probe_ctc_m\.json names no model.*--out"):
+    with pytest.raises(ValueError, match=r"probe_ctc_m\.json is damaged: it names no model.*--out"):
         check_out(tmp_path, "probe_ctc", Path("m.nemo"))
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "settings.json").write_text('{"settings": []}')

@@ -1,4 +1,4 @@
-"""Label quality over the training of a run: of each of its checkpoints, and of its end."""
+"""Label quality over the training of a run, at each of its checkpoints and at its end."""
 
 import re
 from pathlib import Path
@@ -15,10 +15,10 @@ def models_of(run: Path) -> list[Path]:
     """Finds the models of a run: its checkpoints by step, then the ``.nemo`` of its end, if there is one.
 
     Args:
-        run: the folder of a run, or its ``.nemo``, beside which the checkpoints lie.
+        run: the folder of a run, or its ``.nemo`` beside the checkpoints.
 
     Raises:
-        FileNotFoundError: there is no such folder, or no model in it.
+        FileNotFoundError: the folder does not exist, or has no model.
         ValueError: the folder holds the models of several runs.
     """
     if run.suffix == ".nemo":

@@ -42,17 +42,17 @@ def table(rows: "list[ProbeScore]", task: "Task") -> Table:
 @options.model_argument(".nemo or .ckpt of a pretraining, or .nemo of a recognizer")
 @options.option("--train", required=True, metavar="DATA", help="Training set, a manifest or a folder of shards.")
 @options.option("--dev", required=True, metavar="DATA", help="Set that chooses the epoch.")
-@options.option("--test", required=True, metavar="DATA", help="Set that the errors are counted on.")
+@options.option("--test", required=True, metavar="DATA", help="Set on which errors are counted.")
 @options.alignments_option(nargs=3, metavar="TRAIN DEV TEST", help="Probe phones: CTM files, or TextGrid folders.")
 @options.option("--key", default="text", help="Key of the manifest with text or a list of phones.")
-@options.hours_option("Train on so much audio, drawn at random; without it all.")
-@options.layers_option("Layers to probe; without it all.")
+@options.hours_option("Hours of training audio, drawn at random; default: all.")
+@options.layers_option("Layers to probe; default: all.")
 @options.option("--no-baselines", is_flag=True, help="Leave out the untrained encoder and the log-mel features.")
 @options.option("--epochs", type=int, default=30)
 @options.option("--learning-rate", type=float, default=5e-3)
 @options.seed_option("Seed of the order of batches and of the untrained encoder.")
 @options.workers_option(1)
-@options.out_option("Folder for the results; without it that of the model.")
+@options.out_option("Folder for the results; default: the folder of the model.")
 def probe(
     model: Path, train: str, dev: str, test: str, alignments: tuple[Path, Path, Path] | None, key: str, hours: float | None,
     layers: str | None, no_baselines: bool, epochs: int, learning_rate: float, seed: int, workers: int, out: Path | None,
@@ -63,9 +63,9 @@ def probe(
         birq probe model.nemo --train train --dev dev.json --test test.json \\
             --alignments train/phones.ctm dev/phones.ctm test/phones.ctm
 
-    The first command reads characters with CTC, the second one the phone of each frame. The same probes on an untrained
-    encoder and on the log-mel features say how much of a number comes from pretraining. Writes probe_ctc_<model> or
-    probe_frames_<model>, .json and .png. docs/probing.md explains the numbers.
+    The first command predicts characters with CTC, the second one predicts the phone of each frame. The same probes on an
+    untrained encoder and on the log-mel features are baselines that show the effect of pretraining. The results are
+    probe_ctc_<model> or probe_frames_<model>, as .json and .png. docs/probing.md explains the numbers.
     """
     from nemo.utils import logging
 
@@ -114,7 +114,7 @@ def probe(
             notes += [f"{unread} utterances of the {name} set could not be read and are left out."] if unread else []
     first = next(iter(splits["train"].values()))
     if isinstance(task, CtcTask) and (short := task.num_impossible(first.counts, first.targets)):
-        notes.append(f"{short} of {len(first.counts)} training utterances have more symbols than frames: not learned from.")
+        notes.append(f"{short} of {len(first.counts)} training utterances are not used: they have more symbols than frames.")
     with ProgressBars(console=console, transient=True) as progress:
         rows = evaluate(splits, numbers, task, training, next(opened.encoder.parameters()).device, progress)
     constant = constant_error(first, next(iter(splits["test"].values())), task)

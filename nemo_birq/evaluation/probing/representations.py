@@ -1,4 +1,4 @@
-"""Inputs of probes, computed once and held in memory: log-mel features, and the layers of encoders.
+"""Inputs of probes, which are computed once and kept in memory: log-mel features, and the layers of encoders.
 
 Shapes: K layers, N frames of all utterances, D width, S subsampling factor, F mel bins.
 """
@@ -22,8 +22,8 @@ from nemo_birq.utils.progress import Advance
 
 LOG_MEL, UNTRAINED, PRETRAINED = "log-mel", "untrained", "pretrained"
 BATCH_SECONDS = 120.0
-MEMORY_SHARE = 0.5  # of the machine's memory: while batches are joined, a part is there twice
-BYTES = 2  # of a value: float16
+MEMORY_SHARE = 0.5  # of the machine's memory, because a part is in memory twice while batches are joined
+BYTES = 2  # per value, float16
 
 
 def untrained_encoder(opened: LoadedEncoder, seed: int = 0) -> ConformerEncoder:
@@ -35,19 +35,19 @@ def untrained_encoder(opened: LoadedEncoder, seed: int = 0) -> ConformerEncoder:
 
 
 def check_memory(opened: LoadedEncoder, seconds: float, values_per_frame: int) -> None:
-    """Refuses more audio than there is memory for.
+    """Refuses more audio than fits into memory.
 
     Raises:
-        ValueError: naming how many hours fit.
+        ValueError: the message names the number of hours that fit.
     """
     check_room(
         seconds, values_per_frame * BYTES / encoder_times(opened.model).step, "the inputs of the probes", MEMORY_SHARE,
-        remedy="train on a part with --hours, or take fewer --layers",
+        remedy="train on a part with --hours, or use fewer --layers",
     )  # fmt: skip
 
 
 def values_per_frame(opened: LoadedEncoder, layers: list[int], baselines: bool) -> int:
-    """Counts the numbers that are held for each encoder frame."""
+    """Counts the values that are kept for each encoder frame."""
     of_layers = len(layers) * opened.encoder.d_model
     mel = opened.encoder.subsampling_factor * opened.model.cfg.preprocessor.features
     return 2 * of_layers + mel if baselines else of_layers
@@ -67,15 +67,15 @@ def represent(
 
     Args:
         labelled: utterances.
-        task: decides the targets.
+        task: task that determines the targets.
         opened: the pretrained encoder.
-        untrained: the same untrained; None leaves it and the log-mel features out.
-        layers: of the encoders.
-        workers: processes that decode.
-        advance: is called with the seconds of audio that are done.
+        untrained: the same encoder without training; None leaves it and the log-mel features out.
+        layers: numbers of the layers of the encoders.
+        workers: number of processes that decode.
+        advance: function that is called with the seconds of audio that are done.
 
     Raises:
-        ValueError: less than two could be read; a value that float16 does not hold.
+        ValueError: fewer than two utterances can be read, or a value exceeds the range of float16.
     """
     device = next(opened.encoder.parameters()).device
     times = encoder_times(opened.model)
@@ -102,7 +102,7 @@ def represent(
         advance(float(batch.signal_length.sum()) / labelled.data.sample_rate)
     if len(counts) < 2:
         raise ValueError(
-            f"{labelled.data.sources[0].manifest}: {len(counts)} of its utterances could be read, two are needed"
+            f"{labelled.data.sources[0].manifest}: only {len(counts)} of its utterances can be read, but two are needed"
         )
     made = as_tensors(targets)
     splits = {name: Split(torch.cat(collected.pop(name), dim=1), counts, made) for name in list(collected)}
@@ -115,5 +115,5 @@ def _layers(encoder: ConformerEncoder, features: Tensor, lengths: Tensor, layers
 
 
 def _match_length(frames: Tensor, count: int) -> Tensor:
-    """Cuts or pads (B, T', D) to ``count`` frames: the padding of a batch differs."""
+    """Cuts or pads (B, T', D) to ``count`` frames, because the padding of batches differs."""
     return torch.nn.functional.pad(frames, (0, 0, 0, count - frames.shape[1]))
