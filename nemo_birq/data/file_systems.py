@@ -6,9 +6,11 @@ Credentials and further options come from where fsspec and the libraries of the 
 import logging
 import os
 import time
+from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import fsspec
 
@@ -135,8 +137,12 @@ os.register_at_fork(after_in_child=_forget_systems)
 def _http_options(protocol: str) -> dict[str, Any]:
     from aiohttp import ClientTimeout
 
-    own = {"timeout": ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE), "trust_env": True,
-           "headers": {"Accept-Encoding": "identity"}}  # fmt: skip
+    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    own = {
+        "timeout": ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE),
+        "headers": {"Accept-Encoding": "identity"},
+        "trust_env": bool(getproxies()) or netrc.is_file(),  # aiohttp would look for both at each request, in a thread
+    }
     return {"client_kwargs": own | fsspec.config.conf.get(protocol, {}).get("client_kwargs", {})}
 
 
