@@ -2,7 +2,7 @@
 
     python benchmarks/curves.py                 # 15 minutes on two cores; runs in curves_out/, pictures in docs/
 
-Runs that lie in the folder already are drawn and not repeated.
+Runs that exist in the folder are drawn without repeating them.
 """
 
 import argparse
@@ -38,12 +38,12 @@ Curves = dict[str, list[tuple[int, float]]]
 
 
 def record(run: Path) -> dict:
-    """What ``alarms.json`` says; empty where there is none yet."""
+    """Returns the content of ``alarms.json``; empty if there is none yet."""
     return next((json.loads(path.read_text()) for path in run.rglob("alarms.json")), {})
 
 
 def train(folder: Path) -> None:
-    """Makes the runs that are not there yet, two at a time."""
+    """Trains the runs that do not exist yet, two at a time."""
     finished = "healthy", "unhealthy", "too short to judge"
     missing = [name for name in RUNS if record(folder / name).get("status") not in finished]
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def line(axes: Axes, curves: Curves, tag: str, label: str, **style) -> None:
 
 
 def draw(name: str, curves: Curves, alarms: list[dict], path: Path) -> None:
-    """Losses, labels, what moves, and gradients of a run, with its alarms."""
+    """Draws losses, labels, changes and gradients of a run, with its alarms."""
     figure, ((losses, labels), (moves, gradients)) = plt.subplots(2, 2, figsize=(11.5, 6), layout="constrained", sharex=True)
     colours = {"anchor": ANCHOR, "enhanced": ENHANCED}
     for task, colour in colours.items():

@@ -88,13 +88,13 @@ def count_step(setting: Setting, *overrides: str, encoder_only: bool = False, ma
 
 
 def _build(setting: Setting, overrides: tuple[str, ...]) -> BiRQModel:
-    """The model on the CPU, its large weights left as memory happens to be."""
+    """Builds the model on the CPU, with uninitialized large weights."""
     with patch.object(nn.init, "kaiming_uniform_", lambda tensor, *args, **kwargs: tensor):
         return BiRQModel(setting.model_config(*overrides)).train()
 
 
 def _features(model: BiRQModel, setting: Setting) -> tuple[Tensor, Tensor, int]:
-    """Features (B, F, T), lengths (B,) and the operations that made them: one utterance's, as all are equally long."""
+    """Returns features (B, F, T), lengths (B,) and their operations, which are counted for one utterance of equal length."""
     count = max(1, round(setting.batch_seconds / setting.utterance_seconds))
     samples = torch.tensor([round(setting.batch_seconds / count * setting.model_config().sample_rate)])
     with torch.no_grad(), flop_counter() as flops:
@@ -103,7 +103,7 @@ def _features(model: BiRQModel, setting: Setting) -> tuple[Tensor, Tensor, int]:
 
 
 def _masked_frames(model: BiRQModel, mask: Tensor, lengths: Tensor, mask_seed: int | None) -> Tensor:
-    """Positions of masked encoder frames: those of the mask, or the first few, as many as there are on average."""
+    """Returns positions of masked encoder frames: those of the mask, or the first ones in the average number."""
     num_frames = -(-mask.shape[1] // model.cfg.encoder.subsampling_factor)
     if mask_seed is not None:
         return model.masked_frames(mask, num_frames)
@@ -112,7 +112,7 @@ def _masked_frames(model: BiRQModel, mask: Tensor, lengths: Tensor, mask_seed: i
 
 
 def _make_fake(model: nn.Module, mode: FakeTensorMode) -> None:
-    """Takes the contents out of all parameters and buffers."""
+    """Replaces all parameters and buffers by fake tensors without contents."""
     for module in model.modules():
         for name, tensor in module._parameters.items():
             if tensor is not None:
@@ -124,7 +124,7 @@ def _make_fake(model: nn.Module, mode: FakeTensorMode) -> None:
 
 @contextmanager
 def _saved(model: nn.Module) -> Iterator[dict[Any, int]]:
-    """Bytes of every storage that is saved for the backward pass, each once, those of the model left out."""
+    """Yields the bytes of every storage that is saved for the backward pass, except those of the model."""
     own = {tensor.untyped_storage()._cdata for tensor in [*model.parameters(), *model.buffers()]}
     found: dict[Any, int] = {}
 

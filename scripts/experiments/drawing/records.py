@@ -142,8 +142,8 @@ def read_groups(folder: Path) -> list[Group]:
     """Reads all json files below a folder; groups with recognizers come first, then the order is that of their names.
 
     Raises:
-        FileNotFoundError: no such folder, or no json file in it.
-        ValueError: a file that is not a record, two records of the same run, or different test sets; names the file.
+        FileNotFoundError: the folder does not exist, or has no json file.
+        ValueError: a file is not a record, two records are of the same run, or test sets differ; the message names the file.
     """
     paths = sorted(folder.rglob("*.json")) if folder.is_dir() else []
     if not paths:
@@ -164,7 +164,7 @@ def read_record(path: Path) -> Record:
     """Reads one file and checks its keys.
 
     Raises:
-        ValueError: not a record, another schema, or a missing key; names the file and the key.
+        ValueError: the file is not a record, has another schema or lacks a key; the message names the file and the key.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -186,7 +186,7 @@ def read_record(path: Path) -> Record:
 
 def _check_form(content: Any, form: Any, path: Path, where: str = "") -> None:
     if problem := find_problem(content, form, where):
-        raise ValueError(f"{path} is no record of this version, or a damaged one: {problem}; run the experiment again")
+        raise ValueError(f"{path} is damaged or not a record of this version: {problem}; run the experiment again")
 
 
 def _check_scores(scores: dict[str, Any], path: Path) -> None:
