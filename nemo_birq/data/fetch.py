@@ -1,4 +1,4 @@
-"""Encoded audio of a batch from a store: all of it at once, and compared with the checksums of the index."""
+"""Parallel reading of the encoded audio of a batch from a store, compared with the checksums of the index."""
 
 import os
 import zlib
@@ -15,7 +15,7 @@ from nemo_birq.utils.urls import is_url
 
 
 class AheadReader:
-    """Reads the remote audio of the next batch of a process while that of the last one is decoded.
+    """Reads the remote audio of the next batch in a thread while the process decodes the present one.
 
     Args:
         cache: see ``fetch_remote``.
@@ -29,17 +29,17 @@ class AheadReader:
         return AheadReader, (self.cache,)
 
     def fetch(self, places: Sequence[Place]) -> list[bytes | None]:
-        """Reads as ``fetch_remote``, or gives what was begun for the same utterances."""
+        """Returns what ``begin`` has read for the same utterances; otherwise reads as ``fetch_remote``."""
         begun, self._begun = self._begun, None
-        if begun is not None and begun[:2] == (os.getpid(), places):  # a fork has no thread that would end it
+        if begun is not None and begun[:2] == (os.getpid(), places):  # the thread does not exist in a forked process
             return begun[2].result()
         return fetch_remote(places, self.cache)
 
     def begin(self, places: Sequence[Place]) -> None:
-        """Begins to read utterances that are wanted next."""
+        """Starts to read the utterances of the next batch."""
         found: Future[list[bytes | None]] = Future()
         self._begun = os.getpid(), places, found
-        # A daemon: a process that ends does not wait for a store that has stopped.
+        # A daemon thread, so that a process that ends does not wait for a store that has stopped.
         Thread(target=_fetch_into, args=(found, places, self.cache), daemon=True).start()
 
 
@@ -51,21 +51,24 @@ def _fetch_into(found: Future[list[bytes | None]], places: Sequence[Place], cach
 
 
 def fetch_remote(places: Sequence[Place], cache: AudioCache | None = None) -> list[bytes | None]:
-    """Reads the encoded audio of utterances that lie behind URLs; None for those of this machine.
+    """Reads the encoded audio of the utterances that have a URL.
 
     Args:
-        places: of the utterances.
-        cache: where audio is looked for first, and kept.
+        places: places of the utterances.
+        cache: cache of audio on this machine.
+
+    Returns:
+        The encoded audio of each utterance; None for local files.
 
     Raises:
-        RemoteError: it cannot be read, or has been replaced since the index was built.
+        RemoteError: audio cannot be read, or was replaced after the index was built.
     """
     remote = {number: place for number, place in enumerate(places) if is_url(place.file)}
     found: list[bytes | None] = [None] * len(places)
     if cache is not None:
         found = [cache.read(place) if number in remote else None for number, place in enumerate(places)]
     asked = wrong = {number: place for number, place in remote.items() if found[number] is None}
-    for _ in range(2):  # once more, where the transfer was at fault
+    for _ in range(2):  # a second time in case of an error of the transfer
         ranges = [Range(place.file, place.position, place.position + place.size) for place in wrong.values()]
         for number, encoded in zip(wrong, read_ranges(ranges), strict=True):
             found[number] = encoded
@@ -76,9 +79,9 @@ def fetch_remote(places: Sequence[Place], cache: AudioCache | None = None) -> li
             return found
     place = next(iter(wrong.values()))
     if place.file == place.name:
-        remedy = f"delete its index in {cache_folder()}, and start again"
+        remedy = f"delete its index in {cache_folder()}, and run the command again"
     else:
-        remedy = "start again, which builds a new index"
+        remedy = "run the command again, which builds a new index"
     raise RemoteError(
-        f"{place.name} of {place.file} is not what it was when its index was built, so the file has been replaced: {remedy}"
+        f"{place.name} of {place.file} has changed since its index was built, so the file was replaced: {remedy}"
     )

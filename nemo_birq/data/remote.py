@@ -1,7 +1,6 @@
-"""Files behind URLs, read through fsspec: their versions, one pass through a file, and many ranges of bytes at once.
+"""Reading of files behind URLs through fsspec: versions, one sequential pass, and many byte ranges in parallel.
 
-Whole files and folders are in ``remote_files``. Credentials and further options come from where fsspec and the libraries of
-the stores look for them, and nothing of them is kept.
+``remote_files`` copies, lists and removes whole files and folders.
 """
 
 import io
@@ -18,30 +17,30 @@ from nemo_birq.data.retries import NoRangesError, RemoteError, RequestError, Sho
 from nemo_birq.utils.urls import is_url, without_secrets
 
 FIRST_LOOK = 30.0
-"""Seconds for which a request is repeated before any work depends on it: a wrong address shows soon."""
+"""Seconds for which a request is repeated before a command begins its work, so that a wrong address fails early."""
 PATIENCE = 300.0
-"""Seconds for which a request is repeated later: a store may stop for minutes, and a training waits for it."""
+"""Seconds for which a request is repeated later: a training waits for a store that stops for minutes."""
 BLOCK = 8 << 20
-"""Bytes of the largest request, unless one utterance is larger."""
-BLOCKS_AHEAD = 4  # of one pass, asked for at once
+"""Largest size of a request in bytes, unless one utterance is larger."""
+BLOCKS_AHEAD = 4  # parallel requests of a sequential pass
 GAP = 256 << 10
-"""Bytes that are read and thrown away rather than asked around by two requests: an utterance or two."""
+"""Largest gap in bytes between two ranges that one request reads; one or two utterances."""
 IDENTITY = ("ETag", "etag", "generation", "md5Hash", "content_md5", "Content-MD5", "LastModified", "last_modified",
             "Last-Modified", "updated", "mtime", "modified", "created")  # fmt: skip
-"""Keys by which the file systems of fsspec tell versions of a file."""
+"""Keys of the version of a file in the results of fsspec's file systems."""
 
 
 class Version(NamedTuple):
     """The version of a remote file."""
 
     size: int
-    """In bytes."""
+    """Size in bytes."""
     identity: tuple[str, ...]
-    """ETag, times and the like; empty where the server tells nothing."""
+    """ETag, modification time and similar values; empty if the server sends none."""
 
 
 class Range(NamedTuple):
-    """Bytes ``start`` to ``end - 1`` of a remote file."""
+    """The bytes from ``start`` to ``end - 1`` of a remote file."""
 
     url: str
     start: int
@@ -49,23 +48,27 @@ class Range(NamedTuple):
 
 
 def look(url: str, patience: float = FIRST_LOOK) -> Version:
-    """Asks for the version of a file.
+    """Requests the version of a file.
+
+    Args:
+        url: URL of the file.
+        patience: seconds for which a failed request is repeated.
 
     Raises:
-        RemoteError: the file is not there, may not be read, or its size is unknown.
-        ValueError: nothing installed reads such URLs.
+        RemoteError: the file does not exist, access is refused, or the server sends no size.
+        ValueError: no installed package reads such URLs.
     """
     system, path = open_system(url)
     system.invalidate_cache()
     found = repeat(url, patience, lambda: system.info(path))
     if found.get("type") == "directory" or found.get("size") is None:
-        what = "is a folder" if found.get("type") == "directory" else "has no size (the server tells no Content-Length)"
-        raise RemoteError(f"{without_secrets(url)} {what}: name a file, on a server that answers requests for byte ranges")
+        what = "is a folder" if found.get("type") == "directory" else "has no size (the server sends no Content-Length)"
+        raise RemoteError(f"{without_secrets(url)} {what}: give a file, on a server that answers requests for byte ranges")
     return Version(int(found["size"]), tuple(f"{key} {found[key]}" for key in IDENTITY if found.get(key)))
 
 
 def find_files(folder: str, pattern: str) -> list[str]:
-    """Finds the files of a remote folder whose names fit a pattern with ``*``, in any order; errors as ``look``."""
+    """Returns the files of a remote folder whose names match a pattern with ``*``, in any order; errors as ``look``."""
     system, path = open_system(folder)
     system.invalidate_cache()
     found = repeat(folder, FIRST_LOOK, lambda: system.glob(f"{path.rstrip('/')}/{pattern}"))
@@ -73,11 +76,18 @@ def find_files(folder: str, pattern: str) -> list[str]:
 
 
 def read_ranges(wanted: Sequence[Range], patience: float = PATIENCE) -> list[bytes]:
-    """Reads ranges of files, all at once; near neighbours in a file by one request.
+    """Reads byte ranges of files in parallel; one request reads neighbouring ranges of a file.
+
+    Args:
+        wanted: ranges.
+        patience: seconds for which failed requests are repeated.
+
+    Returns:
+        The content of each range.
 
     Raises:
-        RemoteError: one of them cannot be read.
-        ValueError: nothing installed reads such URLs.
+        RemoteError: a range cannot be read.
+        ValueError: no installed package reads such URLs.
     """
     if not wanted:
         return []
@@ -95,27 +105,29 @@ def read_ranges(wanted: Sequence[Range], patience: float = PATIENCE) -> list[byt
 
 @contextmanager
 def open_stream(url: str, version: Version) -> Iterator[BinaryIO]:
-    """Opens a file of a version for one pass from its beginning; some blocks are read ahead.
+    """Opens a file for one sequential pass that reads some blocks ahead.
 
     Raises:
-        RemoteError: it cannot be read, or has been replaced before the end of the block of code.
-        ValueError: nothing installed reads such URLs.
+        RemoteError: the file cannot be read, or has another version at the end of the ``with`` block.
+        ValueError: no installed package reads such URLs.
     """
     with io.BufferedReader(_Pass(url, version.size), 1 << 16) as stream:
         yield stream
     if look(url, PATIENCE) != version:
-        raise RemoteError(f"{without_secrets(url)} was replaced while it was read: start again once it stays as it is")
+        raise RemoteError(
+            f"{without_secrets(url)} was replaced while it was read: run the command again when nothing writes to it"
+        )
 
 
 @contextmanager
 def open_file(path: str) -> Iterator[BinaryIO]:
-    """Opens a file of this machine, or one behind a URL for one pass; errors as ``open`` and ``open_stream``."""
+    """Opens a local file, or a remote one for one sequential pass; errors as ``open`` and ``open_stream``."""
     with open_stream(path, look(path)) if is_url(path) else open(path, "rb") as file:
         yield file
 
 
 class _Pass(io.RawIOBase):
-    """The bytes of a file from the first to the last."""
+    """A raw stream over the blocks of a remote file."""
 
     def __init__(self, url: str, size: int):
         self._blocks, self._rest = self._read(url, size), memoryview(b"")
@@ -139,9 +151,9 @@ class _Pass(io.RawIOBase):
 
 
 def _fetch(blocks: list[Range], found: dict[Range, bytes]) -> None:
-    """Adds to ``found`` the content of all blocks that can be read; then raises an error of the others, if there are any.
+    """Adds the content of all readable blocks to ``found``, and raises an error of the others.
 
-    A block that cannot be read by a signed URL is read through the library of its store, whose errors count.
+    If a signed URL fails, the library of the store reads the block, and its errors count.
     """
     signed = [(block, opened) for block in blocks if (opened := open_signed(block.url))]
     refused = {error.url for error in _ask(signed, found) if not may_pass(error)}
@@ -153,7 +165,7 @@ def _fetch(blocks: list[Range], found: dict[Range, bytes]) -> None:
 
 
 def _ask(asked: list[tuple[Range, Opened]], found: dict[Range, bytes]) -> list[RequestError]:
-    """Adds to ``found`` the content of all blocks that can be read; returns the errors of the others."""
+    """Adds the content of all readable blocks to ``found``, and returns the errors of the others."""
     systems: dict[int, list[tuple[Range, Opened]]] = {}
     for block, opened in asked:
         systems.setdefault(id(opened.system), []).append((block, opened))
@@ -166,7 +178,7 @@ def _ask(asked: list[tuple[Range, Opened]], found: dict[Range, bytes]) -> list[R
                 failed.append(RequestError(block.url, answer))
             elif (size := len(answer)) != (asked_for := block.end - block.start):
                 kind = NoRangesError if size > asked_for else ShorterFileError
-                failed.append(RequestError(block.url, kind(f"{size} bytes came in place of {asked_for}")))
+                failed.append(RequestError(block.url, kind(f"the answer has {size} bytes instead of {asked_for}")))
             else:
                 found[block] = answer
     return failed

@@ -1,4 +1,4 @@
-"""Whole files behind URLs through fsspec: listed, copied to this machine and from it, and removed."""
+"""Listing, copying and removal of whole files behind URLs, through fsspec."""
 
 import os
 import tempfile
@@ -13,37 +13,44 @@ from nemo_birq.data.retries import RemoteError, is_missing, repeat
 from nemo_birq.utils.files import DISK_FULL, PART
 from nemo_birq.utils.urls import without_secrets
 
-AT_ONCE = 16  # files that are copied side by side
+AT_ONCE = 16  # files that are copied in parallel
 NOT_LISTED = ("http", "https")
 
 
 def list_files(folder: str) -> dict[str, int]:
-    """Returns the sizes of all files under a remote folder, at any depth, by their names relative to it.
+    """Returns the sizes in bytes of all files under a remote folder, at any depth, by their names relative to it.
+
+    A folder that does not exist has no files.
 
     Raises:
-        RemoteError: it cannot be read, such as a bucket that does not exist. A folder that does not exist has no files.
-        ValueError: nothing installed reads such URLs, or its server has no lists of files.
+        RemoteError: the store cannot be read, for example because the bucket does not exist.
+        ValueError: no installed package reads such URLs, or they are those of a web server, which has no listing.
     """
     if folder.partition("://")[0].lower() in NOT_LISTED:
-        raise ValueError(f"{without_secrets(folder)} cannot be listed, since web servers have no common way: name the files")
+        raise ValueError(
+            f"{without_secrets(folder)} cannot be listed, because web servers have no common listing: name the files in a "
+            "manifest"
+        )
     system, path = open_system(folder)
     system.invalidate_cache()
     found = repeat(folder, FIRST_LOOK, lambda: system.find(path, detail=True))
-    # A store may have an object that is named like the folder, or stands for it.
+    # A store may have an object with the name of the folder, or a placeholder for it.
     start = f"{path.rstrip('/')}/"
     names = {name: info for name, info in found.items() if name.startswith(start) and name != start}
     return {name.removeprefix(start): int(info["size"]) for name, info in names.items() if info["type"] == "file"}
 
 
 def copy_here(url: str, target: Path, version: Version | None = None) -> None:
-    """Copies a remote file to this machine; it is whole or absent.
+    """Copies a remote file to this machine. The target is complete or does not exist.
 
     Args:
-        version: that the file must have, see ``remote.look``; None: the one that is there.
+        url: URL of the file.
+        target: path of the copy.
+        version: required version, see ``remote.look``; None: the present one.
 
     Raises:
-        RemoteError: it cannot be read, or is replaced again and again while it is.
-        OSError: it cannot be written here, such as to a full disk.
+        RemoteError: the file cannot be read, or is replaced repeatedly during the copy.
+        OSError: the target cannot be written, for example because the disk is full.
     """
     version = version or look(url, PATIENCE)
     system, path = open_system(url)
@@ -51,7 +58,7 @@ def copy_here(url: str, target: Path, version: Version | None = None) -> None:
     handle, part = tempfile.mkstemp(dir=target.parent, suffix=PART)
     os.close(handle)
     try:
-        for _ in range(2):  # once more, where it has been replaced since
+        for _ in range(2):  # a second time if the file was replaced in between
             repeat(url, PATIENCE, lambda: system.get_file(path, part))
             if os.path.getsize(part) == version.size:
                 os.replace(part, target)
@@ -62,32 +69,41 @@ def copy_here(url: str, target: Path, version: Version | None = None) -> None:
             raise error.__cause__ from None
         raise
     else:
-        raise RemoteError(f"{without_secrets(url)} does not come whole: {os.path.getsize(part)} of {version.size} bytes")
+        raise RemoteError(
+            f"{without_secrets(url)} cannot be copied completely ({os.path.getsize(part)} of {version.size} bytes): run the "
+            "command again when nothing writes to the file"
+        )
     finally:
         Path(part).unlink(missing_ok=True)
 
 
 def copy_there(source: Path, url: str) -> None:
-    """Copies a file of this machine to a URL, in place of what is there. Object stores show it once it is whole.
+    """Copies a local file to a URL and replaces an existing file. Object stores show a file only when it is complete.
 
     Raises:
-        RemoteError: it cannot be written.
+        RemoteError: the file cannot be written.
     """
     system, path = open_system(url)
     repeat(url, PATIENCE, lambda: system.put_file(str(source), path), verb="write")
 
 
 def check_writable(url: str) -> None:
-    """Raises a ValueError where nothing can be written to such URLs."""
+    """Raises a ValueError if such URLs cannot be written."""
     if url.partition("://")[0].lower() in NOT_LISTED:
-        raise ValueError(f"{without_secrets(url)} cannot be written: web servers have no common way; name an object store")
+        raise ValueError(
+            f"{without_secrets(url)} cannot be written, because web servers have no common protocol for it: give an object "
+            "store"
+        )
 
 
 def write_new(url: str, content: bytes) -> bytes | None:
-    """Writes a small file where there is none yet; returns the content of the one that is there, None for the new one.
+    """Writes a small file if it does not exist.
+
+    Returns:
+        The content of an existing file; None if the file is new.
 
     Raises:
-        RemoteError: it cannot be read or written.
+        RemoteError: the file cannot be read or written.
     """
     system, path = open_system(url)
     try:
@@ -96,7 +112,7 @@ def write_new(url: str, content: bytes) -> bytes | None:
         if not is_missing(error):
             raise
     else:
-        repeat(url, FIRST_LOOK, lambda: system.pipe_file(path, found), verb="write")  # which shows that it may be done
+        repeat(url, FIRST_LOOK, lambda: system.pipe_file(path, found), verb="write")  # checks the permission
         return found
     try:
         repeat(url, FIRST_LOOK, lambda: system.pipe_file(path, content, mode="create"), verb="write")
@@ -108,14 +124,14 @@ def write_new(url: str, content: bytes) -> bytes | None:
 
 
 def remove_folder(url: str) -> None:
-    """Removes all files under a remote folder, if there are any; errors as ``list_files``, for writing."""
+    """Removes all files under a remote folder; errors as ``list_files``, also for a refusal to remove."""
     system, path = open_system(url)
     if list_files(url):
         repeat(url, PATIENCE, lambda: system.rm(path, recursive=True), verb="write")
 
 
 def all_at_once(action: Callable[..., Any], arguments: Iterable[tuple]) -> None:
-    """Runs an action for many files, some of them side by side; raises the first error."""
+    """Calls a function with each tuple of arguments, some of them in parallel; raises the first error."""
     with ThreadPoolExecutor(AT_ONCE) as threads:
         for _ in threads.map(lambda given: action(*given), arguments):
             pass

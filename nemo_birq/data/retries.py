@@ -1,4 +1,4 @@
-"""Requests to a store, repeated for as long as their error may pass; and errors in words, without secrets."""
+"""Repetition of requests to a store while their error is transient, and error messages without secrets."""
 
 import errno
 import logging
@@ -12,32 +12,32 @@ from nemo_birq.utils.terminal import printable
 from nemo_birq.utils.urls import without_secrets
 
 Result = TypeVar("Result")
-LOG = logging.getLogger("nemo_logger")  # NeMo's, by its name: shards are verified without NeMo
-LONGEST_PAUSE = 15.0  # seconds between two tries
-QUIET_TRIES = 2  # before a failure is worth a line in the log: of thousands of requests, some always fail once
-PASSING_STATUS = (408, 425, 429)  # of HTTP, among those from 400 to 499
+LOG = logging.getLogger("nemo_logger")  # NeMo's logger by its name, because shards are verified without NeMo
+LONGEST_PAUSE = 15.0  # seconds between two attempts
+QUIET_TRIES = 2  # failures without a line in the log, because single failures are normal among thousands of requests
+PASSING_STATUS = (408, 425, 429)  # transient HTTP status codes from 400 to 499
 FINAL_NUMBERS = (errno.EINVAL, errno.EPERM, errno.EACCES, errno.ENOSYS, *DISK_FULL)
 FINAL = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotImplementedError, ImportError,
          ValueError, TypeError, AttributeError)  # fmt: skip
-MISSING = "there is no such object: compare the names of bucket, folder and file"
+MISSING = "the object does not exist: compare the names of bucket, folder and file"
 REFUSED = (
-    "the store refuses access: check that credentials are given where its tools look for them, have not expired and may "
-    "{verb} the object, and that the clock of this machine is right"
+    "the store refuses access: check that its tools find credentials, that they have not expired and may {verb} the "
+    "object, and that the clock of this machine is right"
 )
-NO_RANGES = "the server does not answer requests for ranges of bytes: take another server, or copy the file"
+NO_RANGES = "the server does not answer requests for byte ranges: use another server, or copy the file"
 _DONE = {"read": "read", "write": "written"}
-SHORTER = "the file is shorter than when its index was built, so it has been replaced: start again, which builds a new index"
+SHORTER = "the file is shorter than when its index was built, so it was replaced: run the command again for a new index"
 
 
 class RemoteError(OSError):
-    """A remote file that cannot be read, or is not what it was."""
+    """A remote file that cannot be read, or has been replaced."""
 
 
 class RequestError(Exception):
-    """A failed request among several.
+    """One failed request of several.
 
     Args:
-        url: of the file.
+        url: URL of the file.
         reason: error of the file system.
     """
 
@@ -47,24 +47,27 @@ class RequestError(Exception):
 
 
 class NoRangesError(NotImplementedError):
-    """An answer that is longer than the range that was asked for."""
+    """An answer that is longer than the requested range."""
 
 
 class ShorterFileError(ValueError):
-    """A whole answer that is shorter than the range that was asked for."""
+    """A complete answer that is shorter than the requested range."""
 
 
 def repeat(url: str, patience: float, action: Callable[[], Result], verb: str = "read") -> Result:
-    """Runs a request until it succeeds.
+    """Repeats a request until it succeeds, with random pauses that grow.
 
     Args:
-        url: of the file, for messages.
+        url: URL of the file, for messages.
         patience: seconds after which the last error is final.
         action: the request.
-        verb: read or write, for messages.
+        verb: ``read`` or ``write``, for messages.
+
+    Returns:
+        The result of the request.
 
     Raises:
-        RemoteError: its error does not pass.
+        RemoteError: the error is not transient, or lasts longer than ``patience``.
     """
     tries = Retrying(
         retry=retry_if_exception(may_pass),
@@ -76,31 +79,31 @@ def repeat(url: str, patience: float, action: Callable[[], Result], verb: str = 
     try:
         return tries(action)
     except Exception as error:
-        waited = f"it was tried again for {patience:.0f} s: check address, network and server"
+        waited = f"the request was repeated for {patience:.0f} s: check address, network and server"
         hint = waited if may_pass(error) else _hint(error, verb)
         raise RemoteError("; ".join(filter(None, (_words(url, error, verb), hint)))) from error
 
 
 def may_pass(error: BaseException) -> bool:
-    """Tests if the same request may succeed later: all but refusals and faults of the request itself."""
+    """Tests if the same request may succeed later; refusals and errors of the request itself do not pass."""
     reason = _reason(error)
     if (status := _status(reason)) is not None:
         return status >= 500 or status in PASSING_STATUS
     if isinstance(reason, FINAL) or getattr(reason, "errno", None) in FINAL_NUMBERS:
         return False
-    kinds = {kind.__name__ for kind in type(reason).__mro__}  # botocore is not always installed
+    kinds = {kind.__name__ for kind in type(reason).__mro__}  # by name, because botocore may not be installed
     return "BotoCoreError" not in kinds or bool(kinds & {"HTTPClientError", "ConnectionError", "IncompleteReadError"})
 
 
 def is_missing(error: RemoteError) -> bool:
-    """Tests if a file cannot be read because the store answers that there is none."""
+    """Tests if the store answered that the file does not exist."""
     reason = _reason(error.__cause__ or error)
     status = _status(reason)
     return isinstance(reason, FileNotFoundError) if status is None else status == 404
 
 
 def _reason(error: BaseException) -> BaseException:
-    """Returns the error that a server or a connection caused; fsspec hides some behind a file that is not found."""
+    """Returns the error of the server or the connection; fsspec replaces some by FileNotFoundError."""
     while True:
         if isinstance(error, RequestError):
             error = error.reason
@@ -111,8 +114,8 @@ def _reason(error: BaseException) -> BaseException:
 
 
 def _status(reason: BaseException) -> int | None:
-    """Returns the status of HTTP that an error tells (aiohttp: ``status``, gcsfs: ``code``, botocore: ``response``)."""
-    response = getattr(reason, "response", None) or getattr(reason.__cause__, "response", None)  # s3fs translates some
+    """Returns the HTTP status of an error (aiohttp: ``status``, gcsfs: ``code``, botocore: ``response``)."""
+    response = getattr(reason, "response", None) or getattr(reason.__cause__, "response", None)  # s3fs replaces some errors
     told = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
     for status in (getattr(reason, "status", None), getattr(reason, "code", None), told):
         if isinstance(status, int) and 400 <= status < 600:
@@ -143,4 +146,4 @@ def _words(url: str, error: BaseException, verb: str) -> str:
 def _say(url: str, patience: float, state: RetryCallState, verb: str) -> None:
     if state.attempt_number > QUIET_TRIES:
         waited = f"{state.seconds_since_start:.0f} of {patience:.0f} s"
-        LOG.warning(f"{_words(url, state.outcome.exception(), verb)}; it is tried again ({waited})")
+        LOG.warning(f"{_words(url, state.outcome.exception(), verb)}; the request is repeated ({waited})")

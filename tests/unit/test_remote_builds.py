@@ -185,9 +185,9 @@ def test_a_manifest_of_urls_on_a_web_server(folder, tmp_path):
         card = make(ManifestRecipe([tmp_path / "urls.json"]), tmp_path / "urls", max_skipped_share=0.5, num_shards=1)
         assert card["utterances"] == 6 and card["hours"] == expected["hours"]
         assert [entry["kind"] for entry in card["skipped"]] == ["missing", "outside"]
-        with pytest.raises(ValueError, match=r"cannot be written: web servers have no common way; name an object store"):
+        with pytest.raises(ValueError, match=r"cannot be written, because web servers .*: give an object store"):
             make(ManifestRecipe([f"{url}/local.json"]), f"{url}/out")
-        with pytest.raises(ValueError, match=r"cannot be listed, since web servers .*: name the files"):
+        with pytest.raises(ValueError, match=r"cannot be listed, because web servers .*: name the files"):
             make(RemoteFolderRecipe(f"{url}/clips"), tmp_path / "listed")
 
 
@@ -280,7 +280,7 @@ def test_credentials_that_expire_end_the_build_and_lose_nothing(bucket, whole):
     plan_build(recipe, bucket.out, options, 1, QUIET)
     build_part(recipe, bucket.out, options, 1, Part.parse("1/3"), QUIET)
     bucket.store.refuse_after = bucket.store.requests + 12
-    with pytest.raises(RemoteError, match=r"the store refuses access: check that credentials .*have not expired"):
+    with pytest.raises(RemoteError, match=r"the store refuses access: check that its tools .*have not expired"):
         make(recipe, bucket.out, max_skipped_share=0.5, **OPTIONS)
     bucket.store.refuse_after = None
     make(recipe, bucket.out, max_skipped_share=0.5, **OPTIONS)

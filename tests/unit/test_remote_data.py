@@ -137,7 +137,9 @@ def test_a_replaced_shard_ends_the_epoch_and_gives_a_new_index(place, tmp_path):
     content[index.place(0).position + 1000] ^= 1
     (new / "audio_0.tar").write_bytes(content)
     place.put(new)
-    with pytest.raises(RemoteError, match=r"^clip\d.wav of \S+audio_0\.tar is not what it was .* replaced: start again"):
+    with pytest.raises(
+        RemoteError, match=r"^clip\d.wav of \S+audio_0\.tar has changed since .* replaced: run the command again"
+    ):
         list(under_way)
     assert open_index(source(place.url)).path != index.path
     assert_equal(loader(place.url), loader(new))
@@ -173,14 +175,16 @@ def test_a_shard_that_is_deleted_or_shortened_in_an_epoch_is_named(place, tmp_pa
 
 def test_refusals_are_named_before_any_work(place, tmp_path, monkeypatch):
     place.put(make_shards(tmp_path))
-    with pytest.raises(RemoteError, match=r"nothing/sharded_manifests/manifest_0\.json cannot .*there is no such object"):
+    with pytest.raises(RemoteError, match=r"nothing/sharded_manifests/manifest_0\.json cannot .*the object does not exist"):
         loader(f"{place.url}/nothing")
     place.store.status = 403
-    with pytest.raises(RemoteError, match=r"manifest_0\.json cannot be read .*refuses access: check that credentials"):
+    with pytest.raises(
+        RemoteError, match=r"manifest_0\.json cannot be read .*refuses access: check that its tools find credentials"
+    ):
         loader(place.url)
     place.store.status = 500
     monkeypatch.setattr(remote, "FIRST_LOOK", 1.0)
-    with pytest.raises(RemoteError, match=r"it was tried again for 1 s: check address, network and server"):
+    with pytest.raises(RemoteError, match=r"the request was repeated for 1 s: check address, network and server"):
         remote.look(f"{place.url}/audio_0.tar", 1.0)
 
 
@@ -237,7 +241,7 @@ def test_single_files_by_remote_and_local_manifests(place, tmp_path):
         assert [len(batch.ids) for batch in found] == [3, 1]
         assert all(torch.equal(one.signal, other.signal) for one, other in zip(found, expected, strict=True))
     [problem] = open_index(Source(str(tmp_path / "urls.json"), None, None)).problems
-    assert "urls.json, line 5" in problem and "lost.wav" in problem and "there is no such object" in problem
+    assert "urls.json, line 5" in problem and "lost.wav" in problem and "the object does not exist" in problem
 
 
 def test_extraction_reads_a_remote_folder_of_shards(s3, tmp_path):

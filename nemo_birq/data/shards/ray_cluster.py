@@ -1,4 +1,4 @@
-"""Jobs as tasks of a Ray cluster: of this machine alone, or of many that see the same input and output."""
+"""Jobs as tasks of a Ray cluster, whose machines all see the same input and output."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -10,22 +10,22 @@ from nemo_birq.data.shards.segments import BuildError
 from nemo_birq.data.shards.workers import Job, Workers, run_here
 from nemo_birq.utils.progress import Advance
 
-RETRIES = 3  # of a task whose process or machine was lost
-WAITING = 1000  # tasks that the cluster has at once
+RETRIES = 3  # of a task whose process or machine is lost
+WAITING = 1000  # tasks that are submitted at the same time
 ANY = "any"
-"""The cluster that ``RAY_ADDRESS`` names, or the one that runs on this machine, or else a new one for this process."""
+"""Address of the cluster that ``RAY_ADDRESS`` names, of the one that runs on this machine, or else of a new one."""
 
 
 class RayCluster:
-    """A cluster whose tasks are jobs. Only what a job returns comes back to this process, no audio.
+    """A Ray cluster that runs jobs as tasks. Only the results of the jobs return to this process.
 
     Args:
-        address: of its head, such as ``ray://head:10001`` or ``10.0.0.1:6379``; or ``ANY``.
+        address: address of the head, such as ``ray://head:10001`` or ``10.0.0.1:6379``; or ``ANY``.
         versions: returns the versions on which the results depend, and which all machines must share.
 
     Raises:
         ImportError: Ray is not installed.
-        BuildError: there is no cluster at this address.
+        BuildError: no cluster answers at this address.
     """
 
     cpus = 1
@@ -35,7 +35,7 @@ class RayCluster:
 
     def __init__(self, address: str, versions: Callable[[], dict[str, str]] = byte_versions):
         self.versions = versions
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to its makers
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report its use to its makers
         try:
             import ray
         except ImportError as error:
@@ -48,8 +48,8 @@ class RayCluster:
             ray.init(None if address == ANY else address, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise BuildError(
-                f"--ray={address}: there is no cluster that answers ({error}); start one with ray start --head, or leave "
-                "out the address for one of this machine"
+                f"--ray={address}: no cluster answers ({error}): start one with ray start --head, or leave out the address "
+                "for a cluster of this machine"
             ) from error
 
     def has_gpus(self) -> bool:
@@ -60,8 +60,8 @@ class RayCluster:
         """Runs jobs as ``workers.run_jobs`` does.
 
         Raises:
-            BuildError: machines of the cluster were lost again and again, lack nemo_birq, or have other versions of it.
-            Exception: what a job raised; jobs that have not begun are not run then.
+            BuildError: machines of the cluster were lost repeatedly, lack a module, or have other versions.
+            Exception: the error of a job; jobs that have not begun are cancelled.
         """
         ray, versions = self._ray, self.versions()
         task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)(_run)
@@ -80,17 +80,17 @@ class RayCluster:
                     report(done)
                     yield number, result
         except ray.exceptions.RayTaskError as error:
-            if "No module named" in str(error.cause):  # also where the job itself cannot be read
+            if "No module named" in str(error.cause):  # also if Ray cannot unpickle the job
                 lacking = str(error.cause).partition("No module named ")[2].splitlines()[0]
                 raise BuildError(
-                    f"a machine of the cluster lacks the module {lacking}: install nemo_birq with what the input needs on "
-                    "all of them"
+                    f"a machine of the cluster lacks the module {lacking}: install nemo_birq with the extras that the input "
+                    "needs on all machines"
                 ) from error
             raise error.cause from error
         except ray.exceptions.RayError as error:
             raise BuildError(
-                f"the cluster lost a task {RETRIES + 1} times, or itself ({str(error).splitlines()[0]}): give its machines "
-                "more memory for each CPU, and run the same command again; what is finished is kept"
+                f"the cluster lost a task {RETRIES + 1} times, or stopped ({str(error).splitlines()[0]}): give its machines "
+                "more memory for each CPU, and run the same command again; finished work is kept"
             ) from error
         finally:
             for reference in waiting:
@@ -98,7 +98,7 @@ class RayCluster:
 
 
 def choose_workers(number: int, address: str | None) -> Workers:
-    """Returns the cluster at an address, or without one a number of processes; errors as ``RayCluster``."""
+    """Returns the cluster at an address, or the number of processes if there is none; errors as ``RayCluster``."""
     return RayCluster(address) if address else max(1, number)
 
 
