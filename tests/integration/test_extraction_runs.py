@@ -184,7 +184,7 @@ def test_labels_of_a_manifest(model, data, tmp_path):
 
 
 def test_features_of_a_recognizer(model, batch, tmp_path):
-    """Stock NeMo's class, such as a pretrained encoder becomes by fine-tuning."""
+    """The model is stock NeMo's class, like a fine-tuned encoder."""
     vocabulary = ["a", "b"]
     recognizer = EncDecCTCModel(OmegaConf.create({
         "sample_rate": SAMPLE_RATE, "preprocessor": BASE.preprocessor, "encoder": BASE.encoder, "train_ds": None,

@@ -1,4 +1,4 @@
-"""The bare encoder, its model card, and where they may be written."""
+"""The bare encoder, its model card, and the paths to which they may be written."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def pretrained(tmp_path_factory) -> Path:
 
 
 def packed(path: Path, folder: Path) -> ModelCard:
-    """The card inside a ``.nemo``."""
+    """Returns the card inside a ``.nemo``."""
     with tarfile.open(path) as archive:
         archive.extractall(folder, filter="data")
     packed = str((OmegaConf.load(folder / "model_config.yaml").get("card") or {}).get("file") or "")
@@ -48,7 +48,7 @@ def packed(path: Path, folder: Path) -> ModelCard:
 
 
 def encode(model: ModelPT, layer: int | None = None) -> torch.Tensor:
-    """Output of the encoder, or of a layer counted from 1, through NeMo's extractor."""
+    """Returns the output of the encoder, or of a layer counted from 1, from NeMo's extractor."""
     batch = make_batch()
     with torch.no_grad():
         features, lengths = model.eval().preprocessor(input_signal=batch.signal, length=batch.signal_length)

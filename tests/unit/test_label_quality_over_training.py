@@ -1,4 +1,4 @@
-"""Label quality over the training of a run: which models are evaluated, and what the file says of them."""
+"""Label quality over the training of a run: the evaluated models, and the content of the file."""
 
 import math
 from collections import Counter

@@ -90,7 +90,7 @@ def test_runtime_files_hold_no_path(saved, tmp_path, suffix):
 
 
 def test_an_upload_leaves_the_paths_of_the_data_behind(saved, tmp_path, monkeypatch):
-    """With the hub's own code up to the two calls that need a network."""
+    """The test uses the hub's own code except the two calls that need a network."""
     uploaded: dict[str, bytes] = {}
 
     def upload(self, *, folder_path, **options):

@@ -1,4 +1,4 @@
-"""Phones as aligners of all kinds write them: names, times that are rounded, sets that differ from the training set's."""
+"""Phones in the forms of all kinds of aligners: names, rounded times, sets that differ from that of the training set."""
 
 import json
 from pathlib import Path
@@ -53,7 +53,7 @@ def test_arpabet_in_its_forms():
 
 
 def test_the_whole_file_decides(tmp_path):
-    """Not the utterances that are read: those of a small test set may fit ARPAbet by chance."""
+    """The utterances that are read do not decide, because those of a small test set may fit ARPAbet by chance."""
     (tmp_path / "a.ctm").write_text("u 1 0.0 0.5 s\nu 1 0.5 0.5 t\nv 1 0.0 0.5 S\nv 1 0.5 0.5 @\n")
     assert [item.symbol for item in read_alignments(tmp_path / "a.ctm", {"u"}).phones["u"]] == ["s", "t"]
     (tmp_path / "a.ctm").write_text("u 1 0.0 0.5 s\nu 1 0.5 0.5 t\n")

@@ -1,4 +1,4 @@
-"""Error rates, their intervals and comparisons: against hand-made cases, torchmetrics, closed forms and simulation."""
+"""Error rates, their intervals and comparisons, checked by manual cases, torchmetrics, closed forms and simulation."""
 
 import json
 import math
@@ -248,7 +248,7 @@ def test_two_models_on_one_test_set(tmp_path):
 
 
 def test_a_difference_is_claimed_only_where_there_are_enough_utterances_and_speakers():
-    """Where all utterances differ alike, the matched pairs test has a deviation of 0 and a p of 0, for two of them too."""
+    """If all utterances differ equally, the matched pairs test has a deviation of 0 and p = 0, even for two of them."""
 
     def said(count: int, speakers: int = 0) -> str:
         lines = make_lines(["a b c d"] * count, [f"s{i % speakers}" for i in range(count)] if speakers else None)

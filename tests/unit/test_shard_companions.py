@@ -1,4 +1,4 @@
-"""Files of an input that are no audio: those that nobody means are ignored, all others are counted and said."""
+"""Files of an input that are not audio: companions are ignored, all others are counted and reported."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ APPLE_DOUBLE = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        " + bytes(100)
 
 
 def accompany(root: Path) -> Path:
-    """Puts the companions of macOS, of Windows and of a file server beside every file and folder."""
+    """Adds the companions of macOS, of Windows and of a file server beside every file and folder."""
     for path in [root, *root.rglob("*")]:
         path.with_name(f"._{path.name}").write_bytes(APPLE_DOUBLE)
         if path.is_dir():
