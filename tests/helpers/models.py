@@ -127,7 +127,7 @@ def train(model, folder, steps, lr=1e-3, change=lambda batch: batch, ckpt_path=N
     } | options  # fmt: skip
     model.configure_optimizers = lambda: torch.optim.AdamW(model.parameters(), lr=lr)
     loader = torch.utils.data.DataLoader(Speech(change), batch_size=None)
-    model._validation_dl = loader  # what NeMo's hooks look at
+    model._validation_dl = loader  # NeMo's hooks read it
     trainer = pl.Trainer(
         max_steps=steps, limit_val_batches=1, logger=TensorBoardLogger(folder, name="", version=""),
         enable_model_summary=False, use_distributed_sampler=False, **options,

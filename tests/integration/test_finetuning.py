@@ -66,7 +66,7 @@ def equal(one: dict, other: dict) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
-# --- what is taken over -----------------------------------------------------------------------------------------------
+# --- loaded weights ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
@@ -286,7 +286,7 @@ def test_the_file_at_the_end_has_the_moving_average_of_the_best_validation(train
     model.save_to(str(nemo))
     content = nemo.read_bytes()
     assert save_best(model, trainer, nemo.parents[1], "ema") == nemo and equal(read_weights(nemo), average)
-    assert nemo.with_name("ema-v1.nemo").read_bytes() == content  # what was there is kept
+    assert nemo.with_name("ema-v1.nemo").read_bytes() == content  # the earlier file is kept
 
 
 def test_without_a_validation_the_file_has_the_average_of_the_last_step(pretrained, folder, monkeypatch):
@@ -320,7 +320,7 @@ def test_an_epoch_of_shards_is_as_many_batches_as_hold_it(pretrained, folder):
     cfg.trainer.limit_train_batches = 0.5
     trainer, num_steps = build_trainer(cfg)
     assert trainer.limit_train_batches == batches // 2 and num_steps == 30 * (batches // 2)
-    cfg.trainer.limit_train_batches = 1000  # of an endless stream, one can have as many as one likes
+    cfg.trainer.limit_train_batches = 1000  # an endless stream has any number of them
     assert build_trainer(cfg)[0].limit_train_batches == 1000 and build_trainer(cfg)[1] == 30000
 
 

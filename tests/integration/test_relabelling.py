@@ -170,7 +170,7 @@ def test_teacher_is_no_part_of_the_model(teacher):
     buffers = [name for name, _ in plain.named_buffers(remove_duplicate=False) if not name.startswith("anchor_labeler.")]
     assert [
         name for name, _ in model.named_buffers(remove_duplicate=False)
-    ] == buffers  # nothing in place of the projection of the input
+    ] == buffers  # nothing replaces the projection of the input
 
     before = copy.deepcopy(model.teacher.encoder.state_dict())
     model.train().to(torch.bfloat16)
@@ -202,7 +202,7 @@ def test_a_new_student_trains_and_resumes_on_the_labels(teacher, tmp_path):
     name = "encoder.layers.0.norm_out.weight"
     assert not torch.equal(resumed.state_dict()[name], saved[name])
     labels = [model.eval().extract_labels(*make_batch()[:2]).anchor for model in (half, resumed)]
-    assert torch.equal(*labels)  # whatever the student has learned
+    assert torch.equal(*labels)  # independent of the student's training
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

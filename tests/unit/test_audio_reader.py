@@ -71,7 +71,7 @@ def decoded(source: str | bytes) -> tuple[np.ndarray, list[str]]:
 
 ONE, TWO = noise(1.0), noise(1.5)
 SILENT_START = np.concatenate([np.zeros(4000, np.float32), ONE])
-WHOLE = {  # what the file says of itself, and what it holds
+WHOLE = {  # bytes of a file, its audio, and the kinds of its remedies
     "flac from a pipe": (flac_from_a_pipe(ONE), ONE, [LENGTH]),
     "flac from a pipe behind a tag": (b"ID3\x03\0\0\0\0\x01\0" + bytes(128) + flac_from_a_pipe(TWO), TWO, [LENGTH]),
     "sox": (wav(ONE, 0x7FFFF000, 0x7FFFF024), ONE, [LENGTH]),

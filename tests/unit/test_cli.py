@@ -251,7 +251,7 @@ def test_configurations_are_found_in_a_checkout_and_in_a_wheel(tmp_path, monkeyp
     monkeypatch.setattr(configurations, "PACKAGE", package)
     with pytest.raises(FileNotFoundError, match="reinstall nemo_birq"):
         configurations.config_folder()
-    for folder in (tmp_path / "conf", package / "conf"):  # a conf of somebody else beside the package is not taken
+    for folder in (tmp_path / "conf", package / "conf"):  # another conf beside the package is not used
         folder.mkdir(parents=True)
         (folder / "base.yaml").touch()
         assert configurations.config_folder() == folder

@@ -235,7 +235,7 @@ def test_bad_single_files_are_skipped(tmp_path):
     assert sum(batch.skipped for batch in batches) == len(BAD)
 
 
-# --- what is refused before training -----------------------------------------------------------------------------------
+# --- faults that are refused before training ----------------------------------------------------------------------------
 
 
 def refuse(config, error, message):

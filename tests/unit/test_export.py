@@ -170,7 +170,7 @@ def test_card_of_a_given_record():
     assert "| `noise_labels` | 7 | 0.0097 | 0.1 |" in text and "| `non_finite_loss` | 9 |  |  |" in text
     assert " perplexity | normalized entropy |\n| --- | --- |" + 6 * " ---: |" + "\n| anchor | training |" in text
     assert "| anchor | training | 4.000 |  | 0.200 |  |  |  |" in text and "torch 2.13.0" in text
-    again = ModelCard(str(card)).data  # what the hub reads
+    again = ModelCard(str(card)).data  # the hub reads these
     assert (again.license, again.language, again.datasets) == ("cc-by-4.0", ["en"], ["openslr/librispeech_asr"])
     (result,) = again.eval_results
     assert (result.metric_value, result.dataset_name) == (0.25, "dev/dev.json")

@@ -165,7 +165,7 @@ def test_a_fit_goes_on_from_a_file_and_both_kinds_of_files_hold_it(tmp_path):
         torch.equal(labels(opened), labels(whole))
         and opened.cfg.birq.quantizer.checksum == whole.cfg.birq.quantizer.checksum
     )
-    gather(opened.train(), 0, 1)  # a new training goes on with the labels of the file
+    gather(opened.train(), 0, 1)  # a new training continues with the labels of the file
     assert torch.equal(labels(opened), labels(whole))
     with pytest.raises(ValueError, match="holds fitted_anchor_codebook, fitted_anchor_projection, but this model has no"):
         artifacts.restore_labels(make_model(), artifacts.labels_of(whole))

@@ -228,7 +228,7 @@ def test_watching_leaves_the_weights_bit_equal(tmp_path):
     states, statistics = [], []
     for interval, seconds in ((1, 3.0), (0, 0.0)):
         looks = {"birq__watch__gradient_interval": interval, "birq__watch__probe_seconds": seconds}
-        model = make_model(birq__loss__start_step=3, **looks)  # labels that do not count yet are looked at, too
+        model = make_model(birq__loss__start_step=3, **looks)  # labels are measured before they count, too
         torch.manual_seed(1)  # of dropout
         trainer = train(model, tmp_path / str(interval), steps=6, log_every_n_steps=1 if interval else 1000)
         statistics.append(dict(model.enhanced_labeler.normalization.named_buffers()))

@@ -94,7 +94,7 @@ def test_measures_against_their_definitions(labelled, random):
 
     renamed = random.sample(range(20), 7)
     assert quality(phones, np.array(renamed)[codes]) == pytest.approx(found, abs=1e-9)
-    merged = quality(phones, np.minimum(codes, 2))  # what a function of the code tells is no more than the code tells
+    merged = quality(phones, np.minimum(codes, 2))  # a function of the code has no more information than the code
     assert merged.pnmi <= found.pnmi + 1e-9 and merged.phone_purity <= found.phone_purity + 1e-9
     assert merged.cluster_purity >= found.cluster_purity - 1e-9
 

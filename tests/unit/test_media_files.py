@@ -67,7 +67,7 @@ def test_without_pyav_the_message_says_how(tmp_path, monkeypatch, kind):
     ("container", "codec", "rate", "layout", "delay"),
     [
         ("mp4", "alac", 16000, "mono", 0),
-        ("mp4", "aac", 44100, "stereo", 1024),  # what the encoder puts before the signal; PyAV writes no edit list
+        ("mp4", "aac", 44100, "stereo", 1024),  # padding of the encoder before the signal; PyAV writes no edit list
         ("webm", "libopus", 48000, "mono", 0),
         ("matroska", "aac", 16000, "mono", 0),
         ("adts", "aac", 16000, "mono", 1024),

@@ -90,7 +90,7 @@ def test_frame_probe_against_scikit_learn():
 
 
 def test_the_epoch_that_is_best_on_dev_is_kept():
-    train, dev = made_up(20, informative=0), made_up(10, informative=None, seed=1)  # dev has nothing of what is learned
+    train, dev = made_up(20, informative=0), made_up(10, informative=None, seed=1)  # dev has none of the learned structure
     fitted = fit(train, dev, PHONES, Training(epochs=6, learning_rate=0.05), CPU, weighted_sum=True)
     losses, _, total = score(fitted.probes, dev, PHONES, CPU)
     torch.testing.assert_close(losses.sum(1) / total.sum(), fitted.dev_losses.min(0).values)

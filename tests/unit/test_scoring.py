@@ -98,7 +98,7 @@ def test_normalization_is_the_same_for_both_sides_and_is_told():
     assert (found["normalization"]["references_changed"], found["normalization"]["hypotheses_changed"]) == (1, 1)
     assert any("lower case" in step for step in found["normalization"]["steps"])
     assert summarize(make_lines(["Yes, Sir!", "no"]), ["yes sir", "NO."], "none")["wer"] == 1
-    assert found["utterances"][0]["text"] == "Yes, Sir!"  # what the manifest says is kept
+    assert found["utterances"][0]["text"] == "Yes, Sir!"  # the values of the manifest are kept
     with pytest.raises(ValueError, match=r"\breferences\b.*\bnormalization\b"):
         summarize(make_lines(["?!"]), ["yes"])
     with pytest.raises(ValueError, match=r"'other'.*default, none"):

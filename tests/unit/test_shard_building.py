@@ -497,7 +497,7 @@ def test_a_killed_build_goes_on_where_it_was(tmp_path, much):
 
     with pytest.raises(BuildError, match=r"codec.*'flac'.*'wav'.*num_shards.*\b24\b.*\b3\b"):
         make(FolderRecipe(much), out, codec="wav", num_shards=3)
-    (out / done[0]).write_bytes((out / done[0]).read_bytes()[:-5000])  # by whatever else happened: it is built again
+    (out / done[0]).write_bytes((out / done[0]).read_bytes()[:-5000])  # for any other reason, it is built again
     before = {name: (out / name).stat().st_mtime_ns for name in done[1:]}
     make(FolderRecipe(much), out, num_shards=24)
     assert {name: (out / name).stat().st_mtime_ns for name in done[1:]} == before

@@ -49,7 +49,7 @@ def test_a_folder_of_macos(tmp_path):
     assert card["utterances"] == 2 and card["skipped"] == [] and card["not_taken"] == {}
     assert lines(tmp_path / "out").keys() == {"a_x.flac", "y.flac"}
     found = [{k: v for k, v in FolderRecipe(tmp_path / name).describe().items() if k != "input"} for name in ("in", "plain")]
-    assert found[0] == found[1]  # a build goes on after somebody has opened the folder in a file manager
+    assert found[0] == found[1]  # a build resumes after the folder was opened in a file manager
 
 
 def test_librispeech_with_companions(tmp_path):

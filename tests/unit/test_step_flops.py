@@ -39,7 +39,7 @@ CASES = {
     "sdpa": {"encoder__use_pytorch_sdpa": True},
     "local": LOCAL,
 }
-TOLERANCE = {"local": 0.01}  # the mask of local attention is a product of its own, with vectors
+TOLERANCE = {"local": 0.01}  # the mask of local attention is another product, of vectors
 
 
 def counted_and_closed(model, batch):

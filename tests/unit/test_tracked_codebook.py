@@ -90,7 +90,7 @@ def test_a_code_that_no_frame_needs_begins_anew():
     own, tracking = quantizer(4, 16), CodebookTracking(1, 4, 16, 0.5)
     frames = clusters(500, 0)
     tracking.update(own.codebook, frames, own.nearest_of_units(frames), generator(0))
-    lost = -frames[:, 0].mean(dim=0)  # where no frame is
+    lost = -frames[:, 0].mean(dim=0)  # far from all frames
     own.codebook[0, 2] = F.normalize(lost, dim=0)
     tracking.sums[0, 2] = own.codebook[0, 2] / 4
     for step in range(1, 6):
