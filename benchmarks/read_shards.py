@@ -1,31 +1,23 @@
 """Measures the speed of reading flac, opus and wav shards and single files, and the time that training steps wait for data.
 
     python benchmarks/read_shards.py [--data manifest.json] [--seconds 12] [--rounds 3] [--steps 20] [--large-steps 2]
-    python -m benchmarks.read_shards --remote 1 2 4 [--latency 0.05] [--failing 0.05] [--rounds 3]
+    python -m benchmarks.read_shards --remote 1 2 4 [--latency 0.05] [--failing 0.05] [--stores http rclone] [--rounds 3]
 
 Clips of the manifest (single files; default: the embedded corpus) are joined to utterances of about ``--seconds``. All
 ways are timed in turn, round after round, in one process. Writes docs/results/read_speed.json.
 
-``--remote`` compares flac shards on this machine with the same behind an HTTP and an S3 server (moto) that wait before each
-answer and let a share of the requests fail, and with stock NeMo's reader from that HTTP server, for numbers of workers. The
-servers are processes of their own on this machine. The share of the local rate is the median over the rounds. Writes
+``--remote`` compares flac shards on this machine with the same behind servers, see ``remote_reading``. Writes
 docs/results/remote_speed.json.
 """
 
 import argparse
-import gc
 import io
 import json
-import os
 import platform
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from subprocess import PIPE, Popen
 
 import lightning.pytorch as pl
 import numpy as np
@@ -149,85 +141,6 @@ def waits_of_training(config: str, source: dict, steps: int, batch_duration: flo
             "longest_wait_s": max(waits), "waiting_share": wait / (wait + step)}  # fmt: skip
 
 
-@contextmanager
-def served(kind: str, folder: Path, latency: float, failing: float) -> Iterator[str]:
-    """Serves a folder in a separate process; yields the URL of the server."""
-    program = ["benchmarks.web_server"] if kind == "http" else ["tests.helpers.stores", kind]
-    options = ["--latency", str(latency), "--failing", str(failing)]
-    command = [sys.executable, "-m", *program, str(folder), *options]
-    with Popen(command, cwd=ROOT, stdin=PIPE, stdout=PIPE, text=True) as server:
-        yield server.stdout.readline().strip()
-        server.stdin.close()
-
-
-def cpu_seconds() -> float:
-    """Returns the CPU time of this process and of its worker processes that have ended; the servers have not."""
-    gc.collect()  # ends the workers of a loader
-    return sum(os.times()[:4])
-
-
-def measure_remote(folder: Path, hours: float, args: argparse.Namespace) -> list[dict]:
-    os.environ.update(AWS_ACCESS_KEY_ID="testing", AWS_SECRET_ACCESS_KEY="testing", AWS_DEFAULT_REGION="us-east-1")
-    os.environ["NEMO_BIRQ_CACHE"] = str(folder / "cache")
-    shards = folder / "flac" / "shards"
-    with (
-        served("http", shards, args.latency, 0.0) as fast, served("http", shards, args.latency, args.failing) as failing,
-        served("s3", shards, args.latency, 0.0) as s3,
-    ):  # fmt: skip
-        os.environ["AWS_ENDPOINT_URL"] = s3
-        places = {"local": str(shards), "http": fast, f"http, {args.failing:.0%} failing": failing, "s3": "s3://bucket"}
-        sources = {
-            name: {
-                "manifest_filepath": f"{place}/sharded_manifests/manifest__OP_0..3_CL_.json",
-                "tarred_audio_filepaths": f"{place}/audio__OP_0..3_CL_.tar",
-            }
-            for name, place in places.items()
-        }
-        streamed = sources["local"] | {"tarred_audio_filepaths": f"pipe:curl -s {fast}/audio__OP_0..3_CL_.tar"}
-        ways = {}  # those that are compared follow each other, since the speed of a machine that others use changes
-        for workers in args.remote:
-            ways |= {("ours", name, workers): (read_ours, source) for name, source in sources.items()}
-            ways["stock NeMo", "http", workers] = read_stock, streamed
-        began = {name: time.perf_counter() for name in sources}
-        for name, source in sources.items():
-            build_dataloader(OmegaConf.create(SETTINGS | source), RATE, 0, 1, training=False)
-            began[name] = time.perf_counter() - began[name]
-        rates: dict[tuple, list[float]] = {way: [] for way in ways}
-        costs: dict[tuple, list[float]] = {way: [] for way in ways}
-        for _ in range(args.rounds):
-            for way, (read, source) in ways.items():
-                before = cpu_seconds()
-                rates[way].append(read(source, way[2]))
-                costs[way].append((cpu_seconds() - before) / hours)
-                print(*way, f"{rates[way][-1]:.0f} times real time, {costs[way][-1]:.2f} s of CPU an hour", flush=True)
-    return [
-        {"reader": reader, "data": name, "workers": workers, "times_real_time": median(found), "all": found,
-         "cpu_s_an_hour": round(median(costs[reader, name, workers]), 3),
-         "of_local": median(np.divide(found, rates["ours", "local", workers])),
-         "index_s": round(began[name], 3) if reader == "ours" else None}
-        for (reader, name, workers), found in rates.items()
-    ]  # fmt: skip
-
-
-def remote_main(clips: list[np.ndarray], folder: Path, args: argparse.Namespace) -> None:
-    write_format(clips, "flac", folder)
-    hours = sum(map(len, clips)) / RATE / 3600
-    rows = measure_remote(folder, hours, args)
-    title = f"{hours:.2f} h, {args.latency * 1000:.0f} ms"
-    table = Table("reader", "data", "workers", "x real time", "of local", "CPU s an hour", title=title)
-    for row in rows:
-        numbers = f"{row['times_real_time']:.0f}", f"{row['of_local']:.0%}", f"{row['cpu_s_an_hour']:.2f}"
-        table.add_row(row["reader"], row["data"], str(row["workers"]), *numbers)
-    Console().print(table)
-    command = (
-        f"python -m benchmarks.read_shards --remote {' '.join(map(str, args.remote))} --latency {args.latency} --failing "
-        f"{args.failing} --repeat {args.repeat} --rounds {args.rounds}"
-    )
-    result = {"command": command, "machine": f"{platform.machine()}, {os.cpu_count()} cores, servers on the same machine",
-              "hours": hours, "reading": rows}  # fmt: skip
-    (args.out or RESULTS / "remote_speed.json").write_text(json.dumps(result, indent=1) + "\n")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT / "tarred_manifests" / "validation" / "validation.json")
@@ -243,12 +156,17 @@ def main() -> None:
     parser.add_argument("--remote", type=int, nargs="+", help="numbers of workers, for remote shards")
     parser.add_argument("--latency", type=float, default=0.05, help="seconds before each answer of a remote server")
     parser.add_argument("--failing", type=float, default=0.05, help="share of requests that fail, of one of the servers")
+    parser.add_argument("--stores", nargs="+", choices=("http", "failing", "moto", "rclone"), help="servers; default: all")
+    parser.add_argument("--pin", action="store_true", help="one core for the remote reader, the others for the servers")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.remote:
+        from benchmarks.remote_reading import STORES, compare  # which imports this file
+
+        args.stores = args.stores or STORES
         with tempfile.TemporaryDirectory() as folder:
-            remote_main(joined_clips(args.data, args.seconds) * args.repeat, Path(folder), args)
+            compare(joined_clips(args.data, args.seconds) * args.repeat, Path(folder), args)
         return
 
     with tempfile.TemporaryDirectory() as folder:

@@ -122,7 +122,7 @@ def measure_epoch(number: int, folder: Path, workers: int) -> dict:
     """With the settings of conf/ for large corpora, buckets among them."""
     from nemo_birq.data import shared_plans
     from nemo_birq.data.dataloader import BatchOrder
-    from nemo_birq.data.epoch_plan import BatchSettings
+    from nemo_birq.data.epoch_batches import BatchSettings
 
     settings = BatchSettings(batch_duration=480.0, use_bucketing=True, shuffle=True, max_duration=30.0)
     began = time.perf_counter()

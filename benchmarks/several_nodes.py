@@ -167,7 +167,7 @@ def kill_a_node(folder: Path, data: str, ranks: int) -> dict:
     steps = CHECKPOINT + batches_of_epoch - 2 * ranks * CHECKPOINT + 2  # over the end of the epoch
     train([alone], 1, folder / "experiments", every, f"trainer.max_steps={steps}")
     log = (alone.folder / "log.txt").read_text()
-    epoch, done, planned = map(int, re.search(r"go on in epoch (\d+) after batch (\d+) of (\d+)", log).groups())
+    epoch, done, planned = map(int, re.search(r"continue in epoch (\d+) after batch (\d+) of (\d+)", log).groups())
     first_steps = CHECKPOINT + planned - done
     before = [ids for node in nodes for step, ids in batches(node) if step < CHECKPOINT]
     lost = [ids for node in nodes for step, ids in batches(node) if step >= CHECKPOINT]

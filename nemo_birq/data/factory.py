@@ -21,7 +21,7 @@ from nemo_birq.data.audio_cache import KEY as CACHE
 from nemo_birq.data.audio_cache import AudioCache
 from nemo_birq.data.dataloader import BatchOrder, SpeechLoader
 from nemo_birq.data.dataset import SpeechDataset
-from nemo_birq.data.epoch_plan import BatchSettings
+from nemo_birq.data.epoch_batches import BatchSettings
 from nemo_birq.data.index import SpeechIndex, open_index
 from nemo_birq.data.length_limits import all_left_out, find_left_out_of_order, warn_of_left_out
 from nemo_birq.data.longest import find_longest

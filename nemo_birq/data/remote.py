@@ -5,19 +5,15 @@ the stores look for them, and nothing of them is kept.
 """
 
 import io
-import logging
-import os
 import sys
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from threading import Lock
 from typing import Any, BinaryIO, NamedTuple
-from urllib.parse import urlsplit
 
-import fsspec
 from fsspec.utils import merge_offset_ranges
 
+from nemo_birq.data.file_systems import Opened, count_signed, open_signed, open_system
 from nemo_birq.data.retries import NoRangesError, RemoteError, RequestError, ShorterFileError, may_pass, repeat
 from nemo_birq.utils.urls import is_url, without_secrets
 
@@ -25,23 +21,14 @@ FIRST_LOOK = 30.0
 """Seconds for which a request is repeated before any work depends on it: a wrong address shows soon."""
 PATIENCE = 300.0
 """Seconds for which a request is repeated later: a store may stop for minutes, and a training waits for it."""
-SILENCE = 30.0
-"""Seconds without a byte, after which an HTTP request has failed; the libraries of stores have limits of their own."""
 BLOCK = 8 << 20
 """Bytes of the largest request, unless one utterance is larger."""
 BLOCKS_AHEAD = 4  # of one pass, asked for at once
 GAP = 256 << 10
 """Bytes that are read and thrown away rather than asked around by two requests: an utterance or two."""
-CONNECTIONS = 64
-"""Requests to S3 at once in a process; 10 by default, fewer than a batch has utterances."""
 IDENTITY = ("ETag", "etag", "generation", "md5Hash", "content_md5", "Content-MD5", "LastModified", "last_modified",
             "Last-Modified", "updated", "mtime", "modified", "created")  # fmt: skip
 """Keys by which the file systems of fsspec tell versions of a file."""
-
-_systems: dict[tuple[str, str], fsspec.AbstractFileSystem] = {}
-_opening = Lock()
-
-logging.getLogger("aiobotocore").setLevel(logging.WARNING)  # each worker would say where it finds credentials
 
 
 class Version(NamedTuple):
@@ -152,17 +139,29 @@ class _Pass(io.RawIOBase):
 
 
 def _fetch(blocks: list[Range], found: dict[Range, bytes]) -> None:
-    """Adds to ``found`` the content of all blocks that can be read; then raises an error of the others, if there are any."""
-    systems: dict[int, tuple[fsspec.AbstractFileSystem, list[tuple[Range, str]]]] = {}
-    for block in blocks:
-        system, path = open_system(block.url)
-        systems.setdefault(id(system), (system, []))[1].append((block, path))
+    """Adds to ``found`` the content of all blocks that can be read; then raises an error of the others, if there are any.
+
+    A block that cannot be read by a signed URL is read through the library of its store, whose errors count.
+    """
+    signed = [(block, opened) for block in blocks if (opened := open_signed(block.url))]
+    refused = {error.url for error in _ask(signed, found) if not may_pass(error)}
+    failed = _ask([(block, open_system(block.url)) for block in blocks if block not in found], found)
+    for url in {block.url for block, _ in signed} - {error.url for error in failed}:
+        count_signed(url, url in refused)
+    if failed:
+        raise min(failed, key=may_pass)
+
+
+def _ask(asked: list[tuple[Range, Opened]], found: dict[Range, bytes]) -> list[RequestError]:
+    """Adds to ``found`` the content of all blocks that can be read; returns the errors of the others."""
+    systems: dict[int, list[tuple[Range, Opened]]] = {}
+    for block, opened in asked:
+        systems.setdefault(id(opened.system), []).append((block, opened))
     failed = []
-    for system, asked in systems.values():
-        answers = system.cat_ranges(
-            [path for _, path in asked], [b.start for b, _ in asked], [b.end for b, _ in asked], on_error="return"
-        )
-        for (block, _), answer in zip(asked, answers, strict=True):
+    for of_one in systems.values():
+        paths, starts, ends = zip(*((opened.path, block.start, block.end) for block, opened in of_one), strict=True)
+        answers = of_one[0][1].system.cat_ranges([*paths], [*starts], [*ends], on_error="return")
+        for (block, _), answer in zip(of_one, answers, strict=True):
             if isinstance(answer, BaseException):
                 failed.append(RequestError(block.url, answer))
             elif (size := len(answer)) != (asked_for := block.end - block.start):
@@ -170,53 +169,4 @@ def _fetch(blocks: list[Range], found: dict[Range, bytes]) -> None:
                 failed.append(RequestError(block.url, kind(f"{size} bytes came in place of {asked_for}")))
             else:
                 found[block] = answer
-    if failed:
-        raise min(failed, key=may_pass)
-
-
-def open_system(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """Returns the file system of a URL, one for all threads of a process, and the path in it.
-
-    fsspec keeps one for each thread: threads that come and go would all make connections and clients of their own.
-
-    Raises:
-        ValueError: nothing installed reads such URLs.
-    """
-    parts = urlsplit(url)
-    key = parts.scheme.lower(), parts.netloc
-    with _opening:
-        system = _systems.get(key)
-        if system is None or type(system)._cache.get(system._fs_token) is not system:  # fsspec has forgotten it
-            system = _systems[key] = _new_system(url)
-    return system, system._strip_protocol(url)
-
-
-def _forget_systems() -> None:
-    """Leaves the systems of the parent to it; another of its threads may have held the lock."""
-    global _opening
-    _opening = Lock()
-    _systems.clear()
-
-
-os.register_at_fork(after_in_child=_forget_systems)
-
-
-def _new_system(url: str) -> fsspec.AbstractFileSystem:
-    protocol = url.partition("://")[0].lower()
-    options: dict[str, Any] = {}
-    if protocol in ("http", "https"):
-        from aiohttp import ClientTimeout
-
-        own = {"timeout": ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE), "trust_env": True,
-               "headers": {"Accept-Encoding": "identity"}}  # fmt: skip
-        options["client_kwargs"] = own | fsspec.config.conf.get(protocol, {}).get("client_kwargs", {})
-    elif protocol in ("s3", "s3a"):
-        pool = {"max_pool_connections": CONNECTIONS}
-        options["config_kwargs"] = pool | fsspec.config.conf.get(protocol, {}).get("config_kwargs", {})
-    try:
-        return fsspec.url_to_fs(url, **options)[0]
-    except (ImportError, ValueError) as error:
-        raise ValueError(
-            f"nothing that is installed reads {without_secrets(url)} ({error}): pip install 'nemo_birq[s3]' for s3://, "
-            "'nemo_birq[gcs]' for gs://, or the fsspec file system of other stores"
-        ) from error
+    return failed

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from nemo_birq.data.remote import FIRST_LOOK, PATIENCE, Version, look, open_system
+from nemo_birq.data.file_systems import open_system
+from nemo_birq.data.remote import FIRST_LOOK, PATIENCE, Version, look
 from nemo_birq.data.retries import RemoteError, is_missing, repeat
 from nemo_birq.utils.files import DISK_FULL, PART
 from nemo_birq.utils.urls import without_secrets

@@ -33,7 +33,7 @@ def separate_sets(config: DictConfig | dict) -> DictConfig:
     if not isinstance(items, list):
         manifests, tars = given(config, MANIFESTS), given(config, SHARDS)
         if not _are_paths(manifests) or not _are_paths(tars) or len(manifests) != len(tars):
-            return OmegaConf.create(node)
+            return OmegaConf.create(node | names_after_folders(config))
         names = node.pop("name", None) or [None] * len(manifests)
         if len(names) != len(manifests):
             raise ValueError(f"model.validation_ds.name names {len(names)} sets, {MANIFESTS} {len(manifests)}")
@@ -42,6 +42,25 @@ def separate_sets(config: DictConfig | dict) -> DictConfig:
     for item, name in zip(separate, _prefixes(separate), strict=True):
         item["name"] = name
     return OmegaConf.create(node | {SETS: separate})
+
+
+def names_after_folders(config: DictConfig) -> dict[str, str | list[str]]:
+    """Returns the key ``name`` for sets of single files whose manifests NeMo cannot name; empty if it needs none.
+
+    NeMo names a set after the file of its manifest, and refuses the names that ``birq make-shards --files`` and others
+    write: ``manifest.json`` and ``dataset.json``. Such sets get the names of their folders.
+
+    Args:
+        config: node ``validation_ds`` of a pretraining or a fine-tuning.
+    """
+    manifests = given(config, MANIFESTS)
+    paths = [manifests] if isinstance(manifests, str) else manifests
+    if config.get("name") or config.get(SETS) or not _are_paths(paths):
+        return {}
+    if all(PurePosixPath(path).stem.replace("manifest", "").replace("dataset", "") for path in paths):
+        return {}
+    names = _prefixes([{MANIFESTS: path} for path in paths])
+    return {"name": names[0] if isinstance(manifests, str) else names}
 
 
 def _are_paths(value: Any) -> bool:
@@ -56,5 +75,6 @@ def _prefixes(items: list[dict[str, Any]]) -> list[str]:
 
 
 def _folder(manifest: str) -> str:
+    """Returns the name of the folder of a manifest, without the words that NeMo removes from names."""
     parts = [part for part in PurePosixPath(manifest).parts[:-1] if part not in ("/", "sharded_manifests")]
     return parts[-1].replace("manifest", "").replace("dataset", "") if parts else ""

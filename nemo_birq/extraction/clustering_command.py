@@ -45,9 +45,10 @@ def table(found: "Clustering") -> Table:
 @options.seed_option("Seed of the selection of audio and of k-means.")
 @options.batch_seconds_option()
 @options.workers_option()
+@options.ray_option("Compute the frames on a Ray cluster; without an address the running one, or one of this machine.")
 def cluster_labels(
     model: Path, data: str, tars: str | None, layer: int, clusters: int, out: Path, hours: float | None, seed: int,
-    batch_seconds: float, workers: int,
+    batch_seconds: float, workers: int, ray: str | None,
 ) -> None:  # fmt: skip
     """Creates a teacher for offline relabelling as in HuBERT: k-means on the outputs of one layer of a trained model.
 
@@ -64,8 +65,9 @@ def cluster_labels(
     """
     from nemo.utils import logging
 
-    from nemo_birq.extraction.clustering import cluster
+    from nemo_birq.extraction.clustering import FrameExtraction, Spread, cluster
     from nemo_birq.extraction.data import open_data
+    from nemo_birq.extraction.on_cluster import absolute, connect
     from nemo_birq.extraction.run import progress_bar
     from nemo_birq.loading import load_encoder
     from nemo_birq.modules.layer_pass import parse_layers
@@ -76,8 +78,12 @@ def cluster_labels(
     opened = load_encoder(model)
     (number,) = parse_layers(str(layer), opened.depth)
     speech = open_data(data, tars, opened.sample_rate)
+    spread = None
+    if ray is not None:
+        machines, of_a_task = connect(ray, workers)
+        spread = Spread(machines, FrameExtraction(absolute(str(model)), absolute(data), absolute(tars), number), of_a_task)
     with progress_bar(console=console, transient=True) as progress:
-        found = cluster(opened, speech, number, clusters, progress, model.name, hours, seed, batch_seconds, workers)
+        found = cluster(opened, speech, number, clusters, progress, model.name, hours, seed, batch_seconds, workers, spread)
     out.parent.mkdir(parents=True, exist_ok=True)
     found.file.save(out)
     console.print(table(found))

@@ -5,7 +5,9 @@ Shapes: B utterances, T' encoder frames, D encoder width.
 
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,10 +18,11 @@ from lhotse.shar import SharWriter
 
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.json_lines import without_nan
-from nemo_birq.extraction.data import SpeechData
+from nemo_birq.extraction.data import SpeechData, open_data
+from nemo_birq.extraction.on_cluster import Opened
 from nemo_birq.extraction.run import Write, stack_by_utterance
-from nemo_birq.extraction.store import PartStore
-from nemo_birq.loading import LoadedEncoder
+from nemo_birq.extraction.store import PartFolder
+from nemo_birq.loading import LoadedEncoder, load_encoder
 from nemo_birq.modules.frame_times import encoder_times
 from nemo_birq.modules.layer_pass import check_finite, encode_to_layers
 
@@ -52,11 +55,29 @@ def compute_features(
     return stack_by_utterance(arrays, encoded_len.tolist())
 
 
+class FeatureExtraction(NamedTuple):
+    """Features by names and options, for tasks of a cluster; see ``on_cluster.Extraction``."""
+
+    model: str
+    data: str
+    tars: str | None
+    layers: tuple[int, ...]
+    dtype: str
+    format: str
+
+    def open(self) -> Opened:
+        """Opens model and data; errors as ``load_encoder`` and ``open_data``."""
+        opened = load_encoder(self.model)
+        data = open_data(self.data, self.tars, opened.sample_rate)
+        compute = partial(compute_features, opened, layers=self.layers, dtype=DTYPES[self.dtype])
+        return Opened(data, compute, FORMATS[self.format])
+
+
 # --- formats ----------------------------------------------------------------------------------------------------------
 
 
 def write_npz(
-    store: PartStore, number: int, lines: list[dict], results: list[dict[str, np.ndarray]], names: list[str]
+    store: PartFolder, number: int, lines: list[dict], results: list[dict[str, np.ndarray]], names: list[str]
 ) -> None:
     """Writes ``part-000000.npz`` with an array ``<name>/layer_4`` for each utterance and layer, which the lines name."""
     file = f"part-{number:06d}.npz"
@@ -70,7 +91,7 @@ def write_npz(
 
 
 def write_shar(
-    store: PartStore, number: int, lines: list[dict], results: list[dict[str, np.ndarray]], names: list[str]
+    store: PartFolder, number: int, lines: list[dict], results: list[dict[str, np.ndarray]], names: list[str]
 ) -> None:
     """Writes a shard of Lhotse's Shar format: ``shar/cuts.000000.jsonl.gz``, and ``shar/layer_4.000000.tar`` of each layer.
 

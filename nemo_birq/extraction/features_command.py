@@ -23,9 +23,10 @@ console = Terminal()
 @options.batch_seconds_option()
 @options.part_minutes_option()
 @options.workers_option()
+@options.ray_option("Compute on a Ray cluster, a part a task; without an address the running one, or one of this machine.")
 def extract_features(
     model: Path, data: str, tars: str | None, layers: str, out: Path, format: str, dtype: str, batch_seconds: float,
-    part_minutes: float, workers: int,
+    part_minutes: float, workers: int, ray: str | None,
 ) -> None:  # fmt: skip
     """Writes the outputs of encoder layers for every utterance of a manifest or of tar shards.
 
@@ -37,8 +38,9 @@ def extract_features(
     from nemo.utils import logging
 
     from nemo_birq.extraction.data import open_data
-    from nemo_birq.extraction.features import DTYPES, FORMATS, check_space, compute_features
+    from nemo_birq.extraction.features import DTYPES, FORMATS, FeatureExtraction, check_space, compute_features
     from nemo_birq.extraction.memory import check_longest
+    from nemo_birq.extraction.on_cluster import absolute, connect, run_parts_on
     from nemo_birq.extraction.run import progress_bar, run_parts
     from nemo_birq.extraction.store import PartStore
     from nemo_birq.extraction.summary import print_summary
@@ -60,9 +62,15 @@ def extract_features(
     times = encoder_times(opened.model)
     about = {"model": str(model), "command": command_text(), "width": opened.encoder.d_model,
              "frame_seconds": times.step, "first_frame_middle_seconds": times.first}  # fmt: skip
-    compute = partial(compute_features, opened, layers=numbers, dtype=DTYPES[dtype])
+    sizes = 60 * part_minutes, batch_seconds
     with PartStore(out, settings, about) as store, progress_bar(console=console) as progress:
-        done = run_parts(speech, store, compute, FORMATS[format], progress, 60 * part_minutes, batch_seconds, workers)
+        if ray is None:
+            compute = partial(compute_features, opened, layers=numbers, dtype=DTYPES[dtype])
+            done = run_parts(speech, store, compute, FORMATS[format], progress, *sizes, workers)
+        else:
+            cluster, of_a_task = connect(ray, workers)
+            task = FeatureExtraction(absolute(str(model)), absolute(data), absolute(tars), tuple(numbers), dtype, format)
+            done = run_parts_on(cluster, task, speech, store, progress, *sizes, of_a_task)
         store.merge(done.parts, out / "manifest.json")
     print_summary(done, console)
     console.print(f"{out / 'manifest.json'}", soft_wrap=True)

@@ -6,14 +6,18 @@ Shapes: B utterances, T' encoder frames, H codebooks.
 import hashlib
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from nemo_birq.data.batch import SpeechBatch
-from nemo_birq.extraction.store import SETTINGS, PartStore, check_same
+from nemo_birq.extraction.data import open_data
+from nemo_birq.extraction.on_cluster import Opened
+from nemo_birq.extraction.store import SETTINGS, PartFolder, PartStore, check_same
+from nemo_birq.loading import load_model
 from nemo_birq.model import BiRQModel
 from nemo_birq.modules.layer_pass import check_finite, encoder_lengths
 from nemo_birq.modules.masking import positions, valid_frames
@@ -52,19 +56,34 @@ def compute_labels(model: BiRQModel, batch: SpeechBatch, kind: str) -> list[np.n
     return [one.numpy() for one in labels.cpu().split(encoded_len.tolist())]
 
 
-def write_labels(kind: str) -> Callable[[PartStore, int, list[dict], list[np.ndarray], list[str]], None]:
+def write_labels(kind: str) -> Callable[[PartFolder, int, list[dict], list[np.ndarray], list[str]], None]:
     """Returns a writer of parts, which adds ``anchor_labels`` or ``enhanced_labels`` to the manifest lines.
 
     The value is a list of T' numbers with one codebook, and a list of T' lists with H > 1.
     """
 
-    def write(store: PartStore, number: int, lines: list[dict], results: list[np.ndarray], names: list[str]) -> None:
+    def write(store: PartFolder, number: int, lines: list[dict], results: list[np.ndarray], names: list[str]) -> None:
         flat = [labels[:, 0] if labels.shape[1] == 1 else labels for labels in results]
         labelled = [line | {f"{kind}_labels": labels.tolist()} for line, labels in zip(lines, flat, strict=True)]
         with store.writing(number, labelled):
             pass
 
     return write
+
+
+class LabelExtraction(NamedTuple):
+    """Labels by names and options, for tasks of a cluster; see ``on_cluster.Extraction``."""
+
+    model: str
+    data: str
+    tars: str | None
+    kind: str
+
+    def open(self) -> Opened:
+        """Opens model and data; errors as ``load_model`` and ``open_data``."""
+        model = load_model(self.model)
+        data = open_data(self.data, self.tars, model.cfg.sample_rate)
+        return Opened(data, partial(compute_labels, model, kind=self.kind), write_labels(self.kind))
 
 
 # --- the output file and the folder of its parts -------------------------------------------------------------------

@@ -21,9 +21,11 @@ console = Terminal()
 @options.batch_seconds_option()
 @options.part_minutes_option()
 @options.workers_option()
+@options.ray_option("Compute on a Ray cluster, a part a task; without an address the running one, or one of this machine.")
 def extract_labels(
-    model: Path, data: str, tars: str | None, labels: str, out: Path, batch_seconds: float, part_minutes: float, workers: int
-) -> None:
+    model: Path, data: str, tars: str | None, labels: str, out: Path, batch_seconds: float, part_minutes: float,
+    workers: int, ray: str | None,
+) -> None:  # fmt: skip
     """Writes the anchor or enhanced labels of every utterance as integers to a NeMo manifest.
 
         birq extract-labels model.nemo data.json --labels enhanced --out labels.json
@@ -37,6 +39,7 @@ def extract_labels(
 
     from nemo_birq.extraction.data import open_data
     from nemo_birq.extraction.labels import (
+        LabelExtraction,
         check_can_label,
         compute_labels,
         finish,
@@ -45,6 +48,7 @@ def extract_labels(
         write_labels,
     )
     from nemo_birq.extraction.memory import check_longest
+    from nemo_birq.extraction.on_cluster import absolute, connect, run_parts_on
     from nemo_birq.extraction.run import progress_bar, run_parts
     from nemo_birq.extraction.store import PartStore
     from nemo_birq.extraction.summary import print_summary
@@ -68,11 +72,17 @@ def extract_labels(
     about = {"model": str(model), "command": command_text(), "num_codes": quantizer.num_codes,
              "num_books": quantizer.num_books, "layer": opened.layer if labels == "enhanced" else None,
              "frame_seconds": times.step, "first_frame_middle_seconds": times.first}  # fmt: skip
-    compute, write = partial(compute_labels, opened, kind=labels), write_labels(labels)
+    sizes = 60 * part_minutes, batch_seconds
     out.parent.mkdir(parents=True, exist_ok=True)
     with PartStore(parts_folder(out), settings, about) as store:
         with progress_bar(console=console) as progress:
-            done = run_parts(speech, store, compute, write, progress, 60 * part_minutes, batch_seconds, workers)
+            if ray is None:
+                compute = partial(compute_labels, opened, kind=labels)
+                done = run_parts(speech, store, compute, write_labels(labels), progress, *sizes, workers)
+            else:
+                cluster, of_a_task = connect(ray, workers)
+                task = LabelExtraction(absolute(str(model)), absolute(data), absolute(tars), labels)
+                done = run_parts_on(cluster, task, speech, store, progress, *sizes, of_a_task)
         finish(store, done.parts, out)
     print_summary(done, console)
     console.print(str(out), soft_wrap=True)

@@ -13,13 +13,15 @@ from rich.text import Text
 
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.extraction.data import Part, SpeechData, batches_by_length, divide, make_loader
-from nemo_birq.extraction.store import PartStore
-from nemo_birq.utils.progress import Progress, ProgressBars
+from nemo_birq.extraction.store import PartFolder, PartStore
+from nemo_birq.utils.progress import Advance, Progress, ProgressBars
 
 Compute = Callable[[SpeechBatch], list[Any]]
 """Function from a batch to one result for each utterance."""
-Write = Callable[[PartStore, int, list[dict], list[Any], list[str]], None]
+Write = Callable[[PartFolder, int, list[dict], list[Any], list[str]], None]
 """Function that writes a part: store, number, manifest lines, results, and names of the utterances, unique in the data."""
+Entry = tuple[int, dict, str]
+"""Number, manifest line and unique name of an utterance."""
 
 
 class ExtractionSummary(NamedTuple):
@@ -82,15 +84,44 @@ def run_parts(
     todo = [part for part in parts if not store.has(part.number)]
     if not todo:
         return ExtractionSummary(len(parts), len(parts), 0, 0, 0.0)
-    seconds = sum(float(durations[part.first : part.last].sum()) for part in todo)
+    seconds = seconds_of(todo, durations)
     advance = progress.start("extracting" if len(todo) == len(parts) else "going on", seconds)
-    batches = {part.number: batches_by_length(range(part.first, part.last), durations, batch_seconds) for part in todo}
-    loader = iter(make_loader(data, [rows for part in todo for rows in batches[part.number]], workers))
-    lines = _Lines(data.lines())
-    written = unreadable = 0
+    entries = entries_of(todo, data.lines())
+    written = write_parts(data, store, todo, entries, compute, write, advance, batch_seconds, workers)
+    utterances = sum(part.last - part.first for part in todo)
+    return ExtractionSummary(len(parts), len(parts) - len(todo), written, utterances - written, seconds)
+
+
+def write_parts(
+    data: SpeechData,
+    store: PartFolder,
+    parts: list[Part],
+    entries: Iterable[list[Entry]],
+    compute: Compute,
+    write: Write,
+    advance: Advance,
+    batch_seconds: float,
+    workers: int,
+) -> int:
+    """Computes and writes parts.
+
+    Args:
+        entries: utterances of each part.
+        advance: is called with the seconds of audio of each batch.
+
+    Returns:
+        Number of utterances that could be read.
+
+    Raises:
+        ValueError: no utterance of a part could be read.
+    """
+    durations = data.durations
+    batches = {part.number: batches_by_length(range(part.first, part.last), durations, batch_seconds) for part in parts}
+    loader = iter(make_loader(data, [rows for part in parts for rows in batches[part.number]], workers))
+    written = 0
     with ThreadPoolExecutor(max_workers=1) as writer:
         pending: Future | None = None
-        for part in todo:
+        for part, listed in zip(parts, entries, strict=True):
             results: dict[int, Any] = {}
             for planned, (rows, speech) in zip(batches[part.number], loader, strict=False):
                 if not speech.is_silent_stand_in:
@@ -98,7 +129,7 @@ def run_parts(
                 advance(float(durations[planned].sum()))
             if pending is not None:
                 pending.result()  # at most two parts are in memory
-            found = [(line, results[row], name) for row, line, name in lines.of(part) if row in results]
+            found = [(line, results[row], name) for row, line, name in listed if row in results]
             if not found and part.last - part.first > 1:
                 raise ValueError(
                     f"none of {part.last - part.first} consecutive utterances could be read; the warnings say why. "
@@ -107,22 +138,23 @@ def run_parts(
                 )
             pending = writer.submit(write, store, part.number, *([entry[i] for entry in found] for i in range(3)))
             written += len(found)
-            unreadable += part.last - part.first - len(found)
         if pending is not None:
             pending.result()
-    return ExtractionSummary(len(parts), len(parts) - len(todo), written, unreadable, seconds)
+    return written
 
 
-class _Lines:
-    """Rows, manifest lines and names of utterances, read in ascending order of the parts."""
+def seconds_of(parts: Iterable[Part], durations: np.ndarray) -> float:
+    """Returns the seconds of audio in parts."""
+    return sum(float(durations[part.first : part.last].sum()) for part in parts)
 
-    def __init__(self, lines: Iterator[dict]):
-        self.lines, self.position = with_names(lines), 0
 
-    def of(self, part: Part) -> list[tuple[int, dict, str]]:
-        found = list(islice(self.lines, part.first - self.position, part.last - self.position))
-        self.position = part.last
-        return [(row, *entry) for row, entry in zip(range(part.first, part.last), found, strict=True)]
+def entries_of(parts: Iterable[Part], lines: Iterable[dict]) -> Iterator[list[Entry]]:
+    """Yields the utterances of each part, for parts in ascending order and the lines of all utterances."""
+    named, position = with_names(lines), 0
+    for part in parts:
+        found = list(islice(named, part.first - position, part.last - position))
+        position = part.last
+        yield [(row, *entry) for row, entry in zip(range(part.first, part.last), found, strict=True)]
 
 
 def with_names(lines: Iterable[dict]) -> Iterator[tuple[dict, str]]:

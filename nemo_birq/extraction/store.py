@@ -9,6 +9,7 @@ parts.
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,41 +25,15 @@ SETTINGS = "settings.json"
 _WRITING = ".writing"
 
 
-class PartStore:
-    """Parts in a folder.
+class PartFolder:
+    """Parts in a folder, without its lock: a task on another machine writes parts for the process that holds the lock.
 
     Args:
-        folder: folder of the parts, which is created if it does not exist.
-        settings: settings that define the content; a folder with other settings is refused.
-        about: further information for ``settings.json``.
-
-    Raises:
-        ValueError: the folder holds parts with other settings or other files, or another run writes to it.
+        folder: folder of the parts.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any], about: dict[str, Any]):
+    def __init__(self, folder: Path):
         self.folder = folder
-        check_settings(folder, settings)
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(folder / ".lock")
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
-            raise ValueError(f"another process is writing to {folder}: wait for it, or give another folder") from error
-        shutil.rmtree(folder / _WRITING, ignore_errors=True)
-        if not (folder / SETTINGS).is_file():
-            write_json(folder / SETTINGS, {"settings": settings, "about": about})
-
-    def close(self) -> None:
-        """Releases the lock of the folder."""
-        self._lock.release()
-        (self.folder / ".lock").unlink(missing_ok=True)
-
-    def __enter__(self) -> "PartStore":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def list_path(self, number: int) -> Path:
         """Returns the file with the lines of a part."""
@@ -97,8 +72,7 @@ class PartStore:
     @contextmanager
     def writing(self, number: int, lines: Iterable[dict]) -> Iterator[Path]:
         """Yields a temporary folder for the files of a part, and moves them to the store unless there is an error."""
-        folder = self.folder / _WRITING
-        folder.mkdir()
+        folder = Path(tempfile.mkdtemp(prefix=_WRITING, dir=self.folder))
         yield folder
         listed = encoded("".join(to_line(line, ensure_ascii=False) for line in lines))
         digests = {self.list_path(number).name: hashlib.sha256(listed).hexdigest()}
@@ -120,6 +94,44 @@ class PartStore:
             for number in range(count):
                 with open(self.list_path(number), "rb") as lines:
                     shutil.copyfileobj(lines, merged)
+
+
+class PartStore(PartFolder):
+    """Parts in a folder that this process has locked.
+
+    Args:
+        folder: folder of the parts, which is created if it does not exist.
+        settings: settings that define the content; a folder with other settings is refused.
+        about: further information for ``settings.json``.
+
+    Raises:
+        ValueError: the folder holds parts with other settings or other files, or another run writes to it.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any], about: dict[str, Any]):
+        super().__init__(folder)
+        check_settings(folder, settings)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(folder / ".lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ValueError(f"another process is writing to {folder}: wait for it, or give another folder") from error
+        for left in folder.glob(f"{_WRITING}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        if not (folder / SETTINGS).is_file():
+            write_json(folder / SETTINGS, {"settings": settings, "about": about})
+
+    def close(self) -> None:
+        """Releases the lock of the folder."""
+        self._lock.release()
+        (self.folder / ".lock").unlink(missing_ok=True)
+
+    def __enter__(self) -> "PartStore":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def check_settings(folder: Path, settings: dict[str, Any]) -> None:

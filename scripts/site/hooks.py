@@ -15,6 +15,11 @@ from nemo_birq.command_line.configurations import birq_keys
 from nemo_birq.monitoring.metrics import markdown_table
 
 OUTSIDE = re.compile(r"\[([^\]\n]+)\]\((?:(?:\.\./)+([^)\s]+)|([^)\s:]+/))\)")
+COMMAND = re.compile(
+    r'<div class="language-text highlight(?=">(?:<pre>|<span></span>|<code>|\s)*(?:\$ )?'
+    r"(?:[A-Z]\w*=|'?\+?(?:model|trainer)\.|(?:birq|cd|export|for|git|hf|lhotse|make|mfa|pip|python|sbatch) ))"
+)
+"""Beginning of a block of commands or arguments in the HTML of a page; other blocks may be tables."""
 MODULES = {
     "Model": ["nemo_birq.model", "nemo_birq.loading"],
     "Labels": [
@@ -52,6 +57,11 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
         return text if path.rstrip("/").endswith(text.strip("`").rstrip("/")) else f"{text} (`{path}`)"
 
     return OUTSIDE.sub(shown, markdown).replace(".ipynb)", ".md)")
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Gives blocks of commands the class ``command``, whose long lines wrap (docs/site.css)."""
+    return COMMAND.sub(lambda found: f"{found[0]} command", html)
 
 
 def _notebook(path: Path) -> tuple[str, dict[str, bytes]]:

@@ -58,18 +58,24 @@ class Store:
         """Methods that are answered with 403."""
         self.refuse_after: int | None = None
         """Number of requests from which on all are answered with 403, as with credentials that expire."""
+        self.refuse_signed = False
+        """URLs with a signature are answered with 403."""
+        self.signed = 0
+        """Requests by URLs with a signature."""
         self.gets = 0
         """Requests for contents."""
 
     def __call__(self, environ: dict, start_response: Callable) -> Iterable[bytes]:
         self.requests += 1
         self.gets += environ["REQUEST_METHOD"] == "GET" and "list-type" not in environ["QUERY_STRING"]
+        is_signed = "X-Amz-Signature" in environ["QUERY_STRING"]
+        self.signed += is_signed
         time.sleep(self.latency)
         if time.monotonic() < self.stopped_until:
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
             raise ConnectionAbortedError
         expired = self.refuse_after is not None and self.requests > self.refuse_after
-        if expired or environ["REQUEST_METHOD"] in self.refusing:
+        if expired or environ["REQUEST_METHOD"] in self.refusing or (is_signed and self.refuse_signed):
             return Response("no", status=403)(environ, start_response)
         if self.status or self.failing or self._random.random() < self.failing_share:
             self.failing = max(0, self.failing - 1)

@@ -88,7 +88,7 @@ def test_every_encoder_tensor_is_the_pretrained_one(name, encoder, pretrained, f
     assert {key.partition(".")[0] for key in own} == heads.get(name, {"decoder", "joint", "ctc_decoder"})
     assert type(model).__module__.startswith("nemo.collections.asr.models")
     told = str(initialize(model, str(pretrained[encoder])))
-    assert f"left out: decoder_losses ({len(left_out)} tensors)" in told and told.startswith("taken over: encoder (")
+    assert f"left out: decoder_losses ({len(left_out)} tensors)" in told and told.startswith("copied: encoder (")
 
 
 @pytest.mark.parametrize("fresh", [1, 2])

@@ -56,4 +56,4 @@ def test_two_nodes_train_as_one_and_one_goes_on_alone(tmp_path):
         assert found["numbers_that_differ"] == [] and found["weights_that_differ"] == 0
     alone = {"NODE_DATA": f"{tmp_path}/data0", "NEMO_BIRQ_CACHE": f"{tmp_path}/cache0"}
     log = train(two, [alone], 1, 1, STEPS + 2)
-    assert f"Data go on in epoch 0 after batch {2 * STEPS} of" in log
+    assert f"The data continue in epoch 0 after batch {2 * STEPS} of" in log

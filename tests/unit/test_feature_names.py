@@ -10,7 +10,7 @@ from lhotse import CutSet
 
 from nemo_birq.extraction.data import Part
 from nemo_birq.extraction.features import write_npz, write_shar
-from nemo_birq.extraction.run import _Lines, with_names
+from nemo_birq.extraction.run import entries_of, with_names
 from nemo_birq.extraction.store import PartStore
 
 pytestmark = pytest.mark.unit
@@ -36,9 +36,7 @@ def test_ids_of_a_shar_differ_over_its_parts(tmp_path):
     numbers = count()
     with PartStore(tmp_path / "out", {}, {}) as store, PartStore(tmp_path / "npz", {}, {}) as other:
         for todo in (parts[:1], parts[1:]):
-            lines = _Lines(iter(LINES))
-            for part in todo:
-                found = lines.of(part)
+            for part, found in zip(todo, entries_of(todo, LINES), strict=True):
                 results = [{"layer_1": np.full((3, 2), next(numbers), dtype=np.float32)} for _ in found]
                 args = [entry for _, entry, _ in found], results, [name for *_, name in found]
                 write_shar(store, part.number, *args)

@@ -222,3 +222,13 @@ def test_two_test_sets_of_one_name(nemo, tmp_path):
     assert "two test sets are called t" in message and f"second={second}" in message
     _, tests = prepare(config("ctc_char", nemo, tmp_path, f"test_manifests=['clean={first}',{second}]"))
     assert [(test.name, test.manifest) for test in tests] == [("clean", first), ("t", second)]
+
+
+def test_a_validation_set_that_nemo_cannot_name_is_named_after_its_folder(nemo, tmp_path):
+    """``birq make-shards --files`` writes manifest.json, which NeMo refuses as the name of a validation set."""
+    manifest = tmp_path / "dev" / "manifest.json"
+    manifest.parent.mkdir()
+    write(manifest, *lines("one", "two"))
+    cfg = config("ctc_char", nemo, tmp_path, f"model.validation_ds.manifest_filepath={manifest}")
+    model, _ = build(cfg)
+    assert model._validation_names == ["dev_"]

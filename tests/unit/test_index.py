@@ -6,11 +6,13 @@ import os
 import pickle
 import tarfile
 
+import pyarrow as pa
 import pytest
 import soundfile
 
 import nemo_birq.data.index as index_module
 from nemo_birq.data import build_index
+from nemo_birq.data.build_index import with_small_types
 from nemo_birq.data.dataset import UnusableAudio, read_utterance
 from nemo_birq.data.index import SpeechIndex, open_index
 from nemo_birq.data.sources import Source
@@ -139,7 +141,7 @@ def test_names_that_leave_the_folder_and_names_that_stand_twice(tmp_path):
     add_member(folder, "clip0.wav", wav(2.0))
     said = problems_of(folder)
     assert "the name ../../etc/clip.wav leaves the folder" in said and "/abs.wav leaves the folder" in said
-    assert "audio_0.tar holds clip0.wav twice" in said and "clip0.wav stands twice in its manifest" in said
+    assert "audio_0.tar holds clip0.wav twice" in said and "clip0.wav is twice in its manifest" in said
     index = open_index(source(folder))
     assert sorted(names(index)) == [f"clip{i}.wav" for i in range(8)]
     assert len(read_utterance(index.place(names(index).index("clip0.wav")), SAMPLE_RATE)) == SAMPLE_RATE  # the first
@@ -197,3 +199,22 @@ def test_processes_give_the_index_of_one(tmp_path, monkeypatch):
     found = build_index.build_table(source(folder, 4), {})
     assert len(ran) == 1 and found.equals(expected) and found.schema.metadata == expected.schema.metadata
     assert json.loads(found.schema.metadata[b"birq"])["num_lost"] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "given", "kept"),
+    [
+        ("size", [0, 2**32 - 1], pa.int64(), pa.uint32()),
+        ("size", [0, 2**32], pa.int64(), pa.int64()),
+        ("start", [0.0, 1.5], pa.float64(), pa.float32()),
+        ("start", [0.0, 0.1], pa.float64(), pa.float64()),
+        ("checksum", [None, None], pa.uint32(), pa.null()),
+        ("checksum", [None, 7], pa.uint32(), pa.uint32()),
+        ("name", ["a", "\u00e9"], pa.large_string(), pa.string()),
+    ],
+)
+def test_columns_get_small_types_that_hold_their_values(name, values, given, kept):
+    table = pa.table({name: pa.chunked_array([pa.array(values[:1], given), pa.array(values[1:], given)])})
+    small = with_small_types(table)
+    assert small.schema.field(name).type == kept
+    assert small.column(name).to_pylist() == values and len(small.to_batches()) == 1

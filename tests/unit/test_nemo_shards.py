@@ -218,7 +218,7 @@ def test_lines_that_skipme_marks_are_left_out(tmp_path, reader, caplog):
     made.lines = [line | {"_skipme": 1} for line in made.lines]
     made.write()
     with pytest.raises(
-        ValueError, match=r"(?s)_CL_\.json holds nothing that can be used:.*_skipme or validation_status leaves out 6 lines"
+        ValueError, match=r"(?s)_CL_\.json has no usable utterance:.*_skipme or validation_status leaves out 6 lines"
     ):
         read(node(reader, made.manifest, made.tars))
 

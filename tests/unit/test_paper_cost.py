@@ -20,7 +20,8 @@ from torch import nn
 from nemo_birq.command_line.command import Command
 from nemo_birq.config import parse, resolve_layer
 from nemo_birq.config_checks import check_modules
-from nemo_birq.data.epoch_plan import BatchSettings, plan_epoch
+from nemo_birq.data.epoch_batches import BatchSettings
+from nemo_birq.data.epoch_plan import plan_epoch
 from tests.helpers.benchmarks import SMALL
 from tests.helpers.paths import ROOT
 

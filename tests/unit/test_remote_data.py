@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nemo_birq.config_checks.datasets import PretrainingDataset, check_dataset
-from nemo_birq.data import remote
+from nemo_birq.data import file_systems, remote
 from nemo_birq.data.dataset import PlannedRows
 from nemo_birq.data.index import open_index
 from nemo_birq.data.retries import RemoteError
@@ -68,6 +68,26 @@ def test_neighbours_of_a_shard_are_read_by_one_request(place, tmp_path):
     before = place.store.requests
     dataset[list(range(8))]  # of two shards
     assert place.store.requests - before == 2
+
+
+def test_objects_of_s3_are_read_by_signed_urls(s3, tmp_path):
+    """A store that refuses them is read through its library, and asked by no more of them after a few."""
+    store, place = s3[0], Place(s3[0], f"s3://bucket/{tmp_path.name}")
+    place.put(make_shards(tmp_path))
+    dataset, expected = loader(place.url).dataset, loader(tmp_path).dataset[[0, 1]].signal
+    before, signed = store.requests, store.signed
+    assert torch.equal(dataset[[0, 1]].signal, expected)
+    assert store.requests - before == store.signed - signed == 1
+    store.refuse_signed = True
+    for _ in range(file_systems.REFUSALS + 2):
+        assert torch.equal(dataset[[0, 1]].signal, expected)
+    assert store.signed - signed == 1 + file_systems.REFUSALS
+    store.refuse_signed = False
+    file_systems.count_signed(place.url, refused=False)
+    before = store.requests
+    store.failing = 2  # the signed request, and the first of the library
+    assert torch.equal(dataset[[0, 1]].signal, expected)
+    assert store.requests - before == 3
 
 
 def test_a_process_reads_its_next_batch_ahead(place, tmp_path):
@@ -196,7 +216,7 @@ def test_a_server_without_ranges_is_named(tmp_path, monkeypatch):
 
 
 def test_a_url_that_nothing_reads_is_named():
-    with pytest.raises(ValueError, match=r"nothing .* installed reads nonsense://a/\S+ .*pip install 'nemo_birq\[s3\]'"):
+    with pytest.raises(ValueError, match=r"no installed package reads nonsense://a/\S+ .*pip install 'nemo_birq\[s3\]'"):
         loader("nonsense://a")
 
 

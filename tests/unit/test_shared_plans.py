@@ -8,7 +8,8 @@ import pytest
 
 from nemo_birq.data import shared_plans
 from nemo_birq.data.dataloader import BatchOrder
-from nemo_birq.data.epoch_plan import BatchSettings, plan_epoch
+from nemo_birq.data.epoch_batches import BatchSettings
+from nemo_birq.data.epoch_plan import plan_epoch
 from nemo_birq.data.index import open_index
 from nemo_birq.data.shared_plans import KEPT, PlanRequest, shared_plan
 from nemo_birq.data.sources import Source

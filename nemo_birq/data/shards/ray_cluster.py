@@ -21,13 +21,20 @@ class RayCluster:
 
     Args:
         address: of its head, such as ``ray://head:10001`` or ``10.0.0.1:6379``; or ``ANY``.
+        versions: returns the versions on which the results depend, and which all machines must share.
 
     Raises:
         ImportError: Ray is not installed.
         BuildError: there is no cluster at this address.
     """
 
-    def __init__(self, address: str):
+    cpus = 1
+    """CPUs that a task takes."""
+    gpus = 0
+    """GPUs that a task takes."""
+
+    def __init__(self, address: str, versions: Callable[[], dict[str, str]] = byte_versions):
+        self.versions = versions
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to its makers
         try:
             import ray
@@ -45,6 +52,10 @@ class RayCluster:
                 "out the address for one of this machine"
             ) from error
 
+    def has_gpus(self) -> bool:
+        """Tests if a machine of the cluster has a GPU."""
+        return self._ray.cluster_resources().get("GPU", 0) > 0
+
     def run(self, function: Callable[[Job], Any], jobs: Iterable[Job], report: Advance) -> Iterator[tuple[int, Any]]:
         """Runs jobs as ``workers.run_jobs`` does.
 
@@ -52,14 +63,14 @@ class RayCluster:
             BuildError: machines of the cluster were lost again and again, lack nemo_birq, or have other versions of it.
             Exception: what a job raised; jobs that have not begun are not run then.
         """
-        ray, versions = self._ray, byte_versions()
-        task = ray.remote(num_cpus=1, max_retries=RETRIES)(_run)
+        ray, versions = self._ray, self.versions()
+        task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)(_run)
         rest = iter(enumerate(jobs))
         waiting: dict[Any, int] = {}
         try:
             while True:
                 more = islice(rest, WAITING - len(waiting))
-                waiting |= {task.remote(function, job, versions): number for number, job in more}
+                waiting |= {task.remote(function, job, self.versions, versions): number for number, job in more}
                 if not waiting:
                     return
                 finished, _ = ray.wait([*waiting], timeout=None)
@@ -91,11 +102,13 @@ def choose_workers(number: int, address: str | None) -> Workers:
     return RayCluster(address) if address else max(1, number)
 
 
-def _run(function: Callable[[Job], Any], job: Job, versions: dict[str, str]) -> tuple[Any, float]:
-    """The task: a result, and the work that was done."""
-    if (here := byte_versions()) != versions:
+def _run(
+    function: Callable[[Job], Any], job: Job, versions: Callable[[], dict[str, str]], wanted: dict[str, str]
+) -> tuple[Any, float]:
+    """Runs a job in a task; returns its result, and the work that was done."""
+    if (here := versions()) != wanted:
         raise BuildError(
-            f"a machine of the cluster has the versions {here}, and this one {versions}: their shards would not be alike; "
+            f"a machine of the cluster has the versions {here}, and this one has {wanted}, so their results would differ: "
             "install the same versions on all machines"
         )
     done: list[float] = []

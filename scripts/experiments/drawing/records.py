@@ -238,9 +238,9 @@ def _group_warnings(group: Group) -> Iterator[str]:
     if keys := _differing(tuned, lambda record: record.content["finetune_config"]):
         yield f"The methods were not fine-tuned alike ({keys}): the comparison is not of pretraining alone."
     if keys := _differing(group.records, lambda record: record.content["versions"]):
-        yield f"Not all runs are of the same versions ({keys})."
+        yield f"The runs used different versions ({keys})."
     if keys := _differing(group.records, lambda record: record.content["machine"]):
-        yield f"Not all runs were made on the same machine ({keys}): times and memory do not compare."
+        yield f"The runs used different machines ({keys}): times and memory are not comparable."
     seeds = {name: tuple(record.seed for record in records) for name, records in group.of("method").items()}
     if len(set(seeds.values())) > 1:
         listed = "; ".join(f"{name} {', '.join(map(str, found))}" for name, found in seeds.items())
