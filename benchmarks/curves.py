@@ -89,7 +89,7 @@ def draw(name: str, curves: Curves, alarms: list[dict], path: Path) -> None:
     for axes, title, unit in (
         (losses, "Losses, and the line below which learning begins", "nats"),
         (labels, "Labels", "share"),
-        (moves, "What still moves", "share, cosine"),
+        (moves, "Changes of labels and gradients", "share, cosine"),
         (gradients, "Gradients of w1 F and w2 G on the encoder", "norm"),
     ):
         axes.set_title(title, fontsize=10, loc="left")

@@ -175,9 +175,9 @@ def print_tables(result: dict, console: Console) -> None:
     console.print(
         f"Peak: a matrix product reaches {result['matrix_product_flops'] / 1e9:.0f} GFLOP/s here. "
         + (
-            "Memory: the peak of a process of its own, less what it had before the model was built; in all: with libraries."
+            "Memory: the peak of a separate process, minus its memory before the model was built; in all: with libraries."
             if setting["device"] == "cpu"
-            else "Memory: the peak of PyTorch's allocator, in a process of its own."
+            else "Memory: the peak of PyTorch's allocator in a separate process."
         )
     )
     console.print("Largest tensor (MB) of all, and of those with a dimension of V, that an operation makes.")

@@ -1,7 +1,7 @@
 """Operations and memory of a training step, counted from the shapes of its tensors without computing it.
 
 The step is the project's own code on PyTorch's fake tensors, which have shapes and no contents: a model of any size and a
-batch of any length take seconds and little memory. tests/unit/test_paper_cost.py compares with steps that were taken.
+batch of any length take seconds and little memory. tests/unit/test_paper_cost.py compares the counts with real steps.
 """
 
 from collections.abc import Iterator
@@ -23,15 +23,16 @@ ADAMW = 2  # averages of the gradient and of its square
 
 
 class StepCounts(NamedTuple):
-    """Of one step."""
+    """Operations and memory of one step."""
 
     flop: int
-    """Products and convolutions, forward and backward."""
+    """Floating point operations of products and convolutions, forward and backward."""
     saved: int
-    """Bytes of what the forward pass keeps for the backward pass, parameters and buffers not counted."""
+    """Bytes that the forward pass keeps for the backward pass, without parameters and buffers."""
     parameters: int
+    """Number of parameters."""
     buffers: int
-    """Bytes."""
+    """Bytes of buffers."""
 
     @property
     def fixed(self) -> int:
@@ -40,7 +41,7 @@ class StepCounts(NamedTuple):
 
 
 class CudaAutocast(TorchFunctionMode):
-    """Takes in float32 what autocast takes in float32 on a GPU but not on a CPU."""
+    """Computes the operations in float32 that autocast computes in float32 on a GPU but not on a CPU."""
 
     FLOAT32 = (F.layer_norm, F.softmax, F.log_softmax, torch.softmax, torch.log_softmax, Tensor.softmax, Tensor.log_softmax)
 
@@ -56,10 +57,10 @@ def count_step(setting: Setting, *overrides: str, encoder_only: bool = False, ma
     """Counts a training step of this project's model.
 
     Args:
-        setting: configuration, batch and precision; its device is not looked at.
-        overrides: Hydra overrides, which make the variant.
-        encoder_only: the masked pass through all layers and back without heads and labels, as in CTC fine-tuning.
-        mask_seed: of the masks; None: as many masked frames as there are on average.
+        setting: configuration, batch and precision; its device is not used.
+        overrides: Hydra overrides of the variant.
+        encoder_only: count only the masked pass through all layers and back, as in CTC fine-tuning.
+        mask_seed: seed of the masks; None: the average number of masked frames.
     """
     model = _build(setting, overrides)
     features, lengths, preprocessing = _features(model, setting)
@@ -68,7 +69,7 @@ def count_step(setting: Setting, *overrides: str, encoder_only: bool = False, ma
     frames = _masked_frames(model, mask, lengths, mask_seed)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     _make_fake(model, mode)
-    model.masked_frames = lambda mask, num_frames: mode.from_tensor(frames).clone()  # how many: a matter of contents
+    model.masked_frames = lambda mask, num_frames: mode.from_tensor(frames).clone()  # their number depends on contents
     features, lengths = mode.from_tensor(features), mode.from_tensor(lengths)
     half = setting.precision == "bf16-mixed"
     with flop_counter() as flops:

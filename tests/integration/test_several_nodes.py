@@ -1,4 +1,4 @@
-"""Two nodes, with caches and copies of the data of their own or a server, against two ranks on one; then one node alone."""
+"""Two nodes with their own caches and copies of the data, or a server, compared with two ranks on one; then one node."""
 
 import shutil
 from pathlib import Path
@@ -16,7 +16,7 @@ STEPS = 4
 
 
 def environments(folder: Path, nodes: int) -> list[dict[str, str]]:
-    """Environments of two ranks as torchrun sets them, each rank with the data and the cache of its node."""
+    """Returns the environments of two ranks like torchrun, each rank with the data and the cache of its node."""
     found = []
     for rank, shared in enumerate(rank_environments(2)):
         node = rank if nodes == 2 else 0

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.unit
 
 def test_captions_that_overlap():
     assert join_utterances([Spoken(0, 4, "a"), Spoken(3, 7, "b"), Spoken(6, 8, "c")], 8.0) == [Spoken(0, 8, "a b c")]
-    # Nobody knows on which side of 6 s the words of "b" and "c" are; "d" goes on over "e" for no more than rounding.
+    # It is unknown on which side of 6 s the words of "b" and "c" are; "d" overlaps "e" only by rounding.
     rolling = [Spoken(0, 4, "a"), Spoken(3, 8, "b"), Spoken(6, 9, "c"), Spoken(9, 14.1, "d"), Spoken(14, 18, "e")]
     expected = [Spoken(0, 6, None), Spoken(6, 9, None), Spoken(9, 14, "d"), Spoken(14, 18, "e")]
     assert join_utterances(rolling, 8.0) == expected

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.unit
 
 
 class Index:
-    """Durations and shards of a dataset that nobody reads."""
+    """Durations and shards of a dataset that is not read."""
 
     def __init__(self, size: int, shards: int = 4, seed: int = 0):
         self.durations = np.random.default_rng(seed).uniform(0.3, 20.0, size)
@@ -151,7 +151,7 @@ def test_ranks_share_an_epoch_without_loss_or_repetition(size, world_size):
 @given(stop=st.integers(0, 70), ranks=st.tuples(st.integers(1, 4), st.integers(1, 4)))
 @settings(max_examples=25, deadline=None)
 def test_resumed_on_other_ranks_an_epoch_is_completed(stop, ranks):
-    """What was seen before the stop and what comes after it make whole epochs."""
+    """The utterances before and after the stop make whole epochs."""
     before, after = ranks
     index = Index(400)
     first = [order(index, rank, before) for rank in range(before)]

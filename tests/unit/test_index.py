@@ -1,4 +1,4 @@
-"""The index: every utterance is found where it lies, and what does not fit together is said."""
+"""The index finds every utterance, and reports manifests and shards that do not belong together."""
 
 import io
 import json
@@ -49,7 +49,7 @@ def names(index: SpeechIndex) -> list[str]:
 
 
 def test_places_hold_the_bytes_of_the_members():
-    """Against tarfile, on the embedded corpus."""
+    """The reference is tarfile, on the embedded corpus."""
     index = open_index(source(CORPUS / "train", 4))
     found = {}
     for shard in range(4):
@@ -66,7 +66,7 @@ def test_places_hold_the_bytes_of_the_members():
 
 
 def test_long_names_are_found(tmp_path):
-    """Names above 100 characters stand in a header of their own."""
+    """Names above 100 characters have a separate header."""
     folder = make_shards(tmp_path)
     name = "speaker/" + "x" * 180 + ".wav"
     add_member(folder, name, wav())
@@ -102,7 +102,7 @@ def test_index_is_built_once_and_again_when_the_data_change(tmp_path, monkeypatc
 
 
 def test_a_damaged_index_is_built_again_in_words(tmp_path, monkeypatch):
-    """Arrow alone ends the process at some of these bytes, and reads other places at others."""
+    """Arrow itself ends the process at some of these bytes, and reads wrong positions at others."""
     one, two = source(make_shards(tmp_path / "one")), source(make_shards(tmp_path / "two", shards=3), 3)
     warnings = []
     monkeypatch.setattr(index_module.logging, "warning", warnings.append)
@@ -185,7 +185,7 @@ def test_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
 
 
 def test_processes_give_the_index_of_one(tmp_path, monkeypatch):
-    """With a line of each kind that is left out, in the words of one process and in their order."""
+    """The problems of all kinds of lines have the same messages and order as in one process."""
     folder = make_shards(tmp_path, shards=4)
     add_line(folder, {"audio_filepath": "lost.wav", "duration": 1.0, "shard_id": 3}, 3)
     add_line(folder, {"audio_filepath": "clip0.wav", "duration": -1.0, "shard_id": 0}, 0)

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.unit
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
-    """Two hundred utterances of 0.5 to 4.48 s, and one of 9 s."""
+    """Manifest of two hundred utterances of 0.5 to 4.48 s, and one of 9 s."""
     folder = tmp_path_factory.mktemp("lengths")
     write(folder / "a.wav", noise(9.0))
     durations = [*(round(0.5 + 0.02 * i, 2) for i in range(200)), 9.0]

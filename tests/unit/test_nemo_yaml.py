@@ -1,4 +1,4 @@
-"""NeMo's ways to name data and its loaders' keys: taken as NeMo takes them, or refused with what to do."""
+"""NeMo's ways to name data and its loaders' keys have the same meaning, or are refused with a remedy."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Continued pretraining: which file a training begins with, whether it fits, and that its tensors arrive."""
+"""Continued pretraining: the file with which a training begins, the check that it fits, and its tensors."""
 
 import shutil
 import tarfile
@@ -63,7 +63,7 @@ RECOGNIZERS = {
 
 
 def stock_recognizer(kind: str, **changes) -> ASRModel:
-    """A recognizer of NeMo with the small encoder; a FastConformer where the changes say so."""
+    """Makes a recognizer of NeMo with the small encoder, or with a FastConformer if the changes select it."""
     base = make_config(**changes)
     target = {"EncDecHybridRNNTCTCModel": "hybrid_rnnt_ctc_models", "EncDecRNNTModel": "rnnt_models"}.get(kind, "ctc_models")
     extra = RECOGNIZERS["EncDecCTCModel" if kind == "EncDecCTCModel" else "EncDecRNNTModel"]
@@ -77,7 +77,7 @@ def stock_recognizer(kind: str, **changes) -> ASRModel:
 
 
 def stock_self_supervised(kind: str) -> ModelPT:
-    """A model of NEST's classes, by NeMo's own code."""
+    """Makes a model of NEST's classes with NeMo's own code."""
     from nemo.collections.asr.models import ssl_models
 
     base = make_config(**FAST)
@@ -119,7 +119,7 @@ def test_the_encoder_of_any_nemo_model(kind, changes, tmp_path):
 
 @pytest.mark.parametrize("suffix", [".nemo", ".ckpt"])
 def test_a_model_of_ours_goes_on_with_its_labels(suffix, tmp_path):
-    """Heads, projections, codes that have moved, statistics of layer k: all labels are those of the file."""
+    """Heads, projections, updated codes and statistics of layer k come from the file, and so do all labels."""
     before, path = trained_model(birq__labels__codebook="tracked", birq__quantizer__seed=3), tmp_path / f"before{suffix}"
     if suffix == ".nemo":
         before.save_to(str(path))
@@ -156,7 +156,7 @@ def test_weights_of_nemo_s_own_way_are_equal(tmp_path):
 
 
 def test_a_model_of_the_hub_from_its_cache(tmp_path, monkeypatch):
-    """By the name of its repository, without a connection: the file lies in the cache of the hub's library."""
+    """It is named by its repository and opened without a connection, from the cache of the hub's library."""
     from huggingface_hub import constants
 
     stock = make_model(seed=2)
@@ -175,7 +175,7 @@ def test_a_model_of_the_hub_from_its_cache(tmp_path, monkeypatch):
 
 
 def test_the_record_names_what_training_began_with(nemo_file, tmp_path):
-    """Two continuations one after the other: the card and the configuration of the last file tell of all."""
+    """After two continuations, the card and the configuration of the last file name all."""
     paths = [nemo_file, tmp_path / "first.nemo", tmp_path / "second.nemo"]
     for source, target in pairwise(paths):
         own = make_model(seed=1)
@@ -226,7 +226,7 @@ def nemo_file(tmp_path_factory):
 
 
 def test_like_makes_any_configuration_fit(tmp_path):
-    """Architecture and labels come from the file; dropout, and what the file says nothing of, stays."""
+    """Architecture and labels come from the file; dropout and keys that the file lacks stay."""
     before = trained_model(**FAST, birq__quantizer__num_codes=12, decoder__num_classes=12, birq__labels__codebook="tracked")
     before.save_to(str(tmp_path / "a.nemo"))
     cfg = whole(encoder__n_layers=7, encoder__dropout=0.3, birq__masking__span_frames=9)
@@ -247,7 +247,7 @@ def test_like_makes_any_configuration_fit(tmp_path):
 
 
 def test_other_spellings_of_the_same_encoder_are_no_difference(nemo_file):
-    """A value that the file leaves out, or that NeMo's encoder takes for the same."""
+    """The file leaves a value out, or NeMo's encoder treats it as the same."""
     cfg = whole(encoder__att_context_size=[-1, -1], encoder__subsampling_conv_channels=8, encoder__dropout=0.2)
     cfg.model.encoder.update(conv_context_size=[2, 2], feat_out=-1, xscaling=True)
     cfg.init_from_nemo_model = str(nemo_file)

@@ -1,4 +1,4 @@
-"""Builds on a Ray cluster of this machine: the result is that of one process, also where tasks are killed."""
+"""Builds on a local Ray cluster give the result of one process, even if tasks are killed."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ OPTIONS = {"num_shards": 4, "max_duration": 4.0}
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """A cluster whose processes have a cache folder of their own, as other machines have, and find the tests' store."""
+    """A cluster whose processes have a separate cache folder, like other machines, and find the tests' store."""
     with s3_for_tests(), pytest.MonkeyPatch.context() as patch:
         patch.setenv("NEMO_BIRQ_CACHE", str(tmp_path_factory.mktemp("machines")))
         patch.setenv("RAY_worker_niceness", "0")  # 15 otherwise, which is little on a machine that has other work

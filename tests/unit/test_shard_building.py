@@ -1,4 +1,4 @@
-"""Building shards: what goes in comes out, the same way every time, whatever happens in between."""
+"""Shard building: shards have the audio of the input, and are the same every time, even after interruptions."""
 
 import io
 import json
@@ -50,7 +50,7 @@ pytestmark = pytest.mark.unit
 
 
 def contents(out: Path) -> dict[str, str]:
-    """SHA-256 of everything that a build leaves, hidden files aside."""
+    """Returns the SHA-256 of all files of a build except hidden ones."""
     return {
         path.relative_to(out).as_posix(): file_sha256(path)
         for path in out.rglob("*")
@@ -295,7 +295,7 @@ def test_the_keys_of_shards_in_a_store_are_urls():
 
 
 def assert_trainable(card: dict, out: Path, utterances: int) -> None:
-    """The keys, read as by the shell and by Hydra, open a loader of all utterances."""
+    """Checks that the keys, parsed by the shell and Hydra, open a loader of all utterances."""
     (printed,) = [shlex.split(" ".join(training_keys(card, out)[1:]))]
     node = OmegaConf.from_dotlist(printed).model.train_ds
     node.update(use_lhotse=True, batch_size=1, num_workers=0)
@@ -457,7 +457,7 @@ def test_a_folder_without_audio_says_what_it_holds(tmp_path):
 
 
 def wait_for_a_shard(process: subprocess.Popen, out: Path) -> list[str]:
-    """Names of the records of finished shards, as soon as there is one."""
+    """Returns the names of the records of finished shards, as soon as there is one."""
     records = out / SCRATCH / "records"
     while not (records.is_dir() and list(records.glob("*.json"))) and process.poll() is None:
         time.sleep(0.01)
@@ -466,7 +466,7 @@ def wait_for_a_shard(process: subprocess.Popen, out: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def much(tmp_path_factory) -> Path:
-    """Enough audio to catch the build while it is at work."""
+    """Enough audio to interrupt the build while it runs."""
     root = tmp_path_factory.mktemp("much")
     for i in range(24):
         write(root / f"{i}.flac", noise(10.0))
@@ -478,7 +478,7 @@ def command(source: Path, out: Path, *options: str) -> list[str]:
 
 
 def test_a_killed_build_goes_on_where_it_was(tmp_path, much):
-    """Killed without a chance to clean up; what is there under its final name is whole, and the end is the same."""
+    """The build is killed without a chance to clean up. Files with final names are complete, and the result is the same."""
     out, options = tmp_path / "out", ("--workers", "2", "--num-shards", "24")
     process = subprocess.Popen(command(much, out, *options), cwd=ROOT, stderr=subprocess.DEVNULL)
     wait_for_a_shard(process, out)
@@ -497,7 +497,7 @@ def test_a_killed_build_goes_on_where_it_was(tmp_path, much):
 
     with pytest.raises(BuildError, match=r"codec.*'flac'.*'wav'.*num_shards.*\b24\b.*\b3\b"):
         make(FolderRecipe(much), out, codec="wav", num_shards=3)
-    (out / done[0]).write_bytes((out / done[0]).read_bytes()[:-5000])  # by whatever else happened: it is built again
+    (out / done[0]).write_bytes((out / done[0]).read_bytes()[:-5000])  # for any other reason, it is built again
     before = {name: (out / name).stat().st_mtime_ns for name in done[1:]}
     make(FolderRecipe(much), out, num_shards=24)
     assert {name: (out / name).stat().st_mtime_ns for name in done[1:]} == before
@@ -536,7 +536,7 @@ def test_shards_of_somebody_else_are_not_touched(tmp_path, folder):
 
 
 def test_a_full_disk_keeps_what_is_finished(tmp_path, folder, shards):
-    """A limit on the size of files, which the system enforces as it does the end of the disk."""
+    """A limit on the size of files stands for the end of the disk."""
     limit = sorted(path.stat().st_size for path in shards.glob("*.tar"))[-1] - 1  # too little for the largest alone
     options = "--workers", "1", "--num-shards", "3"
     done = subprocess.run(
@@ -577,7 +577,7 @@ def problems(folder: Path, decode: bool = True) -> list[tuple[str, str, str]]:
 
 
 def rewrite(tar: Path, change) -> None:
-    """Writes a tar again, after ``change`` of its list of (name, data)."""
+    """Rewrites a tar after a ``change`` of its list of (name, data)."""
     with tarfile.open(tar) as archive:
         entries = [(member.name, archive.extractfile(member).read()) for member in archive]
     with tarfile.open(tar, "w") as archive:

@@ -1,4 +1,4 @@
-"""Builds in parts, as job arrays of many machines run them: the result is that of one process, whatever happens."""
+"""Builds in parts, like job arrays on many machines, give the result of one process, even after failures."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(folder, tmp_path_factory) -> dict[str, str]:
-    """Checksums of the files of one process."""
+    """Checksums of the files of a build in one process."""
     out = tmp_path_factory.mktemp("whole")
     make(FolderRecipe(folder), out, max_skipped_share=0.5, **OPTIONS)
     return checksums(out)
@@ -78,7 +78,7 @@ def test_parts_in_any_order_repeated_and_lost_give_the_bytes_of_one_process(fold
 
 
 def test_the_plan_does_not_depend_on_how_much_of_it_is_in_memory(tmp_path, monkeypatch):
-    """Batches of the input, tables that are spread at once, groups that are sorted and names that are compared."""
+    """This concerns batches of the input, tables that are read together, sorted groups and compared names."""
     names = [f"{i}{separator}x.wav" for i in range(3) for separator in "/_"]  # members of two files are called the same
     for name in names:
         write(tmp_path / "in" / name, noise(1.5))
@@ -106,7 +106,7 @@ def test_the_plan_does_not_depend_on_how_much_of_it_is_in_memory(tmp_path, monke
 
 
 def test_a_killed_part_is_repeated(folder, whole, tmp_path):
-    """By the command, and killed without a chance to clean up."""
+    """The command is killed without a chance to clean up."""
     command = [sys.executable, str(ROOT / "scripts" / "make_shards.py"), "folder", str(folder), "--out", str(tmp_path)]
     command += ["--num-shards", "5", "--max-duration", "4.0", "--workers", "1"]
     subprocess.run([*command, "--plan"], cwd=ROOT, check=True, capture_output=True)

@@ -21,7 +21,7 @@ SETTINGS = BatchSettings(batch_duration=30.0, shuffle=True, use_bucketing=True, 
 
 @pytest.fixture
 def request_of(monkeypatch, tmp_path):
-    """Gives requests for the embedded corpus, as if it were large, with a cache folder of its own."""
+    """Returns requests for the embedded corpus as if it were large, with a separate cache folder."""
     monkeypatch.setattr(shared_plans, "LEAST_UTTERANCES", 400)
     monkeypatch.setenv("NEMO_BIRQ_CACHE", str(tmp_path))
     train = f"{CORPUS}/train/"

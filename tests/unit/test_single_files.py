@@ -1,4 +1,4 @@
-"""Single files in place of shards: a validation set that needs no unpacking."""
+"""Single files instead of shards: a validation set that needs no unpacking."""
 
 import io
 import json

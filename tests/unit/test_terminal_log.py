@@ -1,4 +1,4 @@
-"""The terminal of a run: its own lines, one bar over all steps, and what begins."""
+"""The terminal of a run: its own lines, one bar over all steps, and the first lines."""
 
 import logging
 import sys
@@ -51,7 +51,7 @@ def test_a_line_stands_alone_beside_a_bar(capsys):
 
 
 class Shown(RunProgressBar):
-    """Remembers the position and length of the bar after each batch."""
+    """Records the position and length of the bar after each batch."""
 
     def __init__(self):
         super().__init__()

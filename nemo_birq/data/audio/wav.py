@@ -18,7 +18,7 @@ def wav_layout(data: Data, start: int) -> Layout:
     """Finds the audio of a WAV file, or of several that were joined."""
     audio = _audio(data, start)
     if audio is None:
-        return Layout()  # libsndfile says what is wrong
+        return Layout()  # libsndfile reports the problem
     position, announced = audio
     there, riff = len(data) - position, _length(data, start + 4)
     if announced == 0 and there and not _are_chunks(data, position):
