@@ -15,6 +15,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -63,7 +64,7 @@ def line(axes: Axes, curves: Curves, tag: str, label: str, **style) -> None:
 
 
 def draw(name: str, curves: Curves, alarms: list[dict], path: Path) -> None:
-    """Draws losses, labels, changes and gradients of a run, with its alarms."""
+    """Draws losses, labels, churn and gradients of a run, with its alarms."""
     figure, ((losses, labels), (moves, gradients)) = plt.subplots(2, 2, figsize=(11.5, 6), layout="constrained", sharex=True)
     colours = {"anchor": ANCHOR, "enhanced": ENHANCED}
     for task, colour in colours.items():
@@ -89,7 +90,7 @@ def draw(name: str, curves: Curves, alarms: list[dict], path: Path) -> None:
     for axes, title, unit in (
         (losses, "Losses, and the line below which learning begins", "nats"),
         (labels, "Labels", "share"),
-        (moves, "Changes of labels and gradients", "share, cosine"),
+        (moves, "Churn of the labels, and agreement of the gradients", "share, cosine"),
         (gradients, "Gradients of w1 F and w2 G on the encoder", "norm"),
     ):
         axes.set_title(title, fontsize=10, loc="left")
@@ -101,6 +102,8 @@ def draw(name: str, curves: Curves, alarms: list[dict], path: Path) -> None:
     labels.set_ylim(0, 1)
     moves.set_ylim(-0.5, 1.05)
     gradients.set(yscale="log", xlabel="step")
+    gradients.yaxis.set_major_formatter("{x:g}")
+    gradients.yaxis.set_minor_formatter(NullFormatter())
     moves.set_xlabel("step")
     told = "; ".join(f"{alarm['name']} at step {alarm['step']}" for alarm in alarms) or "none"
     figure.suptitle(f"{name}\nalarms: {told}", fontsize=11, x=0.01, ha="left", weight="bold" if alarms else "normal")

@@ -89,11 +89,11 @@ def _commands() -> str:
     with click.Context(main, info_name="birq") as parent:
         for name in COMMANDS:
             command = main.get_command(parent, name)
-            with click.Context(command, info_name=name, parent=parent, max_content_width=110) as context:
+            with click.Context(command, info_name=name, parent=parent, max_content_width=100) as context:
                 parts.append(f"## {name}\n\n```text\n{command.get_help(context)}\n```")
                 for inner in getattr(command, "commands", {}):
                     below = command.get_command(context, inner)
-                    with click.Context(below, info_name=inner, parent=context, max_content_width=110) as inner_context:
+                    with click.Context(below, info_name=inner, parent=context, max_content_width=100) as inner_context:
                         parts.append(f"### {name} {inner}\n\n```text\n{below.get_help(inner_context)}\n```")
     return "\n\n".join(parts)
 

@@ -58,7 +58,7 @@ def draw_layers(evaluation: Evaluation, path: Path) -> None:
         f" the model's k = {evaluation.layer}", (evaluation.layer, 0.02), xycoords=("data", "axes fraction"), color="dimgrey"
     )
     axis.plot(evaluation.layer, enhanced.pnmi, "D", ms=10, color=ENHANCED, label="enhanced labels", zorder=3)
-    axis.plot([], [], ":", color=UNTRAINED, label="the same codes,\nassigned at random")
+    axis.plot([], [], ":", color=UNTRAINED, label="the same codes\nin random order")
     highest = max(row.quality.pnmi for row in evaluation.rows)
     axis.set(xlabel="encoder layer", ylabel="PNMI", ylim=(0, min(1.0, 1.15 * highest)))
     axis.set_title(f"Agreement with phones of labels with {evaluation.rows[0].codes} codes")
