@@ -44,6 +44,10 @@ COMMANDS = {
         "Draw labels and predictions of one utterance.",
     ),
     "probe": ("nemo_birq.evaluation.probing.command:probe", "Train linear classifiers on a frozen encoder."),
+    "compare-encoders": (
+        "nemo_birq.evaluation.encoder_comparison.command:compare_encoders",
+        "Compare frozen encoders by ABX and linear classifiers.",
+    ),
     "extract-features": ("nemo_birq.extraction.features_command:extract_features", "Write the outputs of encoder layers."),
     "extract-labels": ("nemo_birq.extraction.labels_command:extract_labels", "Write anchor or enhanced labels."),
     "cluster-labels": ("nemo_birq.extraction.clustering_command:cluster_labels", "Make a k-means teacher for relabelling."),

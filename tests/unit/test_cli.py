@@ -20,6 +20,7 @@ from nemo_birq import cli, loading, model
 from nemo_birq.command_line import configurations, hydra_command, options
 from nemo_birq.command_line.command import Option, command, command_text, run_script
 from nemo_birq.config import BiRQConfig
+from nemo_birq.evaluation.abx.items import UNITS
 from nemo_birq.evaluation.probing.linear import Training
 from nemo_birq.extraction.features import DTYPES, FORMATS
 from nemo_birq.extraction.labels import KINDS
@@ -198,8 +199,10 @@ def test_choices_and_defaults_are_those_of_the_code():
     assert set(param("extract-features", "--format").type.choices) == set(FORMATS)
     assert set(param("extract-labels", "--labels").type.choices) == set(KINDS)
     assert set(param("score", "--normalization").type.choices) == set(STEPS)
-    assert param("probe", "--epochs").default == Training.epochs
-    assert param("probe", "--learning-rate").default == Training.learning_rate
+    assert set(param("compare-encoders", "--abx").type.choices) == set(UNITS)
+    for name in ("probe", "compare-encoders"):
+        assert param(name, "--epochs").default == Training.epochs
+        assert param(name, "--learning-rate").default == Training.learning_rate
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from nemo_birq.checkpoint.nemo_archive import read_config, read_weights
 from nemo_birq.pretrained.initialization import check_initial_file
 from nemo_birq.pretrained.like import take_configuration
 from nemo_birq.pretrained.source import read_source_config
+from tests.helpers.encoders import stock_self_supervised
 from tests.helpers.models import FAST, make_batch, make_config, make_model, train, trained_model
 from tests.helpers.nemo_files import repack
 from tests.helpers.paths import CORPUS
@@ -76,28 +77,6 @@ def stock_recognizer(kind: str, **changes) -> ASRModel:
     )
 
 
-def stock_self_supervised(kind: str) -> ModelPT:
-    """Makes a model of NEST's classes with NeMo's own code."""
-    from nemo.collections.asr.models import ssl_models
-
-    base = make_config(**FAST)
-    quantizer = {"_target_": "nemo.collections.asr.modules.ssl_modules.RandomProjectionVectorQuantizer", "feat_in": 20,
-                 "code_dim": 8, "num_books": 1, "num_classes": 24, "dist_fn": "l2", "squeeze_single": False, "freeze": True,
-                 "combine_time_steps": 8}  # fmt: skip
-    masking = {"_target_": "nemo.collections.asr.modules.RandomBlockMasking", "block_size": 12, "mask_prob": 0.03,
-               "feat_in": 20, "freeze": True, "allow_overlap": True}  # fmt: skip
-    cfg = {key: base[key] for key in ("sample_rate", "preprocessor", "encoder")} | {
-        "spec_augment": {"_target_": "nemo.collections.asr.modules.SpectrogramAugmentation", "freq_masks": 0},
-        "num_classes": 24, "num_books": 1, "code_dim": 8, "squeeze_single": False, "mask_position": "pre_conv",
-        "quantizer": quantizer, "masking": masking, "decoder": dict(base.decoder) | {"squeeze_single": False},
-        "loss": {"_target_": "nemo.collections.asr.losses.MultiMLMLoss", "combine_time_steps": 8, "mask_threshold": 0.8,
-                 "num_decoders": 1, "squeeze_single": False},
-        "optim": {"name": "adamw", "lr": 1e-3},
-    }  # fmt: skip
-    torch.manual_seed(6)
-    return getattr(ssl_models, kind)(OmegaConf.create(cfg))
-
-
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [("EncDecCTCModel", {}), ("EncDecRNNTModel", FAST), ("EncDecHybridRNNTCTCModel", FAST),
@@ -115,6 +94,21 @@ def test_the_encoder_of_any_nemo_model(kind, changes, tmp_path):
     assert set(report.taken) == {"encoder", "preprocessor"} and set(report.new) == {"decoder_losses"}
     assert OmegaConf.select(own.cfg, "pretraining.continued_from.kind") == kind
     assert OmegaConf.select(own.cfg, "pretraining.continued_from.labels") == "new"
+
+
+def test_an_encoder_that_masks_after_its_subsampling(tmp_path):
+    """NeMo wraps the subsampling of such a model (``mask_position: post_conv``), which changes the names of its tensors."""
+    stock = stock_self_supervised("EncDecMaskedTokenPredModel", "post_conv")
+    stock.save_to(str(tmp_path / "stock.nemo"))
+    own = make_model(seed=1, **FAST)
+    begin(own, tmp_path / "stock.nemo")
+    wanted = {
+        name.replace(".pre_encode.pre_encode.", ".pre_encode."): tensor
+        for name, tensor in tensors_of(stock, "encoder.").items()
+        if ".pre_encode.masking." not in name
+    }
+    assert len(wanted) < len(tensors_of(stock, "encoder."))
+    assert_equal(tensors_of(own, "encoder."), wanted)
 
 
 @pytest.mark.parametrize("suffix", [".nemo", ".ckpt"])
