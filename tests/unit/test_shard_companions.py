@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from nemo_birq.data.shards.build_command import make_shards
 from nemo_birq.data.shards.recipes.ami import ANNOTATIONS, AmiRecipe
 from nemo_birq.data.shards.recipes.folder import FolderRecipe
-from nemo_birq.data.shards.recipes.inputs import is_companion
+from nemo_birq.data.shards.recipes.inputs import is_companion, walk
 from nemo_birq.data.shards.recipes.librispeech import LibriSpeechRecipe
 from nemo_birq.data.shards.recipes.yodas import YodasRecipe
 from tests.helpers.shards import lines, listed, make, noise, wav, write
@@ -124,6 +124,18 @@ def test_what_a_folder_holds_besides_audio_is_counted_and_said(tmp_path):
     del plan["not_taken"]  # as earlier versions wrote it
     (tmp_path / "out" / "build_plan.json").write_text(json.dumps(plan))
     assert run("folder", tmp_path / "in", "--out", tmp_path / "out").exit_code == 0
+
+
+def test_an_output_inside_of_the_input_is_no_part_of_it(tmp_path):
+    """The folder is read while the build writes its tables; names come in the order in which paths are sorted."""
+    names = ["B.wav", "a/x.wav", "a/b/z.wav", "a-b/y.wav", "a.wav", "a b.wav", "a/b.wav", "link/x.wav"]
+    for name in names[:-1]:
+        write(tmp_path / name, noise(1.0))
+    (tmp_path / "link").symlink_to("a-b")
+    found = [Path(path) for path in walk(tmp_path)]
+    assert found == sorted(found) and len(found) == len(names) - 1  # a folder that is behind two names comes once
+    card = make(FolderRecipe(tmp_path), tmp_path / "out", num_shards=1)
+    assert card["utterances"] == len(found) and set(card["not_taken"]) <= {".lock"}
 
 
 def test_the_terminal_names_the_files_that_make_the_exit_code_1(tmp_path):

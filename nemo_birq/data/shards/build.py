@@ -180,7 +180,7 @@ def _plan(
     scratch.mkdir(exist_ok=True)
     with TemporaryDirectory(dir=scratch, prefix=_TABLES) as tables:
         listed = list_input(listing.batches, Path(tables), options, workers, progress)
-        plan = make_plan(source, options, listed, dict(listing.not_taken), folder.local)
+        plan = make_plan(source, options, listed, dict(sorted(listing.not_taken.items())), folder.local)
     write_json(folder.local / PLAN, plan._asdict())
     folder.send(map(pieces_name, plan.shards))
     folder.send([PLAN])

@@ -1,8 +1,8 @@
 """Types that the recipes pass to the planner."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
@@ -79,12 +79,17 @@ class Listing(NamedTuple):
     batches: Iterable[Batch]
     """Batches of segments, which may be read lazily."""
     not_taken: Mapping[str, int] = MappingProxyType({})
-    """Number of files of the input that are not audio of a known format, by suffix."""
+    """Number of files of the input that are not audio of a known format, by suffix; complete after the last batch."""
 
     @classmethod
     def of(
-        cls, segments: list[Segment], skipped: list[Skipped], not_taken: Mapping[str, int] = MappingProxyType({})
+        cls, segments: Iterable[Segment], skipped: list[Skipped], not_taken: Mapping[str, int] = MappingProxyType({})
     ) -> "Listing":
-        """Returns a listing of segments that are in memory."""
-        others = (Listed(segments[first : first + IN_A_BATCH], []) for first in range(0, len(segments), IN_A_BATCH))
-        return cls(chain([Listed([], skipped)], others), not_taken)
+        """Returns a listing of segments, which are taken when their batches are asked for."""
+        return cls(chain([Listed([], skipped)], _in_batches(segments)), not_taken)
+
+
+def _in_batches(segments: Iterable[Segment]) -> Iterator[Listed]:
+    rest = iter(segments)
+    while some := list(islice(rest, IN_A_BATCH)):
+        yield Listed(some, [])

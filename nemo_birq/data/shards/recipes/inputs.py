@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,29 +22,42 @@ def is_companion(name: str) -> bool:
     return name.startswith("._") or name.lower() in COMPANIONS
 
 
-def files_under(root: Path, leaving: list[Path] | None = None) -> list[Path]:
-    """Returns all files at any depth except companions, also in linked folders, in the order of their names.
+def files_under(root: Path) -> list[Path]:
+    """Returns all files of ``walk``."""
+    return [Path(path) for path in walk(root)]
+
+
+def walk(root: Path, leaving: list[str] | None = None, without: Path | None = None) -> Iterator[str]:
+    """Yields the paths of all files at any depth but companions, also behind links to folders, in the order of their names.
+
+    Only the names of the folders that are open are in memory.
 
     Args:
-        root: folder, which may be a link.
-        leaving: receives the links to files and folders outside of ``root``, which are not followed; None: all are followed.
+        root: folder, or a link to one.
+        leaving: gets the links to files and folders outside of ``root``, which are not followed then; None follows all.
+        without: folder that is left out.
     """
-    files, seen = [], set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # a link to a parent folder would be followed forever
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not is_companion(name)]
-        names = [name for name in names if not is_companion(name)]
-        if leaving is not None:
-            out = {name for name in (*folders, *names) if not is_inside(os.path.join(folder, name), str(root))}
-            leaving += [Path(folder) / name for name in out]
-            folders[:] = [name for name in folders if name not in out]
-            names = [name for name in names if name not in out]
-        files += [Path(folder) / name for name in names]
-    return sorted(path for path in files if path.is_file())
+    seen = set() if without is None else {os.path.realpath(without)} - {os.path.realpath(root)}
+    yield from _walk(str(root), str(root), seen, leaving)
+
+
+def _walk(folder: str, root: str, seen: set[str], leaving: list[str] | None) -> Iterator[str]:
+    real = os.path.realpath(folder)
+    if real in seen:  # a link to a folder above would lead round and round
+        return
+    seen.add(real)
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted((entry for entry in found if not is_companion(entry.name)), key=lambda entry: entry.name)
+    except OSError:  # a folder that may not be read
+        return
+    for entry in entries:
+        if leaving is not None and not is_inside(entry.path, root):
+            leaving.append(entry.path)
+        elif os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+            yield from _walk(entry.path, root, seen, leaving)
+        elif os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file():
+            yield entry.path
 
 
 def is_inside(path: str, root: str) -> bool:

@@ -35,7 +35,7 @@ class RemoteFolderRecipe:
             raise BuildError(
                 f"{self.url} holds no audio that libsndfile reads, only {dict(others.most_common(5))}; {MEDIA_REMEDY}"
             )
-        segments = [Segment(f"{self.url}/{name}", without_suffix(name), name) for name in audio]
+        segments = (Segment(f"{self.url}/{name}", without_suffix(name), name) for name in audio)
         return Listing.of(segments, [], dict(sorted(others.items())))
 
     @cached_property
