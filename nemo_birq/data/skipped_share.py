@@ -29,7 +29,7 @@ def check_skipped_share(manifest: str, problems: Sequence[str], num_lost: int, t
     if num_lost > max_skipped_share * total:
         shown = "\n  ".join([*problems[:MAX_SHOWN], *(["..."] if len(problems) > MAX_SHOWN else [])])
         raise ValueError(
-            f"{message}:\n  {shown}\nMore than max_skipped_share={max_skipped_share} of them: mend the data, or set it "
+            f"{message}:\n  {shown}\nMore than max_skipped_share={max_skipped_share} of them: repair the data, or set it "
             "higher"
         )
     logging.warning(printable("\n  ".join([f"{message}, and are left out:", *problems])))

@@ -276,8 +276,8 @@ def _check_card(out: StoredFolder, card: dict, max_skipped_share: float) -> None
         kinds = ", ".join(f"{count} {kind}" for kind, count in card["skipped_kinds"].items())
         raise LeftOutError(
             f"{card['skipped_share']:.1%} of the utterances were left out ({kinds}), more than max_skipped_share="
-            f"{max_skipped_share}: {first}. The shards are complete and all reasons are in {out}/{CARD}; mend the input and "
-            "build again in another folder, or use the shards as they are",
+            f"{max_skipped_share}: {first}. The shards are complete and all reasons are in {out}/{CARD}; repair the input "
+            "and build again in another folder, or use the shards as they are",
             card,
         )
 
