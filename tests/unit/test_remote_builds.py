@@ -269,7 +269,7 @@ def test_a_disk_that_takes_no_recording_is_named(bucket, tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # no recording is so small
     try:
-        with pytest.raises(BuildError, match=r"no space is left to build in \S+ \(File too large\): free some, and run"):
+        with pytest.raises(BuildError, match=r"no space left while building in \S+ \(File too large\): free some, and run"):
             make(RemoteFolderRecipe(bucket.recordings), tmp_path / "out", **OPTIONS)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -619,7 +619,7 @@ FOUND = {
     "foreign member": (tar_edit(lambda e: [*e, ("README.txt", b"hello")]), "it is not an audio file"),
     "name that leaves the folder": (tar_edit(lambda e: [*e, ("../x.flac", e[0][1])]), "its name leaves the folder"),
     "absolute name": (tar_edit(lambda e: [*e, ("/x.flac", e[0][1])]), "its name leaves the folder"),
-    "line without member": (tar_edit(lambda e: e[1:]), "the manifest has a line for it, the shard lacks it"),
+    "line without member": (tar_edit(lambda e: e[1:]), "the manifest has a line for it, but the shard lacks it"),
     "member without line": (manifest_edit(lambda x: x[1:]), "the manifest has no line for it"),
     "corrupted member": (tar_edit(lambda e: [(e[0][0], torn(e[0][1])), *e[1:]]), "it cannot be decoded"),
     "empty member": (tar_edit(lambda e: [(e[0][0], b""), *e[1:]]), "it cannot be decoded"),
@@ -642,7 +642,7 @@ FOUND = {
     "missing whole manifest": (lambda out: (out / "tarred_audio_manifest.json").unlink(), "it does not exist"),
     "other whole manifest": (
         lambda out: (out / "tarred_audio_manifest.json").write_text("{}\n"),
-        "its lines are not those of the manifests of the shards",
+        "its lines differ from those of the manifests of the shards",
     ),
     "half shard": (lambda out: (out / "audio_3.tar.part").touch(), "left by an interrupted build"),
 }

@@ -143,7 +143,7 @@ def disk_errors(folder: StoredFolder) -> Iterator[None]:
         if error.errno not in DISK_FULL:
             raise
         raise BuildError(
-            f"no space is left to build in {folder.local} ({error.strerror}): free some, and run the same command again; "
+            f"no space left while building in {folder.local} ({error.strerror}): free some, and run the same command again; "
             "finished shards are kept"
         ) from error
 
