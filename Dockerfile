@@ -6,8 +6,8 @@
 #     docker build --build-arg BASE_IMAGE=nemo-speech -t nemo_birq .
 #     docker run --rm -it --gpus all --shm-size=16g -v /data:/data -v "$PWD:/workspace" nemo_birq birq --help
 #
-# Not built by the tests: the base image cannot be reached there. The tests install the same wheel into a fresh environment
-# (.ci/check_wheel).
+# The tests do not build this image, because they cannot reach the base image. They install the same wheel into a fresh
+# environment (.ci/check_wheel).
 ARG BASE_IMAGE=nemo-speech
 FROM ${BASE_IMAGE}
 
@@ -15,7 +15,7 @@ COPY pyproject.toml setup.py README.md LICENSE /opt/nemo_birq/
 COPY nemo_birq /opt/nemo_birq/nemo_birq
 COPY conf /opt/nemo_birq/conf
 
-# pip keeps the PyTorch and the NeMo of the base image where they satisfy pyproject.toml. The build stops at an older NeMo.
+# pip keeps the PyTorch and the NeMo of the base image if they satisfy pyproject.toml. The build fails with an older NeMo.
 ARG EXTRAS=export,ffmpeg,s3
 RUN (python -m pip --version || python -m ensurepip) \
     && python -c "import importlib.metadata as m; assert int(m.version('nemo_toolkit').split('.')[0]) >= 3, 'the base image has an older NeMo'" \

@@ -2,8 +2,9 @@
 
     python -m benchmarks.anchor_quality --out docs/results/anchor_quality.json
 
-Labels of the corpus of this repository, or of --corpus with the same folders, against its phones, above what as many labels
-dealt at random would have. They are fitted to the training set and measured on it and on the validation set.
+The benchmark compares the labels of the corpus of this repository, or of --corpus with the same folders, with its phones.
+PNMI is that above labels assigned at random. The quantizer is fitted to the training set and measured on the training and
+validation sets.
 """
 
 import time

@@ -1,10 +1,10 @@
-"""How fast shards are built, and how large they are: flac, opus and wav side by side, with one process and with all cores.
+"""Measures the speed of building shards, and their size: flac, opus and wav, with one process and with all cores.
 
 python benchmarks/build_shards.py                              the embedded corpus, decoded to files of 16 bits
-python benchmarks/build_shards.py --data /data/train.json      a manifest of your own
+python benchmarks/build_shards.py --data /data/train.json      another manifest
 
-The result goes to docs/results/build_speed.json. Each time covers everything from the first header to the dataset card; the
-start of the processes is in it.
+The result is docs/results/build_speed.json. Each time covers everything from the first header to the dataset card,
+including the start of the processes.
 """
 
 import argparse
@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def decode_embedded_corpus(folder: Path) -> Path:
-    """Writes the training set of this repository as wav files; gives their manifest."""
+    """Writes the training set of this repository as wav files, and returns their manifest."""
     lines = []
     for path in sorted((ROOT / "tarred_manifests" / "train").glob("audio_*.tar")):
         with tarfile.open(path) as tar:
@@ -47,7 +47,7 @@ def decode_embedded_corpus(folder: Path) -> Path:
 
 
 def shorten(manifest: Path, minutes: float, folder: Path) -> tuple[ManifestRecipe, float]:
-    """The beginning of a manifest, with its seconds."""
+    """Returns the beginning of a manifest, and its seconds."""
     seconds, lines = 0.0, []
     for line in manifest.read_text(encoding="utf-8").splitlines():
         if seconds >= 60 * minutes:
@@ -60,7 +60,7 @@ def shorten(manifest: Path, minutes: float, folder: Path) -> tuple[ManifestRecip
 
 
 def cpu_seconds() -> float:
-    """Of this process and of the workers that have ended; unlike wall time, nobody else's work is in it."""
+    """Returns the CPU seconds of this process and of the workers that have ended, which exclude other programs."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
@@ -68,7 +68,7 @@ def cpu_seconds() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a NeMo manifest (default: the embedded corpus, decoded)")
-    parser.add_argument("--minutes", type=float, default=30.0, help="of audio at most (default 30)")
+    parser.add_argument("--minutes", type=float, default=30.0, help="most minutes of audio (default 30)")
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count(), help="processes in the second run (one for each core)"
     )

@@ -2,7 +2,7 @@
 
     python benchmarks/curves.py                 # 15 minutes on two cores; runs in curves_out/, pictures in docs/
 
-Runs that lie in the folder already are drawn and not repeated.
+Runs that exist in the folder are drawn without repeating them.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -38,12 +39,12 @@ Curves = dict[str, list[tuple[int, float]]]
 
 
 def record(run: Path) -> dict:
-    """What ``alarms.json`` says; empty where there is none yet."""
+    """Returns the content of ``alarms.json``; empty if there is none yet."""
     return next((json.loads(path.read_text()) for path in run.rglob("alarms.json")), {})
 
 
 def train(folder: Path) -> None:
-    """Makes the runs that are not there yet, two at a time."""
+    """Trains the runs that do not exist yet, two at a time."""
     finished = "healthy", "unhealthy", "too short to judge"
     missing = [name for name in RUNS if record(folder / name).get("status") not in finished]
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +64,7 @@ def line(axes: Axes, curves: Curves, tag: str, label: str, **style) -> None:
 
 
 def draw(name: str, curves: Curves, alarms: list[dict], path: Path) -> None:
-    """Losses, labels, what moves, and gradients of a run, with its alarms."""
+    """Draws losses, labels, churn and gradients of a run, with its alarms."""
     figure, ((losses, labels), (moves, gradients)) = plt.subplots(2, 2, figsize=(11.5, 6), layout="constrained", sharex=True)
     colours = {"anchor": ANCHOR, "enhanced": ENHANCED}
     for task, colour in colours.items():
@@ -89,7 +90,7 @@ def draw(name: str, curves: Curves, alarms: list[dict], path: Path) -> None:
     for axes, title, unit in (
         (losses, "Losses, and the line below which learning begins", "nats"),
         (labels, "Labels", "share"),
-        (moves, "What still moves", "share, cosine"),
+        (moves, "Churn of the labels, and agreement of the gradients", "share, cosine"),
         (gradients, "Gradients of w1 F and w2 G on the encoder", "norm"),
     ):
         axes.set_title(title, fontsize=10, loc="left")
@@ -101,6 +102,8 @@ def draw(name: str, curves: Curves, alarms: list[dict], path: Path) -> None:
     labels.set_ylim(0, 1)
     moves.set_ylim(-0.5, 1.05)
     gradients.set(yscale="log", xlabel="step")
+    gradients.yaxis.set_major_formatter("{x:g}")
+    gradients.yaxis.set_minor_formatter(NullFormatter())
     moves.set_xlabel("step")
     told = "; ".join(f"{alarm['name']} at step {alarm['step']}" for alarm in alarms) or "none"
     figure.suptitle(f"{name}\nalarms: {told}", fontsize=11, x=0.01, ha="left", weight="bold" if alarms else "normal")

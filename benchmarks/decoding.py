@@ -1,12 +1,12 @@
-"""What decoding and scoring cost beside stock ``model.transcribe``: in turns, in one run, on the CPU or a GPU.
+"""Compares the cost of decoding and scoring with stock ``model.transcribe``, in turn in one process, on the CPU or a GPU.
 
     python benchmarks/decoding.py model.nemo --manifest tarred_manifests/test/test.json \
         --lm words.arpa tokens.arpa            # minutes; writes docs/results/decoding.json
 
 Each round runs stock NeMo (the same paths and batch size, in the order of the manifest), the transcription of this
-package, all of ``score`` with counting and intervals, and with --lm the beam searches, in random order. Reported are
-medians of the seconds of the processor and of the clock, and of the ratio to stock within a round. Run it on an idle
-machine, with OMP_NUM_THREADS=1.
+package, all of ``score`` with counting and intervals, and with --lm the beam searches, in random order. The results are
+medians of the processor time, of the wall time, and of the ratio to stock within a round. Run it on an idle machine, with
+OMP_NUM_THREADS=1.
 """
 
 import argparse
@@ -35,7 +35,7 @@ console = Console()
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds of the processor and of the clock."""
+    """Returns processor time and wall time in seconds."""
     clock, processor = time.perf_counter(), time.process_time()
     work()
     if torch.cuda.is_available():
@@ -44,7 +44,7 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
 
 
 def works(args: argparse.Namespace) -> tuple[dict[str, Callable[[], object]], float, int]:
-    """What is timed, by name; seconds of audio; utterances."""
+    """Returns the timed functions by name, the seconds of audio, and the number of utterances."""
     model = open_recognizer(args.model, "cuda" if torch.cuda.is_available() else "cpu")
     lines = check_test_manifest(args.manifest)
     paths = [str((args.manifest.parent / line["audio_filepath"]).resolve()) for line in lines]
@@ -76,7 +76,7 @@ def main() -> None:
     logging.setLevel(logging.ERROR)
     kinds, audio, utterances = works(args)
     for work in kinds.values():
-        work()  # once for nothing: caches
+        work()  # fills caches
     order, times = list(kinds), {kind: [] for kind in kinds}
     shuffle = random.Random(0).shuffle
     for _ in track(range(args.rounds), "rounds", console=console, transient=True):

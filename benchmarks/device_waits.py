@@ -1,4 +1,4 @@
-"""Finds where a training step would make the host wait for a GPU, and counts what it launches there, without a GPU.
+"""Finds the operations of a training step for which the host would wait for a GPU, and counts its kernels, without a GPU.
 
 The step runs on PyTorch's ``meta`` device, whose tensors have no contents. Masks, lengths and random numbers of the host
 stay real. Every operation passes a dispatch mode. It records those that need the contents of a tensor of the device, those
@@ -41,9 +41,9 @@ class Operations(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.waits: Counter[str] = Counter()
-        """Waits, by operation and the place that called it: ``nonzero in positions of masking.py``."""
+        """Number of waits by operation and caller, such as ``nonzero in positions of masking.py``."""
         self.operations: Counter[str] = Counter()
-        """Operations that launch at least one kernel, by name."""
+        """Number of operations that launch at least one kernel, by name."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs, packet = kwargs or {}, func.overloadpacket
@@ -79,16 +79,16 @@ def _has_boolean_index(packet: Any, args: tuple) -> bool:
 
 @contextmanager
 def recording() -> Iterator[Operations]:
-    """Records what the code within does on the device.
+    """Records the operations of a block of code on the device.
 
-    The ``meta`` device has neither generators nor autocast: random numbers are drawn without, and products stay float32.
-    Where a size depends on contents, all entries are taken for true.
+    The ``meta`` device has neither generators nor autocast, so random numbers are drawn without them, and products stay
+    float32. If a size depends on contents, all entries count as true.
     """
     generator, autocast, enabled = torch.Generator, torch.autocast, torch.is_autocast_enabled
     operations = Operations()
 
     def from_host(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """Records what dispatch does not show: numbers of the host that become a tensor of the device are copied."""
+        """Records copies that dispatch does not show: numbers of the host that become a tensor of the device."""
 
         def made(data: Any, *args: Any, **kwargs: Any) -> Tensor:
             if kwargs.get("device") is not None and torch.device(kwargs["device"]) == META and not isinstance(data, Tensor):

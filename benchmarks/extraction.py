@@ -1,13 +1,14 @@
-"""Is extraction as fast as the forward pass? Times the bare forward pass on batches in memory, and the whole way of the
-scripts, from shards to files, in turn in one process; from FLAC shards, as make_shards.py writes them, and from Opus.
+"""Compares the speed of extraction with that of the forward pass.
 
     python benchmarks/extraction.py [--data tarred_manifests/train] [--minutes 10] [--rounds 3] [--workers 1]
 
-The forward pass is preprocessor and encoder up to the highest layer asked for; for anchor labels, the preprocessor alone.
-Weights are random: they do not change the time. A small model is the hard case: reading and writing cost the same with a
-large one. On a busy machine the clock says little, so processor time stands beside it: that of this process, which runs the
-model in both and also writes, and that of the workers, which read and decode beside it. With enough idle cores the whole
-way takes the longer of the two. Writes docs/results/extraction.json.
+In turn in one process, the benchmark times the bare forward pass on batches in memory, and the whole extraction from shards
+to files, with FLAC shards as make_shards.py writes them, and with Opus. The forward pass is the preprocessor and the encoder
+up to the highest requested layer, or only the preprocessor for anchor labels. Weights are random, which does not change the
+time. A small model is the hard case, because reading and writing cost the same with a large one. The benchmark also reports
+processor time, because other programs affect wall time: the time of this process, which runs the model and writes, and that
+of the workers, which read and decode in parallel. With enough idle cores, extraction takes the longer of the two. The result
+is docs/results/extraction.json.
 """
 
 import argparse
@@ -62,7 +63,7 @@ def make_model(config: str) -> BiRQModel:
 
 
 def encode_as(codec: str, data: SpeechData, seconds: float, folder: Path) -> SpeechData:
-    """Shards of the first utterances in another format."""
+    """Writes shards of the first utterances in another format."""
     container, subtype = CODECS[codec]
     dataset, utterances = SpeechDataset(data.indexes, data.sample_rate), []
     began = np.cumsum(data.durations) - data.durations
@@ -146,7 +147,7 @@ def measure(config: str, where: str, seconds: float, rounds: int, workers: int) 
 
 
 def summary(rounds: list[tuple[Times, Times]]) -> dict:
-    """Medians over the rounds."""
+    """Returns medians over the rounds."""
     return {
         "forward_s": median(bare.clock for bare, _ in rounds),
         "whole_way_s": median(whole.clock for _, whole in rounds),
@@ -163,7 +164,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="birq_conformer_tiny")
     parser.add_argument("--data", default=str(CORPUS / "train"), help="manifest, or folder of shards")
-    parser.add_argument("--minutes", type=float, default=10.0, help="of audio, the first of the data")
+    parser.add_argument("--minutes", type=float, default=10.0, help="minutes of audio from the beginning of the data")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "extraction.json")

@@ -1,11 +1,11 @@
-"""Step time of scripts/speech_to_text_finetune.py beside a bare loop over the same stock NeMo class, interleaved.
+"""Compares the step time of scripts/speech_to_text_finetune.py with a bare loop over the same stock NeMo class.
 
     python benchmarks/finetune_step.py model.nemo --out docs/results/finetune_step.json
 
-Both train the same EncDecCTCModel on the same batches. Ours goes through what the script sets up: exp_manager with
-TensorBoard and checkpoints, the callback that freezes the encoder, two parameter groups. The bare one is `Trainer.fit`
-without callbacks and logger, one learning rate. Blocks of steps of the two alternate. Processor time is measured, which
-other work on the machine hardly changes.
+Both train the same EncDecCTCModel on the same batches. The script's trainer has exp_manager with TensorBoard and
+checkpoints, the callback that freezes the encoder, and two parameter groups. The bare loop is `Trainer.fit` without
+callbacks and logger, with one learning rate. Blocks of steps of the two alternate. The benchmark measures processor time,
+which other programs hardly change.
 """
 
 import argparse
@@ -27,7 +27,7 @@ CORPUS = ROOT / "tarred_manifests"
 
 
 class Clock(pl.Callback):
-    """Processor seconds from the end of one step to the end of the next: data, step, hooks and logging."""
+    """Measures processor seconds from the end of one step to the end of the next: data, step, hooks and logging."""
 
     def __init__(self):
         self.seconds: list[float] = []
@@ -41,7 +41,7 @@ class Clock(pl.Callback):
 
 
 def run(nemo: Path, folder: Path, steps: int, ours: bool) -> list[float]:
-    """Seconds of each step after the first of one block."""
+    """Returns the seconds of each step after the first one of a block."""
     with initialize_config_dir(str(ROOT / "conf" / "finetune"), version_base=None):
         cfg = compose("ctc_char", [
             f"init_from_nemo_model={nemo}", f"exp_manager.exp_dir={folder}", f"trainer.max_steps={steps}",
@@ -68,15 +68,15 @@ def run(nemo: Path, folder: Path, steps: int, ours: bool) -> list[float]:
         cfg.freeze_encoder = 0
         model = build_recognizer(cfg, trainer, num_steps, path)
     trainer.fit(model)
-    return clock.seconds[1:]  # in the first the encoder is frozen
+    return clock.seconds[1:]  # the encoder is frozen in the first step
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("nemo", type=Path, help=".nemo of a pretrained model")
-    parser.add_argument("--blocks", type=int, default=4, help="of each (default 4)")
-    parser.add_argument("--steps", type=int, default=24, help="of a block (default 24)")
-    parser.add_argument("--out", type=Path, help="json for the result")
+    parser.add_argument("--blocks", type=int, default=4, help="number of blocks of each (default 4)")
+    parser.add_argument("--steps", type=int, default=24, help="number of steps in a block (default 24)")
+    parser.add_argument("--out", type=Path, help="json file for the result")
     args = parser.parse_args()
     times: dict[str, list[float]] = {"ours": [], "bare": []}
     with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
-"""PyTorch's counter of operations, without its two errors in a step of a Conformer.
+"""PyTorch's counter of operations, with corrections of its two errors in a step of a Conformer.
 
-* It takes the weight gradient of a grouped convolution for that of a full one: for the depthwise convolution of a layer of
-  width D that is D times too much, and a fifth of all operations of a Conformer step.
-* It does not know ``addmm_``, which gathers the gradient of a prediction head in place.
+* It counts the weight gradient of a grouped convolution as that of a full one. For the depthwise convolution of a layer of
+  width D, this is D times too much, and a fifth of all operations of a Conformer step.
+* It does not count ``addmm_``, which accumulates the gradient of a prediction head in place.
 
 The closed form that trainings log (``nemo_birq.monitoring.step_flops``) is compared with this counter in
 tests/unit/test_step_flops.py.
@@ -18,7 +18,7 @@ aten = torch.ops.aten
 
 
 def _convolution_backward(of_output: torch.Size, inputs: torch.Size, weight: torch.Size, *settings: Any, **_: Any) -> int:
-    """Counts one convolution for each gradient that is asked for: all have the same products."""
+    """Counts one convolution for each requested gradient, because all have the same products."""
     _, _, _, _, transposed, _, _, wanted = settings
     places = prod((inputs if transposed else of_output)[2:])
     return 2 * of_output[0] * places * prod(weight) * sum(wanted[:2])

@@ -1,13 +1,13 @@
-"""Runs everything that has to be seen on a GPU, so that a lease of ten minutes gives all of it.
+"""Runs all tests and measurements that need a GPU, within a lease of ten minutes.
 
     make gpu-day                                         # python benchmarks/gpu_day.py
     python benchmarks/gpu_day.py --minutes 25            # more of the parts at the end
     python benchmarks/gpu_day.py --devices 2             # several GPUs: trainings under torchrun against one GPU
     python benchmarks/gpu_day.py --device cpu --small    # the same commands in miniature
 
-Each part is a process with a limit of time, in the order of what matters most: correctness first. The result of a part is a
-file in the folder. day.json, which is written after each part, says how each has ended. If a lease is cut, nothing that is
-finished is lost: the same command goes on with the parts that are not done. Parts that have failed are tried again.
+Each part is a process with a time limit. The most important parts come first, beginning with correctness. The result of a
+part is a file in the folder. day.json, which is written after each part, has the status of each. If a lease ends early, the
+same command continues with the parts that are not done, and repeats those that have failed.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ("model.encoder.n_layers=2", "model.encoder.d_model=32", "model.birq.quantizer.num_codes=16")
-LEAST_SECONDS = 15  # left to begin a part with
+LEAST_SECONDS = 15  # time that must be left to begin a part
 PACKAGES = ("torch", "nemo_toolkit", "lightning", "lhotse", "triton")
 DONE = "done"
 
@@ -94,7 +94,7 @@ def parts_of(args: argparse.Namespace) -> list[Part]:
 
 
 def run_part(part: Part, seconds: float, log: Path) -> tuple[str, float]:
-    """Runs a part in a process group of its own, with its output in a file.
+    """Runs a part in a separate process group, with its output in a file.
 
     Returns:
         ``done``, ``failed with status N`` or ``stopped after N s``, and the seconds that it took.
@@ -124,7 +124,7 @@ def check_environment(device: str) -> dict:
     """Describes the machine.
 
     Raises:
-        ValueError: there is no GPU where one is asked for.
+        ValueError: a GPU is requested, but there is none.
     """
     import torch
 
@@ -153,7 +153,7 @@ def check_environment(device: str) -> dict:
 
 
 def write(path: Path, content: dict) -> None:
-    """Writes JSON whole or not at all; without the package, which may be what is broken."""
+    """Writes JSON completely or not at all, without the package, which may be broken."""
     part = path.with_suffix(".part")
     part.write_text(json.dumps(content, indent=1) + "\n")
     part.replace(path)
@@ -161,9 +161,11 @@ def write(path: Path, content: dict) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=9.5, help="for all parts together (default 9.5)")
+    parser.add_argument("--minutes", type=float, default=9.5, help="minutes for all parts together (default 9.5)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
-    parser.add_argument("--devices", type=int, default=1, help="GPUs; with 2 or more only their trainings (default 1)")
+    parser.add_argument(
+        "--devices", type=int, default=1, help="number of GPUs; with 2 or more, only their trainings are run (default 1)"
+    )
     parser.add_argument("--small", action="store_true", help="small models and batches, to try the commands")
     parser.add_argument("--parts", nargs="+", metavar="NAME", help="only these")
     parser.add_argument("--out", type=Path, default=ROOT / "gpu_day", help="folder of the results (default gpu_day)")

@@ -1,12 +1,12 @@
-"""What watching costs: training steps with and without it, interleaved in one run of a real trainer on the CPU.
+"""Measures the cost of monitoring: training steps with and without it, interleaved in one run of a real trainer on the CPU.
 
     python benchmarks/health.py                # minutes; writes docs/results/health_cost.json
 
-Four kinds of steps alternate: without any watching, with what happens at every step (sums on the device), a logged step
-(sums read, labels of the probe made again, alarms, logger), and one that compares gradients. From their medians follows
-the share of the training time at the default intervals of configuration and trainer. What happens at every step is too
-little to be seen as a difference of steps, so it is also timed from inside, and that is what counts. Seconds are those of
-the processor, which other programs disturb less than a clock's; with one thread (OMP_NUM_THREADS=1) both are the same.
+Four kinds of steps alternate: without monitoring, with the work of every step (sums on the device), a logged step (sums
+read, labels of the probe computed again, alarms, logger), and one that compares gradients. Their medians give the share of
+the training time at the default intervals of configuration and trainer. The work of every step is too little for a
+difference of step times, so the result uses its time from inside. The benchmark measures processor time, which other
+programs affect less than wall time; with one thread (OMP_NUM_THREADS=1) both are equal.
 """
 
 import argparse
@@ -46,7 +46,7 @@ MODELS = {
 
 
 class OneBatch(torch.utils.data.IterableDataset):
-    """The same noise for ever, in utterances of 5 seconds."""
+    """Yields the same noise endlessly, in utterances of 5 seconds."""
 
     def __init__(self, seconds: int):
         signal = 0.1 * torch.randn(seconds // 5, 5 * 16000, generator=torch.Generator().manual_seed(0))
@@ -58,7 +58,7 @@ class OneBatch(torch.utils.data.IterableDataset):
 
 
 class Alternate(pl.Callback):
-    """Makes each step of another kind, in an order drawn anew for each round, and takes its processor time."""
+    """Alternates the kinds of steps, in a new random order for each round, and measures the processor time of each step."""
 
     def __init__(self, rounds: int):
         order = random.Random(0)
@@ -81,7 +81,7 @@ class Alternate(pl.Callback):
             object.__setattr__(owner, name, (lambda *_, **__: None) if kind == "none" else self.timed(real))
 
     def timed(self, call):
-        """The call, with its time added to that of the step."""
+        """Wraps a call so that its time is added to that of the step."""
 
         def measured(*args, **kwargs):
             began = time.process_time()
@@ -91,7 +91,7 @@ class Alternate(pl.Callback):
         return measured
 
     def medians(self) -> dict[str, float]:
-        """Seconds of a step of each kind, without the first round."""
+        """Returns the median seconds of a step of each kind, without the first round."""
         seconds = [after - before for before, after in zip(self.began, self.began[1:], strict=False)]
         timed = list(zip(self.kinds, seconds, strict=False))[len(KINDS) :]
         inside = [t for kind, t in list(zip(self.kinds, self.inside, strict=False))[len(KINDS) :] if kind != "none"]
@@ -101,7 +101,7 @@ class Alternate(pl.Callback):
 
 
 def time_steps(overrides: list[str], seconds: int, rounds: int) -> dict[str, float]:
-    """Medians of the kinds of steps of a model."""
+    """Returns the medians of the kinds of steps of a model."""
     with initialize_config_dir(str(ROOT / "conf"), version_base=None):
         cfg = compose("birq_conformer_tiny", overrides=["model.train_ds=null", "model.validation_ds=null", *overrides])
     data = OneBatch(seconds)
@@ -119,7 +119,7 @@ def time_steps(overrides: list[str], seconds: int, rounds: int) -> dict[str, flo
 
 
 def cost(seconds: dict[str, float], log_interval: int, gradient_interval: int) -> float:
-    """Share of the training time that watching takes at these intervals."""
+    """Returns the share of monitoring in the training time at these intervals."""
     extra = seconds["every step, inside"]
     extra += (seconds["logged"] - seconds["every step"]) / log_interval
     extra += (seconds["gradients"] - seconds["every step"]) / gradient_interval

@@ -118,7 +118,7 @@ def train(model: BiRQModel, signals: dict[str, Tensor], steps: int) -> dict[str,
 
 @torch.no_grad()
 def measure(model: BiRQModel, utterances: Utterances, signals: dict[str, Tensor]) -> dict[str, float]:
-    """Returns what the labels of all frames tell of phone, speaker and loudness above chance, and how slowly they change."""
+    """Returns the information of all labels about phone, speaker and loudness above chance, and their rate of change."""
     model.eval()
     hop = round(model.cfg.preprocessor.window_stride * model.sample_rate) * model.subsampling
     codes, speakers, energies, repeated, counts = [], [], [], [], {}
@@ -151,7 +151,7 @@ def measure(model: BiRQModel, utterances: Utterances, signals: dict[str, Tensor]
 @click.command(help=__doc__)
 @click.argument("gradient", type=click.Choice(list(GRADIENTS)))
 @click.option("--steps", type=int, default=300, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the weights.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the weights.")
 @click.option("--out", type=click.Path(path_type=Path), help="JSON file to which the row is added.")
 def main(gradient: str, steps: int, seed: int, out: Path | None) -> None:
     torch.manual_seed(seed)

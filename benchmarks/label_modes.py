@@ -1,9 +1,9 @@
-"""Share of equal enhanced labels between training and inference, and what both kinds tell of the phones.
+"""Share of equal enhanced labels between training and inference, and the PNMI of both.
 
     python -m benchmarks.label_modes batch.nemo running.nemo --out docs/results/label_modes.json
 
-The validation set is labelled twice by each model: as training does (batch normalization and statistics of layer k of the
-batch at hand, or what model.birq.labels.batch_norm says), and as inference does. PNMI is that above chance.
+Each model labels the validation set twice: as in training (batch normalization and statistics of layer k of the current
+batch, or those of model.birq.labels.batch_norm), and as in inference. PNMI is that above chance.
 """
 
 from collections.abc import Iterable

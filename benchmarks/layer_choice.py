@@ -2,11 +2,11 @@
 
     python -m benchmarks.layer_choice MODEL.nemo ... --corpus CORPUS --out docs/results/layer_choice.json
 
-Every layer's output is clustered by k-means into as many labels as the model has codes. Of these labels, without any phones:
+Every layer's output is clustered by k-means into as many labels as the model has codes. The measures of these labels are:
 
-* ``agreement``: what the labels of the noisy signal (white noise, 10 dB) tell of those of the clean one, I / H
-* ``masked``: the same of the masked pass, at masked frames
-* ``stability``: what the label of a frame tells of the next one's, I / H
+* ``agreement``: information of the labels of the noisy signal (white noise, 10 dB) about those of the clean one, I / H
+* ``masked``: the same for the labels of the masked pass, at masked frames
+* ``stability``: information of the label of a frame about that of the next frame, I / H
 * ``learnability``: the nats below the unigram entropy by which a linear softmax layer predicts them from the last layer's
   output at masked frames of other utterances, over H
 
@@ -45,7 +45,7 @@ console = Terminal()
 
 
 class Views(NamedTuple):
-    """Outputs of all layers for the same N frames, utterance after utterance."""
+    """Outputs of all layers for the same N frames, with the utterances in sequence."""
 
     clean: list[Tensor]
     """L outputs of (N, D)."""
@@ -145,7 +145,7 @@ def measure(model: BiRQModel, views: Views, layer: int) -> dict[str, float]:
 
 
 def above_chance(labels: np.ndarray, phones: np.ndarray, num_codes: int) -> float:
-    """Returns the PNMI of labels above that of as many labels dealt at random."""
+    """Returns the PNMI of labels above that of the same labels assigned at random."""
     inside = phones >= 0
     found = score_labels(joint_counts(phones[inside], labels[inside], phones.max() + 1, num_codes))
     return found.above_chance

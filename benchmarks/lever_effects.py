@@ -1,4 +1,4 @@
-"""Effects of a lever beside its time: the gradient, what is kept for the backward pass, how often shapes are compiled."""
+"""Effects of a lever besides its time: on the gradient, on the memory for the backward pass, and on compiled graphs."""
 
 from dataclasses import replace
 from typing import Any
@@ -14,8 +14,8 @@ QUIET = (
     "model.encoder.dropout=0", "model.encoder.dropout_pre_encoder=0", "model.encoder.dropout_emb=0",
     "model.encoder.dropout_att=0", "model.preprocessor.dither=0",
 )  # fmt: skip
-"""Without these random numbers, steps that compute the same give the same gradient."""
-LENGTHS = (1.0, 0.55, 0.8, 0.65)  # of the utterances, in turn: padded attention rows are where kernels differ
+"""Overrides without random numbers, with which equivalent steps give the same gradient."""
+LENGTHS = (1.0, 0.55, 0.8, 0.65)  # of the utterances in turn, because kernels differ at padded attention rows
 BUCKETS = 8
 
 
@@ -36,7 +36,7 @@ def quiet(setting: Setting) -> Setting:
 
 
 def gradient_of(variant: Variant, setting: Setting) -> dict[str, Any]:
-    """Computes the gradient of a ``quiet`` variant, with the weights that it was built with.
+    """Computes the gradient of a ``quiet`` variant with its initial weights.
 
     Returns:
         ``loss``, ``gradient`` of all parameters (flat, float32, on the CPU), and ``kept``, the bytes kept for backward.
@@ -68,7 +68,7 @@ def compare_gradients(found: dict, exact: dict) -> dict[str, Any]:
 def count_graphs(variant: Variant, setting: Setting) -> list[int]:
     """Counts the graphs that are compiled until each of the buckets' batches has been seen, from short to long utterances.
 
-    An epoch has as many shapes as buckets, and more. A number that rises to the end says that each shape is compiled.
+    An epoch has at least as many shapes as buckets. If the number rises to the end, each shape is compiled.
     """
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()

@@ -1,10 +1,10 @@
-"""What each way to make a step faster brings, one by one: BiRQ as it is against BiRQ with one thing changed, in turn.
+"""Measures the effect of each way to make a step faster: BiRQ is compared with BiRQ with a single change, in turn.
 
     python benchmarks/levers.py --config middle --threads 2       # ten minutes on two cores
 
-``predicted`` is what was expected before the first measurement, a ratio of the step's time, with its reason. The gradient of
+``predicted`` is the ratio of step times that was expected before the first measurement, with its reason. The gradient of
 each is compared with that of the eager step in float32: cosine and ratio of the norms, over utterances of several lengths,
-without dropout. For compiled layers it counts the graphs over the shapes of eight buckets. Writes
+without dropout. For compiled layers, the benchmark counts the graphs over the shapes of eight buckets. It writes
 docs/results/levers_CONFIG_DEVICE_PRECISION.json after each stage.
 """
 
@@ -37,7 +37,7 @@ class Lever(NamedTuple):
     overrides: tuple[str, ...] = ()
     change: Callable[[Variant], None] = lambda variant: None
     context: Callable[[], AbstractContextManager] = nullcontext
-    """Around every step."""
+    """Context of every step."""
 
     def build(self, setting: Setting) -> Variant:
         variant = build("BiRQ", replace(setting, overrides=setting.overrides + self.overrides))
@@ -58,13 +58,13 @@ def compile_layers(variant: Variant) -> None:
 
 
 def compile_dynamic(variant: Variant) -> None:
-    """One graph for all lengths and numbers of utterances."""
+    """Compiles one graph for all lengths and numbers of utterances."""
     for layer in variant.model.encoder.layers:
         layer.compile(dynamic=True)
 
 
 def checkpoint_layers(variant: Variant) -> None:
-    """Layers keep their input alone and are computed again in the backward pass."""
+    """Makes layers keep only their input and recompute their output in the backward pass."""
     for layer in variant.model.encoder.layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
@@ -109,7 +109,7 @@ LEVERS = {
 
 
 def levers_for(setting: Setting) -> dict[str, Lever]:
-    """Those that mean something there: threads on a CPU, TF32 on a GPU in float32."""
+    """Returns the levers that apply to a setting: threads on a CPU, TF32 on a GPU in float32."""
     left_out = {"half the threads"} if setting.device == "cuda" else {"TF32 products"}
     if setting.precision != "32":
         left_out.add("TF32 products")
@@ -119,14 +119,14 @@ def levers_for(setting: Setting) -> dict[str, Lever]:
 
 
 def prepare(setting: Setting, levers: dict[str, Lever], console: Console) -> tuple[dict[str, Variant], dict[str, float]]:
-    """The variants that can take a step here, and the seconds of their first steps, with compilation."""
+    """Returns the variants that work on this machine, and the seconds of their first steps, including compilation."""
     variants, first = {}, {}
     for name, lever in levers.items():
         variant = lever.build(setting)
         began = time.perf_counter()
         try:
             variant.step(setting.batch())
-        except Exception as error:  # no compiler, no kernel: that is the result
+        except Exception as error:  # a missing compiler or kernel is a result, too
             console.print(f"{name}: not possible here: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
             continue
         variants[name], first[name] = variant, time.perf_counter() - began
@@ -179,7 +179,7 @@ def main() -> None:
     in_float32 = replace(setting, precision="32")
     exact = gradient_of(levers[AS_IS].build(quiet(in_float32)), in_float32)
     for name in rows:
-        torch._dynamo.reset()  # graphs of one lever count towards the limit of the next, which would then run eagerly
+        torch._dynamo.reset()  # otherwise graphs of one lever count towards the limit of the next, which would run eagerly
         with levers[name].context():
             rows[name] |= compare_gradients(gradient_of(levers[name].build(quiet(setting)), setting), exact)
         save()

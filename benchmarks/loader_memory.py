@@ -1,8 +1,9 @@
-"""Memory of the loader over an epoch: processes, index and plan, for few and for many shards, beside stock NeMo's reader.
+"""Measures the memory of the loader over an epoch, for few and for many shards, compared with stock NeMo's reader.
 
     python benchmarks/loader_memory.py [--utterances 100000] [--shards 50 500] [--workers 2]
 
-Writes docs/results/loader_memory.json and .png. Memory is PSS, in which shared pages count once over all processes.
+The memory includes processes, index and plan. It is PSS, in which shared pages count once over all processes. The results
+are docs/results/loader_memory.json and .png.
 """
 
 import argparse
@@ -32,7 +33,7 @@ SECONDS = 0.4
 
 
 def make_shards(folder: Path, utterances: int, shards: int) -> None:
-    """So many short utterances, all with the same sound."""
+    """Writes shards of short utterances with the same audio."""
     buffer = io.BytesIO()
     noise = 0.1 * np.random.default_rng(0).normal(size=int(SECONDS * RATE))
     soundfile.write(buffer, noise, RATE, format="OGG", subtype="OPUS")
@@ -41,13 +42,13 @@ def make_shards(folder: Path, utterances: int, shards: int) -> None:
 
 
 def megabytes() -> float:
-    """PSS of this process and its workers."""
+    """Returns the PSS of this process and its workers in MB."""
     processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
     return sum(process.memory_full_info().pss for process in processes) / 1e6
 
 
 def epoch(folder: Path, utterances: int, shards: int, workers: int, reader: str) -> dict:
-    """Memory through an epoch, from before the loader is built on."""
+    """Measures the memory during an epoch, relative to that before the loader is built."""
     node = {
         "use_lhotse": True, "manifest_filepath": f"{folder}/sharded_manifests/manifest__OP_0..{shards - 1}_CL_.json",
         "tarred_audio_filepaths": f"{folder}/audio__OP_0..{shards - 1}_CL_.tar", "shuffle": True, "batch_duration": 100,
@@ -108,7 +109,7 @@ def main() -> None:
         os.environ["NEMO_BIRQ_CACHE"] = f"{folder}/cache"
         for shards in args.shards:
             make_shards(Path(folder) / str(shards), args.utterances, shards)
-            for reader in ("ours", "stock NeMo"):  # each in a process of its own
+            for reader in ("ours", "stock NeMo"):  # each in a separate process
                 one = [
                     "--utterances",
                     str(args.utterances),

@@ -1,11 +1,11 @@
 """Measures the share of anchor labels of telephone speech that is noise, and the settings that make them stable.
 
 python benchmarks/narrow_band.py                              the embedded corpus
-python benchmarks/narrow_band.py --data /data/dev.json        a manifest of wide-band speech of your own
+python benchmarks/narrow_band.py --data /data/dev.json        another manifest of wide-band speech
 
 Telephone speech is the same audio at 8 kHz with mu-law coding, once with the band of 300 to 3400 Hz, resampled to the rate
 of the model as make_shards does. The result for each setting is the share of anchor labels that are equal between two
-draws of the dither, and the bandwidths that make_shards reports; it goes to docs/results/narrow_band.json.
+draws of the dither, and the bandwidths that make_shards reports. It is written to docs/results/narrow_band.json.
 """
 
 import argparse
@@ -95,7 +95,7 @@ def measure(labels: Labels, signals: list[np.ndarray], rate: int) -> dict:
 
 
 def read_clips(manifest: Path, number: int) -> list[tuple[np.ndarray, int]]:
-    """Returns clips from all over a manifest, as mono signals with their sample rates."""
+    """Returns evenly spaced clips of a manifest, as mono signals with their sample rates."""
     lines = manifest.read_text(encoding="utf-8").splitlines()
     clips = []
     for line in lines[:: max(1, len(lines) // number)][:number]:
@@ -107,7 +107,7 @@ def read_clips(manifest: Path, number: int) -> list[tuple[np.ndarray, int]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a NeMo manifest (default: the embedded corpus)")
-    parser.add_argument("--name", default="the embedded corpus", help="what the data are, for the result")
+    parser.add_argument("--name", default="the embedded corpus", help="name of the data in the result")
     parser.add_argument("--clips", type=int, default=60, help="number of clips (default 60)")
     parser.add_argument("--config-name", default="birq_conformer_large")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "narrow_band.json")

@@ -1,9 +1,9 @@
-"""Noise to train with, and noisy copies of a test set: the material of the measurement in docs/noise.md.
+"""Makes noise for training, and noisy copies of a test set, for the measurement in docs/noise.md.
 
     python -m benchmarks.noisy_speech CORPUS
 
-Writes CORPUS/noise/noise.json, recordings of artificial noise, and CORPUS/noisy_test/<kind>_<dB>.json, the test set under
-other noise of the same makes and under other speakers of the test set. Equal speech gives equal files.
+The output is CORPUS/noise/noise.json, recordings of artificial noise, and CORPUS/noisy_test/<kind>_<dB>.json, the test set
+with other noise of the same kinds and with other speakers of the test set. The same speech gives the same files.
 """
 
 from pathlib import Path
@@ -20,12 +20,12 @@ from nemo_birq.utils.files import write_text
 RATE = 16_000  # Hz
 CLIPS, CLIP_SECONDS = 60, 12.0
 CONDITIONS = (("noise", 20), ("noise", 10), ("noise", 0), ("speech", 10), ("speech", 0))
-"""Kind of interference, and energy of the utterance over it in dB."""
+"""Kinds of interference, and ratios of the energies of utterance and interference in dB."""
 LEVEL = 0.05  # root mean square of a clip of noise
 
 
 def coloured(samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Makes noise whose power falls with a random power of the frequency, swelling and fading: (samples,) float64."""
+    """Makes noise of varying level whose power falls with a random power of the frequency, (samples,) float64."""
     spectrum = np.fft.rfft(rng.standard_normal(samples))
     frequency = np.maximum(np.fft.rfftfreq(samples, 1 / RATE), 20.0)
     noise = np.fft.irfft(spectrum * frequency ** (-rng.uniform(0, 2) / 2), samples)
@@ -34,7 +34,7 @@ def coloured(samples: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def hum(samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Makes a machine's hum: harmonics of a base that wavers a little, over weak white noise."""
+    """Makes the hum of a machine: harmonics of a slightly varying frequency, with weak white noise."""
     base = rng.uniform(45, 400) * (1 + 0.02 * np.cumsum(rng.standard_normal(samples)) / np.sqrt(samples))
     phase = 2 * np.pi * np.cumsum(base) / RATE
     harmonics = sum(rng.uniform(0.1, 1.0) / number * np.sin(number * phase + rng.uniform(0, 6)) for number in range(1, 12))
@@ -42,7 +42,7 @@ def hum(samples: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def clatter(samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Makes knocks at random moments, each a short resonance, over weak coloured noise."""
+    """Makes knocks at random times, each a short resonance, with weak coloured noise."""
     knocks = (rng.random(samples) < rng.uniform(2, 12) / RATE) * rng.exponential(1.0, samples)
     angle, radius = 2 * np.pi * rng.uniform(200, 3000) / RATE, np.exp(-1 / (RATE * rng.uniform(0.003, 0.03)))
     ringing = lfilter([1.0], [1.0, -2 * radius * np.cos(angle), radius**2], knocks)
@@ -54,14 +54,14 @@ MAKES = (coloured, hum, clatter)
 
 
 def clip(number: int, seed: int) -> np.ndarray:
-    """Makes a clip of noise of ``CLIP_SECONDS``: (samples,) float32, at ``LEVEL``."""
+    """Makes a clip of noise of ``CLIP_SECONDS`` at ``LEVEL``, (samples,) float32."""
     rng = np.random.default_rng([seed, number])
     noise = MAKES[number % len(MAKES)](int(CLIP_SECONDS * RATE), rng)
     return np.clip(noise / noise.std() * LEVEL, -1, 1).astype(np.float32)
 
 
 def over(signal: np.ndarray, interference: np.ndarray, decibels: float, rng: np.random.Generator) -> np.ndarray:
-    """Lays interference over the whole of a signal: (samples,) float32, scaled down where it would clip."""
+    """Adds interference to a whole signal; returns (samples,) float32, scaled down if it would clip."""
     start = rng.integers(0, len(interference))
     rolled = np.resize(np.roll(interference, -start), len(signal))
     power = np.mean(signal.astype(np.float64) ** 2) / max(np.mean(rolled.astype(np.float64) ** 2), 1e-12)

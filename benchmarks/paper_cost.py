@@ -1,12 +1,11 @@
-"""Counts the operations (FLOP) and the memory of the paper's tables, from tensor shapes. Nothing here runs on a GPU.
+"""Counts the operations (FLOP) and the memory of the paper's tables from tensor shapes, without a GPU.
 
     python benchmarks/paper_cost.py
     python benchmarks/paper_cost.py --utilization 8 12 20
 
 The script counts operations and memory of a step of each model (step_counts.py) and compares them with measured steps
-(docs/results/step_*.json, on a CPU). Hours are operations / (GPUs x peak x utilization). They are printed for given
-utilizations only, since it has to be measured. The counts are in docs/results/paper_cost.json, the tables in
-docs/reproduce_paper.md.
+(docs/results/step_*.json, on a CPU). Hours are operations / (GPUs x peak x utilization). They are printed only for given
+utilizations, which must be measured. The counts are in docs/results/paper_cost.json, the tables in docs/reproduce_paper.md.
 """
 
 import argparse
@@ -59,11 +58,11 @@ class Stage:
     batch_seconds: float
     """Seconds of audio in a step, over all GPUs."""
     layer: int | None = None
-    """Layer k, if it is not that of the configuration."""
+    """Layer k; None: that of the configuration."""
 
     @property
     def counted(self) -> tuple[str, str, float, int | None]:
-        """Keys that the operations for a second of audio depend on."""
+        """Values on which the operations for a second of audio depend."""
         return self.model, self.variant, self.utterance_seconds, self.layer
 
     @property
@@ -156,7 +155,7 @@ def count_rows(counts: list[dict]) -> list[dict]:
 
 
 def memory_margin(checks: list[dict]) -> float:
-    """Returns the largest ratio of measured to counted memory of the larger model; in the tiny one libraries dominate."""
+    """Returns the largest ratio of measured to counted memory of the larger model; in the tiny one, libraries dominate."""
     return max(check["measured_bytes"] / check["bytes"] for check in checks if check["config"] == "middle")
 
 

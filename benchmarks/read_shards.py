@@ -1,5 +1,4 @@
-"""How fast speech is read: from flac, opus and wav shards against single files, here and through stock NeMo's tarred reader,
-and how long training steps wait for it.
+"""Measures the speed of reading flac, opus and wav shards and single files, and the time that training steps wait for data.
 
     python benchmarks/read_shards.py [--data manifest.json] [--seconds 12] [--rounds 3] [--steps 20] [--large-steps 2]
     python -m benchmarks.read_shards --remote 1 2 4 [--latency 0.05] [--failing 0.05] [--stores http rclone] [--rounds 3]
@@ -56,7 +55,7 @@ def joined_clips(manifest: Path, seconds: float) -> list[np.ndarray]:
 
 
 def write_format(clips: list[np.ndarray], name: str, folder: Path) -> dict[str, dict]:
-    """Shards and single files of one format; their loader configurations."""
+    """Writes shards and single files of one format; returns their loader configurations."""
     container, subtype = FORMATS[name]
     utterances, lines, encoded = [], [], {}
     (folder / name / "files").mkdir(parents=True)
@@ -82,7 +81,7 @@ def write_format(clips: list[np.ndarray], name: str, folder: Path) -> dict[str, 
 
 
 class Audio(torch.utils.data.Dataset):
-    """What stock NeMo's audio loading does with a batch of cuts."""
+    """Dataset that loads a batch of cuts like stock NeMo."""
 
     def __init__(self):
         from lhotse.dataset import AudioSamples
@@ -101,7 +100,7 @@ SETTINGS = {
 
 
 def read_ours(source: dict, workers: int) -> float:
-    """Seconds of audio per second, over one epoch after the loader has started."""
+    """Returns the seconds of audio per second, over one epoch after the loader has started."""
     loader = build_dataloader(OmegaConf.create(SETTINGS | source | {"num_workers": workers}), RATE, 0, 1, training=False)
     return rate_of((batch.signal_length for batch in loader), workers)
 
@@ -114,7 +113,7 @@ def read_stock(source: dict, workers: int) -> float:
 
 
 def rate_of(lengths_of_batches, workers: int) -> float:
-    """Until the last batch, from that on which follows those that are read ahead: start and buffers are not counted."""
+    """Measures from the first batch that is not prefetched to the last one, without start and buffers."""
     samples, began = 0, None
     for number, lengths in enumerate(lengths_of_batches):
         if number == 2 * workers:  # two for each worker, by PyTorch's prefetch_factor
@@ -148,10 +147,12 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=12.0, help="length of the utterances (LibriSpeech: 12.3 on average)"
     )
-    parser.add_argument("--repeat", type=int, default=1, help="how often the clips are written, for a longer epoch")
+    parser.add_argument("--repeat", type=int, default=1, help="number of copies of the clips, for a longer epoch")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=20, help="of the tiny model")
-    parser.add_argument("--large-steps", type=int, default=0, help="of the large model; minutes each on a CPU")
+    parser.add_argument("--steps", type=int, default=20, help="number of steps of the tiny model")
+    parser.add_argument(
+        "--large-steps", type=int, default=0, help="number of steps of the large model, each of which takes minutes on a CPU"
+    )
     parser.add_argument("--remote", type=int, nargs="+", help="numbers of workers, for remote shards")
     parser.add_argument("--latency", type=float, default=0.05, help="seconds before each answer of a remote server")
     parser.add_argument("--failing", type=float, default=0.05, help="share of requests that fail, of one of the servers")

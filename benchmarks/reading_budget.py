@@ -19,7 +19,8 @@ from rich.table import Table
 from step_counts import count_step
 from step_variants import ROOT, Setting
 
-from nemo_birq.data.epoch_plan import BatchSettings, plan_epoch
+from nemo_birq.data.epoch_batches import BatchSettings
+from nemo_birq.data.epoch_plan import plan_epoch
 from nemo_birq.data.remote import BLOCK, GAP
 
 PEAK = {"H100": 989e12, "A100": 312e12}  # FLOP/s, bfloat16 without sparsity, of the SXM modules

@@ -7,6 +7,8 @@ files   the same with a manifest of single files, which all have the header of o
 index   the index of shards of 10,000 utterances, whose members have no content
 epoch   with that index: the plan of an epoch by one process, what a rank needs that maps it, and the change of the epoch,
         for which a process in the background has made the next plan
+parts   for an index in memory: the work of an epoch's plan that one process does alone, and the batches of one part of it,
+        of which large epochs have one for each million utterances
 
 No audio is decoded in any of them. Each measurement is a process of its own. Adds to docs/results/scale.json, with a line
 through the measurements of each kind and what 30 and 300 million utterances would take.
@@ -15,6 +17,7 @@ through the measurements of each kind and what 30 and 300 million utterances wou
 import argparse
 import json
 import os
+import pickle
 import platform
 import subprocess
 import sys
@@ -24,6 +27,7 @@ import threading
 import time
 from itertools import islice
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import psutil
@@ -122,7 +126,7 @@ def measure_epoch(number: int, folder: Path, workers: int) -> dict:
     """With the settings of conf/ for large corpora, buckets among them."""
     from nemo_birq.data import shared_plans
     from nemo_birq.data.dataloader import BatchOrder
-    from nemo_birq.data.epoch_plan import BatchSettings
+    from nemo_birq.data.epoch_batches import BatchSettings
 
     settings = BatchSettings(batch_duration=480.0, use_bucketing=True, shuffle=True, max_duration=30.0)
     began = time.perf_counter()
@@ -161,6 +165,41 @@ def measure_epoch(number: int, folder: Path, workers: int) -> dict:
     }
 
 
+class IndexInMemory:
+    """Durations and shards of utterances that have no files."""
+
+    def __init__(self, number: int):
+        self.durations = durations(number)
+        self.shards = (np.arange(number) // IN_A_SHARD).astype(np.int32)
+
+    def __len__(self) -> int:
+        return len(self.durations)
+
+
+def measure_parts(number: int, folder: Path, workers: int) -> dict:
+    """Measures processor seconds of a plan: alone, and for a part of a million utterances."""
+    from nemo_birq.data import epoch_plan
+    from nemo_birq.data.epoch_batches import BatchSettings
+
+    settings = BatchSettings(batch_duration=480.0, use_bucketing=True, shuffle=True, max_duration=30.0)
+    index, parts = IndexInMemory(number), []
+
+    def one_part(function, jobs, processes, report):
+        """Makes the batches of the first part, and takes them for all others."""
+        for job_number, part in enumerate(jobs):
+            pickle.dumps(part)  # a part is sent to its process
+            if not parts:
+                began = time.process_time()
+                parts.append((function(part), time.process_time() - began))
+            yield job_number, parts[0][0]
+
+    with ExtraMemory() as alone, patch.object(epoch_plan, "run_jobs", one_part):
+        began = time.process_time()
+        epoch_plan.plan_epoch([index], None, settings, 0, RANKS)
+        seconds = time.process_time() - began
+    return {"seconds": seconds - parts[0][1], "part_s": parts[0][1], "rank_mb": alone.megabytes}
+
+
 class ExtraMemory:
     """The most private memory of this process in a block, beyond that before it."""
 
@@ -182,7 +221,9 @@ class ExtraMemory:
         self.megabytes = (self._most - self._before) / 1e6
 
 
-MEASURES = {"plan": measure_plan, "files": measure_files, "index": measure_index, "epoch": measure_epoch}
+MEASURES = {
+    "plan": measure_plan, "files": measure_files, "index": measure_index, "epoch": measure_epoch, "parts": measure_parts,
+}  # fmt: skip
 
 
 def measure(what: str, number: int, folder: Path, workers: int) -> dict:

@@ -1,11 +1,11 @@
-"""How the cost of a training step grows: with seconds of audio a batch, with the codebook, with layer k.
+"""Measures the growth of the cost of a training step with seconds of audio per batch, with the codebook, and with layer k.
 
     python benchmarks/scaling.py --config middle                       # all sweeps, 15 minutes on two cores
     python benchmarks/scaling.py --config middle --sweeps codes        # one; the others stay as they are in the json
     python benchmarks/scaling.py --config birq_conformer_large --device cuda --precision bf16-mixed --batch-seconds 120
 
-At each size the variants take steps in turn (see step.py), then each takes some in a process of its own for the memory.
-Writes json and draws both with the exponent p of the power law cost ~ size^p that fits best.
+At each size, the variants take steps in turn (see step.py), then each takes some in a separate process for the memory. The
+results are json and a picture with the exponent p of the power law cost ~ size^p that fits best.
 """
 
 import json
@@ -32,7 +32,7 @@ DRAWN = ["stock BEST-RQ", "BEST-RQ", "BiRQ", "BiRQ, label gradient"]
 
 
 def sizes_of(sweep: str, setting: Setting) -> dict[float, Setting]:
-    """The settings of a sweep, by size."""
+    """Returns the settings of a sweep by size."""
     if sweep == "batch":
         return {s: replace(setting, batch_seconds=s) for f in (0.5, 1, 2, 4) if (s := f * setting.batch_seconds) >= 1}
     depth = setting.model_config().encoder.n_layers
@@ -44,7 +44,7 @@ def sizes_of(sweep: str, setting: Setting) -> dict[float, Setting]:
 
 
 def measure(settings: dict[float, Setting], names: list[str], rounds: int) -> dict:
-    """Median seconds and bytes of a step: variant, then size."""
+    """Returns median seconds and bytes of a step by variant and size."""
     seconds = {name: [] for name in names}
     memory = {name: [] for name in names}
     with Progress(transient=True) as progress:
@@ -60,7 +60,7 @@ def measure(settings: dict[float, Setting], names: list[str], rounds: int) -> di
 
 
 def exponents(sweep: dict) -> dict[str, tuple[float, float]]:
-    """Of time and memory, for each variant."""
+    """Returns the exponents of time and memory for each variant."""
     return {
         name: (exponent(sweep["sizes"], [s["median"] for s in steps]), exponent(sweep["sizes"], sweep["memory"][name]))
         for name, steps in sweep["seconds"].items()
@@ -135,7 +135,7 @@ def main() -> None:
     for name in args.sweeps:
         result["sweeps"][name] = measure(sizes_of(name, setting), args.variants, args.rounds)
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(result, indent=1) + "\n")  # after each: the next may be stopped
+        out.write_text(json.dumps(result, indent=1) + "\n")  # after each sweep, because the next may be interrupted
         print_table(name, result["sweeps"][name], Console(width=160))
     picture = args.picture or ROOT / "docs" / "pictures" / f"{out.stem}.png"
     draw(result, picture)

@@ -1,11 +1,11 @@
-"""Trainings on two nodes, which are two process groups with folders and caches of their own on this machine.
+"""Trainings on two nodes, which are two process groups with separate folders and caches on one machine.
 
     python benchmarks/several_nodes.py [--what equal dies] [--ranks 1 2]
 
-Each node is started by examples/torchrun/pretrain.sh with the tiny model. Compares every logged number and weight of two
-nodes with one rank each, from copies of the shards and from an HTTP server, with those of one node with two ranks. Then
-kills a node in the middle of an epoch, goes on with one node, and counts which utterances are in the weights at the end of
-the epoch. Writes docs/results/several_nodes.json.
+examples/torchrun/pretrain.sh starts each node with the tiny model. The benchmark compares every logged number and weight of
+two nodes with one rank each, from copies of the shards and from an HTTP server, with those of one node with two ranks. Then
+it kills a node in the middle of an epoch, resumes with one node, and counts which utterances the weights have seen at the
+end of the epoch. The result is docs/results/several_nodes.json.
 """
 
 import argparse
@@ -41,16 +41,16 @@ SETTINGS = (
 
 
 class Node(NamedTuple):
-    """A machine, as far as a training sees it."""
+    """A simulated machine."""
 
     folder: Path
-    """Its cache, and what its ranks have trained on."""
+    """Folder of its cache, and of the record of the batches of its ranks."""
     data: str
     """Folder or URL of its shards."""
 
     def start(self, number: int, nodes: int, ranks: int, port: int, experiments: Path, settings: tuple[str, ...]):
         self.folder.mkdir(parents=True, exist_ok=True)
-        recorder = self.folder / "birq"  # what the script starts: the command, which also writes down its batches
+        recorder = self.folder / "birq"  # the script starts this command, which also records its batches
         recorder.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{__file__}" --record "$@"\n')
         recorder.chmod(0o755)
         environment = os.environ | {
@@ -148,7 +148,7 @@ def batches(node: Node) -> Iterator[tuple[int, list[str]]]:
 
 
 def kill_a_node(folder: Path, data: str, ranks: int) -> dict:
-    """Trains on two nodes, kills the second one after a checkpoint, and goes on with one rank."""
+    """Trains on two nodes, kills the second one after a checkpoint, and resumes with one rank."""
     nodes = [Node(folder / f"node{number}", data) for number in (0, 1)]
     every = f"trainer.val_check_interval={CHECKPOINT}"
     processes = start(nodes, ranks, folder / "experiments", every, "trainer.max_steps=1000")
@@ -167,7 +167,7 @@ def kill_a_node(folder: Path, data: str, ranks: int) -> dict:
     steps = CHECKPOINT + batches_of_epoch - 2 * ranks * CHECKPOINT + 2  # over the end of the epoch
     train([alone], 1, folder / "experiments", every, f"trainer.max_steps={steps}")
     log = (alone.folder / "log.txt").read_text()
-    epoch, done, planned = map(int, re.search(r"go on in epoch (\d+) after batch (\d+) of (\d+)", log).groups())
+    epoch, done, planned = map(int, re.search(r"continue in epoch (\d+) after batch (\d+) of (\d+)", log).groups())
     first_steps = CHECKPOINT + planned - done
     before = [ids for node in nodes for step, ids in batches(node) if step < CHECKPOINT]
     lost = [ids for node in nodes for step, ids in batches(node) if step >= CHECKPOINT]
@@ -190,7 +190,7 @@ def kill_a_node(folder: Path, data: str, ranks: int) -> dict:
 
 
 def compare_nodes(folder: Path, corpus: Path) -> dict:
-    """Trains on one node, on two with copies of the shards, and on two that read from a server."""
+    """Trains on one node, on two nodes with copies of the shards, and on two that read from a server."""
     from tests.helpers.stores import http_store
 
     short = (f"trainer.max_steps={STEPS}", f"trainer.val_check_interval={STEPS // 2}")
@@ -209,7 +209,7 @@ def compare_nodes(folder: Path, corpus: Path) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--what", nargs="+", choices=("equal", "dies"), default=["equal", "dies"])
-    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], help="of each node, where one dies")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], help="ranks of each node if one is killed")
     args = parser.parse_args()
     target = ROOT / "docs/results/several_nodes.json"
     result = json.loads(target.read_text()) if target.is_file() else {}

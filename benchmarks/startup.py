@@ -1,11 +1,12 @@
-"""From the command to the end of the first training step: this project against stock NeMo's own pretraining.
+"""Measures the time from the command to the end of the first training step, compared with stock NeMo's own pretraining.
 
     python benchmarks/startup.py             # five minutes on two cores; writes docs/results/startup.json
 
-Each start is a process of its own, kinds in turn: the same tiny model, corpus, trainer and exp_manager, once with our model
-and loader, once with NeMo's EncDecMaskedTokenPredModel and Lhotse loader. The first round fills caches and is kept apart.
-``num_sanity_val_steps`` is 1 in our configurations (a broken validation set shows before training) and 0 in NeMo's, so ours
-is started both ways. Seconds of a clock and, less disturbed by other programs, of the processor (all threads).
+Each start is a separate process, with the kinds in turn: the same tiny model, corpus, trainer and exp_manager, once with our
+model and loader, once with NeMo's EncDecMaskedTokenPredModel and Lhotse loader. The first round fills caches and is reported
+separately. ``num_sanity_val_steps`` is 1 in our configurations (to find a broken validation set before training) and 0 in
+NeMo's, so ours is started with both. The results are wall time and processor time of all threads, which other programs
+affect less.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-if "--kind" not in sys.argv:  # in a start that is timed, nothing is imported before, and nothing of ours in NeMo's
+if "--kind" not in sys.argv:  # a timed start imports nothing before, and NeMo's start imports nothing of ours
     from omegaconf import OmegaConf
     from rich.console import Console
     from rich.progress import Progress
@@ -40,9 +41,9 @@ DATA = {
 
 
 def start(kind: str, began: float, folder: str) -> None:
-    """In a new process: trains one step and prints when each stage ended: seconds since ``began``, and of the processor.
+    """Trains one step in a new process and prints the end of each stage in seconds since ``began``, and processor time.
 
-    Does not return.
+    It does not return.
     """
     import lightning.pytorch as pl
     from hydra import compose, initialize_config_dir
@@ -59,7 +60,7 @@ def start(kind: str, began: float, folder: str) -> None:
         def on_train_batch_end(self, *_) -> None:
             ended.append((time.time() - began, time.process_time()))
             print("ENDED", json.dumps(ended), flush=True)
-            os._exit(0)  # the end of a run is not what is measured
+            os._exit(0)  # the end of a run is not measured
 
     sanity = int(kind == "ours")
     overrides = [f"{key}='{value}'" for key, value in DATA.items()]
@@ -88,7 +89,7 @@ def start(kind: str, began: float, folder: str) -> None:
 
 
 def seconds_of_stages(kind: str) -> dict[str, list[float]]:
-    """Of one start: each stage, in the order of STAGES, by ``clock`` and ``processor``."""
+    """Returns the seconds of each stage of one start, in the order of STAGES, by ``clock`` and ``processor``."""
     setting = Setting("birq_conformer_tiny")
     with tempfile.TemporaryDirectory() as folder:
         OmegaConf.save(stock_config(setting.model_config(), setting), Path(folder) / "stock.yaml")
@@ -104,7 +105,7 @@ def seconds_of_stages(kind: str) -> dict[str, list[float]]:
 
 
 def summary(starts: list[list[float]], stock: list[list[float]]) -> dict:
-    """Medians over starts (the first left out), and the ratio to those of stock NeMo."""
+    """Returns medians over starts without the first one, and the ratio to those of stock NeMo."""
     totals, of_stock = ([sum(stages) for stages in kind[1:]] for kind in (starts, stock))
     return {
         "seconds": spread(totals)._asdict(),

@@ -1,12 +1,12 @@
-"""What a training step costs: stock NeMo's BEST-RQ, ours, BiRQ, and the floor under it, side by side.
+"""Measures the cost of a training step: stock NeMo's BEST-RQ, ours, BiRQ, and a lower bound.
 
     python benchmarks/step.py                                     # the tiny model, two minutes
     python benchmarks/step.py --config middle --batch-seconds 60
     python benchmarks/step.py --config birq_conformer_large --device cuda --precision bf16-mixed --fill
 
-All variants take steps in turn, in one process, in an order drawn anew for each round; the first rounds are left out.
-Then each takes a few steps in a process of its own for memory and floating point operations. Prints a table, writes json
-and draws bars. Further arguments are Hydra overrides, e.g. model.birq.quantizer.num_codes=1024.
+All variants take steps in turn in one process, in a new random order for each round; the first rounds are left out. Then
+each takes a few steps in a separate process for memory and floating point operations. The results are a table, json and a
+bar chart. Further arguments are Hydra overrides, e.g. model.birq.quantizer.num_codes=1024.
 """
 
 import argparse
@@ -34,7 +34,7 @@ WARM_UP = 2
 
 
 def arguments(description: str = __doc__) -> argparse.ArgumentParser:
-    """What all benchmarks of a step understand."""
+    """Returns a parser with the arguments of all benchmarks of a step."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", help="Hydra overrides of the configuration")
     parser.add_argument("--config", default="birq_conformer_tiny", help="a file of conf/, or middle (8 x 256, 8192 codes)")
@@ -42,9 +42,9 @@ def arguments(description: str = __doc__) -> argparse.ArgumentParser:
     parser.add_argument("--precision", choices=["32", "bf16-mixed"], default="32")
     parser.add_argument("--batch-seconds", type=float, default=60.0, help="seconds of audio a batch (default 60)")
     parser.add_argument("--utterance-seconds", type=float, default=15.0, help="length of the utterances (default 15)")
-    parser.add_argument("--threads", type=int, help="of the CPU; default: PyTorch's choice")
+    parser.add_argument("--threads", type=int, help="threads of the CPU; default: PyTorch's choice")
     parser.add_argument("--clock", choices=["wall", "processor"], default="wall",
-                        help="processor: its seconds, which other programs disturb less; needs --threads 1")  # fmt: skip
+                        help="processor: processor time, which other programs affect less; needs --threads 1")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=15, help="timed steps of each variant (default 15)")
     parser.add_argument("--variants", nargs="+", choices=BUILDERS, default=list(BUILDERS), metavar="NAME",
                         help=f"some of: {', '.join(BUILDERS)}")  # fmt: skip
@@ -52,7 +52,7 @@ def arguments(description: str = __doc__) -> argparse.ArgumentParser:
 
 
 def setting_of(args: argparse.Namespace) -> Setting:
-    """The setting, checked; it is in force in this process."""
+    """Returns the checked setting, and applies it to this process."""
     setting = Setting(args.config, tuple(args.overrides), args.device, args.precision, args.batch_seconds,
                       args.utterance_seconds, args.threads, args.clock)  # fmt: skip
     setting.check()
@@ -63,7 +63,7 @@ def setting_of(args: argparse.Namespace) -> Setting:
 
 
 def time_steps(variants: dict[str, Variant], setting: Setting, rounds: int, progress: Progress) -> dict[str, dict]:
-    """Seconds of each part of each step, ``step`` being the whole: variant, then part, then round."""
+    """Returns the seconds by variant, part and round; the part ``step`` is the whole step."""
     batch, order = setting.batch(), random.Random(0)
     steps = {name: [] for name in variants}
     task = progress.add_task("timing", total=(WARM_UP + rounds) * len(variants))
@@ -78,7 +78,7 @@ def time_steps(variants: dict[str, Variant], setting: Setting, rounds: int, prog
 
 
 def fill(variants: dict[str, Variant], setting: Setting) -> Setting:
-    """The setting with the largest batch, in whole utterances, at which every variant can take a step here."""
+    """Returns the setting with the largest batch, in whole utterances, that fits for every variant on this machine."""
 
     def fits(count: int) -> bool:
         batch, fitted = replace(setting, batch_seconds=count * setting.utterance_seconds).batch(), True
@@ -87,7 +87,7 @@ def fill(variants: dict[str, Variant], setting: Setting) -> Setting:
                 variant.step(batch)
         except torch.OutOfMemoryError:
             fitted = False
-        for variant in variants.values():  # what the exception held is free by now
+        for variant in variants.values():  # the memory that the exception held is free by now
             variant.optimizer.zero_grad()
         gc.collect()
         torch.cuda.empty_cache()
@@ -100,7 +100,7 @@ def fill(variants: dict[str, Variant], setting: Setting) -> Setting:
 
 
 def measure(names: list[str], setting: Setting, rounds: int, filled: bool = False) -> dict:
-    """All that is measured, as it is written to json."""
+    """Returns all measurements as they are written to json."""
     with Progress(transient=True) as progress:
         variants = {name: build(name, setting) for name in progress.track(names, description="building")}
         if filled:
@@ -175,9 +175,9 @@ def print_tables(result: dict, console: Console) -> None:
     console.print(
         f"Peak: a matrix product reaches {result['matrix_product_flops'] / 1e9:.0f} GFLOP/s here. "
         + (
-            "Memory: the peak of a process of its own, less what it had before the model was built; in all: with libraries."
+            "Memory: the peak of a separate process, minus its memory before the model was built; in all: with libraries."
             if setting["device"] == "cpu"
-            else "Memory: the peak of PyTorch's allocator, in a process of its own."
+            else "Memory: the peak of PyTorch's allocator in a separate process."
         )
     )
     console.print("Largest tensor (MB) of all, and of those with a dimension of V, that an operation makes.")
@@ -194,7 +194,7 @@ def print_tables(result: dict, console: Console) -> None:
 
 
 def print_parts(result: dict, console: Console) -> None:
-    """Milliseconds of the parts of each variant."""
+    """Prints the milliseconds of the parts of each variant."""
     table = Table(title="Parts of a step (ms, medians)", title_justify="left")
     table.add_column("")
     for name in result["variants"]:
@@ -207,15 +207,13 @@ def print_parts(result: dict, console: Console) -> None:
 
 def main() -> None:
     parser = arguments()
-    parser.add_argument("--fill", action="store_true", help="take the largest batch that fits, in place of --batch-seconds")
+    parser.add_argument("--fill", action="store_true", help="use the largest batch that fits instead of --batch-seconds")
     parser.add_argument("--out", type=Path, help="json; default docs/results/step_CONFIG_DEVICE_PRECISION.json")
     parser.add_argument("--picture", type=Path, help="default docs/pictures/, the name of the json")
     args = parser.parse_args()
     try:
         if args.fill and args.device == "cpu":
-            raise ValueError(
-                "--fill: the memory of a CPU is not filled by a batch, the system would stop; give --batch-seconds"
-            )
+            raise ValueError("--fill would fill the memory of the whole machine on a CPU: give --batch-seconds")
         result = measure(args.variants, setting_of(args), args.rounds, args.fill)
     except ValueError as error:
         parser.error(str(error))

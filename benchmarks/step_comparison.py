@@ -1,4 +1,4 @@
-"""From measured steps to medians, spread and ratios. Pure arithmetic."""
+"""Computes medians, spread and ratios of measured steps."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Target(NamedTuple):
-    """A ratio that this project means to reach."""
+    """A ratio that this project aims to reach."""
 
     what: str
     """``time`` or ``memory``."""
@@ -42,11 +42,11 @@ def spread(values: list[float]) -> Spread:
 
 
 def ratio(numerator: list[float], denominator: list[float], samples: int = 2000) -> tuple[float, float, float]:
-    """Ratio of medians with a 95 % interval, by drawing rounds with replacement.
+    """Returns the ratio of medians with a 95 % interval, by a bootstrap over rounds.
 
     Args:
-        numerator, denominator: seconds of the same rounds, in the same order: what slows a whole round slows both.
-        samples: drawings for the interval.
+        numerator, denominator: seconds of the same rounds in the same order, because a slow round affects both.
+        samples: number of bootstrap samples.
     """
     top, bottom = np.asarray(numerator), np.asarray(denominator)
     if top.shape != bottom.shape or top.size == 0:
@@ -58,10 +58,10 @@ def ratio(numerator: list[float], denominator: list[float], samples: int = 2000)
 
 
 def compare(seconds: dict[str, list[float]], memory: dict[str, float]) -> list[dict]:
-    """Every target whose variants were measured: its ratio, interval (time) and whether it is reached.
+    """Returns ratio, interval (time) and success of every target whose variants were measured.
 
     Args:
-        seconds: of each variant's steps, round by round.
+        seconds: seconds of each variant's steps by round.
         memory: bytes of each variant.
     """
     rows = []
@@ -80,5 +80,5 @@ def compare(seconds: dict[str, list[float]], memory: dict[str, float]) -> list[d
 
 
 def exponent(sizes: list[float], costs: list[float]) -> float:
-    """p of the power law ``cost = c * size**p`` that fits best in logarithms."""
+    """Returns p of the power law ``cost = c * size**p`` that fits best in logarithms."""
     return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])

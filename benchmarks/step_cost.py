@@ -1,7 +1,7 @@
-"""What a training step takes beside time: memory, floating point operations, its largest tensor.
+"""Measures the cost of a training step besides time: memory, floating point operations, and its largest tensor.
 
-Memory is measured in a process of its own for each variant, so that no other model is counted. These processes are forked
-from one that has imported everything and done nothing.
+Memory is measured in a separate process for each variant, so that no other model is counted. These processes are forked from
+one that has imported everything and has done no other work.
 """
 
 import gc
@@ -23,10 +23,10 @@ STEPS = 2  # the second one has the state of the optimizer
 
 
 class LargestTensor(TorchDispatchMode):
-    """The largest tensor that an operation makes, in the backward pass too; views and in-place results do not count.
+    """Finds the largest tensor that an operation makes, also in the backward pass, without views and in-place results.
 
     Args:
-        with_dimension: only tensors of which one dimension is that large.
+        with_dimension: consider only tensors with a dimension of this size; None: all.
     """
 
     def __init__(self, with_dimension: int | None = None):
@@ -47,10 +47,10 @@ class LargestTensor(TorchDispatchMode):
 
 
 def cost_alone(name: str, setting: Setting) -> dict:
-    """Memory, operations and largest tensor of a step of one variant, in a process that was started for it.
+    """Returns memory, operations and largest tensor of a step of one variant, in a process that was started for it.
 
-    Memory in bytes: ``peak`` of the process (CPU; resident) or of PyTorch's allocator (GPU), ``libraries`` of it before
-    the model is built, ``idle`` before the first step.
+    Memory is in bytes: ``peak`` of the process (CPU; resident) or of PyTorch's allocator (GPU), ``libraries`` before the
+    model is built, and ``idle`` before the first step.
     """
     setting.prepare()
     batch = setting.batch()
@@ -76,7 +76,7 @@ def cost_alone(name: str, setting: Setting) -> dict:
 
 
 def costs(names: list[str], setting: Setting, done: Callable[[str], None] = lambda name: None) -> dict[str, dict]:
-    """``cost_alone`` of each variant, one new process after another; ``done`` is called after each."""
+    """Returns ``cost_alone`` of each variant, each from a new process; ``done`` is called after each."""
     result = {}
     context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
     if context.get_start_method() == "forkserver":
@@ -89,7 +89,7 @@ def costs(names: list[str], setting: Setting, done: Callable[[str], None] = lamb
 
 
 def memory_now(device: str) -> int:
-    """Bytes in use: of the allocator on a GPU, else resident in this process."""
+    """Returns the bytes in use: of the allocator on a GPU, otherwise resident in this process."""
     if device == "cuda":
         return torch.cuda.memory_allocated()
     if not sys.platform.startswith("linux"):
@@ -98,7 +98,7 @@ def memory_now(device: str) -> int:
 
 
 def reset_peak(device: str) -> None:
-    """The peak counts from here, where the system can do that (GPU, Linux)."""
+    """Restarts the measurement of the peak, if the system supports it (GPU, Linux)."""
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -107,7 +107,7 @@ def reset_peak(device: str) -> None:
 
 
 def peak_memory(device: str) -> int:
-    """The most bytes in use since ``reset_peak``."""
+    """Returns the most bytes in use since ``reset_peak``."""
     if device == "cuda":
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated()

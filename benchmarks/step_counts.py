@@ -1,7 +1,7 @@
 """Operations and memory of a training step, counted from the shapes of its tensors without computing it.
 
 The step is the project's own code on PyTorch's fake tensors, which have shapes and no contents: a model of any size and a
-batch of any length take seconds and little memory. tests/unit/test_paper_cost.py compares with steps that were taken.
+batch of any length take seconds and little memory. tests/unit/test_paper_cost.py compares the counts with real steps.
 """
 
 from collections.abc import Iterator
@@ -23,15 +23,16 @@ ADAMW = 2  # averages of the gradient and of its square
 
 
 class StepCounts(NamedTuple):
-    """Of one step."""
+    """Operations and memory of one step."""
 
     flop: int
-    """Products and convolutions, forward and backward."""
+    """Floating point operations of products and convolutions, forward and backward."""
     saved: int
-    """Bytes of what the forward pass keeps for the backward pass, parameters and buffers not counted."""
+    """Bytes that the forward pass keeps for the backward pass, without parameters and buffers."""
     parameters: int
+    """Number of parameters."""
     buffers: int
-    """Bytes."""
+    """Bytes of buffers."""
 
     @property
     def fixed(self) -> int:
@@ -40,7 +41,7 @@ class StepCounts(NamedTuple):
 
 
 class CudaAutocast(TorchFunctionMode):
-    """Takes in float32 what autocast takes in float32 on a GPU but not on a CPU."""
+    """Computes the operations in float32 that autocast computes in float32 on a GPU but not on a CPU."""
 
     FLOAT32 = (F.layer_norm, F.softmax, F.log_softmax, torch.softmax, torch.log_softmax, Tensor.softmax, Tensor.log_softmax)
 
@@ -56,10 +57,10 @@ def count_step(setting: Setting, *overrides: str, encoder_only: bool = False, ma
     """Counts a training step of this project's model.
 
     Args:
-        setting: configuration, batch and precision; its device is not looked at.
-        overrides: Hydra overrides, which make the variant.
-        encoder_only: the masked pass through all layers and back without heads and labels, as in CTC fine-tuning.
-        mask_seed: of the masks; None: as many masked frames as there are on average.
+        setting: configuration, batch and precision; its device is not used.
+        overrides: Hydra overrides of the variant.
+        encoder_only: count only the masked pass through all layers and back, as in CTC fine-tuning.
+        mask_seed: seed of the masks; None: the average number of masked frames.
     """
     model = _build(setting, overrides)
     features, lengths, preprocessing = _features(model, setting)
@@ -68,7 +69,7 @@ def count_step(setting: Setting, *overrides: str, encoder_only: bool = False, ma
     frames = _masked_frames(model, mask, lengths, mask_seed)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     _make_fake(model, mode)
-    model.masked_frames = lambda mask, num_frames: mode.from_tensor(frames).clone()  # how many: a matter of contents
+    model.masked_frames = lambda mask, num_frames: mode.from_tensor(frames).clone()  # their number depends on contents
     features, lengths = mode.from_tensor(features), mode.from_tensor(lengths)
     half = setting.precision == "bf16-mixed"
     with flop_counter() as flops:
@@ -88,13 +89,13 @@ def count_step(setting: Setting, *overrides: str, encoder_only: bool = False, ma
 
 
 def _build(setting: Setting, overrides: tuple[str, ...]) -> BiRQModel:
-    """The model on the CPU, its large weights left as memory happens to be."""
+    """Builds the model on the CPU, with uninitialized large weights."""
     with patch.object(nn.init, "kaiming_uniform_", lambda tensor, *args, **kwargs: tensor):
         return BiRQModel(setting.model_config(*overrides)).train()
 
 
 def _features(model: BiRQModel, setting: Setting) -> tuple[Tensor, Tensor, int]:
-    """Features (B, F, T), lengths (B,) and the operations that made them: one utterance's, as all are equally long."""
+    """Returns features (B, F, T), lengths (B,) and their operations, which are counted for one utterance of equal length."""
     count = max(1, round(setting.batch_seconds / setting.utterance_seconds))
     samples = torch.tensor([round(setting.batch_seconds / count * setting.model_config().sample_rate)])
     with torch.no_grad(), flop_counter() as flops:
@@ -103,7 +104,7 @@ def _features(model: BiRQModel, setting: Setting) -> tuple[Tensor, Tensor, int]:
 
 
 def _masked_frames(model: BiRQModel, mask: Tensor, lengths: Tensor, mask_seed: int | None) -> Tensor:
-    """Positions of masked encoder frames: those of the mask, or the first few, as many as there are on average."""
+    """Returns positions of masked encoder frames: those of the mask, or the first ones in the average number."""
     num_frames = -(-mask.shape[1] // model.cfg.encoder.subsampling_factor)
     if mask_seed is not None:
         return model.masked_frames(mask, num_frames)
@@ -112,7 +113,7 @@ def _masked_frames(model: BiRQModel, mask: Tensor, lengths: Tensor, mask_seed: i
 
 
 def _make_fake(model: nn.Module, mode: FakeTensorMode) -> None:
-    """Takes the contents out of all parameters and buffers."""
+    """Replaces all parameters and buffers by fake tensors without contents."""
     for module in model.modules():
         for name, tensor in module._parameters.items():
             if tensor is not None:
@@ -124,7 +125,7 @@ def _make_fake(model: nn.Module, mode: FakeTensorMode) -> None:
 
 @contextmanager
 def _saved(model: nn.Module) -> Iterator[dict[Any, int]]:
-    """Bytes of every storage that is saved for the backward pass, each once, those of the model left out."""
+    """Yields the bytes of every storage that is saved for the backward pass, except those of the model."""
     own = {tensor.untyped_storage()._cdata for tensor in [*model.parameters(), *model.buffers()]}
     found: dict[Any, int] = {}
 

@@ -1,4 +1,4 @@
-"""The bars of docs/performance.md: what the time of a step goes into, and its memory."""
+"""The bar charts of docs/performance.md, with the parts of the step time and the memory."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ COLORS = {
 
 
 def draw_bars(result: dict, path: Path) -> None:
-    """Time, stacked by parts, and memory of each variant, the stock one on top."""
+    """Draws time, stacked by parts, and memory of each variant, with the stock one at the top."""
     variants, setting, batch = result["variants"], result["setting"], result["batch"]
     names = list(variants)
     figure, (left, right) = plt.subplots(

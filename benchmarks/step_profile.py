@@ -1,11 +1,11 @@
-"""Shows what a training step consists of: kernels by time, gaps between them, launches, waits of the host.
+"""Profiles a training step: kernels by time, gaps between them, launches, and waits of the host.
 
     python benchmarks/step_profile.py                                             # the tiny model on a CPU
     python benchmarks/step_profile.py --config birq_conformer_large --device cuda --precision bf16-mixed --batch-seconds 240
 
-Operations and waits are counted from the step on a device without contents (device_waits.py), so that a CPU tells what a GPU
-would have to do. Times come from torch.profiler over some steps. Lightning's profilers show a whole training, with its waits
-for data (docs/performance.md). Writes docs/results/step_profile_CONFIG_DEVICE_PRECISION.json.
+Operations and waits are counted from a step on a device without contents (device_waits.py), so a CPU is enough to count
+those of a GPU. Times come from torch.profiler over some steps. Lightning's profilers show a whole training, with its waits
+for data (docs/performance.md). The result is docs/results/step_profile_CONFIG_DEVICE_PRECISION.json.
 """
 
 from collections import Counter
@@ -65,7 +65,7 @@ def profile_steps(variant: Variant, setting: Setting) -> dict[str, Any]:
     averages = profiler.key_averages()
     calls = Counter({event.key: event.count for event in averages})
     times = {event.key: (event.self_device_time_total if on_gpu else event.self_cpu_time_total) for event in averages}
-    if on_gpu:  # the host's events have no time of their own on the device
+    if on_gpu:  # events of the host have no time on the device
         kernels = [event for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
         times = dict(Counter())
         for event in kernels:
@@ -83,7 +83,7 @@ def profile_steps(variant: Variant, setting: Setting) -> dict[str, Any]:
 
 
 def _union(intervals: list[tuple[float, float]]) -> float:
-    """Returns the length that intervals cover together."""
+    """Returns the total length of the union of intervals."""
     covered, end = 0.0, float("-inf")
     for start, stop in sorted(intervals):
         covered += max(0.0, stop - max(start, end))

@@ -1,6 +1,6 @@
-"""Where the time of a training step goes: named parts of it, told apart by hooks on the model's modules.
+"""Measures the time of named parts of a training step with hooks on the model's modules.
 
-At every moment exactly one part is running, the innermost one, so the parts of a step add up to the step.
+At any time exactly one part is active, the innermost one, so the parts add up to the step.
 """
 
 import time
@@ -18,11 +18,11 @@ PARTS = PREPROCESSOR, MASKING, MASKED_PASS, LABEL_PASS, LABELS, LOSS, STATISTICS
 
 
 class Clock:
-    """Marks in time; on a GPU in its stream, where a mark does not wait for the device.
+    """Records times. On a GPU, they are events in its stream, which do not wait for the device.
 
     Args:
         device: ``cpu`` or ``cuda``.
-        of_processor: on a CPU, seconds of the processor in place of a clock's. Other programs disturb them less; those of
+        of_processor: on a CPU, measure processor time, which other programs affect less, instead of wall time. The times of
             several threads add up.
     """
 
@@ -41,13 +41,13 @@ class Clock:
         return begin.elapsed_time(end) / 1000 if self.on_gpu else end - begin
 
     def wait(self) -> None:
-        """Until the device has done all it was given."""
+        """Waits until the device has finished its work."""
         if self.on_gpu:
             torch.cuda.synchronize()
 
 
 class Parts:
-    """Times the parts of one step after another; what no part claims is ``LOSS``."""
+    """Times the parts of steps in sequence; the remaining time is ``LOSS``."""
 
     def __init__(self, clock: Clock):
         self.clock = clock
@@ -70,7 +70,7 @@ class Parts:
 
     @contextmanager
     def step(self) -> Iterator[dict[str, float]]:
-        """Within it is one step; afterwards the dictionary holds the seconds of each part, and of all as ``step``."""
+        """Measures one step; after the block, the dictionary has the seconds of each part, and the total as ``step``."""
         result: dict[str, float] = {}
         self.clock.wait()
         began = self.clock.now()
@@ -84,12 +84,12 @@ class Parts:
             result[name] = result.get(name, 0.0) + self.clock.seconds(begin, end)
 
     def watch(self, module: nn.Module, name: str) -> None:
-        """Every forward call of the module is this part."""
+        """Counts every forward call of the module to this part."""
         module.register_forward_pre_hook(lambda *_: self.enter(name))
         module.register_forward_hook(lambda *_: self.leave())
 
     def watch_label_pass(self, encoder: nn.Module, layer: int) -> None:
-        """From subsampling to the end of layer k, where it is not the masked pass and not a recomputation."""
+        """Counts the label pass, from subsampling to the end of layer k, without masked passes and recomputations."""
 
         def begin(*_) -> None:
             if self.running == [LOSS]:
@@ -104,7 +104,7 @@ class Parts:
 
 
 def sums(steps: list[dict[str, float]]) -> dict[str, list[float]]:
-    """Seconds of each part in each step, 0 where it did not occur."""
+    """Returns the seconds of each part in each step; 0 if it did not occur."""
     result: dict[str, list[float]] = defaultdict(list)
     names = {name for step in steps for name in step}
     for step in steps:

@@ -1,7 +1,7 @@
-"""The training steps that are compared: stock NeMo's BEST-RQ, ours, BiRQ, and the floor under it.
+"""The training steps that are compared: stock NeMo's BEST-RQ, ours, BiRQ, and a lower bound, the floor.
 
-All have the same encoder, input, mask coverage, codebook size, gradient clipping and optimizer. A step is what Lightning
-does: forward and loss under autocast, gradients cleared, backward, clipping, optimizer.
+All have the same encoder, input, mask coverage, codebook size, gradient clipping and optimizer. A step is the same as in
+Lightning: forward pass and loss under autocast, zeroing of gradients, backward pass, clipping, optimizer.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ MIDDLE = [
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured, and on what."""
+    """Configuration, batch and device of a measurement."""
 
     config: str
     """A file of conf/, or ``middle``: 8 x 256 with 8192 codes."""
@@ -54,7 +54,7 @@ class Setting:
         return OmegaConf.create(OmegaConf.to_container(config.model, resolve=True))
 
     def batch(self) -> SpeechBatch:
-        """Noise, in utterances of equal length: as many as come nearest to the batch, of the utterances' length."""
+        """Returns noise in utterances of the given length, as many as come nearest to the seconds of the batch."""
         count = max(1, round(self.batch_seconds / self.utterance_seconds))
         samples = round(self.batch_seconds / count * RATE)
         signal = 0.1 * torch.randn(count, samples, generator=torch.Generator().manual_seed(0))
@@ -66,7 +66,7 @@ class Setting:
         return Clock(self.device, self.clock == "processor")
 
     def check(self) -> None:
-        """Raises ValueError where this cannot be measured."""
+        """Raises a ValueError if this setting cannot be measured."""
         configs = sorted([path.stem for path in (ROOT / "conf").glob("bi*.yaml")] + ["middle"])
         if self.config not in configs:
             raise ValueError(f"--config {self.config}: unknown; there are {', '.join(configs)}")
@@ -93,7 +93,7 @@ class Setting:
 
 
 class Variant:
-    """A model, its optimizer, and how one of its losses is computed; ``idle`` parameters have these gradients."""
+    """A model with its optimizer and a function that computes its loss; ``idle`` parameters have fixed gradients."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class Variant:
         self.device = self.trained[0].device.type
 
     def step(self, batch: SpeechBatch) -> Tensor:
-        """One training step; its loss."""
+        """Takes one training step and returns its loss."""
         self.number += 1
         with torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16-mixed"):
             loss = self.loss(batch, self.number)
@@ -127,7 +127,7 @@ class Variant:
 
 
 def stock_best_rq(setting: Setting, parts: Parts) -> Variant:
-    """NeMo's class with the modules of its nest_fast-conformer.yaml, around our encoder."""
+    """Builds NeMo's class with the modules of its nest_fast-conformer.yaml and our encoder."""
     ours = setting.model_config()
     model = EncDecMaskedTokenPredModel(stock_config(ours, setting)).to(setting.device).train()
     watched = {PREPROCESSOR: model.preprocessor, MASKING: model.mask_processor, MASKED_PASS: model.encoder,
@@ -145,7 +145,7 @@ def stock_best_rq(setting: Setting, parts: Parts) -> Variant:
 
 
 def stock_config(ours: DictConfig, setting: Setting) -> DictConfig:
-    """Configuration of stock NeMo's model with our encoder, optimizer and codebook size, and our coverage by masks."""
+    """Returns the configuration of stock NeMo's model with our encoder, optimizer, codebook size and mask coverage."""
     quantizer, masking, factor = ours.birq.quantizer, ours.birq.masking, ours.encoder.subsampling_factor
     books = {"num_books": quantizer.num_books, "squeeze_single": False}
     frames = round(setting.batch().signal.shape[1] / RATE * 100)
@@ -199,7 +199,7 @@ def stock_config(ours: DictConfig, setting: Setting) -> DictConfig:
 
 
 def start_probability(coverage: float, span: int, frames: int) -> float:
-    """Probability of a start for NeMo's masking, whose spans lie inside the utterance, to cover the same share of it."""
+    """Returns the start probability with which NeMo's masking, with spans inside the utterance, covers the same share."""
     if frames <= span:
         raise ValueError(f"--utterance-seconds: {frames} frames of 10 ms are not more than a span of {span}")
     covering = torch.tensor([min(t, frames - span) - max(0, t - span + 1) + 1 for t in range(frames)])
@@ -212,7 +212,7 @@ def start_probability(coverage: float, span: int, frames: int) -> float:
 
 
 def ours(setting: Setting, parts: Parts, *overrides: str) -> Variant:
-    """This project's model, all of what ``training_step`` does at a step that is not logged."""
+    """Builds this project's model, with everything that ``training_step`` does at a step that is not logged."""
     model = BiRQModel(setting.model_config(*overrides)).to(setting.device).train()
     model.monitor.training_log.to(setting.device)  # which a trainer does otherwise
     watched = {PREPROCESSOR: [model.preprocessor], MASKED_PASS: [model.encoder],
@@ -245,10 +245,10 @@ def _timed(call: Callable, parts: Parts) -> Callable:
 
 
 def floor(setting: Setting, parts: Parts, *overrides: str) -> Variant:
-    """What no BiRQ step can do without: both encoder passes and the optimizer; mean of squares as the loss.
+    """Builds the lower bound of a BiRQ step: both encoder passes and the optimizer, with the mean of squares as the loss.
 
-    The passes are stock NeMo's, from features at hand. The heads get zeros for a gradient, so that clipping and optimizer
-    have as much to do as in the real step.
+    The passes are stock NeMo's, from given features. The gradients of the heads are zeros, so that clipping and optimizer
+    have as much work as in the real step.
     """
     model = BiRQModel(setting.model_config(*overrides)).to(setting.device).train()
     encoder, layer, gradient = model.encoder, model.layer, model.birq.labels.label_gradient > 0
@@ -284,6 +284,6 @@ BUILDERS: dict[str, Callable[[Setting, Parts], Variant]] = {
 
 
 def build(name: str, setting: Setting) -> Variant:
-    """The variant, with weights that depend on nothing but the setting."""
+    """Builds a variant with weights that depend only on the setting."""
     torch.manual_seed(0)
     return BUILDERS[name](setting, Parts(setting.make_clock()))

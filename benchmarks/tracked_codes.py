@@ -1,12 +1,15 @@
 """Codes that follow the frames, step by step: loss, replaced codes and perplexity of a short training on real speech.
 
     python -m benchmarks.tracked_codes pretrain.jsonl --codes 8192 --steps 250 --out docs/results/tracked_codes.json
+    torchrun --nproc-per-node 2 -m benchmarks.tracked_codes pretrain.jsonl ...
 
 MANIFEST names single files at 16 kHz. The training is a plain loop with AdamW: tracked codes and w1 = 1 from the first step.
+The batches of all ranks together have the given length. Results are added to the json file.
 """
 
 import json
 import math
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +20,13 @@ import soundfile
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from torch.distributed import init_process_group
 
 from nemo_birq import BiRQModel
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.labels.statistics import entropy, histogram
 from nemo_birq.losses.bilevel import Weights
+from nemo_birq.utils.distributed import gather_over_ranks, rank, sum_over_ranks, world_size
 from nemo_birq.utils.files import write_json
 from nemo_birq.utils.terminal import Terminal
 
@@ -44,13 +49,13 @@ def configuration(num_codes: int) -> DictConfig:
 
 
 def batches(manifest: Path, seconds: float) -> Iterator[SpeechBatch]:
-    """Yields batches of a length in random order, without end."""
-    lines = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
+    """Yields this rank's batches in random order, without end; those of all ranks together have the given length."""
+    lines = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()][rank() :: world_size()]
     rng, chosen = np.random.default_rng(0), []
     while True:
         for number in rng.permutation(len(lines)):
             chosen.append(lines[number])
-            if sum(line["duration"] for line in chosen) >= seconds:
+            if sum(line["duration"] for line in chosen) >= seconds / world_size():
                 yield _load(manifest.parent, [line["audio_filepath"] for line in chosen])
                 chosen = []
 
@@ -68,6 +73,8 @@ def _load(folder: Path, names: list[str]) -> SpeechBatch:
 @click.option("--batch-seconds", type=float, default=40.0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="JSON file for the numbers.")
 def main(manifest: Path, num_codes: int, steps: int, batch_seconds: float, out: Path | None) -> None:
+    if "RANK" in os.environ:
+        init_process_group("gloo")
     torch.manual_seed(0)
     model = BiRQModel(configuration(num_codes)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=1e-3)
@@ -77,18 +84,24 @@ def main(manifest: Path, num_codes: int, steps: int, batch_seconds: float, out: 
         found = model.losses(batch, Weights(1.0, 1.0), torch.Generator().manual_seed(step), False, False)
         optimizer.zero_grad()
         found.loss.backward()
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        for gradient, summed in zip(gradients, sum_over_ranks(*gradients), strict=True):
+            gradient.copy_(summed / world_size())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         health = found.health["found"]
-        losses.append(float(health.enhanced) / len(health.nearest))
+        enhanced, frames = sum_over_ranks(health.enhanced, torch.tensor(len(health.nearest)))
+        losses.append(float(enhanced / frames))
         replaced.append(model.enhanced_labeler.tracking.take_replaced())
-        picked.append(health.picked)
-        if (step + 1) % 50 == 0:
+        picked += gather_over_ranks(health.picked)
+        if (step + 1) % 50 == 0 and rank() == 0:
             console.print(f"step {step + 1}: enhanced loss {np.mean(losses[-50:]):.2f}, {time.perf_counter() - start:.0f} s")
+    if rank() > 0:
+        return
     rises = np.diff(losses)[SETTLED - 1 :]
-    counts = histogram(torch.cat(picked[max(0, steps - 60) : steps - 50]), num_codes)
+    counts = histogram(torch.cat(picked[max(0, steps - 60) * world_size() : (steps - 50) * world_size()]), num_codes)
     row = {
-        "codes": num_codes, "steps": steps, "batch_seconds": batch_seconds,
+        "codes": num_codes, "steps": steps, "batch_seconds": batch_seconds, "ranks": world_size(),
         "largest_share_replaced_from_step_50": round(max(replaced[SETTLED:]), 4),
         "largest_rise_from_step_50": round(float(rises.max()), 3),
         "deviation_of_differences": round(float(rises.std()), 3),
@@ -97,8 +110,12 @@ def main(manifest: Path, num_codes: int, steps: int, batch_seconds: float, out: 
     }  # fmt: skip
     console.print(row)
     if out is not None:
-        command = f"python -m benchmarks.tracked_codes {manifest.name} --codes {num_codes} --steps {steps}"
-        write_json(out, {"command": f"{command} --batch-seconds {batch_seconds:g}"} | row)
+        rows = json.loads(out.read_text(encoding="utf-8"))["rows"] if out.is_file() else []
+        same = ("codes", "steps", "batch_seconds", "ranks")
+        rows = [other for other in rows if any(other[key] != row[key] for key in same)]
+        write_json(
+            out, {"command": "python -m benchmarks.tracked_codes, or torchrun for several ranks", "rows": [*rows, row]}
+        )
 
 
 if __name__ == "__main__":

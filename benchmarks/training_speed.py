@@ -1,4 +1,4 @@
-"""Measures a whole training: throughput, utilization, memory and the time that it waits for data, as its user sees them.
+"""Measures a whole training from its log: throughput, utilization, memory and the time that it waits for data.
 
     python benchmarks/training_speed.py                                    # the tiny model on a CPU, a minute
     python benchmarks/training_speed.py --config birq_conformer_large --device cuda --precision bf16-mixed
@@ -75,10 +75,12 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--config", default="birq_conformer_tiny", help="a file of conf/ (default birq_conformer_tiny)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--devices", type=int, default=1, help="number of GPUs, or of processes on a CPU (default 1)")
-    parser.add_argument("--precision", default="32", help="of the trainer (default 32)")
+    parser.add_argument("--precision", default="32", help="precision of the trainer (default 32)")
     parser.add_argument("--batch-seconds", type=float, default=30.0, help="seconds of audio a batch and device (default 30)")
-    parser.add_argument("--steps", type=int, default=40, help="of the training; the last quarter counts (default 40)")
-    parser.add_argument("--workers", type=int, default=2, help="of the data loader, on each device (default 2)")
+    parser.add_argument(
+        "--steps", type=int, default=40, help="steps of the training, of which the last quarter counts (default 40)"
+    )
+    parser.add_argument("--workers", type=int, default=2, help="workers of the data loader of each device (default 2)")
     parser.add_argument("--out", type=Path)
     return parser
 

@@ -1,9 +1,9 @@
-"""A web server of a folder as benchmarks need it: it keeps connections, as stores do, waits before each answer, and lets a
-share of the requests fail.
+"""A web server for benchmarks. It keeps connections like object stores, delays each answer, and fails a share of requests.
 
     python -m benchmarks.web_server /data/shards --latency 0.05 --failing 0.05
 
-prints its URL, and ends when its standard input does. The server of the tests closes each connection after one answer.
+The command prints its URL, and ends when its standard input does. The server of the tests instead closes each connection
+after one answer.
 """
 
 import argparse

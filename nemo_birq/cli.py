@@ -1,22 +1,22 @@
-"""The command ``birq``: a subcommand for everything that needs no checkout of the repository.
+"""The command ``birq``, with a subcommand for everything that needs no checkout of the repository.
 
-The table below maps each subcommand to the function that implements it. The function stands beside the code that it runs. It
-is imported when the user chooses it: ``birq --help`` imports neither torch nor NeMo. ``scripts/`` has a script for each.
+The table below maps each subcommand to the function that implements it, beside the code that it runs. The function is
+imported when the user chooses it, so ``birq --help`` imports neither torch nor NeMo. ``scripts/`` has a script for each.
 
 All subcommands name the same parameter in the same way (nemo_birq/command_line/options.py defines the shared ones):
 
     MODEL                 .nemo or .ckpt, the first argument
     DATA                  manifest, pattern of sharded manifests, or folder of shards, the second argument
-    --tars                tar files, where DATA is a pattern of sharded manifests
+    --tars                tar files, if DATA is a pattern of sharded manifests
     --out                 file or folder to write (export: the second argument)
     --alignments          CTM file, or folder of TextGrid files
     --hours               hours of audio to use
-    --layer, --layers     one layer, or several as in 4,7; layers count from 1
+    --layer, --layers     one layer, or several such as 4,7; layers count from 1
     --batch-seconds       seconds of audio in a batch
     --seed, --workers     random seed, number of worker processes
 
 Spellings of earlier versions are accepted but not listed: ``--manifest`` for DATA, ``--tarred-audio`` for ``--tars``.
-``pretrain``, ``finetune``, ``check-labels`` and ``untrained-model`` take Hydra's ``key=value`` instead.
+``pretrain``, ``finetune``, ``check-labels`` and ``untrained-model`` use Hydra's ``key=value`` instead.
 """
 
 from importlib import import_module
@@ -44,6 +44,10 @@ COMMANDS = {
         "Draw labels and predictions of one utterance.",
     ),
     "probe": ("nemo_birq.evaluation.probing.command:probe", "Train linear classifiers on a frozen encoder."),
+    "compare-encoders": (
+        "nemo_birq.evaluation.encoder_comparison.command:compare_encoders",
+        "Compare frozen encoders by ABX and linear classifiers.",
+    ),
     "extract-features": ("nemo_birq.extraction.features_command:extract_features", "Write the outputs of encoder layers."),
     "extract-labels": ("nemo_birq.extraction.labels_command:extract_labels", "Write anchor or enhanced labels."),
     "cluster-labels": ("nemo_birq.extraction.clustering_command:cluster_labels", "Make a k-means teacher for relabelling."),

@@ -8,6 +8,7 @@ import torch
 from hydra.errors import HydraException
 from nemo.collections.asr.models import ASRModel
 from nemo.collections.asr.modules import ConformerEncoder
+from nemo.collections.asr.modules.ssl_modules.masking import ConvFeatureMaksingWrapper
 from nemo.core import ModelPT
 from omegaconf import DictConfig
 from torch import nn
@@ -106,7 +107,14 @@ def load_encoder(path: str | Path) -> LoadedEncoder:
     with opening(path), quiet_nemo():
         model = ASRModel.restore_from(str(path), map_location=_device())
     check_finite(model.state_dict(), path)
+    _remove_masking(model.encoder)
     return LoadedEncoder(model.eval().to(_device()))
+
+
+def _remove_masking(encoder: ConformerEncoder) -> None:
+    """Removes the wrapper with which NeMo masks after the subsampling (``mask_position: post_conv``), in training alone."""
+    if isinstance(encoder.pre_encode, ConvFeatureMaksingWrapper):
+        encoder.pre_encode = encoder.pre_encode.pre_encode
 
 
 def _build(content: dict[str, Any], path: Path) -> BiRQModel:
@@ -150,6 +158,6 @@ def _check_is_birq(path: Path, config: DictConfig | None) -> None:
         target = (config or {}).get("target", "an unknown class")
         raise ValueError(
             f"model {path} is not a BiRQ model but {target}: its configuration has no node `birq`, so it has no "
-            "projections, codebook or enhanced labels. Give a file that birq pretrain wrote, no recognizer and no "
+            "projections, codebook or enhanced labels. Give a file that birq pretrain wrote, not a recognizer or a "
             "stock NeMo model"
         )

@@ -1,4 +1,4 @@
-"""Tests whether two recognizers differ on one test set, or whether it is chance.
+"""Tests if the difference between two recognizers on one test set is significant.
 
     python scripts/compare_scores.py first.json second.json
 

@@ -1,11 +1,11 @@
-"""From unlabelled audio to a recognizer in minutes, on the embedded corpus: what `make demo` runs.
+"""Trains a recognizer from unlabelled audio in minutes, on the embedded corpus; `make demo` runs this script.
 
 1. Pretrains birq_conformer_tiny on the tar shards in tarred_manifests/ and writes a .nemo.
-2. Fine-tunes it with CTC through NeMo's own classes, and beside it the same model from scratch.
+2. Fine-tunes it with CTC and NeMo's own classes, and at the same time trains the same model from scratch.
 3. Transcribes the test utterances with both.
 4. Writes the report of the pretraining, a page with its curves (birq report).
 
-Each run gets a folder of its own under demo_out/, with logs, checkpoints, the report and summary.json.
+Each run has its own folder under demo_out/, with logs, checkpoints, the report and summary.json.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def _run(command: list[str], log: Path, threads: int) -> None:
     os.environ |= {"OMP_NUM_THREADS": str(threads), "WANDB_MODE": "disabled"}
     torch.set_num_threads(threads)
     sys.stdout = sys.stderr = log.open("w", buffering=1)
-    for stream in (1, 2):  # of handlers of loggers, which hold the streams before
+    for stream in (1, 2):  # as file descriptors, because handlers of loggers keep the previous streams
         os.dup2(sys.stdout.fileno(), stream)
     os.chdir(ROOT)
     sys.argv = command
@@ -65,10 +65,10 @@ def _run(command: list[str], log: Path, threads: int) -> None:
 
 
 def wait(what: str, logs: list[Path], processes: list[BaseProcess], steps: int) -> float:
-    """Shows how far the processes are until they end; returns the seconds.
+    """Shows the progress of the processes until they end; returns the seconds.
 
     Raises:
-        SystemExit: one of them failed; the end of its log is printed.
+        SystemExit: a process failed; the end of its log is printed.
     """
     began = time.monotonic()
     try:
@@ -80,7 +80,7 @@ def wait(what: str, logs: list[Path], processes: list[BaseProcess], steps: int) 
                 status.update(Text(f"{what}{done}, {time.monotonic() - began:.0f} s"))
     finally:
         for process in processes:
-            process.terminate()  # after Ctrl-C; of one that has ended nothing is left to do
+            process.terminate()  # after Ctrl-C; without effect on a process that has ended
             process.join()
     for log, process in zip(logs, processes, strict=True):
         if process.exitcode != 0:
@@ -97,7 +97,7 @@ def _text(log: Path) -> str:
 
 
 def last_lines(summary: dict, page: Path) -> list[str]:
-    """Returns what the demo ends with: the page, the result, and what to do with audio of one's own."""
+    """Returns the last lines of the demo: the page, the result, and the next steps with the user's audio."""
     cer = {model: summary[model]["cer"] for model in ("pretrained", "scratch")}
     alarms = len(summary["alarms"])
     result = (
@@ -105,7 +105,7 @@ def last_lines(summary: dict, page: Path) -> list[str]:
         f"{summary['status']}, {alarms or 'no'} alarm{'' if alarms == 1 else 's'}"
     )
     if cer["pretrained"] >= cer["scratch"]:
-        result += ". Minutes of pretraining on minutes of audio are too few to be ahead each time"
+        result += ". Minutes of pretraining on minutes of audio do not always beat training from scratch"
     return [
         f"report  {page}",
         f"result  {result}",
@@ -116,8 +116,8 @@ def last_lines(summary: dict, page: Path) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "demo_out", help="folder for the runs (default demo_out)")
-    parser.add_argument("--pretrain-steps", type=int, default=450, help="of 30 s of audio (default 450)")
-    parser.add_argument("--finetune-steps", type=int, default=250, help="of 30 s of audio (default 250)")
+    parser.add_argument("--pretrain-steps", type=int, default=450, help="steps with 30 s of audio each (default 450)")
+    parser.add_argument("--finetune-steps", type=int, default=250, help="steps with 30 s of audio each (default 250)")
     args = parser.parse_args()
     out = args.out.resolve() / time.strftime("%Y-%m-%d_%H-%M-%S")
     out.mkdir(parents=True)

@@ -4,9 +4,9 @@
     python scripts/draw_results.py experiments_out/results                      experiments_out/results.md, from your results
     python scripts/draw_results.py experiments_out/results --out my_results.md
 
-The page is a summary. Beside it lie a page with all tables for each corpus (results_<corpus>.md), a page for the ablations
-(results_ablations.md), and the folder pictures/. The script creates a page that does not exist. In an existing page it
-rewrites the text between <!-- begin: NAME --> and <!-- end: NAME --> only. The same json files give the same pages.
+The page is a summary. Beside it, the script writes a page with all tables for each corpus (results_<corpus>.md), a page for
+the ablations (results_ablations.md), and the folder pictures/. It creates pages that do not exist. In an existing page, it
+rewrites only the text between <!-- begin: NAME --> and <!-- end: NAME -->. The same json files give the same pages.
 """
 
 import argparse

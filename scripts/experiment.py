@@ -5,7 +5,7 @@
     python scripts/experiment.py --budget cpu --corpus speechocean762=/data/so762 --only birq best_rq --seeds 0 1 2
 
 Each run pretrains, measures label quality, fine-tunes on the labelled part and scores the test set, with the scripts of this
-folder; the json file has the commands. The same command again continues where it was interrupted, and skips finished runs.
+folder; the json file has the commands. The same command resumes an interrupted sweep and skips finished runs.
 scripts/draw_results.py draws the results. docs/experiments.md explains budgets, methods and corpora (conf/experiments/).
 """
 

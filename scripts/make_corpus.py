@@ -36,16 +36,16 @@ from nemo_birq.data.shards.audio import with_serial
 from nemo_birq.data.shards.writer import Utterance, write_shards
 
 SAMPLE_RATE = 16000
-#: The last sample of an utterance falls on a whole millisecond, the grid of the phone times.
+#: Utterances end at a whole millisecond, the grid of the phone times.
 SAMPLES_PER_MS = SAMPLE_RATE // 1000
 
 #: espeak-ng calls its British voice "en"; it knows the language "en-gb" but no voice of that name.
 
 ACCENTS = ("en-us", "en", "en-gb-scotland", "en-029", "en-us-nyc", "en-gb-x-rp")
-#: Variants of a voice, by split: a held-out speaker has an accent that was heard, with a vocal tract that was not.
-#: Whispering, croaking and robot voices are left out, and those with an echo, which would fill pauses and closures.
+#: Variants of a voice by split. A held-out speaker has an accent of the training set, with a new vocal tract.
+#: Whispering, croaking and robot voices are left out, and voices with an echo, which would fill pauses and closures.
 VARIANTS: dict[str, str] = {
-    # Lower and higher voices, in an order that gives both to every accent.
+    # The order gives low and high voices to every accent.
     "train": "m1 f1 m3 linda m4 Andrea anika m7 steph m8 grandma max robert pedro Mike antonio Mario paul",
     "validation": "m5 Annie norbert aunty",
     "test": "m6 belinda sandro shelby",
@@ -54,15 +54,15 @@ SPLITS = tuple(VARIANTS)
 
 
 def make_speakers(split: str, count: int, first: int, seed: int) -> list[Speaker]:
-    """The speakers of a split; accents and variants take turns, pitch and speed are random."""
+    """Makes the speakers of a split; accents and variants take turns, pitch and speed are random."""
     rng = random.Random(f"speakers {split} {seed}")
     variants = VARIANTS[split].split()
-    # Held-out splits are small: they start at different accents, and so cover all of them together.
+    # Held-out splits are small. They start at different accents, so that they cover all accents together.
     offset = 4 if split == "test" else 0
     speakers = []
     for k in range(count):
         accent = ACCENTS[(k + offset) % len(ACCENTS)]
-        # The rounds are shifted against each other, so that each accent meets each variant in the end.
+        # Each round is shifted, so that each accent occurs with each variant.
         variant = variants[(k + k // len(variants)) % len(variants)]
         pitch, speed = rng.randint(38, 62), rng.randint(115, 155)
         speakers.append(Speaker(f"spk{first + k:03d}", f"{accent}+{variant}", pitch, speed))
@@ -70,17 +70,17 @@ def make_speakers(split: str, count: int, first: int, seed: int) -> list[Speaker
 
 
 def add_room(speech: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-    """Put speech between two silences, at a random level, in mild coloured noise.
+    """Puts speech between two silences, at a random level, in mild coloured noise.
 
     Args:
-        speech: floats of shape [samples], from the first phone to the last.
+        speech: (samples,) floats, from the first phone to the last.
         rng: source of the random choices.
 
     Returns:
-        Floats in [-1, 1] of shape [lead + samples + trail], and lead, the samples of silence in front.
+        (lead + samples + trail,) floats in [-1, 1], and lead, the samples of silence before the speech.
     """
     lead, trail = (rng.uniform(0.1, 0.3, size=2) * SAMPLE_RATE).astype(int)
-    # One second at least: recipes drop shorter utterances.
+    # Recipes drop utterances shorter than a second.
     trail = max(trail, SAMPLE_RATE - lead - len(speech))
     trail += -(lead + len(speech) + trail) % SAMPLES_PER_MS
     wave = np.pad(speech, (lead, trail))
@@ -88,7 +88,7 @@ def add_room(speech: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, 
 
     noise = np.fft.rfft(rng.standard_normal(len(wave)))
     frequency = np.fft.rfftfreq(len(wave), 1 / SAMPLE_RATE)
-    # Amplitude falls by up to 1/f, from white to brown noise; flat below 60 Hz, where a slope would put all energy.
+    # Amplitude falls by up to 1/f, from white to brown noise. It is flat below 60 Hz, where a slope would have all energy.
     noise *= np.maximum(frequency, 60.0) ** -rng.uniform(0.0, 1.0)
     noise = np.fft.irfft(noise, len(wave))
     ratio = 10 ** (rng.uniform(20, 35) / 20)
@@ -97,14 +97,14 @@ def add_room(speech: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, 
 
 
 def encode(wave: np.ndarray, compression_level: float, serial: int) -> bytes:
-    """Encode floats of shape [samples] at 16 kHz as Ogg/Opus, with the given serial number in the Ogg pages."""
+    """Encodes (samples,) floats at 16 kHz as Ogg/Opus, with the given serial number in the Ogg pages."""
     buffer = io.BytesIO()
     sf.write(buffer, wave, SAMPLE_RATE, format="OGG", subtype="OPUS", compression_level=compression_level)
-    return with_serial(buffer.getvalue(), serial)  # with one of ours the same speech gives the same bytes
+    return with_serial(buffer.getvalue(), serial)  # a fixed one, so that the same speech gives the same bytes
 
 
 def ctm_lines(name: str, segments: list[Segment], lead: float, duration: float) -> list[str]:
-    """The phones of an utterance, with the silence around them, from 0 to its duration without a gap.
+    """Returns CTM lines with the phones of an utterance and the silence around them, from 0 to its duration without a gap.
 
     Args:
         name: the utterance.
@@ -113,7 +113,7 @@ def ctm_lines(name: str, segments: list[Segment], lead: float, duration: float) 
         duration: seconds of the whole utterance.
     """
     shift = lead - segments[0].start
-    # Boundaries, not durations, are rounded: rounding errors then cannot add up to a gap.
+    # Boundaries are rounded instead of durations, so that rounding errors cannot add up to a gap.
     bounds = [0, *(round((segment.start + shift) * 1000) for segment in segments)]
     bounds += [round((segments[-1].end + shift) * 1000), round(duration * 1000)]
     phones = [SILENCE, *(segment.phone for segment in segments), SILENCE]
@@ -125,18 +125,18 @@ def ctm_lines(name: str, segments: list[Segment], lead: float, duration: float) 
 
 
 class Take(NamedTuple):
-    """One sentence as espeak-ng spoke it, with everything that an utterance is made of."""
+    """One sentence as espeak-ng spoke it, with everything from which an utterance is made."""
 
     name: str
     number: int
     speaker: str
     text: str
     audio: np.ndarray
-    """int16 samples of shape [samples] at `sample_rate`."""
+    """(samples,) int16 at `sample_rate`."""
     sample_rate: int
     onsets: list[Onset]
     rng: np.random.Generator
-    """The utterance's own, behind the draws for its speaker."""
+    """Generator of the utterance, after the draws for its speaker."""
 
 
 def speak(
@@ -144,7 +144,7 @@ def speak(
 ) -> Iterator[Take]:
     """Synthesizes a split, one utterance at a time, in the order of the shards.
 
-    Utterance n belongs to shard n % shards. In each shard the speakers take turns, each time in another order.
+    Utterance n belongs to shard n % shards. In each shard, the speakers take turns in a new random order each time.
     """
     shuffle = random.Random(f"order {split} {seed}")
     turns: list[list[Speaker]] = [[] for _ in range(shards)]
@@ -162,9 +162,9 @@ def speak(
 
 
 def record(take: Take, compression_level: float) -> tuple[Utterance, list[str]]:
-    """Makes an encoded utterance, and the CTM lines of its phones, of what espeak-ng said."""
+    """Makes an encoded utterance, and the CTM lines of its phones, from the speech of espeak-ng."""
     segments = phone_segments(take.audio, take.sample_rate, take.onsets)
-    # The silence at both ends is replaced: espeak-ng's is digital, and as long as the first stop's closure.
+    # The silence at both ends is replaced, because espeak-ng's is digital and only as long as the first stop's closure.
     while segments[0].phone == SILENCE:
         segments.pop(0)
     while segments[-1].phone == SILENCE:
@@ -179,7 +179,7 @@ def record(take: Take, compression_level: float) -> tuple[Utterance, list[str]]:
 
 
 def write_loose(utterances: Iterator[Utterance], out: Path) -> None:
-    """Write single audio files, and a manifest whose paths are relative to it."""
+    """Writes single audio files, and a manifest with relative paths."""
     (out / "audio").mkdir(parents=True)
     # NeMo names metrics by the manifest and refuses "manifest.json".
     with open(out / f"{out.name}.json", "w", encoding="utf-8") as manifest:
@@ -190,7 +190,7 @@ def write_loose(utterances: Iterator[Utterance], out: Path) -> None:
 
 
 def make_corpus(out: Path, args: argparse.Namespace, progress: Callable[[str, int], Callable[[], None]]) -> None:
-    """Make the whole corpus in the folder `out`, which exists and is empty."""
+    """Makes the whole corpus in the folder `out`, which exists and is empty."""
     synthesizer = Synthesizer()
     texts = sentences(random.Random(f"sentences {args.seed}"))
     counts = {"train": args.train, "validation": args.validation, "test": args.test}
@@ -202,7 +202,7 @@ def make_corpus(out: Path, args: argparse.Namespace, progress: Callable[[str, in
         for speaker in speakers[split]:
             synthesizer.check_voice(speaker.voice)
     tallies = {split: Tally() for split in SPLITS}
-    # espeak-ng's sound depends on what it said before, so that one process speaks; encoding takes most of the time.
+    # The sound of espeak-ng depends on earlier sentences, so one process speaks; encoding takes most of the time.
     with get_context("spawn").Pool(args.workers) as pool:
         for split in SPLITS:
             folder = out / split
@@ -232,7 +232,7 @@ def make_corpus(out: Path, args: argparse.Namespace, progress: Callable[[str, in
 
 
 def positive(text: str) -> int:
-    """An argument that is a whole number above zero."""
+    """Parses an argument that is a whole number above zero."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
@@ -242,40 +242,40 @@ def positive(text: str) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the corpus; new, or empty")
-    parser.add_argument("--seed", type=int, default=0, help="of all random choices (default 0)")
-    parser.add_argument("--train", type=positive, default=480, help="utterances, of 2.7 s on average (default 480)")
-    parser.add_argument("--validation", type=positive, default=60, help="utterances (default 60)")
-    parser.add_argument("--test", type=positive, default=60, help="utterances (default 60)")
-    parser.add_argument("--shards", type=positive, default=4, help="tars of the training set (default 4)")
-    parser.add_argument("--speakers", type=positive, default=24, help="in the training set (default 24)")
-    parser.add_argument("--held-out-speakers", type=positive, default=4, help="in each other set (default 4)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random choices (default 0)")
+    parser.add_argument("--train", type=positive, default=480, help="training utterances, of 2.7 s on average (default 480)")
+    parser.add_argument("--validation", type=positive, default=60, help="validation utterances (default 60)")
+    parser.add_argument("--test", type=positive, default=60, help="test utterances (default 60)")
+    parser.add_argument("--shards", type=positive, default=4, help="shards of the training set (default 4)")
+    parser.add_argument("--speakers", type=positive, default=24, help="speakers of the training set (default 24)")
+    parser.add_argument("--held-out-speakers", type=positive, default=4, help="speakers of each other set (default 4)")
     parser.add_argument(
         "--compression-level",
         type=float,
         default=0.955,
-        help="libsndfile's, 0 to 1: a higher level makes smaller files (default 0.955, about 20 kbit/s)",
+        help="level of libsndfile, 0 to 1; a higher level makes smaller files (default 0.955, about 20 kbit/s)",
     )
     parser.add_argument(
         "--workers",
         type=positive,
         default=os.cpu_count(),
-        help="processes; the files do not depend on it (default all cores)",
+        help="number of processes; the files do not depend on it (default: all cores)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the corpus in --out once the new one is made")
     args = parser.parse_args()
     if not 0 <= args.compression_level <= 1:
-        parser.error("--compression-level lies between 0 and 1")
+        parser.error(f"--compression-level {args.compression_level:g} must be between 0 and 1")
     if args.train < args.shards:
         parser.error("--train must be at least --shards: a shard cannot be empty")
     out: Path = args.out.absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         if not args.overwrite:
-            parser.error(f"{args.out} is not empty; give another folder, or --overwrite")
-        # A mistyped path must not cost somebody their files.
+            parser.error(f"{args.out} is not empty: name another folder, or add --overwrite")
+        # A mistyped path must not delete other files.
         if not (out / "train" / "tarred_audio_manifest.json").is_file():
-            parser.error(f"{args.out} holds something else than a corpus; it is not overwritten")
+            parser.error(f"{args.out} is not a corpus and is not overwritten: name another folder")
 
-    # Beside the target, so that the renaming stays on one file system.
+    # The temporary folder is beside the target, so that the renaming stays on one file system.
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:

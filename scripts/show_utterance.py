@@ -1,4 +1,4 @@
-"""Draws one utterance as the model sees it.
+"""Draws the spectrogram, mask, labels and predictions of one utterance.
 
     python scripts/show_utterance.py model.nemo validation.json --utterance spk024-validation-00001
 

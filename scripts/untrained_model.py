@@ -1,4 +1,4 @@
-"""Writes the model that a pretraining begins with.
+"""Writes the untrained model with which a pretraining begins.
 
     python scripts/untrained_model.py --config-name=birq_conformer_tiny name=untrained ...
 

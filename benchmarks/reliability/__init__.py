@@ -1,1 +1,1 @@
-"""Kills small training runs again and again, and compares where they end with an uninterrupted run (``make storm``)."""
+"""Kills small training runs repeatedly, and compares their results with those of an uninterrupted run (``make storm``)."""

@@ -15,7 +15,7 @@ DAMAGES = ("truncated", "empty", "zeros", "garbage")
 
 @dataclass(frozen=True)
 class Disturbance:
-    """A disturbance of one start. Without any field the start is left alone."""
+    """A disturbance of one start. Without any field, the start is not disturbed."""
 
     name: str = "undisturbed"
     in_child: Callable[[Path], None] | None = None

@@ -1,8 +1,8 @@
-"""The file operations of a run, counted where they happen, and kills and limits at one of them.
+"""Counts the file operations of a run, and kills or limits the run at one of them.
 
-Python reports an operation before it does it (``sys.addaudithook``), so that a kill at operation n is a kill after n - 1.
-``os.fsync`` is reported by nobody and is therefore wrapped. Writes to an open file are not operations: a limit of the file
-size, set when the file is opened, ends the process in the middle of them.
+Python reports an operation before its execution (``sys.addaudithook``), so a kill at operation n is a kill after n - 1.
+``os.fsync`` is not reported and is therefore wrapped. Writes to an open file are not operations. A limit of the file size,
+which is set when the file is opened, ends the process in the middle of them.
 """
 
 import contextlib
@@ -33,14 +33,14 @@ class Operation:
     kind: str
     """Audit event, such as ``os.rename``; ``open`` is to write."""
     paths: tuple[str, ...]
-    """Relative to the folder."""
+    """Paths relative to the folder."""
 
     def __str__(self) -> str:
         return f"{self.kind.removeprefix('os.')} {' -> '.join(self.paths)}"
 
     @property
     def group(self) -> str:
-        """The operation without numbers: those of one group are alike."""
+        """The operation without numbers, which similar operations share."""
         return re.sub(r"\d[\d.]*\d|\d", "*", re.sub(r"/tmp\w+|tfevents.*", "*", str(self)))
 
 
@@ -56,7 +56,7 @@ class Recording:
 
 
 def recorded(file: Path) -> list[Operation]:
-    """Reads what a ``Recording`` has written."""
+    """Reads the file of a ``Recording``."""
     lines = (json.loads(line) for line in file.read_text().splitlines())
     return [Operation(kind, tuple(paths)) for kind, paths in lines]
 
@@ -104,7 +104,7 @@ def watch(folder: Path, reached: Callable[[int, Operation], Any]) -> None:
         nonlocal number, is_inside
         if is_inside or os.getpid() != owner or not any(f"{path}/".startswith(root) for path in paths):
             return
-        is_inside = True  # what the caller does is none of the run's operations
+        is_inside = True  # operations of the callback do not belong to the run
         try:
             reached(number, Operation(event, tuple(os.path.relpath(path, folder) for path in paths)))
             number += 1
@@ -136,7 +136,7 @@ def watch(folder: Path, reached: Callable[[int, Operation], Any]) -> None:
 
 
 def _absolute(path: Any, folder: int | None) -> str:
-    """Returns an absolute path; ``folder`` is the descriptor of what it is relative to, -1 or None without one."""
+    """Returns an absolute path; ``folder`` is the descriptor of the folder to which it is relative, or -1 or None."""
     name = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else os.readlink(f"/proc/self/fd/{path}")
     start = os.readlink(f"/proc/self/fd/{folder}") if folder is not None and folder >= 0 else os.getcwd()
     return os.path.normpath(os.path.join(start, name))

@@ -1,8 +1,8 @@
 """A process that has imported everything and forks a child for each start of a command, so that NeMo is imported once.
 
-A child is a process of its own, in a session of its own, with its output in a file: SIGKILL to it is real. It runs the
-function that the console script ``birq`` runs, with the same arguments. The server is a process apart, forked before its
-owner has computed anything or started a thread, so that children begin as a new process does.
+A child is a separate process in its own session, with its output in a file, so SIGKILL to it is real. It runs the function
+that the console script ``birq`` runs, with the same arguments. The server is a separate process that is forked before its
+owner has computed anything or started a thread, so children begin like a new process.
 """
 
 import atexit
@@ -42,19 +42,19 @@ class Start:
     """One start of a command."""
 
     arguments: Sequence[str]
-    """As in a shell, the name of the program first."""
+    """Arguments as in a shell, with the name of the program first."""
     log: Path
-    """File that its output is appended to."""
+    """File to which its output is appended."""
     folder: Path
     """Working directory."""
     env: Mapping[str, str] = field(default_factory=dict)
-    """Added to the environment of the server."""
+    """Variables that are added to the environment of the server."""
     errors: Path | None = None
     """File for the standard error output; None: ``log``."""
     entry: str = "nemo_birq.cli:main"
-    """Function that is called without arguments, as an entry point of a package is."""
+    """Function that is called without arguments, like an entry point of a package."""
     before: Callable[[], None] | None = None
-    """Called in the child before the entry point; must be picklable."""
+    """Function that is called in the child before the entry point; it must be picklable."""
 
 
 class Child:
@@ -63,9 +63,9 @@ class Child:
     def __init__(self, server: "ForkServer", pid: int):
         self._server, self.pid = server, pid
         self.returncode: int | None = None
-        """As in ``subprocess``: a negative number is a signal."""
+        """Exit status as in ``subprocess``; a negative number is a signal."""
         self.processor_seconds = 0.0
-        """Sum over the process and the children that it has waited for, when it has ended."""
+        """Usage of the process and of the children that it has waited for, after its end."""
 
     def poll(self) -> int | None:
         """Returns the exit status, or None while the process runs."""
@@ -92,16 +92,16 @@ class Child:
             os.kill(self.pid, number)
 
     def kill_group(self) -> None:
-        """Kills the process and all that it has started, also after its own end."""
+        """Kills the process and all its descendants, also after its own end."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
 
 
 class ForkServer:
-    """Owner's side. Closing it, or the end of the owner, ends the server and kills all children.
+    """The owner's side of the server. Closing it, or the end of the owner, ends the server and kills all children.
 
     Args:
-        preload: modules to import before the first child, when it is asked for.
+        preload: modules to import before the first child.
     """
 
     def __init__(self, preload: Sequence[str] = PRELOADED):
@@ -149,8 +149,8 @@ class ForkServer:
 
 
 def _serve(owner: socket.socket, preload: Sequence[str]) -> None:
-    """Answers the owner until it goes away. Does not return."""
-    os.setsid()  # Ctrl-C in the owner's terminal is the owner's business
+    """Answers the owner until its end. It does not return."""
+    os.setsid()  # only the owner handles Ctrl-C in its terminal
     children: set[int] = set()
     try:
         _redirect(Path(os.devnull), Path(os.devnull))
@@ -182,7 +182,7 @@ def _load(modules: Sequence[str]) -> None:
 
 
 def _close_files_but(kept: int) -> None:
-    """Closes the files of the owner: some have readers who wait until all writers are gone."""
+    """Closes the files of the owner, because some have readers that wait until all writers are closed."""
     for number in map(int, os.listdir("/proc/self/fd")):
         if number > 2 and number != kept:
             with contextlib.suppress(OSError):
@@ -207,7 +207,7 @@ def _answer(owner: socket.socket, children: set[int], question: str, content: An
 
 
 def _run(start: Start) -> None:
-    """Runs the entry point in the child and ends as the interpreter does. Does not return."""
+    """Runs the entry point in the child and ends like the interpreter. It does not return."""
     status = 1
     try:
         os.setsid()
@@ -217,7 +217,7 @@ def _run(start: Start) -> None:
         os.environ.update(start.env)
         tempfile.tempdir = None  # chosen again, by the variables of this start
         sys.argv = list(start.arguments)
-        sys.modules["__main__"] = types.ModuleType("__main__")  # not the owner's: programs take their name from it
+        sys.modules["__main__"] = types.ModuleType("__main__")  # replaces the owner's, from which programs take their name
         if start.before is not None:
             start.before()
         module, _, function = start.entry.partition(":")
@@ -239,7 +239,7 @@ def _run(start: Start) -> None:
 
 
 def _forget_owner() -> None:
-    """Removes what would be done at the owner's exit, and gives signals the meaning that they have in a new process."""
+    """Removes the exit handlers of the owner, and resets signals as in a new process."""
     atexit._clear()
     weakref.finalize._registry.clear()
     weakref.finalize._registered_with_atexit = False
@@ -252,7 +252,7 @@ def _forget_owner() -> None:
 
 
 def _redirect(output: Path, errors: Path) -> None:
-    """Sends the output of the process to files, also that of log handlers which keep the stream of their first moment."""
+    """Redirects the output of the process to files, including log handlers that keep an earlier stream."""
     before = sys.stdout, sys.stderr
     files = [os.open(os.devnull, os.O_RDONLY)]
     files += [os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644) for path in (output, errors)]

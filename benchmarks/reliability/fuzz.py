@@ -1,4 +1,4 @@
-"""Damages every kind of file that nemo_birq reads, runs the command that reads it, and counts how the commands end.
+"""Damages every kind of file that nemo_birq reads, runs the command that reads it, and classifies how the commands end.
 
 make fuzz                                                             # CASES=1000 SEED=0
 python -m benchmarks.reliability.fuzz --kind "CTM, label-quality" --case 17 --folder /tmp/fuzz
@@ -36,20 +36,22 @@ console = Console()
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 120})
 @click.option("--cases", default=1000, help="Number of cases, over all kinds.")
-@click.option("--seed", default=0, help="Decides the corruptions.")
-@click.option("--kind", "names", multiple=True, help="Kind of file, or a part of its name; all without.")
-@click.option("--case", "number", type=int, help="Run this case of each kind alone.")
-@click.option("--folder", type=click.Path(path_type=Path), help="New folder of the cases, kept; a temporary one without.")
+@click.option("--seed", default=0, help="Seed of the corruptions.")
+@click.option("--kind", "names", multiple=True, help="Kind of file, or a part of its name; default: all.")
+@click.option("--case", "number", type=int, help="Run only this case of each kind.")
+@click.option(
+    "--folder", type=click.Path(path_type=Path), help="New folder of the cases, which is kept; default: a temporary one."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="JSON file for the counts.")
 @click.option("--list", "only_list", is_flag=True, help="List the kinds and their numbers of cases.")
 def main(
     cases: int, seed: int, names: Sequence[str], number: int | None, folder: Path | None, out: Path | None, only_list: bool
 ) -> None:
-    """Damages every kind of file that nemo_birq reads, runs the command that reads it, and counts how the commands end.
+    """Damages every kind of file that nemo_birq reads, runs the command that reads it, and classifies how the commands end.
 
-    Each case copies good inputs, damages one file, and runs the command of a user in a process of its own, with limits of
-    time and memory. The exit code is 1 if a case ends with a traceback, an unnamed error, an abort, a hang, an absurd
-    allocation, or in silence. The same seed gives the same cases.
+    Each case copies good inputs, damages one file, and runs the command of a user in a separate process, with limits of
+    time and memory. The exit code is 1 if a case ends with a traceback, an error without the name of the file, an abort, a
+    hang or a huge allocation, or if the damage is not reported. The same seed gives the same cases.
     """
     began = time.monotonic()
     with ForkServer() as server, tempfile.TemporaryDirectory() as own:

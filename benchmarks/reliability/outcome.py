@@ -1,8 +1,7 @@
 """The results of a run, as a flat table of values by which two runs are compared.
 
 It leaves out values that differ between two uninterrupted runs: times, dates, speeds, and names that NeMo draws at random.
-It replaces the folder of the experiment by a word, and joins the metrics of resumed runs: of a step that was trained twice,
-the last value counts.
+It replaces the folder of the experiment by a word, and joins the metrics of resumed runs with the last value of each step.
 """
 
 import contextlib
@@ -32,9 +31,9 @@ IGNORED = re.compile(
 
 
 def read_outcome(folder: Path) -> dict[str, Any]:
-    """Returns the values of everything that a run has left in the folder of its experiment, by file and position.
+    """Returns the values of everything that a run has written to the folder of its experiment, by file and position.
 
-    A file that cannot be read has its error in place of its values.
+    A file that cannot be read has its error instead of its values.
     """
     found: dict[str, Any] = {}
     checkpoints = folder / "checkpoints"
@@ -59,7 +58,7 @@ def read_outcome(folder: Path) -> dict[str, Any]:
 
 
 def differences(found: dict[str, Any], expected: dict[str, Any], values: bool = True) -> list[str]:
-    """Returns a line for each entry that differs; without ``values`` only files are compared, and that they can be read."""
+    """Returns a line for each entry that differs; without ``values``, only names and readability of files are compared."""
     if not values:
         found, expected = _structure(found), _structure(expected)
     lines = [f"missing: {name}" for name in expected if name not in found]

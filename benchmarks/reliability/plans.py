@@ -22,7 +22,7 @@ MARKER = "-unfinished"
 """End of the name of NeMo's marker of a checkpoint that is being written or removed."""
 STEP = re.compile(r"(?:step|epoch)=\d+")
 MOST_ALIKE = 12
-"""Operations of one group that are all aimed at; of more, such as writes to a log, the first, middle and last."""
+"""Most operations of a group that are all tested; of larger groups, such as writes to a log, only first, middle and last."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SHARES = (0.1, 0.5, 0.99)
 """Shares of a file that are written when the process is killed."""
@@ -88,7 +88,7 @@ def observe(stage: Stage, run: Run) -> Observed:
 
 
 def observe_resumed(stage: Stage, seen: Observed) -> list[Operation]:
-    """Returns the file operations of a start that goes on after the second checkpoint."""
+    """Returns the file operations of a start that resumes from the second checkpoint."""
     record = stage.folder / f"{seen.run.name}_resumed.operations".replace(" ", "_")
     stage.weather(Storm("resumed", seen.run, [do.kill_at(seen.middle), do.record(record)]), seen.outcome, record.stem)
     return recorded(record)
@@ -100,7 +100,7 @@ def plan(seen: Observed, resumed: list[Operation], seed: int, count: int) -> lis
     Args:
         seen: uninterrupted run.
         resumed: file operations of a start that goes on after the second checkpoint.
-        seed: decides the random moments.
+        seed: seed of the random moments.
         count: number of random storms.
     """
     draw = random.Random(f"{seed} {seen.run.name}")
@@ -120,7 +120,7 @@ def aimed(seen: Observed, most_alike: int) -> Iterator[Storm]:
 
 
 def aimed_at_resumed(seen: Observed, resumed: list[Operation], most_alike: int) -> Iterator[Storm]:
-    """Yields a kill at each file operation of a start that goes on after a kill."""
+    """Yields a kill at each file operation of a start that resumes after a kill."""
     for number in chosen(resumed, most_alike):
         yield Storm("aimed, resumed", seen.run, [_stop(seen), do.kill_at(number, resumed[number])])
 
@@ -134,7 +134,7 @@ def inside(seen: Observed) -> Iterator[Storm]:
 
 
 def full_disk(seen: Observed) -> Iterator[Storm]:
-    """Yields errors of every write to a large file, and where mounting is allowed, disks that are really full."""
+    """Yields errors of every write to a large file, and disks that are really full if mounting is allowed."""
     for number, suffix in places(seen):
         yield Storm("full disk", seen.run, [do.fill_disk(number, seen.sizes[suffix] // 2, seen.operations[number])])
     if can_mount():
@@ -167,7 +167,7 @@ def signals(seen: Observed, draw: random.Random, rounds: int) -> Iterator[Storm]
 
 
 def at_random(seen: Observed, draw: random.Random, count: int) -> Iterator[Storm]:
-    """Yields one to five kills at random moments; of several ranks all, or one of them."""
+    """Yields one to five kills at random moments, of all ranks or of one of them."""
     for _ in range(count):
         kills = []
         for _ in range(draw.randint(1, 5)):
@@ -181,7 +181,7 @@ def _stop(seen: Observed) -> do.Disturbance:
 
 
 def chosen(operations: list[Operation], most_alike: int) -> list[int]:
-    """Returns the operations to aim at. Of more than ``most_alike`` that are alike: first, middle and last, or the last."""
+    """Returns the operations to test; of more than ``most_alike`` similar ones, only first, middle and last, or the last."""
     groups = defaultdict(list)
     for number, operation in enumerate(operations):
         groups[operation.group].append(number)
@@ -198,7 +198,7 @@ def places(seen: Observed) -> list[tuple[int, str]]:
 
 
 def can_mount() -> bool:
-    """Tells whether this process may mount a small disk."""
+    """Tests if this process may mount a small disk."""
     if os.geteuid() != 0:
         return False
     with tempfile.TemporaryDirectory() as folder:

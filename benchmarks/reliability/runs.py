@@ -42,9 +42,9 @@ class Run:
     """Arguments of the command, without the folder of the experiment."""
     ranks: int = 1
     has_workers: bool = False
-    """Worker processes load the data."""
+    """True if worker processes load the data."""
     is_exact: bool = True
-    """A resumed run ends bit-identical with an uninterrupted one. False: only complete, as the data begin a new order."""
+    """True if a resumed run equals an uninterrupted one bit for bit; False if it is complete, but has another data order."""
 
     def command(self, folder: Path) -> list[str]:
         """Returns the whole command of a run that writes below ``folder``."""
@@ -52,7 +52,7 @@ class Run:
 
 
 def rank_environments(ranks: int) -> list[dict[str, str]]:
-    """Returns the environment of each rank of a start, that of torchrun where there are several."""
+    """Returns the environment of each rank of a start, with torchrun's variables if there are several."""
     if ranks == 1:
         return [{}]
     with socket.socket() as probe:
@@ -71,7 +71,7 @@ def pretraining(steps: int = 12) -> Run:
 
 
 def pretraining_with_workers() -> Run:
-    """Returns a pretraining with two worker processes that load data, and with labels that have most state to resume."""
+    """Returns a pretraining with two worker processes that load data, and with the labels that have the most state."""
     labels = (
         "objective=refined_tracked",
         "model.birq.labels.layer=1",

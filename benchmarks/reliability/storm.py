@@ -35,21 +35,23 @@ console = Console()
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 120})
 @click.option("--storms", default=50, help="Random storms of a plain pretraining; other runs get a fifth of them.")
-@click.option("--seed", default=0, help="Decides the random moments.")
-@click.option("--jobs", default=2, help="Storms at a time.")
-@click.option("--run", "runs", multiple=True, type=click.Choice(RUNS), help="Run to disturb; all without.")
-@click.option("--kind", "kinds", multiple=True, help="Kind of storms, as in the table at the end; all without.")
-@click.option("--folder", type=click.Path(path_type=Path), help="New folder of the runs, kept; a temporary one without.")
+@click.option("--seed", default=0, help="Seed of the random moments.")
+@click.option("--jobs", default=2, help="Number of storms at a time.")
+@click.option("--run", "runs", multiple=True, type=click.Choice(RUNS), help="Run to disturb; default: all.")
+@click.option("--kind", "kinds", multiple=True, help="Kind of storms, as in the table at the end; default: all.")
+@click.option(
+    "--folder", type=click.Path(path_type=Path), help="New folder of the runs, which is kept; default: a temporary one."
+)
 @click.option("--out", type=click.Path(path_type=Path), default=ROOT / "docs/results/reliability.json", help="Results.")
 def main(
     storms: int, seed: int, jobs: int, runs: Sequence[str], kinds: Sequence[str], folder: Path | None, out: Path
 ) -> None:
     """Kills tiny training runs at random moments and at each of their file operations, and restarts them until they end.
 
-    Each start is the command of a user, and each kill a real one. A storm is well if the run ends without a person and
-    leaves the results of an uninterrupted run, bit for bit: weights, labels, optimizer, alarms, metrics, model card and
-    .nemo. After fine-tuning, whose data begin a new order at each start, only the files are compared. The exit code is 1
-    if a storm failed.
+    Each start is the command of a user, and each kill is real. A storm succeeds if the run ends without intervention and
+    its results equal those of an uninterrupted run bit for bit: weights, labels, optimizer, alarms, metrics, model card and
+    .nemo. After fine-tuning, whose data have a new order at each start, only the files are compared. The exit code is 1 if
+    a storm failed.
     """
     began = time.monotonic()
     with (

@@ -1,4 +1,4 @@
-"""A storm: one run that is disturbed at its first starts and started again until it ends, then compared."""
+"""A storm: one run that is disturbed at its first starts, restarted until it ends, and then compared."""
 
 import contextlib
 import re
@@ -28,7 +28,7 @@ STEP = re.compile(r"\bstep (\d+) \|")
 
 @dataclass(frozen=True)
 class Storm:
-    """A run and what happens to each of its starts; the starts after them are left alone."""
+    """A run with disturbances of its first starts; later starts are not disturbed."""
 
     kind: str
     run: Run
@@ -38,7 +38,7 @@ class Storm:
 
     @property
     def does_damage(self) -> bool:
-        """A checkpoint is damaged between two starts; the run sets it aside under another name."""
+        """True if a checkpoint is damaged between two starts, which the run renames."""
         return any(disturbance.afterwards is not None for disturbance in self.disturbances)
 
     def __str__(self) -> str:
@@ -56,14 +56,14 @@ class Result:
     kills: int = 0
     """Starts that did not end by themselves."""
     complaints: list[str] = field(default_factory=list)
-    """Differences from the uninterrupted run and broken promises; empty if all is well."""
+    """Differences from the uninterrupted run and broken guarantees; empty if the storm succeeded."""
     needed_a_person: str | None = None
     """Message of an undisturbed start that failed."""
     longest_wait: float = 0.0
-    """Seconds that other ranks ran on after one had ended."""
+    """Seconds that other ranks continued after one had ended."""
     seconds: float = 0.0
     processor_seconds: float = 0.0
-    """Sum over all starts."""
+    """Processor seconds, summed over all starts."""
 
     @property
     def is_well(self) -> bool:
@@ -71,11 +71,11 @@ class Result:
 
 
 class Stage:
-    """Where runs are started: a folder on one disk, the temporary files of the runs on another if there is one.
+    """Starts runs in a folder, with their temporary files on another disk if there is one.
 
     Args:
-        server: that forks the processes.
-        folder: each run gets a folder in it.
+        server: server that forks the processes.
+        folder: folder in which each run gets a folder.
         temporary: folder for temporary files of the runs.
     """
 
@@ -103,7 +103,7 @@ class Stage:
         return read_outcome(folder / NAME), seconds
 
     def weather(self, storm: Storm, expected: dict[str, Any], name: str) -> Result:
-        """Runs a storm. The folder of one that ends well is removed."""
+        """Runs a storm, and removes its folder if it succeeds."""
         result = Result(str(storm), storm.kind, storm.run.name)
         folder, began = self.folder / name, time.monotonic()
         shutil.rmtree(folder, ignore_errors=True)
@@ -136,7 +136,7 @@ class Stage:
             if not any(codes):
                 if disturbance is left_alone:
                     return
-                continue  # it ended before it was disturbed: the same command after the end
+                continue  # it ended before the disturbance, so the same command runs after the end
             result.kills += disturbance is not left_alone
             if disturbance.signal is not None:
                 result.complaints += _broken_promises(disturbance, codes, steps, experiment)
@@ -183,7 +183,7 @@ def _wait_for_all(children: list[Child]) -> float:
 
 
 def _broken_promises(disturbance: Disturbance, codes: list[int], steps: list[int], experiment: Path) -> list[str]:
-    """Returns what a run that got a signal has not kept: its exit code, and the steps that it had finished."""
+    """Returns the broken guarantees of a run after a signal: its exit code, and a checkpoint of all finished steps."""
     found = []
     shell_codes = [128 - code if code < 0 else code for code in codes]
     if set(shell_codes) != {128 + disturbance.signal}:
@@ -195,7 +195,7 @@ def _broken_promises(disturbance: Disturbance, codes: list[int], steps: list[int
 
 
 def message(log: Path) -> str:
-    """Returns the line of a log that says most about why the run failed."""
+    """Returns the line of a log that best explains why the run failed."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"(birq \w+: |[\w.]*(Error|Exception|Interrupt)\b)", line)]
     lines = [line for line in lines if "HYDRA_FULL_ERROR" not in line]
@@ -204,7 +204,7 @@ def message(log: Path) -> str:
 
 @contextlib.contextmanager
 def _disk(folder: Path, size: int | None) -> Iterator[None]:
-    """Makes the folder a small disk of its own."""
+    """Mounts a small disk at the folder."""
     if size is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""The results of storms, for people and as a file."""
+"""The results of storms, as a table and as a file."""
 
 import platform
 import re
@@ -36,7 +36,7 @@ def totals(results: list[Result]) -> dict[tuple[str, str], dict[str, Any]]:
 def summary_table(results: list[Result]) -> Table:
     """Returns one line for each run and kind of storm.
 
-    ``person``: storms that did not end without one; ``waited``: longest time for which ranks ran on after one was killed.
+    ``person``: storms that needed intervention; ``waited``: longest time for which ranks continued after one was killed.
     """
     table = Table(title="Storms: runs that are killed and started again until they end", header_style="bold")
     for name in ("run", "kind"):
@@ -56,7 +56,7 @@ def summary_table(results: list[Result]) -> Table:
 
 
 def failure(result: Result) -> str:
-    """Returns what is wrong with a storm, in a few lines."""
+    """Describes the failure of a storm in a few lines."""
     lines = [f"FAILED {result.storm}"]
     if result.needed_a_person is not None:
         lines.append(f"  a person is needed: {result.needed_a_person}")
@@ -68,7 +68,7 @@ def failure(result: Result) -> str:
 
 
 def _file(complaint: str) -> str:
-    """Returns what differences have in common: kind and file."""
+    """Returns the common part of similar differences: kind and file."""
     return re.split(r"(?<=\.ckpt):|(?<=\.json):|(?<=metrics):|(?<=\.yaml):|(?<=\.pt):", complaint)[0]
 
 

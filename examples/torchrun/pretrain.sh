@@ -1,10 +1,10 @@
 #!/bin/bash
-# Pretraining on several nodes by torchrun. Run the same line on each node, with its NODE_RANK from 0 to NNODES - 1:
+# Pretrains on several nodes with torchrun. Run the same line on each node, with its NODE_RANK from 0 to NNODES - 1:
 #
 #     NNODES=2 NODE_RANK=0 MASTER_ADDR=node0 examples/torchrun/pretrain.sh --config-name=birq_conformer_large name=large \
 #         exp_manager.exp_dir=/shared/experiments model.train_ds.manifest_filepath=... model.validation_ds.manifest_filepath=...
 #
-# The arguments are those of birq pretrain. A node that dies ends the processes of all nodes: run the line again, with the
+# The arguments are those of birq pretrain. If a node fails, the processes of all nodes end. Run the line again, with the
 # same or another number of nodes (docs/scale.md).
 set -euo pipefail
 

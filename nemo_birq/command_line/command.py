@@ -18,19 +18,19 @@ from nemo_birq.utils.urls import is_url, without_secrets
 
 
 class LocalPath(click.Path):
-    """A path of this machine, which becomes a ``Path``; the file or folder need not exist."""
+    """A local path, which becomes a ``Path``; the file or folder need not exist."""
 
     def __init__(self):
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         if is_url(value):
-            self.fail(f"{without_secrets(value)} is a URL; this must be a path of this machine.", param, ctx)
+            self.fail(f"{without_secrets(value)} is a URL, but this command needs a local path.", param, ctx)
         return super().convert(value, param, ctx)
 
 
 class PathOrUrl(click.Path):
-    """A path of this machine, which becomes a ``Path``, or a URL, which stays a text."""
+    """A local path, which becomes a ``Path``, or a URL, which stays text."""
 
     def __init__(self):
         super().__init__(path_type=Path)

@@ -76,7 +76,7 @@ class HydraCommand(Command):
             is_composed = True
             make_terminal_quiet()
             _set_full_error(full_error)
-            sys.argv = whole  # Lightning starts the processes of further GPUs with it
+            sys.argv = whole  # Lightning uses it to start the processes of other GPUs
             self.callback(cfg)
 
         folder = config_folder() / self.folder
@@ -121,7 +121,7 @@ def _write_rows(formatter: click.HelpFormatter, title: str, rows: dict[str, str]
 
 
 def _with_absolute_config_path(arguments: list[str]) -> list[str]:
-    """Makes ``--config-path`` relative to the working folder; Hydra takes it relative to the Python file of the command."""
+    """Makes ``--config-path`` absolute, because Hydra resolves it relative to the Python file of the command."""
     found = []
     for argument, before in zip(arguments, [None, *arguments], strict=False):
         option, equals, value = argument.partition("=")

@@ -96,7 +96,7 @@ def workers_option(default: int | None = None, help: str = "Processes that decod
 
 
 def ray_option(help: str) -> Decorator:
-    """Adds ``--ray``, whose value may be left out: ``any`` then."""
+    """Adds ``--ray``, whose value may be left out; the value then is ``any``."""
     return option("--ray", is_flag=False, flag_value="any", metavar="[ADDRESS]", help=help)
 
 

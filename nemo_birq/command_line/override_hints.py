@@ -94,7 +94,7 @@ def _unreadable(folder: Path) -> str | None:
             path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else f"it is not UTF-8 text: {error.reason}"
-            return f"the configuration {path} cannot be read ({reason}). Get it again, or remove it"
+            return f"the configuration {path} cannot be read ({reason}). Restore it, or remove it"
     return None
 
 

@@ -17,6 +17,10 @@ NOISE = (
     "You tried to append scheduler",
     "Detected call of `lr_scheduler.step()` before `optimizer.step()`",
     "is a wandb run already in progress",
+    "please call the ModelPT.setup_",
+    "configuration keys are ignored by Lhotse dataloader",
+    "requested tokenization during data sampling",
+    "device pinned memory won't be used",
 )
 """Parts of warnings that a user of these commands cannot act on."""
 KEPT = ("Restoring states from the checkpoint path", "Restored all states", "Profiler Report")

@@ -1,1 +1,1 @@
-"""From manifests and tar shards to batches."""
+"""Data loading: manifests and tar shards to batches."""

@@ -1,9 +1,9 @@
-"""Encoded audio of remote shards, kept on this machine up to a size.
+"""Cache of encoded audio from remote shards on the local disk, with a size limit.
 
-Each shard has a file of its own size in the cache folder, with the bytes that have been read at their places and holes
-elsewhere. The checksum of the index tells one from the other, so there is nothing to keep besides, and nothing to agree on:
-any number of processes read and write the same bytes at the same places, a process may be killed at any time, and of a
-shard that was replaced nothing is taken. The shards that were used least recently are removed as a whole.
+Each shard has a sparse file of its own size in the cache folder. It has the bytes that were read at their positions, and
+holes elsewhere. The checksum in the index tells cached bytes from holes, so reads and writes need no metadata and no locks:
+any number of processes may read and write the same bytes at the same positions, and a process may be killed at any time.
+The cached bytes of a replaced shard fail the checksum. The least recently used shards are removed, each as a whole.
 """
 
 import hashlib
@@ -21,10 +21,10 @@ KEY = "remote_cache_gb"
 
 
 class AudioCache:
-    """Keeps encoded audio that came from a store.
+    """Cache of encoded audio that was read from an object store.
 
     Args:
-        gigabytes: on the disk of this machine, of all processes together; above 0.
+        gigabytes: limit on the local disk for all processes together; above 0.
     """
 
     def __init__(self, gigabytes: float):
@@ -32,7 +32,7 @@ class AudioCache:
         self._is_full = False
 
     def read(self, place: Place) -> bytes | None:
-        """Returns the bytes of an utterance, None where they are not kept."""
+        """Returns the bytes of an utterance, or None if they are not cached."""
         path = self._path(place)
         try:
             handle = os.open(path, os.O_RDONLY)
@@ -50,7 +50,7 @@ class AudioCache:
         return found
 
     def write(self, place: Place, encoded: bytes) -> None:
-        """Keeps the bytes of an utterance; where they cannot be written, as on a full disk, it says so once and goes on."""
+        """Caches the bytes of an utterance. If writing fails, as on a full disk, logs it once and caches no more."""
         if self._is_full:
             return
         try:
@@ -65,8 +65,8 @@ class AudioCache:
         except OSError as error:
             self._is_full = True
             logging.warning(
-                f"{KEY}: this process keeps no more remote audio in {self._folder.folder} ({error.strerror}), and reads it "
-                f"from the store; free some space, or lower {KEY} before the next start"
+                f"{KEY}: this process stops caching remote audio in {self._folder.folder} ({error.strerror}) and reads it "
+                f"from the store. Free some space, or lower {KEY} before the next start"
             )
 
     def _path(self, place: Place) -> Path:

@@ -1,7 +1,7 @@
-"""Builds the index of a dataset: reads every manifest line and the header of every member of every shard, once.
+"""Builds the index of a dataset: reads every manifest line and the header of every member of every shard once.
 
-What does not fit together is left out, counted and said: a line without its member, a member without its line, a name twice,
-a name that leaves the folder, a truncated shard.
+Inconsistent data are left out, counted and described: a line without its member, a member without its line, a duplicate
+name, a name that leaves the folder, a truncated shard.
 """
 
 import json
@@ -33,19 +33,23 @@ from nemo_birq.data.sources import Source
 from nemo_birq.utils.progress import ProgressBars
 from nemo_birq.utils.urls import absolute, folder_of, is_url, join
 
-SHARDS_OF_A_PROCESS = 32  # that are worth the start of another process
+SHARDS_OF_A_PROCESS = 32  # fewer are not worth the start of another process
 MAX_PROCESSES = 16
+SMALL_TYPES = {"name": pa.string(), "size": pa.uint32(), "start": pa.float32(), "checksum": pa.uint32()}
 
 
 def build_table(source: Source, versions: Mapping[str, Version]) -> pa.RecordBatch:
-    """The table of a dataset: name, shard, position, size, start, duration, checksum; shards and problems in its metadata.
+    """Builds the table of a dataset.
 
     Args:
         source: the dataset.
-        versions: of its remote shards.
+        versions: versions of its remote shards.
+
+    Returns:
+        Columns name, shard, position, size, start, duration and checksum; the metadata hold paths of shards and problems.
 
     Raises:
-        ValueError: shards and manifests that do not belong together, a compressed shard, nothing that can be used.
+        ValueError: shards and manifests that do not belong together, a compressed shard, or no usable utterance.
         RemoteError: a remote manifest or shard cannot be read.
     """
     problems = Problems()
@@ -63,12 +67,31 @@ def build_table(source: Source, versions: Mapping[str, Version]) -> pa.RecordBat
         "num_lost": problems.num_lost,
         "num_left_out": problems.num_left_out,
     }
-    [batch] = table.combine_chunks().to_batches()
+    [batch] = with_small_types(table).to_batches()
     return batch.replace_schema_metadata({"birq": json.dumps(about)})
 
 
+def with_small_types(table: pa.Table) -> pa.Table:
+    """Converts the columns to smaller types that hold the same values; tens of millions of rows are gigabytes."""
+    for number, name in enumerate(table.column_names):
+        column = table.column(name).combine_chunks()
+        small = _smaller(column, SMALL_TYPES[name]) if name in SMALL_TYPES else column
+        table = table.set_column(number, name, small)
+    return table
+
+
+def _smaller(column: pa.Array, small: pa.DataType) -> pa.Array:
+    if column.null_count == len(column):
+        return pa.nulls(len(column))
+    try:
+        converted = column.cast(small)
+    except pa.ArrowInvalid:  # a value does not fit
+        return column
+    return converted if converted.cast(column.type).equals(column) else column
+
+
 def _watched(things: Iterable, description: str, total: int | None = None) -> Iterable:
-    """With a progress bar where there are many."""
+    """Shows a progress bar if there are many items."""
     total = total or len(things)
     return track(things, description, total, transient=True) if total > 16 else things
 
@@ -79,7 +102,7 @@ def _watched(things: Iterable, description: str, total: int | None = None) -> It
 def _files(manifest: str, problems: Problems) -> Rows:
     part = Rows.empty()
     folder = folder_of(manifest)
-    remote: dict[str, list[tuple[int, str]]] = defaultdict(list)  # rows and lines of each file, which is measured later
+    remote: dict[str, list[tuple[int, str]]] = defaultdict(list)  # rows and lines of each file, to be measured later
     for where, entry, problem in counted_lines(manifest, problems, []):
         path = None if problem else join(folder, entry["audio_filepath"])
         if path is not None and is_url(path):
@@ -133,8 +156,8 @@ def _run(jobs: list[IndexJob], workers: int) -> dict[int, IndexedShard]:
             return dict(run_jobs(index_shard, jobs, workers, progress.start("Indexing shards", len(jobs))))
         except BuildError as error:
             raise ValueError(
-                f"one of {workers} processes that index {jobs[0].tar} and others was ended by the system, most likely for "
-                "want of memory: free some, and start again"
+                f"the system ended one of {workers} processes that index {jobs[0].tar} and other shards, most likely "
+                "because memory ran out: free some memory and start again"
             ) from error
 
 

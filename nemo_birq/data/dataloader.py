@@ -1,4 +1,4 @@
-"""The data loader: follows the plan of each epoch, and can go on from any batch of it."""
+"""The data loader: follows the plan of each epoch, and resumes at any batch of it."""
 
 import hashlib
 import json
@@ -13,21 +13,28 @@ from nemo.utils import logging
 
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.dataset import PlannedRows, SpeechDataset
-from nemo_birq.data.epoch_plan import BatchSettings, EpochPlan
+from nemo_birq.data.epoch_batches import BatchSettings
+from nemo_birq.data.epoch_plan import EpochPlan
 from nemo_birq.data.index import SpeechIndex
 from nemo_birq.data.retries import RemoteError
 from nemo_birq.data.shared_plans import PlanRequest, is_large, prepare_plan, shared_plan
 
 
 class BatchOrder(torch.utils.data.Sampler):
-    """Rows of this rank's batches, from a position on.
+    """Yields the rows of this rank's batches, from a position on.
 
-    All ranks take one batch of the plan at each step. Where the last step of an epoch has fewer batches than ranks, their
-    utterances are divided over all ranks; a rank that gets none gives a silent stand-in, so that all take the same steps.
+    Each rank takes one batch of the plan in each step. If the last step of an epoch has fewer batches than ranks, their
+    utterances are divided over all ranks. A rank that gets none yields an empty list, for which the dataset makes a silent
+    stand-in, so that all ranks take the same number of steps.
 
     Args:
-        endless: go on with the next epoch when one is over, for training; otherwise one epoch, again and again the same.
-        stride: batches from one of a process to its next: the number of worker processes, which take turns.
+        indexes: the datasets.
+        weights: share of each dataset, or None; see ``epoch_plan.order_of_utterances``.
+        settings: settings of the batches.
+        rank: number of this rank.
+        world_size: number of ranks.
+        endless: continues with the next epoch, for training; otherwise every iteration is the same epoch.
+        stride: distance between two batches of a worker process, which is the number of worker processes.
     """
 
     def __init__(
@@ -44,13 +51,13 @@ class BatchOrder(torch.utils.data.Sampler):
         self.rank, self.world_size, self.endless = rank, world_size, endless
         self.stride = stride
         self.epoch = 0
-        self.batch = 0  # of the plan, all ranks together; those before it are done
-        self.planned_for = world_size  # ranks when this epoch began
+        self.batch = 0  # number of finished batches of the plan, of all ranks together
+        self.planned_for = world_size  # number of ranks when this epoch began
         self._plans: dict[tuple[int, int], EpochPlan] = {}
         self.length = -(-len(self.plan(0, world_size)) // world_size)
 
     def plan(self, epoch: int, world_size: int) -> EpochPlan:
-        """Batches of an epoch, which is laid out when it is asked for first."""
+        """Returns the plan of an epoch, which is made at the first call."""
         if (epoch, world_size) not in self._plans:
             self._plans = dict([*self._plans.items()][-1:])  # reading ahead needs two
             self._plans[epoch, world_size] = self._make_plan(epoch, world_size)
@@ -66,7 +73,7 @@ class BatchOrder(torch.utils.data.Sampler):
         return plan
 
     def __len__(self) -> int:
-        """Steps of the first epoch. Others may have a few more or less: Lightning's epochs are all as long as the first."""
+        """Returns the steps of the first epoch, which Lightning uses for all epochs; others may have a few more or less."""
         return self.length
 
     def __iter__(self) -> Iterator[PlannedRows]:
@@ -89,11 +96,11 @@ class BatchOrder(torch.utils.data.Sampler):
             yield PlannedRows(rows, (epoch, following - self.world_size + self.rank))
 
     def advance(self) -> None:
-        """One more step is done."""
+        """Moves the position by a step."""
         _, (self.epoch, self.batch, self.planned_for) = self._step((self.epoch, self.batch, self.planned_for))
 
     def _step(self, position: tuple[int, int, int]) -> tuple[list[int] | None, tuple[int, int, int]]:
-        """Rows at a position, and the position after it; None at the end of all."""
+        """Returns the rows at a position and the position after it; None in place of rows after the last batch."""
         epoch, batch, planned_for = position
         plan = self.plan(epoch, planned_for)
         if batch >= len(plan):
@@ -108,7 +115,7 @@ class BatchOrder(torch.utils.data.Sampler):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of all that the plans follow from; wherever the files lie."""
+        """Hash of everything that determines the plans, except for the paths of the files."""
         digest = hashlib.sha256(json.dumps([self.weights, asdict(self.settings)], default=list).encode())
         for index in self.indexes:
             digest.update(index.durations.tobytes())
@@ -119,8 +126,8 @@ class BatchOrder(torch.utils.data.Sampler):
 class SpeechLoader(torch.utils.data.DataLoader):
     """Yields ``SpeechBatch`` in the order of a ``BatchOrder``.
 
-    ``state_dict`` says which batches have been handed out, however many are being read ahead. A loader of the same data and
-    settings that loads it goes on with the next batch, with any number of workers and on any number of ranks.
+    ``state_dict`` holds the position after the last yielded batch, however many batches have been read ahead. A loader of
+    the same data and settings that loads it continues with the next batch, with any number of workers and ranks.
     """
 
     def __init__(self, dataset: SpeechDataset, order: BatchOrder, num_workers: int, pin_memory: bool):
@@ -140,7 +147,7 @@ class SpeechLoader(torch.utils.data.DataLoader):
                 if order.endless:
                     order.advance()
                 yield batch
-        except RemoteError as error:  # a worker's message holds its whole traceback, and the reason in the last line
+        except RemoteError as error:  # the message of a worker's error is its traceback; the reason is in the last line
             raise RemoteError(str(error).rpartition("RemoteError: ")[2]) from error
 
     def state_dict(self) -> dict:
@@ -157,8 +164,8 @@ class SpeechLoader(torch.utils.data.DataLoader):
         order: BatchOrder = self.sampler
         if state["fingerprint"] != order.fingerprint:
             logging.warning(
-                "The training data, their batches or the seed are not those of the checkpoint: the data are read from the "
-                "beginning of a new epoch"
+                "The training data, the settings of batches or the seed differ from those of the checkpoint: a new epoch "
+                "begins at its first batch"
             )
             order.epoch, order.batch, order.planned_for = state["epoch"] + 1, 0, order.world_size
             return
@@ -166,4 +173,4 @@ class SpeechLoader(torch.utils.data.DataLoader):
         if state["planned_for"] == order.world_size:
             order.length = state["length"]
         batches = len(order.plan(order.epoch, order.planned_for))
-        logging.info(f"Data go on in epoch {order.epoch} after batch {order.batch} of {batches}")
+        logging.info(f"The data continue in epoch {order.epoch} after batch {order.batch} of {batches}")

@@ -1,4 +1,4 @@
-"""From rows of the index to signals. A clip that cannot be used is named, counted and left out."""
+"""Reads the signals of rows of an index. The dataset logs, counts and leaves out utterances that cannot be used."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -24,14 +24,16 @@ OPEN_FILES = 128  # shards that a process keeps open
 
 
 class UnusableAudio(Exception):
-    """Says what is wrong with an utterance."""
+    """An utterance that cannot be used, with the reason."""
 
 
 class PlannedRows(list[int]):
-    """Rows of a batch, with the place of the batch in the plans of all epochs: ``position``, epoch and number.
+    """Rows of a batch, with the position of the batch in the plans of all epochs.
 
     Args:
-        following: rows that the same process is asked for next, so that it can read them ahead.
+        rows: rows of the batch.
+        position: epoch, and number of the batch in the epoch.
+        following: rows that the same process has to read next, so that it can read them ahead.
     """
 
     def __init__(self, rows: Iterable[int], position: tuple[int, int], following: Sequence[int] = ()):
@@ -46,14 +48,15 @@ class Mixing(Protocol):
 
 
 class SpeechDataset(torch.utils.data.Dataset):
-    """Rows of the indexes, counted through all of them, to ``SpeechBatch``.
+    """Dataset that reads a list of rows, which are counted through all indexes, as a ``SpeechBatch``.
 
     Args:
         indexes: the datasets.
-        sample_rate: of the signals, in Hz.
+        sample_rate: sample rate of the signals, in Hz.
         mixing: makes the noisy signals of ``PlannedRows``; None: there are none.
-        seed: of the mixing, with the position of a batch: a resumed run, and any number of workers, mixes the same.
-        cache: of remote audio; None: each utterance is read from its store each time.
+        seed: seed of the mixing. The position of a batch is added to it, so that a resumed run, or a run with another
+            number of workers, mixes the same signals.
+        cache: cache of remote audio; None: each utterance is read from its store each time.
     """
 
     def __init__(
@@ -74,7 +77,7 @@ class SpeechDataset(torch.utils.data.Dataset):
         return int(self.ends[-1])
 
     def place(self, row: int) -> Place:
-        """Returns where the utterance of a row lies."""
+        """Returns the place of the utterance of a row."""
         dataset = int(np.searchsorted(self.ends, row, side="right"))
         return self.indexes[dataset].place(row - (self.ends[dataset] - len(self.indexes[dataset])))
 
@@ -84,7 +87,7 @@ class SpeechDataset(torch.utils.data.Dataset):
         return read_utterance(place, self.sample_rate, *fetch_remote([place], self.cache))
 
     def __getitem__(self, rows: PlannedRows | list[int]) -> SpeechBatch:
-        # A worker's tensors stay in shared memory until PyTorch looks, which it does at every 128th: gigabytes of audio.
+        # PyTorch frees the shared memory of a worker's tensors only at every 128th one, which would keep gigabytes of audio.
         shared_cache.free_dead_references()
         signals, names, skipped = [], [], 0
         places = [self.place(row) for row in rows]
@@ -98,7 +101,7 @@ class SpeechDataset(torch.utils.data.Dataset):
             except UnusableAudio as problem:
                 skipped += 1
                 logging.warning(printable(f"Skipped {place.name} of {place.file}: {problem}"))
-        if not signals:  # a rank without an utterance takes the step all the same, see SpeechBatch.is_silent_stand_in
+        if not signals:  # every rank must take part in the step, see SpeechBatch.is_silent_stand_in
             signals = [np.zeros(self.sample_rate, np.float32)]
         lengths, noisy = torch.tensor([len(signal) for signal in signals]), None
         if self.mixing is not None and names:
@@ -107,7 +110,7 @@ class SpeechDataset(torch.utils.data.Dataset):
 
 
 def _padded(signals: list[np.ndarray]) -> torch.Tensor:
-    """Returns signals as (B, samples), with zeros at the end."""
+    """Returns signals as one tensor, (B, samples) float32, with zeros at the end."""
     padded = torch.zeros(len(signals), max(map(len, signals)))
     for target, signal in zip(padded, signals, strict=True):
         target[: len(signal)] = torch.from_numpy(signal)
@@ -118,9 +121,9 @@ def read_utterance(place: Place, sample_rate: int, encoded: bytes | None = None)
     """Reads the signal of an utterance; shape and errors as ``read_audio``.
 
     Args:
-        place: of the utterance.
-        sample_rate: in Hz.
-        encoded: its bytes, which ``fetch.fetch_remote`` reads, where it is remote.
+        place: place of the utterance.
+        sample_rate: sample rate of the signal, in Hz.
+        encoded: bytes of a remote utterance, from ``fetch.fetch_remote``; None for a local one.
     """
     if encoded is not None:
         return read_audio(encoded, place.start, place.duration, sample_rate)
@@ -138,12 +141,13 @@ def read_audio(source: str | bytes, start: float, duration: float, sample_rate: 
 
     Args:
         source: path of a file, or an encoded file.
-        start: of the utterance, in seconds.
-        duration: by the manifest, in seconds. It may be off by ``manifests.TOLERANCE`` for a whole file.
+        start: start of the utterance, in seconds.
+        duration: duration in the manifest, in seconds. For a whole file, it may be off by ``manifests.TOLERANCE``.
+        sample_rate: sample rate of the signal, in Hz.
 
     Raises:
-        UnusableAudio: it cannot be read or decoded, is empty, shorter than its manifest says, or holds samples that are no
-            audio, see ``samples.check_samples``.
+        UnusableAudio: the audio cannot be read or decoded, is empty, is shorter than its manifest says, or has samples
+            that are not audio, see ``samples.check_samples``.
     """
     try:
         with open_audio(source) as audio:
@@ -151,7 +155,7 @@ def read_audio(source: str | bytes, start: float, duration: float, sample_rate: 
     except AudioError as error:
         raise UnusableAudio(str(error)) from error
     except MemoryError as error:
-        raise UnusableAudio("it does not fit into memory; max_duration leaves out what is too long") from error
+        raise UnusableAudio("it does not fit into memory; lower max_duration to leave out long utterances") from error
     return signal if rate == sample_rate else soxr.resample(signal, rate, sample_rate)
 
 
@@ -159,17 +163,17 @@ def _decode(audio: AudioFile, start: float, duration: float) -> np.ndarray:
     header = audio.header
     rate, end = header.sample_rate, start + duration
     if end > header.seconds + TOLERANCE:
-        raise UnusableAudio(f"it holds {header.seconds:.2f} s, but the manifest wants {end:.2f} s of it")
+        raise UnusableAudio(f"it has {header.seconds:.2f} s of audio, but its manifest line ends at {end:.2f} s")
     whole = start == 0 and header.seconds - end <= TOLERANCE
     wanted = header.frames if whole else round(duration * rate)
     if wanted < 1:
-        raise UnusableAudio(f"the manifest wants {duration} s of it")
+        raise UnusableAudio(f"its duration in the manifest, {duration} s, is less than one sample")
     signal = audio.decode_mono(0 if whole else round(start * rate), wanted)
     if len(signal) < wanted - TOLERANCE * rate or (whole and len(signal) < wanted):
-        raise UnusableAudio(f"it breaks off after {len(signal) / rate:.2f} of {wanted / rate:.2f} s")
+        raise UnusableAudio(f"it ends after {len(signal) / rate:.2f} of {wanted / rate:.2f} s")
     return signal
 
 
 @lru_cache(maxsize=OPEN_FILES)
 def _open(path: str):
-    return open(path, "rb", buffering=0)  # closed when it falls out of the cache
+    return open(path, "rb", buffering=0)  # it is closed when the cache drops it

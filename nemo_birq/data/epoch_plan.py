@@ -1,61 +1,24 @@
-"""Which utterances make which batch: the whole epoch is laid out before it begins.
+"""Plan of an epoch: all batches are determined before the epoch begins.
 
-A plan follows from data, settings, seed and number of the epoch alone. So every epoch has an end and a length, each
-utterance goes to exactly one rank, and resuming takes two numbers, epoch and batch. Lhotse's bucketing does the work.
+A plan depends on data, settings, seed and number of the epoch alone. Therefore every epoch has an end and a length, each
+utterance goes to exactly one rank, and two numbers, epoch and batch, suffice to resume.
 """
 
-import random
-from array import array
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from lhotse.dataset.sampling.base import SamplingConstraint, TimeConstraint
-from lhotse.dataset.sampling.dynamic import DurationBatcher
-from lhotse.dataset.sampling.dynamic_bucketing import (
-    DynamicBucketer,
-    FixedBucketBatchSizeConstraint,
-    estimate_duration_buckets,
-)
-from lhotse.utils import streaming_shuffle
 
+from nemo_birq.data.epoch_batches import BatchSettings, EpochPart, duration_bins, make_batches
 from nemo_birq.data.index import SpeechIndex
+from nemo_birq.data.shards.workers import run_jobs
+from nemo_birq.utils.progress import ProgressBars
 
-ITEMS_AT_ONCE = 1 << 16  # that stand in memory as objects beside those in Lhotse's buffers
-
-
-@dataclass(slots=True)
-class _Item:
-    """What Lhotse needs to know of an utterance."""
-
-    row: int
-    duration: float
-
-
-@dataclass(frozen=True)
-class BatchSettings:
-    """How utterances are put together; names and meaning are those of NeMo's Lhotse loader."""
-
-    batch_size: int | None = None
-    """Utterances a batch, at most."""
-    batch_duration: float | None = None
-    """Seconds a batch, at most, with padding."""
-    quadratic_duration: float | None = None
-    """Utterances of this many seconds count twice in ``batch_duration``, longer ones more."""
-    use_bucketing: bool = False
-    num_buckets: int = 30
-    bucket_duration_bins: Sequence[float] | None = None
-    bucket_batch_size: Sequence[int] | None = None
-    bucket_buffer_size: int = 10000
-    """Utterances that bucketing looks ahead."""
-    shuffle: bool = False
-    shuffle_buffer_size: int | None = 10000
-    """Utterances among which the next is drawn; shards are shuffled as a whole, and so is each in itself."""
-    min_duration: float = -1.0
-    max_duration: float = float("inf")
-    seed: int = 0
+UTTERANCES_OF_A_PART = 1_000_000
+"""Lhotse takes some 15 microseconds an utterance, so the parts of a large epoch are made by several processes."""
+MAX_PROCESSES = 16
 
 
 class EpochPlan(NamedTuple):
@@ -64,55 +27,72 @@ class EpochPlan(NamedTuple):
     rows: np.ndarray
     """(N,) int64: the utterances, batch after batch."""
     ends: np.ndarray
-    """(batches,) int64: where each batch ends."""
+    """(batches,) int64: the end of each batch in ``rows``."""
 
     def __len__(self) -> int:
         return len(self.ends)
 
     def batches(self, first: int, last: int) -> list[np.ndarray]:
-        """Rows of the batches ``first`` to ``last - 1``, as far as there are."""
+        """Returns the rows of the batches ``first`` to ``last - 1``, or of those among them that exist."""
         bounds = [self.ends[first - 1] if first else 0, *self.ends[first:last]]
         return [self.rows[start:end] for start, end in pairwise(bounds)]
 
 
 def plan_epoch(
-    indexes: Sequence[SpeechIndex], weights: Sequence[float] | None, settings: BatchSettings, epoch: int, world_size: int
+    indexes: Sequence[SpeechIndex],
+    weights: Sequence[float] | None,
+    settings: BatchSettings,
+    epoch: int,
+    world_size: int,
+    parallel: bool = False,
 ) -> EpochPlan:
-    """Lays out an epoch.
+    """Makes the plan of an epoch.
 
     Args:
         indexes: the datasets; rows are counted through all of them.
         weights: share of each in the number of utterances, or None for their own sizes; see ``order_of_utterances``.
-        settings: how batches are made.
+        settings: settings of the batches.
         epoch: its number, from 0.
-        world_size: so many batches in a row come from one bucket, that no rank waits for another's longer ones.
+        world_size: number of consecutive batches that come from one bucket, so that no rank waits for a longer batch of
+            another.
+        parallel: makes the parts of a large epoch in a process for each core. The plan is the same.
     """
-    seed = int(np.random.SeedSequence((settings.seed, epoch)).generate_state(1)[0])
-    durations = np.concatenate([index.durations for index in indexes])
-    order = order_of_utterances(indexes, weights, settings, seed)
-    items: Iterator[_Item] = _items(order, durations)
-    if settings.shuffle and settings.shuffle_buffer_size:
-        items = streaming_shuffle(items, settings.shuffle_buffer_size, random.Random(seed))
-    rows, ends = array("q"), array("q")  # 8 bytes each, where a list of integers takes 40
-    for batch in _batches(items, durations, settings, seed, world_size):
-        rows.extend(item.row for item in batch)
-        ends.append(len(rows))
-    return EpochPlan(np.array(rows, np.int64), np.array(ends, np.int64))
+    seeds = np.random.SeedSequence((settings.seed, epoch))
+    durations = indexes[0].durations if len(indexes) == 1 else np.concatenate([index.durations for index in indexes])
+    order = order_of_utterances(indexes, weights, settings, int(seeds.generate_state(1)[0]))
+    bins = duration_bins(durations, settings)
+    pieces = np.array_split(order, max(1, -(-len(order) // UTTERANCES_OF_A_PART)))
+    parts = (
+        EpochPart(rows, durations[rows], bins, settings, int(seed), world_size)
+        for rows, seed in zip(pieces, seeds.generate_state(len(pieces)), strict=True)
+    )
+    processes = min(len(pieces), len(os.sched_getaffinity(0)), MAX_PROCESSES) if parallel else 1
+    with ProgressBars(transient=True, disable=len(pieces) == 1) as progress:
+        made = dict(run_jobs(make_batches, parts, processes, progress.start("Planning the epoch", len(order))))
+    return _join([made[number] for number in range(len(pieces))], world_size)
 
 
-def _items(order: np.ndarray, durations: np.ndarray) -> Iterator[_Item]:
-    for first in range(0, len(order), ITEMS_AT_ONCE):
-        rows = order[first : first + ITEMS_AT_ONCE]
-        yield from map(_Item, rows.tolist(), durations[rows].tolist())
+def _join(parts: list[tuple[np.ndarray, np.ndarray]], world_size: int) -> EpochPlan:
+    """Joins the parts; the last batches of a part, where they are fewer than the ranks, go to the end of the epoch."""
+    whole, rest = [], []
+    for rows, ends in parts:
+        number = len(ends) // world_size * world_size
+        cut = ends[number - 1] if number else 0
+        whole.append((rows[:cut], ends[:number]))
+        rest.append((rows[cut:], ends[number:] - cut))
+    rows, ends = zip(*whole, *rest, strict=True)
+    sizes = [len(part) for part in rows]
+    starts = np.repeat(np.cumsum([0, *sizes[:-1]]), [len(part) for part in ends])
+    return EpochPlan(np.concatenate(rows), np.concatenate(ends) + starts)
 
 
 def order_of_utterances(
     indexes: Sequence[SpeechIndex], weights: Sequence[float] | None, settings: BatchSettings, seed: int
 ) -> np.ndarray:
-    """Rows in the order of reading, (N,) int64, those of several datasets evenly mixed.
+    """Returns the rows in the order of reading, (N,) int64; those of several datasets are evenly mixed.
 
-    With weights an epoch is as long as the dataset that is rarest in relation to its size needs to be read once; the others
-    are read again as often as their share demands, so that none loses an utterance.
+    With weights, the dataset whose weight is the smallest in relation to its size is read once in an epoch. The others are
+    repeated as often as their weights demand, so that no utterance is lost.
     """
     rng = np.random.default_rng(seed)
     orders = []
@@ -142,38 +122,8 @@ def order_of_utterances(
 
 
 def _pass(index: SpeechIndex, rows: np.ndarray, shuffle: bool, rng: np.random.Generator) -> np.ndarray:
-    """Shards in random order, each in random order: so only few shards are open at a time."""
+    """Shuffles the shards, and the rows within each shard, so that only few shards are open at a time."""
     if not shuffle:
         return rows
     shards = index.shards[rows]
     return rows[np.lexsort((rng.random(len(rows)), rng.permutation(int(shards.max()) + 1)[shards]))]
-
-
-def _batches(
-    items: Iterator[_Item], durations: np.ndarray, settings: BatchSettings, seed: int, world_size: int
-) -> Iterator[Sequence[_Item]]:
-    bins = list(settings.bucket_duration_bins) if settings.bucket_duration_bins else None
-    if settings.bucket_batch_size:
-        constraint: SamplingConstraint = FixedBucketBatchSizeConstraint(bins, list(settings.bucket_batch_size))
-    else:
-        constraint = TimeConstraint(
-            settings.batch_duration, settings.batch_size, quadratic_duration=settings.quadratic_duration
-        )
-    if not settings.use_bucketing:
-        return iter(DurationBatcher(items, constraint=constraint))
-    if bins is None:
-        sample = [_Item(0, float(duration)) for duration in durations[:: max(1, len(durations) // 10000)]]
-        number = min(settings.num_buckets, len(sample))
-        bins = estimate_duration_buckets(sample, number, constraint) if number > 1 else []
-    return iter(
-        DynamicBucketer(
-            ((item,) for item in items),
-            duration_bins=bins,
-            world_size=world_size,
-            constraint=constraint,
-            buffer_size=settings.bucket_buffer_size,
-            shuffle=settings.shuffle,
-            rng=random.Random(seed + 1),
-            bucket_rng=random.Random(seed + 2),
-        )
-    )

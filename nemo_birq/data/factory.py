@@ -1,7 +1,8 @@
 """Builds the data loaders from ``train_ds`` and ``validation_ds``.
 
-``use_lhotse: true``, for everything: shards or single files, on this machine or in an object store, read at random places
-through an index, batches by Lhotse. ``is_tarred: true``: NeMo's webdataset reader, a stream; for what a command writes.
+``use_lhotse: true`` is for all data: shards or single files, on the local disk or in an object store. It reads at random
+positions through an index, and Lhotse forms the batches. ``is_tarred: true`` is NeMo's webdataset reader, which streams
+shards; it is needed for shards that a command writes (``pipe:``).
 """
 
 from dataclasses import fields
@@ -20,7 +21,7 @@ from nemo_birq.data.audio_cache import KEY as CACHE
 from nemo_birq.data.audio_cache import AudioCache
 from nemo_birq.data.dataloader import BatchOrder, SpeechLoader
 from nemo_birq.data.dataset import SpeechDataset
-from nemo_birq.data.epoch_plan import BatchSettings
+from nemo_birq.data.epoch_batches import BatchSettings
 from nemo_birq.data.index import SpeechIndex, open_index
 from nemo_birq.data.length_limits import all_left_out, find_left_out_of_order, warn_of_left_out
 from nemo_birq.data.longest import find_longest
@@ -41,14 +42,14 @@ OTHER_KEYS = {
 def build_dataloader(
     config: DictConfig, sample_rate: int, rank: int, world_size: int, training: bool
 ) -> torch.utils.data.DataLoader | None:
-    """Data loader of a ``train_ds`` (``training``) or ``validation_ds`` node; None where it names no data.
+    """Builds the data loader of a ``train_ds`` (``training``) or ``validation_ds`` node; returns None if it names no data.
 
-    Every manifest line and every member of every shard is looked at first, or has been when the index was made. Audio of
-    another sample rate is resampled, several channels are mixed.
+    Every manifest line and every member of every shard is checked first, unless this was done when the index was made.
+    Audio of another sample rate is resampled, and several channels are mixed.
 
     Raises:
-        FileNotFoundError, RemoteError: a manifest or shard that is not there.
-        ValueError: a key that is not supported or missing, shards and manifests that do not belong together, or more than
+        FileNotFoundError, RemoteError: a manifest or shard does not exist or cannot be read.
+        ValueError: a key is missing or not supported, shards and manifests do not belong together, or more than
             ``max_skipped_share`` of the utterances cannot be used.
     """
     config = OmegaConf.create(config)
@@ -72,7 +73,7 @@ def build_dataloader(
         weights = None if sources[0].weight is None else [source.weight for source in sources]
         workers = config.get("num_workers", 0)
         order = BatchOrder(indexes, weights, settings, rank, world_size, endless=training, stride=max(1, workers))
-        _say(sources, indexes, settings, order)
+        _log_sizes(sources, indexes, settings, order)
         dataset = SpeechDataset(indexes, sample_rate, _mixing(config), settings.seed, _cache(config))
         return SpeechLoader(dataset, order, workers, config.get("pin_memory", False))
 
@@ -82,7 +83,7 @@ def _cache(config: DictConfig) -> AudioCache | None:
 
 
 def _mixing(config: DictConfig) -> SpeechMixing | None:
-    """Returns what adds noise to the input of the masked pass; None without ``batch_augmentor``.
+    """Returns the mixing of noise into the input of the masked pass; None without ``batch_augmentor``.
 
     Raises:
         FileNotFoundError, ValueError: as ``build_dataloader``, for the noise.
@@ -113,7 +114,7 @@ def _check_keys(config: DictConfig) -> None:
         logging.info(f"{', '.join(keys)}: no effect, {meaning}")
     known = SETTINGS | OTHER_KEYS | REFUSED.keys() | {key for keys in no_effect.values() for key in keys}
     for key in sorted(set(config) - known):
-        logging.warning(f"{key} is no key of a data loader; it is ignored")
+        logging.warning(f"{key} is not a key of a data loader and is ignored")
 
 
 def _batch_settings(config: DictConfig) -> BatchSettings:
@@ -126,11 +127,11 @@ def _batch_settings(config: DictConfig) -> BatchSettings:
         )
     if settings.bucket_batch_size and len(settings.bucket_batch_size) != len(settings.bucket_duration_bins or ()):
         raise ValueError(
-            "bucket_batch_size needs bucket_duration_bins of the same length, the longest utterance of each bucket"
+            "bucket_batch_size needs bucket_duration_bins of the same length: the longest duration in each bucket, seconds"
         )
     bins = settings.bucket_duration_bins
     if bins is not None and not (all(isinstance(b, int | float) for b in bins) and list(bins) == sorted(bins)):
-        raise ValueError(f"bucket_duration_bins={bins} must be seconds in rising order")
+        raise ValueError(f"bucket_duration_bins={bins} must be seconds in ascending order")
     changes: dict = {}
     if by_bucket:
         # Longer utterances have no bucket.
@@ -145,16 +146,20 @@ def _open_checked(source: Source, max_skipped_share: float) -> SpeechIndex:
     commands = [path for path in (*source.manifest_paths, *source.tar_paths) if path.startswith(COMMAND)]
     if commands:
         raise ValueError(
-            f"{commands[0]} is a command, whose output cannot be read at random places: name the file itself, by a path or "
-            "a URL (s3://, gs://, https://), or stream it with use_lhotse=false is_tarred=true and a batch_size"
+            f"{commands[0]} is a command, whose output cannot be read at random positions: name the file itself, by a path "
+            "or a URL (s3://, gs://, https://), or stream it with use_lhotse=false is_tarred=true and a batch_size"
         )
     index = open_index(source)
     check_skipped_share(source.manifest, index.problems, index.num_lost, len(index) + index.num_lost, max_skipped_share)
     return index
 
 
-def _say(sources: list[Source], indexes: list[SpeechIndex], settings: BatchSettings, order: BatchOrder) -> None:
-    """What there is, and what of it is left out."""
+def _log_sizes(sources: list[Source], indexes: list[SpeechIndex], settings: BatchSettings, order: BatchOrder) -> None:
+    """Logs the size of each dataset, the utterances that are left out, and the size of an epoch.
+
+    Raises:
+        ValueError: all utterances are left out.
+    """
     for source, index in zip(sources, indexes, strict=True):
         short, long = index.durations < settings.min_duration, index.durations > settings.max_duration
         text = f"{source.manifest}: {len(index)} utterances, {index.durations.sum() / 3600:.2f} h"

@@ -1,8 +1,8 @@
-"""The index: where each utterance lies, in a memory-mapped table that all processes of a machine share.
+"""The index: the place of each utterance, in a memory-mapped table that all processes of a machine share.
 
-With it an epoch can be planned from durations alone, any utterance of a tar shard is one read at a known place, and no
-process holds a manifest in memory. It is built once for the manifests and shards as they are and kept in a cache folder
-(``NEMO_BIRQ_CACHE``, by default ``~/.cache/nemo_birq``).
+With the index, an epoch is planned from durations alone, an utterance of a tar shard is one read at a known position, and no
+process holds a manifest in memory. The index is built once for each version of the manifests and shards and stored in a
+cache folder (``NEMO_BIRQ_CACHE``, by default ``~/.cache/nemo_birq``).
 """
 
 import hashlib
@@ -25,40 +25,40 @@ from nemo_birq.data.sources import Source
 from nemo_birq.data.tables import cache_folder, is_whole, map_table, write_table
 from nemo_birq.utils.urls import find_secret_problem, is_url
 
-FORMAT = 5  # of the table; part of its name, so that older ones are not read
+FORMAT = 6  # version of the table; part of its name, so that tables of other versions are not read
 
 
 class Place(NamedTuple):
-    """Where one utterance is."""
+    """Place of an utterance."""
 
     name: str
     """Member of a shard, or the path of a single file."""
     file: str
     """The shard, or the same path."""
     position: int
-    """Of the encoded audio in the file, in bytes."""
+    """Position of the encoded audio in the file, in bytes."""
     size: int
-    """Of the encoded audio, in bytes."""
+    """Size of the encoded audio, in bytes."""
     start: float
-    """Of the utterance in the audio, in seconds."""
+    """Start of the utterance in the audio, in seconds."""
     duration: float
-    """In seconds."""
+    """Duration of the utterance in seconds."""
     checksum: int | None = None
-    """CRC-32 of the encoded audio where the file is remote."""
+    """CRC-32 of the encoded audio of a remote file; None for local files."""
 
 
 class SpeechIndex:
-    """The utterances of one dataset, rows 0 to N-1 in the order of shards and members.
+    """The utterances of a dataset, as rows 0 to N-1 in the order of shards and members.
 
     Args:
-        path: the table, an Arrow file; see ``open_index``.
+        path: table of the index, an Arrow file that ``open_index`` has written.
     """
 
     def __init__(self, path: Path):
         self.path = path
 
     def __reduce__(self):
-        return SpeechIndex, (self.path,)  # processes map the file themselves
+        return SpeechIndex, (self.path,)  # another process maps the file itself
 
     @cached_property
     def _table(self) -> pa.RecordBatch:
@@ -78,40 +78,40 @@ class SpeechIndex:
 
     @cached_property
     def shards(self) -> np.ndarray:
-        """(N,) int32, number of the shard; for single files the number of the manifest."""
+        """(N,) int32, number of the shard, or of the manifest for single files."""
         return self._table.column("shard").to_numpy()
 
     @property
     def problems(self) -> list[str]:
-        """What cannot be read, in words; the first ones, if there are many."""
+        """Descriptions of the utterances that cannot be read; the first ones, if there are many."""
         return self._metadata["problems"]
 
     @property
     def num_lost(self) -> int:
-        """Utterances that cannot be read."""
+        """Number of utterances that cannot be read."""
         return self._metadata["num_lost"]
 
     @property
     def num_left_out(self) -> int:
-        """Lines that ``_skipme`` or ``validation_status`` leaves out."""
+        """Number of lines that ``_skipme`` or ``validation_status`` excludes."""
         return self._metadata["num_left_out"]
 
     def place(self, row: int) -> Place:
-        """Where utterance ``row`` is."""
+        """Returns the place of utterance ``row``."""
         name, shard, *others = (column[row].as_py() for column in self._table.columns)
         shards = self._metadata["shards"]
         return Place(name, shards[shard] if shards else name, *others)
 
 
 def open_index(source: Source) -> SpeechIndex:
-    """The index of a dataset, built now if its manifests or shards are new or have changed.
+    """Opens the index of a dataset; builds it if its manifests or shards are new or have changed.
 
     Args:
         source: the dataset.
 
     Raises:
-        FileNotFoundError, ValueError: see ``build_index.build_table``; or a URL that holds a secret.
-        RemoteError: a remote manifest or shard that is not there, or cannot be read.
+        FileNotFoundError, ValueError: see ``build_index.build_table``; or a URL contains a secret.
+        RemoteError: a remote manifest or shard does not exist or cannot be read.
         PermissionError: the cache folder cannot be written.
     """
     folder = cache_folder()
@@ -123,10 +123,10 @@ def open_index(source: Source) -> SpeechIndex:
         ) from error
     versions = find_versions(_checked_files(source))
     path = folder / f"{_fingerprint(source, versions)}.arrow"
-    with FileLock(path.with_suffix(".lock")):  # of the ranks of a machine one builds, the others wait
+    with FileLock(path.with_suffix(".lock")):  # one rank of a machine builds the index, and the others wait
         if not is_whole(path):
             if path.exists():
-                logging.warning(f"The index {path} of {source.manifest} is damaged, or was not finished: it is built again")
+                logging.warning(f"The index {path} of {source.manifest} is damaged or incomplete: it is built again")
             write_table(build_table(source, versions), path)
     return SpeechIndex(path)
 
@@ -142,7 +142,7 @@ def _checked_files(source: Source) -> list[str]:
 
 
 def _fingerprint(source: Source, versions: Mapping[str, Version]) -> str:
-    """Hash of names, sizes and times (or other marks of a version) of the manifests and shards."""
+    """Returns a hash of names, sizes and times (or the versions of remote files) of the manifests and shards."""
     what: list = [FORMAT, source.manifest, source.tars]
     for path in (*source.manifest_paths, *source.tar_paths):
         if is_url(path):

@@ -1,6 +1,6 @@
-"""Rows of the index: the utterances of one shard, or of one manifest of single files, and what is wrong with others.
+"""Rows of the index: the utterances of one shard, or of one manifest of single files, and the problems of the others.
 
-Nothing here imports NeMo, so that processes which index shards start at once.
+This module does not import NeMo, so that processes that index shards start quickly.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ from nemo_birq.data.members import Member, Members, members_of
 from nemo_birq.data.remote import Version
 from nemo_birq.data.shards.workers import advance
 
-MAX_PROBLEMS = 1000  # kept in words; all are counted
+MAX_PROBLEMS = 1000  # number of problems that are described; all are counted
 
 
 class Rows(NamedTuple):
@@ -58,7 +58,7 @@ class Rows(NamedTuple):
 
 
 class ShardLines(NamedTuple):
-    """A shard with the entries of its manifest."""
+    """A shard and the entries of its manifest."""
 
     tar: str
     entries: list[dict]
@@ -80,15 +80,15 @@ class Problems:
             self.words.append(problem)
 
     def include(self, others: "Problems") -> None:
-        """Adds those of another part of the dataset."""
+        """Adds the problems of another part of the dataset."""
         self.num_lost += others.num_lost
         self.num_left_out += others.num_left_out
         self.words += others.words[: MAX_PROBLEMS - len(self.words)]
 
     def of_empty(self, manifest: str) -> str:
-        """Returns the message for a dataset of which nothing can be used."""
+        """Returns the error message for a dataset without usable utterances."""
         marked = [f"_skipme or validation_status leaves out {self.num_left_out} lines"] if self.num_left_out else []
-        return "\n".join([f"{manifest} holds nothing that can be used:", *(self.words[:10] + marked or ["it is empty"])])
+        return "\n".join([f"{manifest} has no usable utterance:", *(self.words[:10] + marked or ["it is empty"])])
 
 
 def counted_lines(manifest: str, problems: Problems, left_out: list[dict]) -> Iterator[ManifestLine]:
@@ -109,7 +109,7 @@ def rows_of_shard(lines: ShardLines, shard: Members, problems: Problems) -> Rows
     """Returns the utterances of a shard, in the order of its members."""
     tar, members = lines.tar, shard.found
     for problem in shard.problems:
-        problems.add(problem, lost=0)  # the lines of the manifest without their members are counted
+        problems.add(problem, lost=0)  # lines without their members are counted below
     order = {name: number for number, name in enumerate(members)}
     marked = {str(entry.get("audio_filepath")) for entry in lines.left_out}
     meant = find_members({entry["audio_filepath"] for entry in lines.entries} | marked, members)
@@ -122,7 +122,7 @@ def rows_of_shard(lines: ShardLines, shard: Members, problems: Problems) -> Rows
         elif name not in meant:
             problems.add(f"shard {tar} lacks {name}, which its manifest names")
         elif utterance in used:
-            problems.add(f"shard {tar}: {name} stands twice in its manifest; the first is used")
+            problems.add(f"shard {tar}: {name} is twice in its manifest; the first line is used")
         else:
             used.add(utterance)
             found.append((order[meant[name]], meant[name], entry))
@@ -143,7 +143,7 @@ def leaves_folder(name: str) -> bool:
 
 
 class IndexJob(NamedTuple):
-    """One shard with its own manifest, for a worker."""
+    """A shard with its own manifest, for a worker process."""
 
     tar: str
     manifest: str
@@ -153,14 +153,18 @@ class IndexJob(NamedTuple):
 
 
 class IndexedShard(NamedTuple):
-    """Result of a worker."""
+    """Result of a worker process."""
 
     rows: pa.RecordBatch
     problems: Problems
 
 
 def index_shard(job: IndexJob) -> IndexedShard:
-    """Reads the lines of a shard's manifest and the headers of its members; errors as ``build_index.build_table``."""
+    """Reads the lines of a shard's manifest and the headers of its members.
+
+    Raises:
+        ValueError, RemoteError: see ``build_index.build_table``.
+    """
     problems, left_out = Problems(), []
     entries = list(usable_entries(counted_lines(job.manifest, problems, left_out), problems))
     members = members_of(job.tar, job.version)

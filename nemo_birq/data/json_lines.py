@@ -1,4 +1,4 @@
-"""Lines of JSON from other programs: a line that cannot be used is a problem of that line, and does not end the reading."""
+"""Reads lines of JSON from other programs. A line that cannot be used yields a problem and does not stop the reading."""
 
 import json
 import math
@@ -10,9 +10,9 @@ from typing import Any, BinaryIO, NamedTuple
 from nemo_birq.utils.text_files import MARK_BYTES
 
 MAX_LINE_BYTES = 64 << 20
-"""An hour of labels in eight codebooks has 5 MB; a file of another kind may be one line of gigabytes."""
+"""Longest line. An hour of labels in eight codebooks has 5 MB; a file of another kind may be one line of gigabytes."""
 MAX_DEPTH = 100
-"""Lists and objects inside each other. What is nested deeper can be read, but perhaps not be written or shown again."""
+"""Deepest nesting of lists and objects. Python reads deeper ones, but may fail to write or show them."""
 
 _shown = reprlib.Repr()
 _shown.maxstring = _shown.maxother = _shown.maxlong = 120
@@ -31,7 +31,7 @@ class ParsedLine(NamedTuple):
     number: int
     """Number in the file, from 1."""
     entry: dict[str, Any]
-    """Empty where there is a problem."""
+    """Empty if there is a problem."""
     problem: str | None
     """Reason why the line cannot be used, worded to follow its place."""
 
@@ -59,12 +59,12 @@ def without_nan(value: Any) -> Any:
 
 
 def parse_lines(file: BinaryIO) -> Iterator[ParsedLine]:
-    """Yields the lines of a binary file; blank ones are passed over."""
+    """Yields the lines of a binary file that are not blank."""
     return parse_raw_lines(raw_lines(file))
 
 
 def parse_raw_lines(lines: Iterable[tuple[int, bytes]]) -> Iterator[ParsedLine]:
-    """Yields the lines of ``raw_lines``."""
+    """Parses the lines of ``raw_lines``."""
     for number, raw in lines:
         try:
             yield ParsedLine(number, parse_line(raw), None)
@@ -75,11 +75,11 @@ def parse_raw_lines(lines: Iterable[tuple[int, bytes]]) -> Iterator[ParsedLine]:
 def parse_line(raw: bytes) -> dict[str, Any]:
     """Returns the object of a line.
 
-    NaN and infinities are read, as other programs write them for values that are not there: who uses a number checks it.
-    So are file names with bytes that are not UTF-8, which Python writes as lone surrogates.
+    NaN and infinities are accepted, because other programs write them for missing values; users of a number check it.
+    File names with bytes that are not UTF-8, which Python writes as lone surrogates, are accepted, too.
 
     Raises:
-        BadLineError: the line is not one JSON object in UTF-8, is too long or nested too deep, or holds a number of
+        BadLineError: the line is not one JSON object in UTF-8, is too long or nested too deep, or has a number of
             thousands of digits, a key twice, or half a character (a lone surrogate).
     """
     raw = raw.removeprefix(MARK_BYTES)  # at the head of a file, or in the middle of files that were joined
@@ -97,19 +97,19 @@ def parse_line(raw: bytes) -> dict[str, Any]:
         raise BadLineError(f"is not JSON ({reason}); a manifest holds one JSON object a line") from error
     except RecursionError as error:
         raise BadLineError("is nested too deep") from error
-    except ValueError as error:  # of an int; Python refuses thousands of digits, which would take it hours
-        raise BadLineError("holds a number of thousands of digits") from error
+    except ValueError as error:  # Python refuses integers of thousands of digits, which would take it hours
+        raise BadLineError("has a number of thousands of digits") from error
     if not isinstance(entry, dict):
         raise BadLineError(f"is not a JSON object but {type(entry).__name__}")
     if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _is_deep(entry):
         raise BadLineError(f"is nested deeper than {MAX_DEPTH} lists and objects")
     if _SURROGATE.search(raw) and not _is_text(entry):
-        raise BadLineError("holds half a character (a lone surrogate, \\ud800 to \\udfff)")
+        raise BadLineError("has half a character (a lone surrogate, \\ud800 to \\udfff)")
     return entry
 
 
 def raw_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Yields number and bytes of each line that is not blank; of a line that is too long only so much that it shows."""
+    """Yields number and bytes of each line that is not blank; at most ``MAX_LINE_BYTES`` + 1 bytes of a line."""
     number = 0
     while raw := file.readline(MAX_LINE_BYTES + 1):
         number += 1
@@ -131,7 +131,7 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-_decoder = json.JSONDecoder(object_pairs_hook=_without_repetition)  # one for all lines: to make one takes as long as a line
+_decoder = json.JSONDecoder(object_pairs_hook=_without_repetition)  # one for all: making it takes as long as a line
 
 
 def _is_deep(entry: dict[str, Any]) -> bool:
@@ -146,7 +146,7 @@ def _contents(outer: Any) -> Iterable[Any]:
 
 
 def _is_text(entry: dict[str, Any]) -> bool:
-    """Tests if all strings can be written as UTF-8, but for the bytes of a file name."""
+    """Tests if all strings except file names can be written as UTF-8."""
     try:
         json.dumps({key: value for key, value in entry.items() if key != _FILE_NAME}, ensure_ascii=False).encode()
         str(entry.get(_FILE_NAME)).encode(errors="surrogateescape")

@@ -13,9 +13,9 @@ from nemo_birq.data.dataloader import BatchOrder, SpeechLoader
 MAX_HOURS = 0.2
 """Share of the hours that a limit may leave out."""
 MAX_UTTERANCES = 0.5
-"""Share of the utterances that a limit may leave out: in meetings many are a single word, and hold few of the hours."""
+"""Share of the utterances that a limit may leave out. In meetings, many are single words with few of the hours."""
 WANTED = 0.99
-"""Share of the utterances that the suggested ``min_duration`` takes; the shortest ones are often damaged."""
+"""Share of the utterances that the suggested ``min_duration`` keeps; the shortest ones are often damaged."""
 
 
 class LeftOut(NamedTuple):
@@ -28,17 +28,17 @@ class LeftOut(NamedTuple):
     utterance_share: float
     hour_share: float
     enough: float
-    """A value of the key, or a last entry, in seconds, that takes the utterances."""
+    """A value of the key, or a last entry, in seconds, that keeps the utterances."""
 
     @property
     def is_too_much(self) -> bool:
         return self.hour_share > MAX_HOURS or self.utterance_share > MAX_UTTERANCES
 
     def in_words(self, node: str = "") -> str:
-        """Returns the shares and, where they are too much, the value that would take the utterances.
+        """Returns the shares and, if they are too large, the value that would keep the utterances.
 
         Args:
-            node: in front of the key, such as ``model.train_ds.``.
+            node: prefix of the key, such as ``model.train_ds.``.
         """
         is_bin = self.key == "bucket_duration_bins"
         limit = f"{node}{self.key} ends with {self.limit:g} and" if is_bin else f"{node}{self.key}={self.limit:g}"
@@ -46,21 +46,21 @@ class LeftOut(NamedTuple):
         if not self.is_too_much:
             return found
         if self.key == "min_duration":
-            return f"{found}: {node}min_duration={self.enough:g} takes at least {WANTED:.0%} of the utterances"
+            return f"{found}: {node}min_duration={self.enough:g} keeps at least {WANTED:.0%} of the utterances"
         value = f"a last entry of {self.enough:g}" if is_bin else f"{node}{self.key}={self.enough:g}"
-        return f"{found}: {value} takes all; birq make-shards --max-duration cuts what is too long for the memory"
+        return f"{found}: {value} keeps all; if they do not fit into memory, birq make-shards --max-duration cuts them"
 
 
 def find_left_out(
     durations: np.ndarray, min_duration: float, max_duration: float, longest_key: str = "max_duration"
 ) -> list[LeftOut]:
-    """Finds what the limits leave out.
+    """Finds the utterances that the limits leave out.
 
     Args:
-        durations: (N,) of all utterances, seconds; N > 0.
+        durations: (N,) durations of all utterances in seconds; N > 0.
         min_duration: seconds.
         max_duration: seconds.
-        longest_key: the key that ``max_duration`` comes from.
+        longest_key: the key from which ``max_duration`` comes.
 
     Returns:
         An entry for each limit that leaves out an utterance.
@@ -92,7 +92,7 @@ def warn_of_left_out(left_out: list[LeftOut]) -> None:
 
 
 def find_left_out_of_order(order: BatchOrder) -> list[LeftOut]:
-    """Finds what the limits of planned batches leave out of their datasets together."""
+    """Finds the utterances that the limits of planned batches leave out, over all their datasets."""
     settings = order.settings
     bins, longest = settings.bucket_duration_bins, settings.max_duration
     is_last_bin = bool(settings.bucket_batch_size and bins and longest == bins[-1])
@@ -103,7 +103,7 @@ def find_left_out_of_order(order: BatchOrder) -> list[LeftOut]:
 
 
 def find_left_out_of_loader(loader: Collection | DataLoader) -> list[LeftOut]:
-    """Finds what the limits of a loader of ``factory.build_dataloader`` leave out."""
+    """Finds the utterances that the limits of a loader of ``factory.build_dataloader`` leave out."""
     if isinstance(loader, SpeechLoader):
         return find_left_out_of_order(loader.sampler)
-    return getattr(loader, "left_out", [])  # of a stream of shards, which keeps no lengths
+    return getattr(loader, "left_out", [])  # a loader that streams shards keeps no lengths

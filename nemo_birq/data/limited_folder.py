@@ -1,8 +1,8 @@
-"""A folder of copies with a limit to its size: the files that were used least recently go first.
+"""A folder of copies with a size limit, from which the least recently used files are removed first.
 
-Several processes may use it at once, each knowing of its own additions alone. Nothing in it is needed: what is missing is
-copied again. The file systems of fsspec that keep copies (filecache, blockcache) have no limit, and the clean-up of
-webdataset ends at the first file that another process has removed.
+Several processes may use it at once; each knows only its own additions. Any file may be removed, because missing files are
+copied again. The caching file systems of fsspec (filecache, blockcache) have no limit, and the clean-up of webdataset stops
+at the first file that another process has removed.
 """
 
 import os
@@ -14,19 +14,19 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 STEPS = 500
-"""Part of the limit that a process may add before it looks at the folder again."""
+"""A process measures the folder again after it has added 1/``STEPS`` of the limit."""
 KEPT = 0.95
-"""Part of the limit that is left after a look at a folder that is too large."""
+"""Share of the limit to which a folder that is too large is reduced."""
 USE_AGAIN = 60.0
-"""Seconds after which another use of a file is noted."""
+"""Seconds after which another use of a file is recorded."""
 
 
 class LimitedFolder:
-    """Keeps a folder below a size.
+    """Keeps the size of a folder below a limit.
 
     Args:
-        folder: for files at any depth; it is made when the first is written.
-        limit: bytes on the disk of all of them.
+        folder: folder with files at any depth, which need not exist yet.
+        limit: largest size of all files on the disk, in bytes.
     """
 
     def __init__(self, folder: Path, limit: int):
@@ -35,15 +35,15 @@ class LimitedFolder:
         self._noted: dict[Path, float] = {}
 
     def use(self, path: Path) -> None:
-        """Notes that a file is used."""
+        """Records that a file is used."""
         now = time.time()
         if now - self._noted.get(path, 0.0) > USE_AGAIN:
             self._noted[path] = now
-            with suppress(OSError):  # removed meanwhile
+            with suppress(OSError):  # another process may have removed it
                 os.utime(path, (now, os.stat(path).st_mtime))
 
     def add(self, size: int) -> None:
-        """Notes that so many bytes were written, and removes the files that were used least recently now and then."""
+        """Records the number of bytes written, and from time to time removes the least recently used files."""
         self._added += size
         if self._added < self.limit / STEPS:
             return

@@ -1,4 +1,4 @@
-"""The longest utterance of a dataset, which decides if the memory is enough."""
+"""The longest utterance of a dataset, which determines the memory that a batch needs."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -22,8 +22,8 @@ def find_longest(indexes: Sequence[SpeechIndex], rows: np.ndarray | Sequence[int
     """Finds the longest utterance.
 
     Args:
-        indexes: of the datasets, whose rows are counted through all of them.
-        rows: of the utterances to choose from, at least one; None takes all.
+        indexes: the datasets, whose rows are counted through all of them.
+        rows: rows of the utterances to choose from, at least one; None: all.
     """
     durations = np.concatenate([index.durations for index in indexes])
     chosen = np.arange(len(durations)) if rows is None else np.asarray(rows)
@@ -41,9 +41,9 @@ def find_longest_of_loader(loader: DataLoader | None) -> LongUtterance | None:
     """Finds the longest utterance that a loader of ``factory.build_dataloader`` yields; None without a loader."""
     if loader is None:
         return None
-    if isinstance(loader, SpeechLoader):  # its plan leaves out what min_duration and max_duration do
+    if isinstance(loader, SpeechLoader):  # its plan respects min_duration and max_duration
         order = loader.sampler
         return find_longest(order.indexes, order.plan(0, order.world_size).rows)
-    entries = loader.dataset.manifest_processor.collection  # of the stream of shards
+    entries = loader.dataset.manifest_processor.collection  # of the loader that streams shards
     found = max(entries, key=lambda entry: entry.duration)
     return LongUtterance(found.audio_file, found.duration)

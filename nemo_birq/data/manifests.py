@@ -1,6 +1,6 @@
-"""NeMo manifests: one JSON object a line. Every reader of the package takes the lines of a manifest from here.
+"""Reads NeMo manifests, which have one JSON object per line. Every reader of the package uses this module.
 
-A line that cannot be used costs one utterance: it becomes a problem, which names file and line.
+A line that cannot be used loses one utterance only. It is reported as a problem with file and line.
 """
 
 import gzip
@@ -16,18 +16,18 @@ from nemo_birq.data.json_lines import parse_lines, show
 from nemo_birq.data.remote import open_file
 from nemo_birq.utils.urls import find_secret_problem
 
-# Attributes of a Lhotse cut. Lines may have them; in shards that are made here they are renamed to source_id, ...
+# Attributes of a Lhotse cut. Lines may have them as keys; the shards that are made here have source_id, ... instead.
 RESERVED_KEYS = {"id", "start", "channel", "supervisions", "features", "recording", "custom"}
 COMMAND = "pipe:"
-"""Beginning of a path that is a command, whose output is read."""
-SEGMENT = re.compile(r"-sub\d+(?=\.\w+$|$)")  # NeMo: lines of parts of one member are called member-sub1, member-sub2, ...
+"""Prefix of a path that is a command, whose output is read."""
+SEGMENT = re.compile(r"-sub\d+(?=\.\w+$|$)")  # NeMo names the lines of parts of one member member-sub1, member-sub2, ...
 GZIP_MAGIC = b"\x1f\x8b"
 SKIP, STATUS = "_skipme", "validation_status"
-"""Keys by which NeMo's tools mark a line that its loader leaves out: ``_skipme: true``, or a status that is not "pass"."""
-TOLERANCE = 0.2  # seconds by which a manifest and an audio file may disagree on a duration; NeMo's own
+"""Keys with which NeMo's tools mark lines that its loader leaves out: ``_skipme: true``, or a status other than "pass"."""
+TOLERANCE = 0.2  # seconds by which a manifest and an audio file may disagree on a duration, as in NeMo
 MAX_SECONDS = 1e6
-"""Eleven days: no audio is so long, and one such number would spoil every sum of hours."""
-MAX_PATH_BYTES = 4096  # of Linux; longer ones are an error of the system and not a file that is missing
+"""Eleven days. No audio is that long, and one such number would distort every sum of hours."""
+MAX_PATH_BYTES = 4096  # limit of Linux, beyond which opening a file fails in another way than for a missing file
 
 
 class ManifestLine(NamedTuple):
@@ -36,24 +36,24 @@ class ManifestLine(NamedTuple):
     where: str
     """File and number of the line."""
     entry: dict[str, Any]
-    """Empty where there is a problem."""
+    """Empty if there is a problem."""
     problem: str | None
     """Place and reason of a line that cannot be used."""
 
 
 def is_remote(path: str) -> bool:
-    """A pipe or a URL, which cannot be looked at beforehand."""
+    """Tests if a path is a command or a URL, which cannot be checked like a local file."""
     return path.startswith(COMMAND) or "://" in path
 
 
 @contextmanager
 def open_manifest(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """Opens a file of lines, which may be compressed with gzip whatever it is called.
+    """Opens a file of lines, which may be compressed with gzip under any name.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a command, a URL with a secret, or a compressed file that is damaged, which shows while it is read.
-        RemoteError: a URL that cannot be read.
+        FileNotFoundError: the file does not exist.
+        ValueError: the path is a command or a URL with a secret, or, while it is read, a compressed file is damaged.
+        RemoteError: the URL cannot be read.
     """
     if str(path).startswith(COMMAND):
         raise ValueError(f"manifest {path} is a command: write its output to a file, and name the file")
@@ -70,10 +70,10 @@ def open_manifest(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 
 def iterate_manifest(path: str, left_out: list[dict[str, Any]] | None = None) -> Iterator[ManifestLine]:
-    """Yields the lines of a manifest; blank ones, and those that are marked to be left out, are passed over.
+    """Yields the lines of a manifest, except blank ones and those that are marked to be left out.
 
     Args:
-        path: of the manifest, which may be compressed with gzip.
+        path: path of the manifest, which may be compressed with gzip.
         left_out: list to which the entries that are marked with ``_skipme`` or ``validation_status`` are added.
 
     Raises:
@@ -81,7 +81,7 @@ def iterate_manifest(path: str, left_out: list[dict[str, Any]] | None = None) ->
     """
     with open_manifest(path) as file:
         for number, entry, problem in parse_lines(file):
-            if is_marked(entry):  # whatever else may be wrong with it
+            if is_marked(entry):  # before other checks, which do not matter then
                 if left_out is not None:
                     left_out.append(entry)
                 continue
@@ -91,12 +91,12 @@ def iterate_manifest(path: str, left_out: list[dict[str, Any]] | None = None) ->
 
 
 def is_marked(entry: dict[str, Any]) -> bool:
-    """Tests if a line is to be left out by its own words: ``_skipme: true``, or a ``validation_status`` but "pass"."""
+    """Tests if a line is marked to be left out: ``_skipme: true``, or a ``validation_status`` other than "pass"."""
     return bool(entry.get(SKIP)) or entry.get(STATUS, "pass") != "pass"
 
 
 def find_problem_of_entry(entry: dict[str, Any]) -> str | None:
-    """Returns why an entry cannot be used, worded to follow the place of its line; None where it can."""
+    """Returns the reason why an entry cannot be used, worded to follow the place of its line; None if it can be used."""
     missing = [key for key in ("audio_filepath", "duration") if key not in entry]
     if missing:
         return f"lacks {missing}; it has the keys {show(sorted(entry))}"
@@ -113,22 +113,22 @@ def find_problem_of_entry(entry: dict[str, Any]) -> str | None:
 
 
 def find_path_problem(value: object) -> str | None:
-    """Returns why a value of ``audio_filepath`` is no path; None where it is one."""
+    """Returns the reason why a value of ``audio_filepath`` is not a path; None if it is one."""
     if not isinstance(value, str) or not value:
         return f"has audio_filepath={show(value)}, which must be a path"
     if (problem := find_secret_problem(value)) is not None:
-        return f"names audio that cannot be taken: {problem}"
+        return f"names audio that cannot be used: {problem}"
     if len(value.encode(errors="surrogateescape")) > MAX_PATH_BYTES or "\0" in value:
-        return f"has audio_filepath={show(value)}, which no file can be called"
+        return f"has audio_filepath={show(value)}, which cannot be a path: it is too long or has a null byte"
     return None
 
 
 def find_seconds_problem(key: str, value: object) -> str | None:
-    """Returns why the value of a key is no number of seconds from 0 to ``MAX_SECONDS``; None where it is one."""
+    """Returns the reason why a value is not a number of seconds from 0 to ``MAX_SECONDS``; None if it is one."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
         return f"has {key}={show(value)}, which must be a number of seconds"
     if value > MAX_SECONDS:
-        return f"has {key}={show(value)} seconds, more than {int(MAX_SECONDS / 86400)} days; is it in other units?"
+        return f"has {key}={show(value)} seconds, more than {int(MAX_SECONDS / 86400)} days; check its unit"
     return None
 
 
@@ -146,11 +146,11 @@ def has_text(entry: dict[str, Any]) -> bool:
 
 
 def read_lines(path: str) -> list[ManifestLine]:
-    """Reads all lines of a manifest, for work that must be exact about its input.
+    """Reads all lines of a manifest, for commands that must use every line.
 
     Raises:
-        ValueError: a line that cannot be used, naming file, line and remedy; or no line.
-        FileNotFoundError: there is no such file.
+        ValueError: a line cannot be used (the message names file, line and remedy), or there is no line.
+        FileNotFoundError: the file does not exist.
     """
     lines = []
     for line in iterate_manifest(path):
@@ -168,10 +168,10 @@ def read_manifest(path: str) -> list[dict[str, Any]]:
 
 
 def check_files(manifest: str, lines: list[ManifestLine]) -> None:
-    """Checks that the single files of a manifest are there, relative to its own folder or absolute.
+    """Checks that the audio files of a manifest exist. Paths are absolute or relative to the folder of the manifest.
 
     Raises:
-        FileNotFoundError: a file that is not there.
+        FileNotFoundError: a file does not exist.
     """
     for line in lines:
         path = os.path.join(os.path.dirname(manifest), line.entry["audio_filepath"])

@@ -1,4 +1,4 @@
-"""The members of a tar shard that the names in its manifest mean."""
+"""Matches the names in a manifest with the members of a tar shard."""
 
 import os
 from collections import defaultdict
@@ -8,14 +8,15 @@ from nemo_birq.data.audio.suffixes import MEDIA_SUFFIXES, SUFFIXES
 from nemo_birq.data.manifests import SEGMENT
 
 AUDIO = SUFFIXES | MEDIA_SUFFIXES
-"""Suffixes of audio. A member x.json or x.txt beside x.flac is not what a line x.wav means."""
+"""Suffixes of audio. A line x.wav may mean the member x.flac, but never x.json or x.txt beside it."""
 
 
 def find_members(names: Iterable[str], members: Collection[str]) -> dict[str, str]:
-    """Finds the member that each name of a manifest means; names without one are left out.
+    """Finds the member of each name of a manifest; names without a member are omitted.
 
-    A name is that of a member, or of a segment of one (x-sub1.wav of x.wav). Where neither is there, it means the only audio
-    member with its stem: NeMo's --force_codec changes the suffixes of members (x.flac), and leaves those in the manifest.
+    A name is that of a member, or of a segment of a member (x-sub1.wav of x.wav). If there is none, it is matched with the
+    only audio member of its stem, because NeMo's --force_codec changes the suffixes of the members (x.flac) and not those
+    in the manifest.
     """
     names = set(names)
     found: dict[str, str] = {}
@@ -25,7 +26,7 @@ def find_members(names: Iterable[str], members: Collection[str]) -> dict[str, st
             found[name] = member
     missing = names - found.keys()
     if missing:
-        suffixes: dict[str, set[str]] = defaultdict(set)  # with which names have a stem
+        suffixes: dict[str, set[str]] = defaultdict(set)  # of the names with each stem
         for name in names:
             for stem, suffix in map(os.path.splitext, (name, SEGMENT.sub("", name))):
                 suffixes[stem].add(suffix)

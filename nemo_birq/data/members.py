@@ -1,8 +1,8 @@
-"""The members of tar shards, and single files: where their bytes lie, on this machine or behind a URL.
+"""Finds the byte positions of the members of tar shards, and of single files, on the local disk or behind a URL.
 
-What is remote is read once from its beginning to its end. Each member gets a checksum then, so that a later read of a few
-bytes shows if the file has been replaced, whatever the store tells of its versions. The members of a remote shard are kept
-in the cache folder, under a name that follows from its URL and version.
+Remote files are read once from beginning to end, which gives each member a checksum. A later read of a few bytes thus
+detects a replaced file even if the store has no versions. The table of a remote shard is cached under a name that depends
+on its URL and version.
 """
 
 import hashlib
@@ -23,9 +23,9 @@ from nemo_birq.data.retries import RemoteError, may_pass
 from nemo_birq.data.tables import cache_folder, is_whole, map_table, write_table
 from nemo_birq.utils.urls import is_url
 
-FORMAT = 1  # of the table of a remote shard; part of its name
-SHARDS_AT_ONCE = 8  # remote ones that are read side by side
-REQUESTS_AT_ONCE = 32  # for versions, and for single files
+FORMAT = 1  # version of the table of a remote shard; part of its name
+SHARDS_AT_ONCE = 8  # remote shards that are read in parallel
+REQUESTS_AT_ONCE = 32  # parallel requests for versions and for single files
 CHUNK = 1 << 20
 
 
@@ -33,11 +33,11 @@ class Member(NamedTuple):
     """Place of an encoded audio file."""
 
     position: int
-    """In its file, in bytes."""
+    """Position in its file, in bytes."""
     size: int
-    """In bytes."""
+    """Size in bytes."""
     checksum: int | None = None
-    """CRC-32 of its bytes; None on this machine."""
+    """CRC-32 of its bytes; None for a local file."""
 
 
 class Members(NamedTuple):
@@ -48,7 +48,7 @@ class Members(NamedTuple):
 
 
 def find_versions(paths: Iterable[str]) -> dict[str, Version]:
-    """Asks for the versions of all remote files among paths; errors as ``remote.look``."""
+    """Returns the versions of all remote files among paths, by URL; errors as ``remote.look``."""
     urls = [path for path in dict.fromkeys(paths) if is_url(path)]
     with ThreadPoolExecutor(REQUESTS_AT_ONCE) as threads:
         return dict(zip(urls, threads.map(look, urls), strict=True))
@@ -59,7 +59,7 @@ def members_of_shards(tars: list[str], versions: dict[str, Version]) -> Iterator
 
     Args:
         tars: paths and URLs.
-        versions: of the remote ones.
+        versions: versions of the remote shards, by URL.
 
     Raises:
         RemoteError: a remote shard cannot be read.
@@ -78,12 +78,12 @@ def members_of_shards(tars: list[str], versions: dict[str, Version]) -> Iterator
 
 
 def members_of(tar: str, version: Version | None) -> Members:
-    """Returns the members of one shard, of a version where it is remote; errors as ``members_of_shards``."""
+    """Returns the members of one shard; ``version`` is None for a local one. Errors are those of ``members_of_shards``."""
     return _local(tar) if version is None else _remote(tar, version)
 
 
 def measure_files(urls: Iterable[str]) -> Iterator[Member | str]:
-    """Yields size and checksum of each remote file, in order; or the reason why it cannot be read.
+    """Yields size and checksum of each remote file in order, or the reason why it cannot be read.
 
     Raises:
         RemoteError: the store does not answer.

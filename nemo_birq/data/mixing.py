@@ -1,8 +1,9 @@
-"""Noise and other speakers over the input of the masked pass: the denoising task of NEST (arXiv 2408.13106).
+"""Adds noise and other speakers to the input of the masked pass: the denoising task of NEST (arXiv 2408.13106).
 
-The labels are those of the clean signal, so that the encoder learns to hear the main speaker. Names and meaning of the
-settings are those of NeMo's ``MultiSpeakerNoiseAugmentation``. Its code draws from generators that no checkpoint holds, adds
-noise at full level to every signal that it does not mix, and fails where a segment is empty; so the mixing is written anew.
+The labels are those of the clean signal, so the encoder learns to follow the main speaker. Names and meaning of the
+settings are those of NeMo's ``MultiSpeakerNoiseAugmentation``. NeMo's code is not used, because it draws from generators
+whose state is in no checkpoint, adds noise at full level to every signal that it does not mix, and fails if a segment is
+empty.
 """
 
 import numpy as np
@@ -13,7 +14,7 @@ from nemo_birq.data.dataset import SpeechDataset, UnusableAudio
 from nemo_birq.utils.terminal import printable
 
 TRIES = 10
-"""Clips of noise that may be unusable before a signal stays without noise."""
+"""Number of unusable noise clips after which a signal stays without noise."""
 
 
 class SpeechMixing:
@@ -21,7 +22,7 @@ class SpeechMixing:
 
     Args:
         settings: shares and ranges.
-        noise: clips to draw from; None where only speech is mixed in.
+        noise: clips to draw from; None: only speech is mixed in.
     """
 
     def __init__(self, settings: MixingSettings, noise: SpeechDataset | None):
@@ -29,11 +30,11 @@ class SpeechMixing:
         self.noise = noise
 
     def __call__(self, signals: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
-        """Returns mixed copies of signals, each (samples,) float32; a signal that gets nothing is returned itself.
+        """Returns mixed copies of signals, each (samples,) float32; a signal to which nothing is added is not copied.
 
         Args:
             signals: all utterances of a batch.
-            rng: decides everything.
+            rng: generator of all random choices.
         """
         return [self._mixed(number, signals, rng) for number in range(len(signals))]
 
@@ -62,7 +63,7 @@ class SpeechMixing:
         return signal + _gain(signal, interference, rng.uniform(low, high)) * interference
 
     def _noise(self, rng: np.random.Generator) -> list[np.ndarray]:
-        """Returns one clip; none where ``TRIES`` in a row cannot be used."""
+        """Returns one clip; an empty list if ``TRIES`` clips in a row cannot be used."""
         for _ in range(TRIES):
             row = int(rng.integers(len(self.noise)))
             try:
@@ -73,7 +74,7 @@ class SpeechMixing:
 
 
 def _segment(source: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
-    """Returns a random part of a signal, which is repeated where it is shorter."""
+    """Returns a random part of a signal, which is repeated if it is too short."""
     if len(source) < length:
         source = np.tile(source, -(-length // len(source)))
     start = int(rng.integers(len(source) - length + 1))
@@ -81,6 +82,6 @@ def _segment(source: np.ndarray, length: int, rng: np.random.Generator) -> np.nd
 
 
 def _gain(signal: np.ndarray, interference: np.ndarray, ratio: float) -> np.float32:
-    """Returns the factor by which the energy of a whole signal is ``ratio`` dB above that of the interference."""
+    """Returns the factor of the interference for which the energy of the whole signal is ``ratio`` dB above its energy."""
     energy, other = (float(np.square(one, dtype=np.float64).sum()) for one in (signal, interference))
     return np.float32(np.sqrt(energy / other * 10 ** (-ratio / 10)) if other > 0 else 0.0)

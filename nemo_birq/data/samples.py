@@ -1,4 +1,4 @@
-"""The check of decoded samples, for every reader of audio."""
+"""Checks decoded samples, for every reader of audio."""
 
 import math
 
@@ -7,29 +7,29 @@ import numpy as np
 from nemo_birq.data.audio.errors import INTEGERS, AudioError, Remedy
 
 MAX_AMPLITUDE = 100.0
-"""Largest absolute sample that is taken for audio; full scale is 1.
+"""Largest absolute sample that is accepted as audio; full scale is 1.
 
-Float audio may exceed full scale by a factor of a few, where tracks were mixed or a lossy codec overshoots. 100 is 40 dB
-above full scale, which no such audio reaches. Damaged data (1e30) are beyond it, whose squares overflow, and so are integers
-of 24 or 32 bits that were stored as floats (8388608): which of the two they are, and what to divide by, is not certain.
+Float audio may exceed full scale by a small factor after tracks were mixed or a lossy codec overshot. 100 is 40 dB above
+full scale, which such audio does not reach. Larger samples are damaged data (1e30), whose squares overflow, or integers of
+24 or 32 bits that were stored as floats (8388608). These are rejected, because the divisor is not certain.
 """
 FULL_SCALE_16 = 32768.0
 """Divisor of integers of 16 bits."""
 LEAST_VALUES = 8
-"""Different values that show integers stored as floats, where all samples are whole numbers; a square wave has two."""
+"""Least number of different values in integers stored as floats. A square wave, whose samples may be whole, has two."""
 
 
 def check_samples(signal: np.ndarray) -> tuple[np.ndarray, Remedy | None]:
     """Checks decoded samples, and divides integers of 16 bits that were stored as floats by 32768.
 
     Args:
-        signal: of any shape, full scale 1.
+        signal: float array of any shape, full scale 1.
 
     Returns:
-        the samples, and the remedy where they were divided.
+        The samples, and the remedy if they were divided.
 
     Raises:
-        AudioError: they are no audio: not finite, or beyond ``MAX_AMPLITUDE``.
+        AudioError: samples are not finite or exceed ``MAX_AMPLITUDE``.
     """
     if not signal.size:
         return signal, None
@@ -43,8 +43,8 @@ def check_samples(signal: np.ndarray) -> tuple[np.ndarray, Remedy | None]:
     if peak > MAX_AMPLITUDE:
         raise AudioError(
             "too loud",
-            f"its samples reach {peak:.6g}, where full scale is 1 and the limit {MAX_AMPLITUDE:g}: are they integers, "
-            "stored as floats?",
+            f"its samples reach {peak:.6g}, above the limit of {MAX_AMPLITUDE:g} times full scale; they may be integers "
+            "that were stored as floats",
         )
     return signal, None
 

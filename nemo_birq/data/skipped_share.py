@@ -1,4 +1,4 @@
-"""The rule for what of a dataset cannot be used: it is named and left out, unless it is too much."""
+"""The rule for utterances that cannot be used: they are logged and left out, unless there are too many."""
 
 from collections.abc import Sequence
 
@@ -11,17 +11,17 @@ MAX_SHOWN = 5  # problems in an error; the log names each
 
 
 def check_skipped_share(manifest: str, problems: Sequence[str], num_lost: int, total: int, max_skipped_share: float) -> None:
-    """Names the lines, members and files of a dataset that are left out in the log.
+    """Logs the lines, members and files of a dataset that are left out.
 
     Args:
         manifest: path or pattern that names the dataset.
-        problems: a sentence for each, which names file and line; perhaps the first ones only.
-        num_lost: utterances that cannot be used.
-        total: all utterances.
-        max_skipped_share: of ``total`` that may be lost.
+        problems: one sentence for each, with file and line; perhaps only the first ones.
+        num_lost: number of utterances that cannot be used.
+        total: number of all utterances.
+        max_skipped_share: share of ``total`` that may be lost.
 
     Raises:
-        ValueError: more is lost.
+        ValueError: more utterances are lost.
     """
     if not problems:
         return
@@ -29,7 +29,7 @@ def check_skipped_share(manifest: str, problems: Sequence[str], num_lost: int, t
     if num_lost > max_skipped_share * total:
         shown = "\n  ".join([*problems[:MAX_SHOWN], *(["..."] if len(problems) > MAX_SHOWN else [])])
         raise ValueError(
-            f"{message}:\n  {shown}\nMore than max_skipped_share={max_skipped_share} of them: mend the data, or set it "
-            "higher"
+            f"{message}:\n  {shown}\nThis is more than max_skipped_share={max_skipped_share}: repair the data, or raise "
+            "max_skipped_share"
         )
     logging.warning(printable("\n  ".join([f"{message}, and are left out:", *problems])))

@@ -1,4 +1,4 @@
-"""NeMo's ways to name manifests and shards, brought into one form."""
+"""Converts NeMo's ways to name manifests and shards to one form."""
 
 import os
 import re
@@ -17,17 +17,18 @@ from nemo_birq.data.manifests import COMMAND
 TYPES = ("nemo", "nemo_tarred")
 AND = " + "
 NUMBERS = re.compile(r"(?:[({[<]|_OP_)(\d+\.\.\d+(?:\.\.\d+)?|[^\s{}]*,[^\s{}]*)(?:[)}\]>]|_CL_)")
-"""Parts of a command that are patterns: 0..7 or a,b in brackets."""
+"""Patterns in a command: 0..7 or a,b in brackets."""
 
 
 class Source(NamedTuple):
     """One dataset: manifests and, if it is tarred, as many shards."""
 
     manifest: str
-    """Path, or a pattern such as ``manifest__OP_0..7_CL_.json``; several with `` + `` between them."""
+    """Path, or a pattern such as ``manifest__OP_0..7_CL_.json``; several are joined by `` + ``."""
     tars: str | None
+    """Shards in the same form; None: single files."""
     weight: float | None
-    """Share in a mixture of several datasets, relative to the others; None: by number of utterances."""
+    """Share in a mixture of several datasets, relative to the others; None: proportional to the number of utterances."""
 
     @property
     def manifest_paths(self) -> list[str]:
@@ -45,24 +46,24 @@ def _expand(patterns: str) -> list[str]:
 def _expand_one(pattern: str) -> list[str]:
     if not pattern.startswith(COMMAND):
         return [str(path) for path in expand_sharded_filepaths(pattern)]
-    # NeMo takes every bracket of a command for a pattern, also those of its redirections.
+    # NeMo treats every bracket of a command as a pattern, even in its redirections.
     parts = NUMBERS.split(pattern)
     choices = [list(braceexpand(f"{{{part}}}")) if number % 2 else [part] for number, part in enumerate(parts)]
     return ["".join(chosen) for chosen in product(*choices)]
 
 
 def read_sources(config: DictConfig) -> list[Source]:
-    """The datasets that ``input_cfg`` names, or ``manifest_filepath`` and ``tarred_audio_filepaths`` where it is not given.
+    """Reads the datasets of ``input_cfg``, or without it those of ``manifest_filepath`` and ``tarred_audio_filepaths``.
 
-    The last two are one path or pattern, several with commas between them, or a list with one entry for each dataset:
+    The last two are one path or pattern, several separated by commas, or a list with one entry for each dataset:
     ``[path, ...]``, ``[[path, ...], ...]`` or ``[[path, weight], ...]``, which may be written as text. One manifest may have
     a list of shards. ``input_cfg`` is NeMo's list of ``{type: nemo or nemo_tarred, manifest_filepath, weight,
-    tarred_audio_filepaths}`` and ``{type: group, weight, input_cfg}``, or the path of a yaml file with it. Where anything in
+    tarred_audio_filepaths}`` and ``{type: group, weight, input_cfg}``, or the path of a yaml file with it. If any dataset in
     it has a weight, the members of a group without weights have equal shares of the group, as in NeMo.
 
     Raises:
-        ValueError: the lists differ in length, some datasets of a list have a weight and others none, another type in
-            ``input_cfg``, or a command (``pipe:``) in the yaml file, which may be somebody else's.
+        ValueError: the lists differ in length, only some datasets of a list have a weight, a type in ``input_cfg`` is
+            unknown, or a yaml file has a command (``pipe:``), because others may have written the file.
     """
     if given(config, INPUT_CFG):
         items = _items(config[INPUT_CFG], None)
@@ -135,7 +136,7 @@ def _as_number(value: Any) -> float | None:
 
 
 def _from_text(text: str) -> str | list:
-    """A list that is written as text, ``[a.json,b.json]``; other text as it is."""
+    """Returns the list that is written as text, ``[a.json,b.json]``; returns other text unchanged."""
     text = text.strip()
     if not (text.startswith("[") and text.endswith("]")):
         return text
@@ -143,14 +144,14 @@ def _from_text(text: str) -> str | list:
 
 
 def _separated(path: str) -> list[str]:
-    """NeMo's ``a.json,b.json``; the name of a file may hold a comma, too."""
+    """Splits NeMo's ``a.json,b.json``, but not a file name with a comma."""
     parts = [part.strip() for part in _split(path)]
     several = len(parts) > 1 and not path.startswith(COMMAND) and all(os.path.splitext(part)[1] for part in parts)
     return parts if several else [path]
 
 
 def _split(text: str) -> list[str]:
-    """The parts between commas that are in no brackets."""
+    """Splits text at the commas outside of brackets."""
     parts, depth = [""], 0
     for character in text.replace("_OP_", "\0{").replace("_CL_", "\0}"):
         depth += (character in "[{(<") - (character in "]})>")
@@ -173,7 +174,7 @@ class _Item(NamedTuple):
 
 
 def _items(node: str | ListConfig, file: str | None) -> list[_Item]:
-    """Reads a list, or the yaml file of that name; ``file`` is the one that a list comes from."""
+    """Reads a list, or the yaml file of that name; ``file`` is the file from which a list comes."""
     file = node if isinstance(node, str) else file
     entries = OmegaConf.load(node) if isinstance(node, str) else node
     if not isinstance(entries, ListConfig) or not entries:
@@ -208,7 +209,7 @@ def _leaves(item: _Item | Source) -> list[Source]:
 
 
 def _mixed(items: Sequence[_Item]) -> list[Source]:
-    """The datasets of a list with their weights; without weights the items of the list have equal ones."""
+    """Returns the datasets of a list with their weights, which are equal if the items of the list have none."""
     _check_weights({f"{number}. {item.name}": item.weight for number, item in enumerate(items, start=1)})
     found: list[Source] = []
     for item in items:
@@ -227,7 +228,7 @@ def _mixed_inside(item: _Item) -> list[Source]:
         return _mixed(item.inside)
     if item.inside[0].weight is not None:
         return item.inside
-    manifests, tars = ([source[part] for source in item.inside if source[part]] for part in (0, 1))  # of buckets, as one
+    manifests, tars = ([source[part] for source in item.inside if source[part]] for part in (0, 1))  # buckets are joined
     return [Source(_Entry(manifests, None).pattern, _Entry(tars, None).pattern if tars else None, 1.0)]
 
 
@@ -235,6 +236,6 @@ def _refuse_commands(source: Source, file: str) -> None:
     commands = [path for path in (*source.manifest_paths, *source.tar_paths) if path.startswith(COMMAND)]
     if commands:
         raise ValueError(
-            f"{file} names the command {commands[0]}, and a file may be somebody else's: nothing is run. Name it in the "
-            "configuration itself (input_cfg as a list, or tarred_audio_filepaths) if it is to be run"
+            f"{file} names the command {commands[0]}, which is not run because others may have written the file. To run it, "
+            "name it in the configuration itself (input_cfg as a list, or tarred_audio_filepaths)"
         )

@@ -13,11 +13,11 @@ def draw_hours(durations: Sequence[float] | np.ndarray, hours: float | None, see
 
     Args:
         durations: seconds of each utterance, (N,).
-        hours: of audio; None takes all utterances, and so does more than there is.
-        seed: of the draw.
+        hours: hours of audio; None, or more than there is, takes all utterances.
+        seed: seed of the draw.
 
     Returns:
-        numbers of the utterances, in rising order.
+        Numbers of the utterances, in ascending order.
     """
     if hours is None:
         return list(range(len(durations)))

@@ -1,4 +1,4 @@
-"""Tables that are kept in a cache folder: whole, or not there."""
+"""Tables in a cache folder, each complete or absent."""
 
 import os
 from pathlib import Path
@@ -28,10 +28,10 @@ def map_table(path: Path) -> pa.RecordBatch:
 
 
 def is_whole(path: Path) -> bool:
-    """Compares a table with its checksum, before anything in it is believed."""
+    """Tests if the checksum of a table is right."""
     try:
         return _checksum_path(path).read_text(encoding="utf-8") == file_sha256(path)
-    except (OSError, UnicodeDecodeError):  # such as what a power failure leaves
+    except (OSError, UnicodeDecodeError):  # for example after a power failure
         return False
 
 

@@ -1,4 +1,4 @@
-"""Tar shards as streams: opened from a path, a URL or a command, and their members given to the lines of the manifest."""
+"""Streams tar shards from a path, a URL or a command, and matches their members with the lines of the manifest."""
 
 import lzma
 import os
@@ -18,12 +18,12 @@ from nemo_birq.data.manifests import COMMAND, SEGMENT, is_remote
 from nemo_birq.data.member_names import AUDIO
 
 BROKEN = (OSError, EOFError, ValueError, tarfile.TarError, zlib.error, lzma.LZMAError)
-"""Errors of reading a stream that is damaged, or breaks off."""
-SHOWN_CHARACTERS = 500  # of what a command that fails has written to stderr
+"""Errors of reading a stream that is damaged or ends early."""
+SHOWN_CHARACTERS = 500  # of the stderr of a command that fails
 
 
 class UnreadableShardsError(Exception):
-    """Shards of which nothing, or not the right thing, can be read."""
+    """Shards from which the utterances of the manifest cannot be read."""
 
 
 class StreamLine(NamedTuple):
@@ -31,34 +31,34 @@ class StreamLine(NamedTuple):
 
     name: str
     key: str
-    """Name that no other line of the dataset has; without dots and folders."""
+    """Unique name in the dataset, without dots and folders."""
     entry: dict[str, Any]
     wanted: bool
-    """The utterance is to be given; False where it is too short or long, or marked to be left out."""
+    """True if the utterance is used; False if it is too short or long, or marked to be left out."""
 
 
 class Member(NamedTuple):
-    """An audio file of a shard, with the lines that are the whole of it or segments of it."""
+    """An audio file of a shard, with the lines that name it or segments of it."""
 
     audio: bytes
     lines: list[StreamLine]
 
 
 class MemberLines:
-    """The lines of a shard's manifest, to be found by its members, in whatever order these come.
+    """Finds the manifest lines of the members of a shard, in any order of the members.
 
-    The rule is that of ``member_names.find_members``, but that of two members with one stem the first one is taken.
+    The rule is that of ``member_names.find_members``, except that the first of two members with one stem is used.
 
     Args:
         tar: the shard, for messages.
-        lines: of its manifest.
+        lines: lines of its manifest.
     """
 
     def __init__(self, tar: str, lines: Iterable[StreamLine]):
         self.tar = tar
         self.lost: dict[str, StreamLine] = {}
-        """Wanted lines by key; those whose member has not been read yet."""
-        self._given: dict[str, str] = {}  # key of a line: its member
+        """Wanted lines whose member has not been read yet, by key."""
+        self._given: dict[str, str] = {}  # member by key of a line
         self._names: dict[str, list[StreamLine]] = defaultdict(list)
         self._stems: dict[str, list[StreamLine]] = defaultdict(list)
         suffixes: dict[str, set[str]] = defaultdict(set)
@@ -75,10 +75,10 @@ class MemberLines:
                 del self._stems[stem]
 
     def take(self, member: str) -> list[StreamLine]:
-        """Returns the wanted lines that a member is the audio of.
+        """Returns the wanted lines whose audio is a member.
 
         Raises:
-            UnreadableShardsError: another member has been taken for one of them.
+            UnreadableShardsError: another member was used for one of them.
         """
         stem, suffix = os.path.splitext(member)
         named = member in self._names
@@ -88,18 +88,18 @@ class MemberLines:
             other = self._given.setdefault(line.key, member)
             if named and other != member:
                 raise UnreadableShardsError(
-                    f"shard {self.tar} holds {other} and {member}, and both may be what a line with {line.name} means: "
-                    "use_lhotse=true, which knows all names before it reads, or leave one out of the shard"
+                    f"shard {self.tar} holds {other} and {member}, and a line with {line.name} may mean either: set "
+                    "use_lhotse=true, which reads all names first, or remove one of them from the shard"
                 )
         return [line for line in taken if line.wanted]
 
 
 def check_shards(tars: Iterable[str]) -> None:
-    """Checks that there is a way to open each shard.
+    """Checks that each shard is an existing file, a command, or a URL that can be streamed.
 
     Raises:
-        FileNotFoundError: a path without a file.
-        ValueError: a URL of which nothing here can read.
+        FileNotFoundError: a file does not exist.
+        ValueError: URLs of this scheme cannot be streamed.
     """
     for tar in tars:
         scheme = urlparse(tar).scheme
@@ -108,14 +108,14 @@ def check_shards(tars: Iterable[str]) -> None:
                 raise FileNotFoundError(f"shard {tar} does not exist (named by tarred_audio_filepaths)")
         elif scheme not in ("file", *gopen_schemes):
             raise ValueError(
-                f"shard {tar} cannot be opened: nothing here streams {scheme}://. Read it through an index with "
+                f"shard {tar} cannot be opened: this loader does not stream {scheme}:// URLs. Read it through an index with "
                 "use_lhotse=true, or name the command that writes it to its standard output, such as "
                 f"'pipe:aws s3 cp {tar} -' for s3://"
             )
 
 
 def read_members(tar: str, lines: MemberLines) -> Iterator[Member | Exception]:
-    """Yields the members of a shard that have lines, and at the end the error that it breaks off with, if it does.
+    """Yields the members of a shard that have lines. If the shard is damaged, the last item is the error.
 
     Raises:
         UnreadableShardsError: the shard cannot be opened.
@@ -143,12 +143,12 @@ def _open(tar: str) -> Iterator[Any]:
     try:
         yield stream
     finally:
-        with suppress(OSError):  # of a program that is ended before it has written all
+        with suppress(OSError):  # a command may be ended before it has written everything
             stream.close()
 
 
 class _CommandOutput:
-    """The output of a command, for reading. Where the command fails its last bytes are an error, with what it has said."""
+    """The output of a command as a file. If the command fails, reading the end raises an OSError with its stderr."""
 
     def __init__(self, command: str):
         self._command = command

@@ -13,40 +13,40 @@ from nemo_birq.data.dataloader import SpeechLoader
 
 KEY = "birq_data_position"
 OWED = "birq_validation_owed"
-"""Key of a checkpoint: the settings by which a validation is due after its last batch; empty if it has run, or none is."""
+"""Key of a checkpoint: the validation settings if a validation is due after its last batch, otherwise an empty list."""
 
 
 def check_trainer(trainer: Trainer | None) -> None:
-    """Refuses settings for which Lightning would replace the order of the data.
+    """Refuses settings with which Lightning would replace the order of the data.
 
     Raises:
-        ValueError: with the remedy.
+        ValueError: a setting is not supported; the message names the remedy.
     """
     if trainer is None:
         return
     if trainer.overfit_batches:
-        raise ValueError("trainer.overfit_batches is not supported; take a manifest with few utterances")
+        raise ValueError("trainer.overfit_batches is not supported; use a manifest with few utterances")
     if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
-        raise ValueError("set trainer.use_distributed_sampler=false: the plan of an epoch divides it over the ranks already")
+        raise ValueError("set trainer.use_distributed_sampler=false: the plan of an epoch already divides it over the ranks")
 
 
 class ValidateAtEnd(Callback):
     """Validates after the last batch of a training that ``trainer.max_epochs`` ends.
 
-    Where validations are counted in batches through all epochs, Lightning would leave out those after the last one.
+    If the interval of validations is in batches over all epochs, Lightning would omit this validation.
     """
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         is_last = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
         if is_last and trainer.check_val_every_n_epoch is None:
-            trainer.val_check_batch = trainer.fit_loop.epoch_loop.total_batch_idx + 1  # of which Lightning wants a multiple
+            trainer.val_check_batch = trainer.fit_loop.epoch_loop.total_batch_idx + 1  # Lightning validates at multiples
 
 
 def with_schedule_length(optim: DictConfig, trainer: Trainer, loader: Sized | None) -> DictConfig:
-    """Returns the optimizer's configuration with ``sched.max_steps`` where ``trainer.max_epochs`` ends the training.
+    """Returns the optimizer's configuration with ``sched.max_steps`` if ``trainer.max_epochs`` ends the training.
 
-    NeMo computes it from a fixed number of utterances in a batch, which planned batches do not have. Where
-    ``trainer.max_steps`` would end the training later, it is lifted: NeMo would make the schedule as long.
+    NeMo computes it from a fixed number of utterances per batch, which planned batches do not have. If
+    ``trainer.max_steps`` would end the training later, it is set to -1, because NeMo would make the schedule that long.
     """
     sched = optim.get("sched")
     if sched is None or sched.get("max_steps") or not trainer.max_epochs or trainer.max_epochs < 0 or loader is None:
@@ -64,20 +64,20 @@ def with_schedule_length(optim: DictConfig, trainer: Trainer, loader: Sized | No
 
 
 class TrainingPosition(Callback):
-    """Keeps in a checkpoint where a training stands, so that a resumed run reads and validates as an uninterrupted one.
+    """Saves the position of a training in checkpoints, so that a resumed run reads and validates like an uninterrupted one.
 
-    Besides the position in the data, that is Lightning's own count of batches, and whether a validation is owed. Without
-    them, Lightning validates again when it resumes from a checkpoint that was saved after a validation, shifts the steps of
-    validations when it was saved in ``on_train_batch_end``, and leaves out a validation that is owed at the end of an epoch.
+    The position consists of the position in the data, Lightning's count of batches, and a flag that a validation is due.
+    Without the last two, a resumed Lightning repeats the validation after which a checkpoint was saved, shifts the steps of
+    validations if it was saved in ``on_train_batch_end``, and omits a validation that is due at the end of an epoch.
     """
 
     def __init__(self):
         self.validated = 0
-        """Number of training batches, all epochs together, before the last validation."""
-        # A validation is owed at the checkpoint from which the run resumes. None once the run goes on, and where the
-        # checkpoint does not tell: it was saved by an earlier version, or the settings of validation have changed.
+        """Number of training batches of all epochs before the last validation."""
         self._owed: bool | None = None
-        self._max_steps = self._limit_val_batches = None  # of the trainer, while this callback replaces them
+        """True if a validation is due at the checkpoint from which the run resumes. None after the first batch, and if this
+        is unknown: an earlier version saved the checkpoint, or the settings of validation have changed."""
+        self._max_steps = self._limit_val_batches = None  # the trainer's, while this callback replaces them
 
     # --- saving ---------------------------------------------------------------------------------------------------
 
@@ -89,10 +89,10 @@ class TrainingPosition(Callback):
         fit_loop = checkpoint["loops"]["fit_loop"]
         if trainer.fit_loop._should_accumulate():
             logging.warning(
-                "This checkpoint lies between two batches of one optimizer step, and lacks the gradient of the first: "
-                "to resume exactly, let trainer.val_check_interval be a multiple of trainer.accumulate_grad_batches"
+                "This checkpoint lies between two batches of one optimizer step and lacks the gradient of the first. "
+                "To resume exactly, set trainer.val_check_interval to a multiple of trainer.accumulate_grad_batches"
             )
-        fit_loop["state_dict"].pop("combined_loader", None)  # Lightning's copy: there is one way to restore, this one
+        fit_loop["state_dict"].pop("combined_loader", None)  # Lightning's copy, which would be restored a second time
         if isinstance(pl_module._train_dl, SpeechLoader):
             checkpoint[KEY] = pl_module._train_dl.state_dict()
         owed = self._owes_validation(trainer, fit_loop)
@@ -104,7 +104,7 @@ class TrainingPosition(Callback):
         after_a_batch = batch["ready"] == batch["processed"] and epoch["started"] > epoch["processed"]
         if not after_a_batch or self.validated == trainer.fit_loop.total_batch_idx + 1:
             return False
-        stopping, trainer.should_stop = trainer.should_stop, False  # a run that stops validates wherever it is
+        stopping, trainer.should_stop = trainer.should_stop, False  # a run that stops would validate at any batch
         due = trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
         trainer.should_stop = stopping
         return due
@@ -115,8 +115,8 @@ class TrainingPosition(Callback):
         fit_loop = checkpoint["loops"]["fit_loop"]
         fit_loop["state_dict"].pop("combined_loader", None)
         validation = fit_loop["epoch_loop.val_loop.batch_progress"]["current"]
-        validation.update(dict.fromkeys(validation, 0))  # otherwise an owed validation leaves out as many batches
-        trainer.num_sanity_val_steps = 0  # Lightning omits it, too, unless the checkpoint ends an epoch
+        validation.update(dict.fromkeys(validation, 0))  # otherwise a validation that is due would omit as many batches
+        trainer.num_sanity_val_steps = 0  # Lightning does the same unless the checkpoint ends an epoch
         owed = checkpoint.get(OWED)
         self._owed = False if owed == [] else True if owed == _validation_settings(trainer) else None
         self.validated = 0 if self._owed else fit_loop["epoch_loop.batch_progress"]["total"]["processed"]
@@ -124,7 +124,7 @@ class TrainingPosition(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         skips = isinstance(trainer.fit_loop.epoch_loop, SkipResumeTrainingValidationLoop)  # disable_validation_on_resume
-        if self._owed and trainer.max_steps > 0 and not skips:  # also after the last step, where Lightning would end at once
+        if self._owed and trainer.max_steps > 0 and not skips:  # after the last step, Lightning would end at once
             self._max_steps = trainer.max_steps
             trainer.fit_loop.epoch_loop.max_steps += 1
 
@@ -132,20 +132,20 @@ class TrainingPosition(Callback):
         self._go_on(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._owed is False:  # Lightning validates before the first batch wherever its count of batches says so
+        if self._owed is False:  # Lightning would validate before the first batch if its count of batches is due
             self._limit_val_batches, trainer.limit_val_batches = trainer.limit_val_batches, 0
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._go_on(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._go_on(trainer)  # without a batch
+        self._go_on(trainer)  # an epoch may have no batch
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._go_on(trainer)
 
     def _go_on(self, trainer: Trainer) -> None:
-        """Gives the trainer its own limits back: from here a resumed run is like any other."""
+        """Restores the trainer's own limits; from here on, a resumed run is like any other."""
         if self._max_steps is not None:
             trainer.fit_loop.epoch_loop.max_steps = self._max_steps
         if self._limit_val_batches is not None:
@@ -161,7 +161,7 @@ def _validation_settings(trainer: Trainer) -> list[Any]:
 def _complete_batch(fit_loop: dict[str, Any], trainer: Trainer, validation_owed: bool) -> None:
     """Completes Lightning's counts, which it updates after the hooks in which checkpoints are saved.
 
-    The epoch is completed, too, after its last batch. Where validation is owed, a resumed Lightning does this after it.
+    After the last batch, the epoch is completed, too. If a validation is due, a resumed Lightning does this after it.
     """
     batches, epochs = fit_loop["epoch_loop.batch_progress"], fit_loop["epoch_progress"]
     current, under_way = batches["current"], batches["current"]["ready"] > batches["current"]["processed"]
@@ -179,10 +179,10 @@ def _complete_batch(fit_loop: dict[str, Any], trainer: Trainer, validation_owed:
 
 
 def load_position(checkpoint: dict[str, Any], loader: Sized | None) -> None:
-    """Brings the loader to where it was when the checkpoint was made."""
+    """Sets the loader to its position in the checkpoint."""
     if not isinstance(loader, SpeechLoader):
         return
     if KEY in checkpoint:
         loader.load_state_dict(checkpoint[KEY])
     else:
-        logging.warning("The checkpoint has no position in the data: they are read from the beginning of the first epoch")
+        logging.warning("The checkpoint has no position in the data: the data are read from the start of the first epoch")

@@ -1,10 +1,10 @@
-"""``is_tarred: true``: NeMo's webdataset reader, a stream of shards, which may lie in an object store (``pipe:``, URLs).
+"""NeMo's webdataset reader, ``is_tarred: true``: a stream of shards, also from an object store (``pipe:``, URLs).
 
-The stock one shuffles the order of shards only, seeded by process and time, ends the run at a bad member, leaves out the
-shards that ranks cannot share evenly, and lets ranks with fewer utterances end earlier, which hangs the others. Here the
-order follows from the seed and is shuffled inside shards, too; bad members are skipped; all shards are read; and all
-workers of all ranks give equally many batches. A shard that cannot be opened ends the run, and utterances that its manifest
-names and it does not hold are counted as skipped.
+NeMo's own version shuffles only the order of shards, seeded by process and time, ends the run at a bad member, omits the
+shards that ranks cannot share evenly, and lets ranks with fewer utterances end earlier, which hangs the others. This version
+determines the order from the seed, shuffles inside shards, too, skips bad members, reads all shards, and yields equally many
+batches in all workers of all ranks. A shard that cannot be opened ends the run. Utterances of the manifest that are not in
+the shard are counted as skipped.
 """
 
 import json
@@ -42,9 +42,12 @@ class ShuffledTarredDataset(TarredAudioToCharDataset):
     """NeMo's dataset with another pipeline.
 
     Args:
-        shards: of this rank.
-        lines: of the manifests, for each shard.
-        samples: utterances that each worker gives before its epoch is over; it begins again where its shards hold fewer.
+        shards: shards of this rank.
+        lines: manifest lines of each shard.
+        shuffle_n: size of the shuffle buffer in utterances; 0: no shuffling.
+        seed: seed of the shuffles.
+        samples: utterances that each worker yields per epoch; if its shards have fewer, it repeats them.
+        num_workers: number of workers of the loader.
     """
 
     def __init__(
@@ -131,14 +134,14 @@ def _as_int64(lengths: Tensor) -> Tensor:
 def build_webdataset_loader(
     config: DictConfig, sources: list[Source], rank: int, world_size: int
 ) -> torch.utils.data.DataLoader:
-    """Data loader of NeMo's ``batch_size``, ``shuffle_n``, ``tarred_shard_strategy``, ``min_`` and ``max_duration``.
+    """Builds a loader with NeMo's ``batch_size``, ``shuffle_n``, ``tarred_shard_strategy``, ``min_`` and ``max_duration``.
 
     Several datasets, such as NeMo's buckets, are read as one.
 
     Raises:
-        FileNotFoundError: a shard that is not there.
-        ValueError: datasets with weights (the Lhotse loader mixes them), no ``batch_size`` or shards, a shard that nothing
-            can open, more workers than shards, a worker without an utterance.
+        FileNotFoundError: a shard does not exist.
+        ValueError: datasets have weights (the Lhotse loader mixes them), ``batch_size`` or shards are missing, a shard
+            cannot be opened, or there are more workers than shards or a worker without an utterance.
     """
     if sources[0].weight is not None:
         raise ValueError("is_tarred=true reads datasets without weights; use_lhotse=true mixes them by weight")
@@ -166,7 +169,7 @@ def build_webdataset_loader(
             shards[0 if replicate else rank],
             lines,
             shuffle_n=config.get("shuffle_n", 4 * config.batch_size) if shuffle else 0,
-            # With `replicate` every rank reads all shards, and should do so in its own order.
+            # With `replicate`, every rank reads all shards and needs its own order.
             seed=int(config.get("seed", 0)) + (rank if replicate else 0),
             samples=samples,
             num_workers=num_workers,
@@ -186,7 +189,7 @@ def build_webdataset_loader(
 
 
 def _lines_of_shards(config: DictConfig, sources: list[Source]) -> dict[str, list[StreamLine]]:
-    """The manifest lines of each shard that can be used; see ``check_skipped_share``."""
+    """Returns the usable manifest lines of each shard; raises a ValueError as ``check_skipped_share``."""
     low, high = config.get("min_duration") or 0.0, config.get("max_duration") or float("inf")
     most = float(config.get("max_skipped_share", MAX_SKIPPED_SHARE))
     found: dict[str, list[StreamLine]] = {}
@@ -220,7 +223,7 @@ def _lines_of_shards(config: DictConfig, sources: list[Source]) -> dict[str, lis
 
 
 def _key(name: str, keys: Counter[str]) -> str:
-    """The name of an utterance without folder and suffix; NeMo finds the entries of its manifest by that."""
+    """Returns a unique name of an utterance without folder and suffix, by which NeMo finds the entries of its manifest."""
     stem = os.path.splitext(os.path.basename(name))[0].replace(".", "_")
     keys[stem] += 1
     return stem if keys[stem] == 1 else _key(f"{stem}~{keys[stem]}", keys)
@@ -228,11 +231,13 @@ def _key(name: str, keys: Counter[str]) -> str:
 
 @contextmanager
 def _manifest_for_nemo(lines: dict[str, list[StreamLine]]) -> Iterator[str]:
-    """Writes the keys that the reader needs. NeMo reads many more, opens files that some of them name, and ends the run at a
-    value that it does not expect, without naming its line.
+    """Writes a manifest with the keys that the reader needs and yields its path.
+
+    NeMo would read many more keys, open files that some of them name, and end the run at an unexpected value without naming
+    its line.
     """
     with TemporaryDirectory() as folder:
-        # NeMo looks for single files beside a manifest, unless its name is that of a manifest of shards.
+        # NeMo would look for single files beside a manifest with another name.
         path = Path(folder) / "tarred_audio_manifest.json"
         with open(path, "w", encoding="utf-8") as file:
             for line in chain.from_iterable(lines.values()):
@@ -246,7 +251,13 @@ def _manifest_for_nemo(lines: dict[str, list[StreamLine]]) -> Iterator[str]:
 def _samples_per_worker(
     batch_size: int, name: str, lines: dict[str, list[StreamLine]], shards_of_ranks: list[list[str]], workers: int
 ) -> int:
-    """The most that any worker of any rank holds, in whole batches; the others repeat some of theirs. 0: nothing is left."""
+    """Returns the largest number of utterances of any worker, rounded up to whole batches; 0: no utterance is left.
+
+    The other workers repeat utterances to reach it.
+
+    Raises:
+        ValueError: a rank has more workers than shards, or only some workers have utterances.
+    """
     sizes = {tar: sum(line.wanted for line in found) for tar, found in lines.items()}
     held = []
     for rank, shards in enumerate(shards_of_ranks):
@@ -260,10 +271,10 @@ def _samples_per_worker(
         empty = ", ".join(shards_of_ranks[rank][worker::workers][:5])
         raise ValueError(
             f"no utterance of {empty}, the shards of worker {worker} of rank {rank}, is between min_duration and "
-            "max_duration: leave them out, or use fewer workers"
+            "max_duration: remove these shards, or use fewer workers"
         )
     samples = -(-max(held) // batch_size) * batch_size
     repeated = samples * len(held) - sum(held)
     if repeated:
-        logging.info(f"An epoch of {name} repeats {repeated} utterances, so that all workers give equally many batches")
+        logging.info(f"An epoch of {name} repeats {repeated} utterances, so that all workers yield equally many batches")
     return samples

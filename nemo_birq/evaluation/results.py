@@ -6,7 +6,7 @@ from nemo_birq.utils.files import read_json
 
 
 def result_path(folder: Path, kind: str, model: Path) -> Path:
-    """Returns the JSON file of a kind of evaluation of a model; checkpoints of one run each have their own."""
+    """Returns the path of the JSON file of a kind of evaluation; each checkpoint of a run has its own."""
     return folder / f"{kind}_{model.stem}.json"
 
 
@@ -14,7 +14,7 @@ def check_out(folder: Path, kind: str, model: Path) -> None:
     """Makes the folder of the results.
 
     Raises:
-        ValueError: the results of another model of the same name are in it, or a damaged file of this name.
+        ValueError: the folder has results of another model with the same name, or a damaged file of this name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = result_path(folder, kind, model)
@@ -22,6 +22,6 @@ def check_out(folder: Path, kind: str, model: Path) -> None:
         return
     before = read_json(path).get("model")
     if not isinstance(before, str):
-        raise ValueError(f"{path} names no model, it is damaged. Move it away, or give another folder with --out")
+        raise ValueError(f"{path} is damaged: it names no model. Move it away, or name another folder with --out")
     if Path(before).resolve() != model.resolve():
-        raise ValueError(f"{path} holds the results of another model; give another folder with --out")
+        raise ValueError(f"{path} holds the results of another model; name another folder with --out")

@@ -13,7 +13,8 @@ from nemo.utils import logging
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_birq.config_checks.data_files import INPUT_CFG, MANIFESTS, SHARDS, given
-from nemo_birq.data.epoch_plan import BatchSettings, plan_epoch
+from nemo_birq.data.epoch_batches import BatchSettings
+from nemo_birq.data.epoch_plan import plan_epoch
 from nemo_birq.data.index import SpeechIndex, open_index
 from nemo_birq.data.longest import LongUtterance, find_longest
 from nemo_birq.data.sources import Source, read_sources

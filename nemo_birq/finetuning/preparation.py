@@ -5,6 +5,7 @@ from pathlib import Path
 from nemo.utils import logging
 from omegaconf import DictConfig, open_dict
 
+from nemo_birq.data.validation_sets import names_after_folders
 from nemo_birq.finetuning import data
 from nemo_birq.finetuning.freezing import check_freeze_encoder
 from nemo_birq.finetuning.initialization import check_fresh_layers
@@ -42,6 +43,8 @@ def prepare(cfg: DictConfig) -> tuple[str, list[TestSet]]:
     transcripts = {manifest: read_transcripts(manifest) for manifest in [*training, *others]}
     for manifest in (*training, *validation):
         refuse_mark(Path(manifest))
+    with open_dict(cfg.model.validation_ds):
+        cfg.model.validation_ds.update(names_after_folders(cfg.model.validation_ds))
     data.open_whole(cfg.model.validation_ds)  # otherwise NeMo would stop at the first validation, an epoch later
     texts = [line for manifest in training for line in transcripts[manifest]]
     if "tokenizer" in cfg.model and not cfg.model.tokenizer.dir:

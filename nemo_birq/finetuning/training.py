@@ -31,7 +31,6 @@ def build_trainer(cfg: DictConfig) -> tuple[pl.Trainer, int]:
     if trainer.world_size > 1 and cfg.trainer.strategy == "auto" and cfg.freeze_encoder and not cfg.from_scratch:
         # Plain DDP treats missing gradients of frozen parameters as an error.
         trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer) | {"strategy": "ddp_find_unused_parameters_true"})
-    show_whole_run(trainer)
     trainer.callbacks.append(ValidateAtEnd())
     batches = batches_per_epoch(cfg.model.train_ds, trainer.world_size)
     trainer.limit_train_batches = _limit(trainer.limit_train_batches, batches, is_endless(cfg.model.train_ds))
@@ -50,6 +49,7 @@ def build_trainer(cfg: DictConfig) -> tuple[pl.Trainer, int]:
         )
     if min(limits) < trainer.max_steps:
         trainer.fit_loop.epoch_loop.max_steps = -1  # NeMo would set the length of the schedule to it
+    show_whole_run(trainer, min(limits))
     return trainer, min(limits)  # Lightning stops at the first limit
 
 

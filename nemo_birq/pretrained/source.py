@@ -14,6 +14,9 @@ from nemo_birq.checkpoint.lightning_checkpoint import peek_checkpoint, read_chec
 from nemo_birq.checkpoint.nemo_archive import read_config, read_weights
 from nemo_birq.utils.torch_files import load_torch_file
 
+WRAPPED, MASKING = "encoder.pre_encode.pre_encode.", "encoder.pre_encode.masking."
+"""Names of the subsampling and of the masking where NeMo masks after the subsampling (``mask_position: post_conv``)."""
+
 
 class Source(NamedTuple):
     """The content of a pretrained file."""
@@ -40,10 +43,20 @@ def read_source(path: Path) -> Source:
         ValueError: the file is of another kind or damaged, or the encoder of the model is not one of NeMo's Conformers.
     """
     if path.suffix != ".ckpt":
-        return Source(path, read_source_config(path), read_weights(path), _label_tensors(path))
+        return Source(path, read_source_config(path), unwrapped(read_weights(path)), _label_tensors(path))
     _check_exists(path)
     content = read_checkpoint(path)
-    return Source(path, _checkpoint_config(content, path), content["state_dict"], content.get("birq_label_tensors"))
+    weights = unwrapped(content["state_dict"])
+    return Source(path, _checkpoint_config(content, path), weights, content.get("birq_label_tensors"))
+
+
+def unwrapped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the tensors of a model with the names of an encoder that does not mask after its subsampling."""
+    return {
+        name.replace(WRAPPED, "encoder.pre_encode."): tensor
+        for name, tensor in weights.items()
+        if not name.startswith(MASKING)
+    }
 
 
 def read_source_config(path: Path) -> DictConfig:

@@ -11,7 +11,7 @@ from nemo_birq.pretrained.named import ENCODER_PARTS
 
 
 class Taken(NamedTuple):
-    """Numbers of tensors by part of the model: taken over from the file, left out, and new."""
+    """Numbers of tensors by part of the model: copied from the file, left out, and new."""
 
     taken: dict[str, int]
     left_out: dict[str, int]
@@ -37,7 +37,7 @@ class Taken(NamedTuple):
         def listed(parts: dict[str, int]) -> str:
             return ", ".join(f"{part} ({number} tensors)" for part, number in sorted(parts.items())) or "nothing"
 
-        return f"taken over: {listed(self.taken)}; left out: {listed(self.left_out)}; new: {listed(self.new)}"
+        return f"copied: {listed(self.taken)}; left out: {listed(self.left_out)}; new: {listed(self.new)}"
 
 
 def compare(

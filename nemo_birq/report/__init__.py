@@ -1,1 +1,1 @@
-"""One page with pictures and a table from the folders that runs left behind."""
+"""Writes one page with pictures and a table from the folders of runs."""

@@ -27,7 +27,7 @@ class Picture:
     title: str
     unit: str
     lines: tuple[Line, ...]
-    """The first line is the subject of the picture; a legend names it where it is not alone."""
+    """The first line is the subject of the picture; a legend names the lines if there are several."""
     levels: dict[str, float] = field(default_factory=dict)
     """Horizontal lines by their meaning."""
     log: bool = False
@@ -84,7 +84,7 @@ SECTIONS = (
     ),
     Section(
         "accuracy", "Masked accuracy",
-        "Share of the masked frames whose label is predicted. The dotted line is a predictor that always says the most "
+        "Share of the masked frames whose label is predicted. The dotted line is a predictor that always chooses the most "
         "frequent code.",
         (_picture("anchor_accuracy", "Anchor accuracy"), _picture("enhanced_accuracy", "Enhanced accuracy")),
     ),
@@ -107,7 +107,8 @@ SECTIONS = (
     ),
     Section(
         "gradients", "Gradients",
-        "The size of each task's gradient in the encoder. The cosine is above 0 where both tasks pull in one direction.",
+        "Norm of each task's gradient in the encoder. The cosine is above 0 if the gradients of both tasks point in a "
+        "similar direction.",
         (
             _picture("grad_norm", "Gradient norm", log=True),
             _picture("gradient_norms", "Gradient norm of each task", log=True),
@@ -128,7 +129,7 @@ SECTIONS = (
     ),
     Section(
         "memory", "Memory",
-        "The peak of the GPU's allocator; on a CPU the resident memory of the process.",
+        "Peak of the GPU's allocator; on a CPU, the resident memory of the process.",
         (_picture("memory_gb", "Memory"),),
     ),
 )  # fmt: skip

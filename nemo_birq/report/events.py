@@ -10,7 +10,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.util.tensor_util import make_ndarray
 
 FRAME = 16
-"""Bytes of a record besides its content: its length, and two checksums."""
+"""Bytes of a record besides its content: its length and two checksums."""
 
 
 class Point(NamedTuple):
@@ -26,8 +26,8 @@ def read_events(folder: Path, notes: list[str] | None = None) -> list[dict[str, 
     """Reads the scalars of every event file under a folder, by tag; files are in the order of their first number.
 
     Args:
-        folder: with event files at any depth.
-        notes: gets a sentence for each file that cannot be read to its end.
+        folder: folder with event files at any depth.
+        notes: receives a sentence for each file that cannot be read to its end.
 
     Raises:
         ValueError: there is no event file with a scalar.
@@ -35,7 +35,7 @@ def read_events(folder: Path, notes: list[str] | None = None) -> list[dict[str, 
     files, found = [], [] if notes is None else notes
     for path in sorted(folder.rglob("events.out*")):
         if not path.is_file():
-            found.append(f"Left out: {path.parent.name}/{path.name} is no file, but a folder or a link to nothing.")
+            found.append(f"Left out: {path.parent.name}/{path.name} is not a file, but a folder or a broken link.")
             continue
         curves, is_whole = _read_file(path)
         if not is_whole:
@@ -74,7 +74,7 @@ def _read_file(path: Path) -> tuple[dict[str, list[Point]], bool]:
 
 
 def _number(value: Any) -> float | None:
-    """Returns a logged scalar in either of the two forms that TensorBoard knows; None for pictures and texts."""
+    """Returns a logged scalar in either of TensorBoard's two forms; None for pictures and texts."""
     form = value.WhichOneof("value")
     if form == "simple_value":
         return value.simple_value
@@ -91,8 +91,9 @@ def first_step(file: dict[str, list[Point]]) -> int | None:
 
 
 def join(files: list[dict[str, list[Point]]]) -> dict[str, list[Point]]:
-    """Joins the files to one curve for each tag. Where a later file begins, the earlier one ends: its further steps were
-    trained again.
+    """Joins the files to one curve for each tag.
+
+    An earlier file ends where a later one begins, because its further steps were trained again.
     """
     joined: dict[str, list[Point]] = {}
     for file in files:

@@ -14,14 +14,14 @@ from nemo_birq.report.run_files import DAMAGED, read_alarms, read_command, read_
 
 STATUS = {
     "healthy": "healthy: ended without an alarm",
-    "unhealthy": "not healthy: see the alarms",
+    "unhealthy": "unhealthy: see the alarms",
     "too short to judge": "too short to judge: no alarm, but the run ended before the anchor task is judged",
     "interrupted": "interrupted",
     "running": "running, or stopped from outside",
-    DAMAGED: "not known: alarms.json is damaged",
+    DAMAGED: "unknown: alarms.json is damaged",
     None: "not monitored: there is no alarms.json",
 }
-"""Words for the ``status`` of ``alarms.json``; None where there is no such file."""
+"""Descriptions of the ``status`` in ``alarms.json``; None: there is no such file."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ class TrainingRun:
     curves: dict[str, list[Point]]
     steps: int
     config: dict[str, Any]
-    """Flat, as ``model.optim.lr``: the whole configuration of the model, and what the command set of the other parts."""
+    """Values by dotted key: the whole configuration of the model, and the other keys that the command set."""
     command: str | None
     status: str | None
     alarms: list[dict[str, Any]]
     quality: list[dict[str, Any]]
-    """Evaluations in ``label_quality*.json`` by step. Those of a ``.nemo`` that does not name its step come last."""
+    """Evaluations in ``label_quality*.json``, sorted by step. Those of a ``.nemo`` without a step come last."""
     seconds: float
-    """Sum over all parts of the time from the first to the last logged number."""
+    """Time from the first to the last logged number in seconds, summed over all parts of the run."""
     audio_hours: float | None
     """Estimated hours of audio that the model was trained on: the mean audio of a step times the steps."""
     notes: list[str] = field(default_factory=list)
@@ -60,7 +60,7 @@ class TrainingRun:
         return next((point.step for point in weights if point.value > 0), None)
 
     def last(self, tag: str) -> Point | None:
-        """Returns the last point of a curve; None where the run did not log it."""
+        """Returns the last point of a curve; None if the run did not log it."""
         points = self.curves.get(tag)
         return points[-1] if points else None
 
@@ -82,7 +82,7 @@ def read_runs(arguments: list[str]) -> list[TrainingRun]:
                 raise ValueError(f"{run.folder} is given twice. Give each folder once.")
         if run.name in runs:
             raise ValueError(
-                f"Two runs are called {run.name}: {runs[run.name].folder} and {run.folder}. Give them names: "
+                f"Two runs have the name {run.name}: {runs[run.name].folder} and {run.folder}. Give them different names: "
                 f"first={runs[run.name].folder} second={run.folder}"
             )
         runs[run.name] = run
@@ -90,7 +90,7 @@ def read_runs(arguments: list[str]) -> list[TrainingRun]:
 
 
 def read_run(folder: Path, name: str = "") -> TrainingRun:
-    """Reads one run. Its name is ``name``, or that of its folder. Damaged files are left out, and named in its notes.
+    """Reads one run. Its name is ``name``, or that of its folder. Its notes name damaged files, which are left out.
 
     Raises:
         ValueError: as ``read_runs``.
@@ -133,7 +133,7 @@ def _root(folder: Path) -> Path:
         between = between[: between.index(folder) + 1]
         roots.add(next((f for f in between if (f / "cmd-args.log").is_file()), folder))
     if len(roots) > 1:
-        raise ValueError(f"{folder} holds several runs; name those that you mean: {', '.join(map(str, sorted(roots)))}")
+        raise ValueError(f"{folder} holds several runs; name one or more of {', '.join(map(str, sorted(roots)))}")
     return roots.pop()
 
 
@@ -143,13 +143,13 @@ def _newest(folder: Path, name: str) -> Path | None:
 
 
 def _overrides(arguments: list[str]) -> dict[str, str]:
-    """Returns what the command set outside of the model, whose configuration is known in full, without names of runs."""
+    """Returns the keys that the command set outside of the model, without names of runs."""
     pairs = (argument.lstrip("+~").split("=", 1) for argument in arguments if "=" in argument)
     return {k: v for k, v in pairs if not k.startswith(("model.", "name", "exp_manager.name", "exp_manager.exp_dir"))}
 
 
 def _quality_step(evaluation: dict[str, Any]) -> float:
-    """Returns the step of an evaluation; infinity without a step, as a ``.nemo`` is written at the end of training."""
+    """Returns the step of an evaluation; infinity without a step, because a ``.nemo`` is written at the end of training."""
     return evaluation["step"] if isinstance(evaluation.get("step"), int) else math.inf
 
 
@@ -167,9 +167,9 @@ def _checkpoints(folder: Path) -> list[int]:
 
 
 def _audio_hours(files: list[dict[str, list[Point]]], steps_trained: int) -> float | None:
-    """Estimates the audio from the throughput, which is a mean since the log line before it.
+    """Estimates the hours of audio from the throughput, which is a mean since the previous log line.
 
-    The first line of each file is left out, since the time before it is not known.
+    The first line of each file is left out, because the time before it is unknown.
     """
     logged = [file.get("train_audio_hours_per_hour", []) for file in files]
     pairs = [pair for points in logged for pair in pairwise(points)]

@@ -28,13 +28,13 @@ def write_report(runs: list[TrainingRun], out: Path, progress: Callable[[str], N
         progress: function that receives the title of each picture before it is drawn.
 
     Raises:
-        ValueError: there are more runs than colours, or ``out`` has an index.html that is no report.
+        ValueError: there are more runs than colours, or ``out`` has an index.html that is not a report.
     """
     if len(runs) > len(RUNS):
         raise ValueError(f"{len(runs)} runs are too many for one picture; compare at most {len(RUNS)}.")
     page = out / PAGE
     if page.exists() and 'content="nemo_birq report"' not in page.read_text(encoding="utf-8", errors="replace"):
-        raise ValueError(f"{page} exists and is not a report of ours; choose another --out.")
+        raise ValueError(f"{page} exists and was not written by birq report; choose another --out.")
     sections = []
     for section in SECTIONS:
         drawn, missing, zero = [], [], []
@@ -87,8 +87,8 @@ def _quality(runs: list[TrainingRun]) -> dict[str, Any]:
         "Agreement over training (birq label-quality-over-training measures it)": draw_quality_over_time(runs),
     }
     text = (
-        "PNMI is the share of the phones' entropy that the codes explain. Values can be compared at the same number of "
-        "codes only. Numbers of codes: "
+        "PNMI is the share of the phones' entropy that the codes explain. Compare values only at the same number of codes. "
+        "Numbers of codes: "
         + "; ".join(f"{run.name} {run.quality[-1].get('num_codes', 'unknown')}" for run in runs if run.quality)
         + "."
     )

@@ -27,18 +27,18 @@ from nemo_birq.utils.pictures import plain
 THEMES = {"light": ("#ffffff", "#24292f", "#d8dee4"), "dark": ("#161b22", "#e6edf3", "#30363d")}
 """Colours of background, text and grid."""
 QUIET = UNTRAINED
-"""Colour of what belongs to no run: kinds of lines, levels and marks."""
+"""Colour of elements that belong to no run: kinds of lines, levels and marks."""
 WIDTH = 45
-"""Characters in a line of a title or of a run's name."""
+"""Most characters in a line of a title or of a run's name."""
 MARKS = 7
-"""Markers on the curve of a run, at most."""
+"""Largest number of markers on the curve of a run."""
 SHADES = (1.0, 0.75, 0.5, 0.25)
-"""Shares of a colour over the background that a PNG has for the edges of lines and letters."""
+"""Shares of a colour over the background at the edges of lines and letters in a PNG."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture as PNG for both themes, with the alternative text for readers who do not see it."""
+    """A picture as PNG for both themes, with its alternative text."""
 
     name: str
     title: str
@@ -57,12 +57,12 @@ def colour(index: int) -> str:
 
 
 def points_of(run: TrainingRun, line: Line) -> list[Point]:
-    """Returns the curve of a run, empty where it was not logged."""
+    """Returns the curve of a run, empty if it was not logged."""
     return run.curves.get(line.tag) or run.curves.get(line.instead or "", [])
 
 
 def is_zero(picture: Picture, runs: list[TrainingRun]) -> bool:
-    """Tests if a picture was logged and has nothing but zeros."""
+    """Tests if a picture was logged and has only zeros."""
     values = [point.value for run in runs for line in picture.lines for point in points_of(run, line)]
     return bool(values) and not any(values)
 
@@ -100,7 +100,7 @@ BEGIN = {"ls": (0, (1, 2)), "lw": 1.4}
 
 
 def _style(index: int, line: Line, num_points: int, num_runs: int) -> dict[str, Any]:
-    """Returns the style of a curve: in the colour of its run, or in that of its task if there is one run."""
+    """Returns the style of a curve, with the colour of its run, or of its task if there is only one run."""
     alone = num_runs == 1
     found = {"color": (line.colour or rcParams["text.color"]) if alone else colour(index)}
     found |= {"ls": "-" if line.style == "o" else line.style, "lw": 0.9 if line.style == "o" else 1.6}
@@ -206,7 +206,7 @@ def draw_png(title: str, paint: Callable[[Axes], list[list[Line2D]]], theme: str
 
 @cache
 def _few_colours(theme: str) -> Image.Image:
-    """Returns the palette of the PNG files: all colours and shades of them. It saves two thirds of the bytes."""
+    """Returns the palette of the PNG files, all colours and their shades, which saves two thirds of the bytes."""
     ground, *inks = (np.array(to_rgb(colour)) for colour in (*THEMES[theme], *PALETTE))
     found = [ground, *(share * ink + (1 - share) * ground for ink in inks for share in SHADES)]
     palette = Image.new("P", (1, 1))
@@ -229,6 +229,6 @@ def _add_legend(figure: Figure, rows: list[list[Line2D]]) -> float:
 
 
 def _by_columns(rows: list[list[Line2D]], columns: int) -> list[Line2D]:
-    """Orders the entries of a legend so that its rows are kept, as matplotlib fills column by column."""
+    """Orders the entries of a legend so that its rows are kept, because matplotlib fills it column by column."""
     filled = [row + [Line2D([], [], ls="none", label=" ") for _ in range(columns - len(row))] for row in rows]
     return [handle for column in zip(*filled, strict=True) for handle in column]

@@ -1,4 +1,4 @@
-"""Draws how much the labels tell about phones: over the layers at the end of training, and over its steps."""
+"""Draws the PNMI of labels and phones: over the layers at the end of training, and over the steps of training."""
 
 from dataclasses import replace
 

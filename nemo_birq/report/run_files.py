@@ -1,4 +1,4 @@
-"""Reads the files beside the curves of a run. What of them is damaged becomes a note, and the page goes on without it."""
+"""Reads the files beside the curves of a run. The page leaves out damaged files and names them in a note."""
 
 import math
 from pathlib import Path
@@ -13,12 +13,12 @@ DAMAGED = "damaged"
 
 
 def read_alarms(path: Path | None, statuses: set[str | None], notes: list[str]) -> tuple[str | None, list[dict[str, Any]]]:
-    """Reads status and alarms of a run; None and no alarms where there is no file.
+    """Reads status and alarms of a run; returns None and no alarms if there is no file.
 
     Args:
-        path: of ``alarms.json``.
-        statuses: those that are known.
-        notes: get a sentence for what is left out.
+        path: path of ``alarms.json``.
+        statuses: known statuses.
+        notes: receives a sentence for everything that is left out.
     """
     if path is None:
         return None, []
@@ -41,12 +41,12 @@ def read_alarms(path: Path | None, statuses: set[str | None], notes: list[str]) 
 def read_quality(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     """Reads the evaluations in a ``label_quality*.json``: one of a model, or several of a run; none if it cannot be used.
 
-    Rows without a PNMI stay; those whose PNMI or layer is no number are left out.
+    Rows without a PNMI are kept; rows whose PNMI or layer is not a number are left out.
     """
     found = _object(path, notes)
     listed = found.get("evaluations", [found] if found else [])
     if not isinstance(listed, list):
-        _leave_out(path, "'evaluations' is no list", notes)
+        _leave_out(path, "'evaluations' is not a list", notes)
         return []
     evaluations = [_evaluation(path, one, notes) for one in listed]
     return [one for one in evaluations if one is not None]
@@ -68,7 +68,7 @@ def _evaluation(path: Path, found: object, notes: list[str]) -> dict[str, Any] |
 
 
 def read_config(path: Path | None, notes: list[str]) -> dict[str, Any]:
-    """Reads an ``hparams.yaml`` as a flat dict, as ``model.optim.lr``; empty where it cannot be read."""
+    """Reads an ``hparams.yaml`` as a dict with dotted keys; returns an empty one if it cannot be read."""
     if path is None:
         return {}
     try:
@@ -84,7 +84,7 @@ def read_config(path: Path | None, notes: list[str]) -> dict[str, Any]:
 
 
 def read_command(path: Path, notes: list[str]) -> list[str]:
-    """Reads the arguments of the command. NeMo joins them by blanks, so an argument with a blank inside is split."""
+    """Reads the arguments of the command. NeMo joins them with spaces, so an argument with a space is split."""
     try:
         text = path.read_text(encoding="utf-8") if path.exists() else ""
     except (OSError, UnicodeDecodeError) as error:
@@ -109,7 +109,7 @@ def _leave_out(path: Path, reason: str, notes: list[str]) -> None:
 
 
 def _name(path: Path) -> str:
-    return f"{path.parent.name}/{path.name}"  # the page may be shown to others, whom the folders above do not concern
+    return f"{path.parent.name}/{path.name}"  # the page may be shared, so the folders above are not shown
 
 
 def _first_line(error: Exception) -> str:

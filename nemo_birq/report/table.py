@@ -1,4 +1,4 @@
-"""Numbers of the page: six of each run at the top, and all last values of all runs side by side."""
+"""Numbers of the page: six of each run at the top, and a table with the last values of all runs."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from nemo_birq.report.events import Point
 from nemo_birq.report.experiment_folder import TrainingRun
 
 COMPARABLE = 0.05
-"""Runs are compared where the steps of their last values differ by this share of the larger one at most."""
+"""Runs are compared if the steps of their last values differ by at most this share of the larger one."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Cell:
     """A number in the table."""
 
     value: float | None
-    """None where the run did not log it."""
+    """None if the run did not log it."""
     best: bool = False
 
     @property
@@ -57,7 +57,7 @@ def table(runs: list[TrainingRun]) -> dict[str, list[TableRow]]:
 
 
 def are_comparable(points: list[Point]) -> bool:
-    """Tests if values were logged after about as many steps."""
+    """Tests if values were logged at about the same step."""
     steps = [point.step for point in points]
     return bool(steps) and max(steps) - min(steps) <= COMPARABLE * max(steps)
 
@@ -86,12 +86,12 @@ class Fact:
 
     label: str
     value: str
-    """With its unit; ``–`` where the run did not log it."""
+    """Number with its unit; ``–`` if the run did not log it."""
     detail: str = ""
 
 
 def facts(run: TrainingRun) -> list[Fact]:
-    """Returns the six numbers that a reader looks for first. Losses are those of the last validation, if there was one."""
+    """Returns the six most important numbers. Losses are those of the last validation, if there was one."""
     hours, speed = run.audio_hours, run.last("train_audio_hours_per_hour")
     entropy = run.last("train_enhanced_normalized_entropy")
     return [

@@ -13,7 +13,16 @@ SECONDS_IN_A_FILE = 60.0  # interval in a log file, for example of a scheduler, 
 
 
 class RunProgressBar(TQDMProgressBar):
-    """Progress bar of the optimizer steps of the whole run, including those before it was resumed."""
+    """Progress bar of the optimizer steps of the whole run, including those before it was resumed.
+
+    Args:
+        refresh_rate: steps between two states of the bar.
+        num_steps: length of the run, for loaders whose length Lightning does not know.
+    """
+
+    def __init__(self, refresh_rate: int = 1, num_steps: int | None = None):
+        super().__init__(refresh_rate)
+        self.num_steps = num_steps
 
     def init_train_tqdm(self) -> Tqdm:
         bar = super().init_train_tqdm()
@@ -31,7 +40,7 @@ class RunProgressBar(TQDMProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         bar = self.train_progress_bar
-        bar.reset(convert_inf(trainer.estimated_stepping_batches))
+        bar.reset(self.num_steps or convert_inf(trainer.estimated_stepping_batches))
         bar.initial = bar.n = trainer.global_step  # so that the rate excludes the steps before resuming
         bar.set_description("Training")
 
@@ -50,8 +59,8 @@ class RunProgressBar(TQDMProgressBar):
         return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name not in HIDDEN}
 
 
-def show_whole_run(trainer: Trainer) -> None:
-    """Replaces the progress bar of a trainer, if it has one."""
+def show_whole_run(trainer: Trainer, num_steps: int | None = None) -> None:
+    """Replaces the progress bar of a trainer, if it has one; ``num_steps`` is the length where Lightning knows none."""
     for number, callback in enumerate(trainer.callbacks):
         if type(callback) is TQDMProgressBar:
-            trainer.callbacks[number] = RunProgressBar(callback.refresh_rate)
+            trainer.callbacks[number] = RunProgressBar(callback.refresh_rate, num_steps)

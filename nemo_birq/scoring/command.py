@@ -86,7 +86,9 @@ def usable_device(name: str | None) -> str:
 
 @command("score")
 @options.model_argument(".nemo of a recognizer (CTC, RNNT or hybrid)")
-@options.argument("tests", "manifest of single audio files, or NAME=MANIFEST", nargs=-1, required=True, metavar="TEST...")
+@options.argument(
+    "tests", "manifest of single audio files, a path or URL, or NAME=MANIFEST", nargs=-1, required=True, metavar="TEST..."
+)
 @options.out_option("Folder for the results; by default scores/ beside the model.")
 @options.option("--batch-size", type=click.IntRange(min=1), default=16, help="Number of utterances in a batch.")
 @options.option(

@@ -10,6 +10,7 @@ from pathlib import Path
 from nemo.collections.asr.models import ASRModel
 
 from nemo_birq.data.json_lines import show
+from nemo_birq.data.local_copies import local_manifest
 from nemo_birq.data.manifests import check_files, has_text, read_lines
 from nemo_birq.scoring.normalization import plain_apostrophes
 from nemo_birq.scoring.tokens import vocabulary
@@ -56,8 +57,10 @@ def check_test_manifest(manifest: str | Path) -> list[dict]:
 def read_test_sets(arguments: list[str]) -> list[TestSet]:
     """Reads test sets given as ``MANIFEST`` or ``NAME=MANIFEST``; the default name is the file name without suffix.
 
+    Remote manifests and audio files are copied to this machine first.
+
     Raises:
-        ValueError: two test sets have the same name; otherwise as ``check_test_manifest``.
+        ValueError: two test sets have the same name; otherwise as ``check_test_manifest`` and ``local_manifest``.
     """
     found: dict[str, TestSet] = {}
     for argument in arguments:
@@ -71,7 +74,8 @@ def read_test_sets(arguments: list[str]) -> list[TestSet]:
                 f"two test sets are called {name}: {found[name].manifest} and {manifest}. Give them names: "
                 f"first={found[name].manifest} second={manifest}"
             )
-        found[name] = TestSet(name, Path(manifest), check_test_manifest(manifest))
+        path = local_manifest(manifest)
+        found[name] = TestSet(name, path, check_test_manifest(path))
     return list(found.values())
 
 

@@ -6,8 +6,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from nemo_birq.utils.colours import OTHER, UNTRAINED
 from nemo_birq.utils.pictures import plain, write_picture
 
+GROUPS, TOTAL = OTHER, UNTRAINED  # a recognizer may be of any method, so that no colour of a method fits
 FEW = 8  # most groups for which the axis shows the number of utterances
 NAMED = 40  # most speakers with names on the axis
 
@@ -28,14 +30,14 @@ def draw_score(result: dict, title: str, path: Path) -> None:
         _draw_groups(axis, sorted(groups, key=lambda group: group["wer"] or 0) if key == "speakers" else groups)
         axis.set_xlabel("duration" if key == "lengths" else f"speaker, {len(groups)} in total")
         low, high = (100 * edge for edge in result["wer_interval"] or (result["wer"],) * 2)
-        axis.axhspan(low, high, color="tab:orange", alpha=0.15, lw=0)
-        axis.axhline(100 * result["wer"], color="tab:orange", lw=1.5, zorder=1)
+        axis.axhspan(low, high, color=TOTAL, alpha=0.25, lw=0)
+        axis.axhline(100 * result["wer"], color=TOTAL, lw=1.5, zorder=1)
     axes[0].set_ylabel("WER in %, with 95 % intervals over utterances")
     axes[0].set_ylim(0, _top([group for _, groups in panels for group in groups]))
     figure.suptitle(plain(title), fontsize=11)
     axes[-1].annotate(
         f"all: {100 * result['wer']:.1f} %", (1, 100 * result["wer"]), xycoords=("axes fraction", "data"),
-        xytext=(4, 0), textcoords="offset points", va="center", color="tab:orange", annotation_clip=False,
+        xytext=(4, 0), textcoords="offset points", va="center", color=TOTAL, annotation_clip=False,
     )  # fmt: skip
     write_picture(figure, path)
 
@@ -45,7 +47,7 @@ def _draw_groups(axis: Axes, groups: list[dict]) -> None:
     edges = [group["wer_interval"] or (group["wer"] or 0,) * 2 for group in groups]
     bars = np.abs(100 * np.array(edges).T - rates)
     axis.errorbar(
-        range(len(groups)), rates, yerr=bars, fmt="o", ms=5, color="tab:blue", ecolor="tab:blue", capsize=3, elinewidth=1.2
+        range(len(groups)), rates, yerr=bars, fmt="o", ms=5, color=GROUPS, ecolor=GROUPS, capsize=3, elinewidth=1.2
     )
     few = len(groups) <= FEW
     names = [plain(f"{group['name']}\n{group['num_utterances']}" if few else group["name"]) for group in groups]

@@ -1,8 +1,8 @@
 """Speech with phone times from espeak-ng, through the C API of libespeak-ng.
 
 The library reports an event at the onset of every phoneme, on the time axis of the samples that it returns (22 050 Hz).
-Two properties of the synthesizer matter to whoever uses these times, see `phone_segments`: the silence before a stop's
-burst (its closure) comes *before* the stop's event, and a pause is a run of zero samples.
+`phone_segments` accounts for two properties of these times: the silence before a stop's burst (its closure) comes *before*
+the stop's event, and a pause is a run of zero samples.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ ARPABET: dict[str, str] = {
 PHONES: tuple[str, ...] = tuple(sorted(set(ARPABET.values())))
 STOPS = frozenset({"P", "B", "T", "D", "K", "G", "CH", "JH"})
 
-#: A shorter pause between two words, seconds, is left to the phone before it: it is a joint, not a silence.
+#: A shorter pause between two words, in seconds, belongs to the phone before it.
 MIN_PAUSE = 0.030
-#: Largest magnitude of a sample, on the 16-bit scale, that counts as no sound.
+#: Largest magnitude of a sample, on the 16-bit scale, that counts as silence.
 ZERO = 2
 
 _MISSING = """libespeak-ng was not found. Install it with your system's package manager:
@@ -78,7 +78,7 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 
 class EspeakError(RuntimeError):
-    """espeak-ng is missing, or refused what it was asked for."""
+    """espeak-ng is missing, or refused a request."""
 
 
 class Onset(NamedTuple):
@@ -97,7 +97,7 @@ class Segment(NamedTuple):
 
 
 class Synthesizer:
-    """espeak-ng, one utterance at a time. The library is global state: make one object a process."""
+    """Synthesizes one utterance at a time with espeak-ng. The library has global state, so make one object per process."""
 
     def __init__(self) -> None:
         name = ctypes.util.find_library("espeak-ng")
@@ -114,7 +114,7 @@ class Synthesizer:
         self._variants = Path((data.value or b"").decode()) / "voices" / "!v"
         self._audio: list[np.ndarray] = []
         self._onsets: list[Onset] = []
-        # The library keeps a bare pointer: without this reference the callback would be collected under it.
+        # The library keeps a bare pointer, so this reference keeps the callback alive.
         self._callback = _Callback(self._receive)
         self._library.espeak_SetSynthCallback(self._callback)
 
@@ -131,15 +131,15 @@ class Synthesizer:
         return 0
 
     def check_voice(self, voice: str) -> None:
-        """Raise EspeakError unless this installation has the voice, written "accent+variant"."""
+        """Raises an EspeakError unless this installation has the voice, written "accent+variant"."""
         accent, _, variant = voice.partition("+")
-        # espeak-ng ignores an unknown variant in silence, which would make two speakers one.
+        # espeak-ng ignores an unknown variant without an error, so two speakers would sound the same.
         known = not variant or (self._variants / variant).is_file()
         if not known or self._library.espeak_SetVoiceByName(accent.encode()) != 0:
             raise EspeakError(f"espeak-ng {self.version} has no voice {voice}; this corpus was designed with 1.51")
 
     def speak(self, text: str, voice: str, speed: int, pitch: int) -> tuple[np.ndarray, list[Onset]]:
-        """Synthesize a sentence.
+        """Synthesizes a sentence.
 
         Args:
             text: words.
@@ -148,13 +148,16 @@ class Synthesizer:
             pitch: 0 to 100; 50 is the voice's own.
 
         Returns:
-            int16 samples at `sample_rate`, of shape [samples], and the phonemes' onsets in order.
+            Samples at `sample_rate`, (samples,) int16, and the onsets of the phonemes in order.
+
+        Raises:
+            EspeakError: espeak-ng lacks the voice or cannot speak the text.
         """
         self._audio.clear()
         self._onsets.clear()
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
             raise EspeakError(f"espeak-ng has no voice {voice}")
-        # Half the usual volume: at the full one some voices clip.
+        # Half of the usual volume, at which some voices would clip.
         for parameter, value in ((_RATE, speed), (_PITCH, pitch), (_VOLUME, 50)):
             self._library.espeak_SetParameter(parameter, value, 0)
         data = text.encode()
@@ -165,18 +168,18 @@ class Synthesizer:
 
 
 def phone_segments(audio: np.ndarray, sample_rate: int, onsets: list[Onset]) -> list[Segment]:
-    """Turn phoneme onsets into phones that follow each other without a gap, from 0 to the end of the audio.
+    """Turns phoneme onsets into phones that follow each other without a gap, from 0 to the end of the audio.
 
-    The silent end of a phone becomes the closure of a stop that follows it, and a silence of its own before any other
-    phone when it is long enough. (The library leaves both to the phone before.)
+    The silent end of a phone becomes the closure of a stop that follows it. Before any other phone, it becomes a separate
+    silence if it is long enough. (The library assigns both to the phone before.)
 
     Args:
-        audio: int16 samples of shape [samples], as synthesized; the voice must have no echo.
-        sample_rate: in Hz.
+        audio: (samples,) int16, as synthesized; the voice must have no echo.
+        sample_rate: sample rate in Hz.
         onsets: the phonemes in order of time.
 
     Raises:
-        KeyError: a mnemonic that is not in `ARPABET`.
+        KeyError: a mnemonic is not in `ARPABET`.
     """
     sounding = np.flatnonzero(np.abs(audio.astype(np.int32)) > ZERO)
     starts = [(0.0, SILENCE)] + [(onset.time, ARPABET[onset.mnemonic]) for onset in onsets]

@@ -1,4 +1,4 @@
-"""A small grammar of English sentences: the text side of the synthesized corpus.
+"""A small grammar of English sentences for the synthesized corpus.
 
 Sentences have 2 to 8 lower-case words from a vocabulary of about 110. The vocabulary was chosen for phone coverage
 (every ARPAbet consonant and vowel occurs) and avoids heteronyms ("read", "close", "live"), whose pronunciation a
@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-#: One entry a word class. A template names classes in upper case; every other word of it stands for itself.
+#: One entry per word class. A template names classes in upper case; its other words are used as they are.
 WORDS: dict[str, str] = {
     "NUMBER": "two three four five six seven eight nine ten twelve twenty thirty",
     "COLOUR": "red blue green yellow orange purple black white brown",
@@ -46,7 +46,7 @@ TEMPLATES: tuple[tuple[int, str], ...] = (
 
 
 def vocabulary() -> set[str]:
-    """Every word that a sentence can hold."""
+    """Returns all words that may occur in a sentence."""
     words = {word for word_class in WORDS.values() for word in word_class.split()}
     for _, template in TEMPLATES:
         words.update(token for token in template.split() if token.islower())
@@ -54,7 +54,7 @@ def vocabulary() -> set[str]:
 
 
 def sentences(rng: random.Random) -> Iterator[str]:
-    """Endless random sentences, all different; raises RuntimeError when new ones have become rare."""
+    """Yields random sentences, all different; raises a RuntimeError when new ones have become rare."""
     weights = [weight for weight, _ in TEMPLATES]
     templates = [template.split() for _, template in TEMPLATES]
     words = {word_class: text.split() for word_class, text in WORDS.items()}
@@ -63,7 +63,7 @@ def sentences(rng: random.Random) -> Iterator[str]:
     while misses < 1000:
         drawn: list[str] = []
         for token in rng.choices(templates, weights)[0]:
-            # A word is not said twice in a sentence: "john and john" would be odd.
+            # A word occurs only once in a sentence, to avoid "john and john".
             choices = [word for word in words[token] if word not in drawn] if token in words else [token]
             drawn.append(rng.choice(choices))
         sentence = " ".join(drawn)

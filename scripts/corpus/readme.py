@@ -1,4 +1,4 @@
-"""The README of a synthesized corpus: what it holds, and how it was made."""
+"""The README of a synthesized corpus, which describes its content and its making."""
 
 import argparse
 from collections import Counter
@@ -9,7 +9,7 @@ from corpus.espeak import MIN_PAUSE, PHONES, SILENCE
 
 
 class Speaker(NamedTuple):
-    """A fixed way to speak."""
+    """Voice, pitch and speed of a speaker."""
 
     name: str
     voice: str
@@ -22,7 +22,7 @@ class Speaker(NamedTuple):
 
 @dataclass
 class Tally:
-    """What a split holds."""
+    """Size of a split."""
 
     utterances: int = 0
     seconds: float = 0.0
@@ -112,12 +112,12 @@ sound was made with espeak-ng, a program under GPL-3.0-or-later, no part of whic
 
 
 def table(rows: list[list[str]]) -> str:
-    """Rows of a Markdown table, without its head."""
+    """Formats the rows of a Markdown table, without its head."""
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def command_line(args: argparse.Namespace) -> str:
-    """The command that makes the same corpus."""
+    """Returns the command that makes the same corpus."""
     parts = [
         f"python scripts/make_corpus.py --out {args.out.name} --seed {args.seed}",
         f"--train {args.train} --validation {args.validation} --test {args.test} --shards {args.shards}",
@@ -133,13 +133,13 @@ def readme(
     speakers: dict[str, list[Speaker]],
     tallies: dict[str, Tally],
 ) -> str:
-    """The text of the README.
+    """Returns the text of the README.
 
     Args:
-        args: the arguments of make_corpus.py.
-        version: that of espeak-ng.
-        speakers: by split.
-        tallies: by split.
+        args: arguments of make_corpus.py.
+        version: version of espeak-ng.
+        speakers: speakers by split.
+        tallies: sizes by split.
     """
     counts = tallies["train"].phones
     cells = [f"{phone} {counts[phone]}" for phone in PHONES]

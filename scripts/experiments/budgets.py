@@ -111,7 +111,8 @@ def budget_names() -> list[str]:
 def read_budget(name: str) -> Budget:
     """Reads ``conf/experiments/<name>.yaml``, or a yaml file of that path, merged over ``methods.yaml``.
 
-    A key ``base: OTHER`` names a budget to merge between the two. Lists are replaced, not extended.
+    A key ``base: OTHER`` names a budget to merge between the two; it may have a base, too. Lists are replaced, not
+    extended.
 
     Raises:
         ValueError: no such budget, an unknown key or a value out of range.
@@ -119,12 +120,14 @@ def read_budget(name: str) -> Budget:
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     _check_is_budget(path, f"--budget {name}")
     try:
-        own = OmegaConf.load(path)
-        layers = [FOLDER / "methods.yaml"]
-        if "base" in own:
-            layers.append(FOLDER / f"{own.base}.yaml")
-            _check_is_budget(layers[-1], f"{path}: base: {own.pop('base')}")
-        given = OmegaConf.merge(*map(OmegaConf.load, layers), own)
+        layers, bases = [OmegaConf.load(path)], []
+        while base := layers[0].pop("base", None):
+            if base in bases:
+                raise ValueError(f"{path}: base: {base} leads back to itself")
+            _check_is_budget(FOLDER / f"{base}.yaml", f"{path}: base: {base}")
+            bases.append(base)
+            layers.insert(0, OmegaConf.load(FOLDER / f"{base}.yaml"))
+        given = OmegaConf.merge(OmegaConf.load(FOLDER / "methods.yaml"), *layers)
         given.methods = {method: row for method, row in (given.methods or {}).items() if row is not None}  # null: none
         budget = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Budget), given))
     except (OmegaConfBaseException, YAMLError) as error:

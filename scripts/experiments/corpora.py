@@ -1,4 +1,4 @@
-"""Corpora of experiments: where their manifests lie (conf/experiments/corpora.yaml), and their labelled part."""
+"""Corpora of experiments: the paths of their manifests (conf/experiments/corpora.yaml), and their labelled part."""
 
 import re
 import tarfile
@@ -188,7 +188,7 @@ def _first_utterances(folder: Path, layout: Layout, wanted: float) -> Labelled:
 
 
 def _how_many(hours: list[float], wanted: float) -> int:
-    """Returns how many of the first parts hold the wanted hours."""
+    """Returns the number of the first parts that hold the wanted hours."""
     return next(number for number, end in enumerate(accumulate(hours), start=1) if end >= wanted - TOLERANCE)
 
 

@@ -88,7 +88,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise ValueError(f"another process is at work in {folder}; wait for it, or give another --out") from error
+        raise ValueError(f"another process is working in {folder}; wait for it, or give another --out") from error
     try:
         yield
     finally:

@@ -27,7 +27,7 @@ from nemo_birq.utils.files import write_json
 from nemo_birq.utils.memory import total_memory_bytes
 
 BYTES_PER_PARAMETER = 16
-ACTIVATION_BYTES = 5.0e6  # for a second of audio, whatever the model
+ACTIVATION_BYTES = 5.0e6  # for a second of audio, independent of the model
 ACTIVATION_BYTES_PER_WIDTH = 6.5e3  # for a second of audio, a layer and a unit of the encoder's width
 HALF_PRECISION_SHARE = 0.6  # of the activations with 16 bits
 PROCESS_BYTES = 1.2e9  # NeMo imported, indexes, tables

@@ -83,7 +83,7 @@ def _labels(path: Path) -> list[dict[str, Any]]:
     """
     found = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(found, dict):
-        raise ValueError(f"{path} is of an earlier version: delete it, and run the experiment again, which makes it anew")
+        raise ValueError(f"{path} is of an earlier version: delete it, and run the experiment again, which writes it")
     rows = []
     for evaluation in found["evaluations"]:
         for row in evaluation["rows"]:

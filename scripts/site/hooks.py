@@ -15,6 +15,11 @@ from nemo_birq.command_line.configurations import birq_keys
 from nemo_birq.monitoring.metrics import markdown_table
 
 OUTSIDE = re.compile(r"\[([^\]\n]+)\]\((?:(?:\.\./)+([^)\s]+)|([^)\s:]+/))\)")
+COMMAND = re.compile(
+    r'<div class="language-text highlight(?=">(?:<pre>|<span></span>|<code>|\s)*(?:\$ )?'
+    r"(?:[A-Z]\w*=|'?\+?(?:model|trainer)\.|(?:birq|cd|export|for|git|hf|lhotse|make|mfa|pip|python|sbatch) ))"
+)
+"""Beginning of a block of commands or arguments in the HTML of a page; other blocks may be tables."""
 MODULES = {
     "Model": ["nemo_birq.model", "nemo_birq.loading"],
     "Labels": [
@@ -54,6 +59,11 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     return OUTSIDE.sub(shown, markdown).replace(".ipynb)", ".md)")
 
 
+def on_page_content(html: str, **_: Any) -> str:
+    """Gives blocks of commands the class ``command``, whose long lines wrap (docs/site.css)."""
+    return COMMAND.sub(lambda found: f"{found[0]} command", html)
+
+
 def _notebook(path: Path) -> tuple[str, dict[str, bytes]]:
     """Returns the text of a notebook with the outputs of its cells, and its pictures by their names."""
     parts, pictures = [], {}
@@ -79,11 +89,11 @@ def _commands() -> str:
     with click.Context(main, info_name="birq") as parent:
         for name in COMMANDS:
             command = main.get_command(parent, name)
-            with click.Context(command, info_name=name, parent=parent, max_content_width=110) as context:
+            with click.Context(command, info_name=name, parent=parent, max_content_width=100) as context:
                 parts.append(f"## {name}\n\n```text\n{command.get_help(context)}\n```")
                 for inner in getattr(command, "commands", {}):
                     below = command.get_command(context, inner)
-                    with click.Context(below, info_name=inner, parent=context, max_content_width=110) as inner_context:
+                    with click.Context(below, info_name=inner, parent=context, max_content_width=100) as inner_context:
                         parts.append(f"### {name} {inner}\n\n```text\n{below.get_help(inner_context)}\n```")
     return "\n\n".join(parts)
 

@@ -2,7 +2,7 @@
 
     pytest -m gpu tests/gpu
 
-Where there is no GPU, the device is the CPU itself, so that these tests are run, and stay right, on every machine.
+Without a GPU, the device is the CPU, so that these tests run on every machine.
 """
 
 import pytest
@@ -25,7 +25,7 @@ ACCELERATOR = {"accelerator": "gpu" if DEVICE.type == "cuda" else "cpu", "device
 
 @pytest.fixture(autouse=True)
 def exact_products():
-    """Products of float32 in float32: TF32 rounds to ten bits."""
+    """Computes float32 products in float32, because TF32 rounds to ten bits."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     yield
@@ -39,7 +39,7 @@ def batch_on(device, seed=0):
 
 
 def step_on(device, dtype=None, **changes):
-    """Losses and the gradient of the parameters after one batch."""
+    """Returns losses and the gradient of the parameters after one batch."""
     model = make_model(**SAME | changes).train().to(device)
     with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
         losses = model.losses(batch_on(device), model.schedule.full, generator(), observe_labels=False, over_ranks=True)
@@ -135,7 +135,7 @@ def test_refined_codes_are_fitted_as_on_a_cpu():
 
 
 def logged_by_training(folder, precision):
-    """Last logged numbers of a short training, and how many tensors it has moved."""
+    """Returns the last logged numbers of a short training, and the number of tensors that it has moved."""
     model = make_model(**QUIET, birq__labels__label_gradient=0.0)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     train(model, folder, 12, precision=precision, **ACCELERATOR)
@@ -186,7 +186,7 @@ def test_distributed_with_one_rank(tmp_path):
 
 
 def test_nothing_waits_for_the_device_in_a_step_that_is_not_logged():
-    """PyTorch raises an error where a GPU is waited for; tests/unit/test_device_waits.py tells it without one."""
+    """PyTorch raises an error if the host waits for a GPU; tests/unit/test_device_waits.py checks this without one."""
     model = make_model(**SAME, birq__labels__codebook="tracked").train().to(DEVICE)
     log, batch = model.monitor.training_log.to(DEVICE), batch_on(DEVICE)
     optimizer = torch.optim.AdamW(model.parameters())

@@ -1,4 +1,4 @@
-"""Commands that read ``input.txt`` in one way each: a command for each class of endings that fuzzing knows."""
+"""Commands that read ``input.txt``, one for each class of endings in fuzzing."""
 
 import os
 import sys

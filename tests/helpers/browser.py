@@ -1,9 +1,9 @@
-"""Opens a page in a real browser engine, Chromium in QtWebEngine, without a display, and tells what it saw.
+"""Opens a page in a real browser engine, Chromium in QtWebEngine, without a display, and reports its state.
 
     python tests/helpers/browser.py page.html light out.png 1280 390     (a screenshot for each width:
                                                                          out_1280.png, out_390.png)
 
-A program of its own, because a browser wants the main thread and should not share a process with anything else.
+This is a separate program, because a browser needs the main thread and should not share a process with other code.
 """
 
 import json
@@ -39,7 +39,7 @@ LOOK = """JSON.stringify({
 
 
 class Page(QWebEnginePage):
-    """Keeps what the page says in the console."""
+    """Keeps the console messages of the page."""
 
     said: ClassVar[list[str]] = []
 
@@ -62,7 +62,7 @@ def evaluate(page: QWebEnginePage, script: str) -> dict:
 
 
 def photograph(width: int, height: int) -> QImage:
-    """The whole page. The engine draws some frames later than it is told the size: waits for the foot of the page."""
+    """Takes a picture of the whole page; waits for its footer, because the engine draws late after a resize."""
     for attempt in range(60):
         view.resize(width, height + attempt % 2)
         settle(250)

@@ -45,7 +45,7 @@ CASES = {
 
 
 class Record(pl.Callback):
-    """Gradients of the last step as the optimizer sees them."""
+    """Keeps the gradients of the last step as the optimizer gets them."""
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
         self.gradients = {n: p.grad.clone() for n, p in pl_module.named_parameters() if p.grad is not None}
@@ -66,7 +66,7 @@ def look_at_labels(rank: int) -> list[float | None]:
 
 
 def find_broken_loss(rank: int) -> str:
-    """Broken on rank 1 at step 3, and therefore, by the gradients, on rank 0 at step 4."""
+    """Breaks the loss on rank 1 at step 3, and therefore, through the gradients, on rank 0 at step 4."""
     check = FiniteCheck()
     for step in range(6):
         loss = torch.tensor(float("nan") if step >= 4 - rank else 1.0)
@@ -79,7 +79,7 @@ def find_broken_loss(rank: int) -> str:
 
 
 def keep_state(model, rank: int) -> list[dict]:
-    """State of the health monitor in a checkpoint, and that of a monitor that goes on from it."""
+    """Returns the state of the health monitor in a checkpoint, and that of a monitor that resumes from it."""
     model.monitor.churn["train"].last = torch.full((2 + rank, 1), rank)
     state = checkpoint_state.collect(model.monitor)
     resumed = HealthMonitor(model.birq, model.cfg.preprocessor.sample_rate)

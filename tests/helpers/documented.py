@@ -52,7 +52,7 @@ def is_shell(block: Block) -> bool:
 def commands(texts: list[str], folder: Path) -> list[list[str]]:
     """Returns the commands that bash would start, with their arguments, after all of its expansions.
 
-    Nothing is started. ``<name>`` becomes ``NAME``, and an argument ``...`` is left out. Where lines of a text begin with
+    Nothing is started. ``<name>`` becomes ``NAME``, and an argument ``...`` is left out. If lines of a text begin with
     ``$ ``, only these are commands.
 
     Args:

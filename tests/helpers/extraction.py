@@ -1,4 +1,4 @@
-"""A model that can label, whole runs of extraction on it, and the arrays that a run has written."""
+"""A model with labels, whole runs of extraction with it, and the arrays that a run has written."""
 
 import json
 from functools import partial
@@ -20,7 +20,7 @@ PART, BATCH = 15.0, 6.0  # seconds; several parts, each of several batches
 
 
 def make_model_with_statistics() -> BiRQModel:
-    """A small model with the statistics that a training leaves."""
+    """Makes a small model with the statistics of a training."""
     made = make_model()
     made.train()
     batch = make_batch(seed=3)
@@ -39,7 +39,7 @@ def extract(model, data, folder, kind="npz", layers=(1, 3), compute=None, worker
 
 
 def read_npz(folder: Path) -> dict[str, dict[str, np.ndarray]]:
-    """Arrays of all utterances, found by the lists."""
+    """Reads the arrays of all utterances, which the lists name."""
     found = {}
     for path in sorted(folder.glob("part-*.jsonl")):
         for line in map(json.loads, path.read_text().splitlines()):

@@ -1,6 +1,6 @@
-"""Runs commands as a user does, in processes of their own that need not import NeMo: they are forked from one that has.
+"""Runs commands like a user, in separate processes that are forked from one that has imported NeMo.
 
-A forked process differs from a new one in what it has imported. One test of each family of scripts starts a new one.
+A forked process differs from a new one in its imported modules. One test of each family of scripts starts a new one.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The golden curves: losses of seeded 200-step runs of a small model, in float64, so that only a change of the method shows.
+"""The golden curves: losses of seeded 200-step runs of a small model, in float64, which only a change of the method changes.
 
     python -m tests.helpers.golden_run    # writes tests/golden/curves.json; only after a change that is meant to change them
 

@@ -1,4 +1,4 @@
-"""Objects and bytes that a file should not hold."""
+"""Objects and bytes that a file should not have."""
 
 from pathlib import Path
 

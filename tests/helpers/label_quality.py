@@ -10,7 +10,7 @@ CTM = CORPUS / "validation" / "phones.ctm"
 
 
 def make_model_with_losses() -> BiRQModel:
-    """A small model with statistics of layer k."""
+    """Makes a small model with statistics of layer k."""
     model = make_model()
     model.train()
     batch = make_batch()
@@ -19,5 +19,5 @@ def make_model_with_losses() -> BiRQModel:
 
 
 def read_short_utterances() -> Utterances:
-    """The shortest utterances of the validation set."""
+    """Reads the shortest utterances of the validation set."""
     return read_utterances(MANIFEST, CTM, hours=20 / 3600)

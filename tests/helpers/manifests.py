@@ -9,7 +9,7 @@ TEST = CORPUS / "test" / "test.json"
 
 
 def short_lines(count: int) -> list[dict]:
-    """The first lines of the test set, with absolute paths."""
+    """Returns the first lines of the test set, with absolute paths."""
     lines = [json.loads(line) for line in TEST.read_text().splitlines()[:count]]
     return [line | {"audio_filepath": str(TEST.parent / line["audio_filepath"])} for line in lines]
 

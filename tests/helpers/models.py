@@ -66,7 +66,7 @@ STREAMING = {  # the encoder of +streaming=cache_aware
 
 
 def make_config(**changes: object) -> DictConfig:
-    """The small model's configuration with changes such as ``encoder__n_layers=4`` (two underscores for a dot)."""
+    """Makes the small configuration with changes such as ``encoder__n_layers=4`` (two underscores for a dot)."""
     config = copy.deepcopy(BASE)
     for key, value in changes.items():
         OmegaConf.update(config, key.replace("__", "."), value, force_add=True)
@@ -76,13 +76,13 @@ def make_config(**changes: object) -> DictConfig:
 
 
 def make_model(seed: int = 0, **changes: object) -> BiRQModel:
-    """A small model with reproducible weights."""
+    """Makes a small model with reproducible weights."""
     torch.manual_seed(seed)
     return BiRQModel(make_config(**changes))
 
 
 def trained_model(**changes):
-    """A small model with running statistics that differ from those at the start."""
+    """Makes a small model with running statistics that differ from the initial ones."""
     model = make_model(**changes).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     for step in range(2):
@@ -92,7 +92,7 @@ def trained_model(**changes):
 
 
 def make_batch(seconds: tuple[float, ...] = (2.0, 1.3, 0.7), seed: int = 0) -> SpeechBatch:
-    """Signals with structure: tones that change, and noise."""
+    """Makes signals with structure: tones that change, and noise."""
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.tensor([int(s * SAMPLE_RATE) for s in seconds])
     signal = torch.zeros(len(lengths), int(lengths.max()))
@@ -109,7 +109,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 class Speech(torch.utils.data.IterableDataset):
-    """Batches of structured signals, each its own; ``change`` may spoil them."""
+    """Yields different batches of structured signals; ``change`` may damage them."""
 
     def __init__(self, change=lambda batch: batch):
         self.change = change
@@ -127,7 +127,7 @@ def train(model, folder, steps, lr=1e-3, change=lambda batch: batch, ckpt_path=N
     } | options  # fmt: skip
     model.configure_optimizers = lambda: torch.optim.AdamW(model.parameters(), lr=lr)
     loader = torch.utils.data.DataLoader(Speech(change), batch_size=None)
-    model._validation_dl = loader  # what NeMo's hooks look at
+    model._validation_dl = loader  # NeMo's hooks read it
     trainer = pl.Trainer(
         max_steps=steps, limit_val_batches=1, logger=TensorBoardLogger(folder, name="", version=""),
         enable_model_summary=False, use_distributed_sampler=False, **options,

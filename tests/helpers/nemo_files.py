@@ -12,7 +12,7 @@ SECRET = "/home/somebody/private"
 
 
 def save_pretrained(path: Path) -> Path:
-    """Writes a ``.nemo`` of four steps with a real trainer, with what a run leaves in the configuration."""
+    """Writes a ``.nemo`` after four steps of a real trainer, with the configuration of a run."""
     model = make_model(birq__loss__head="separate", optim={"name": "adamw", "lr": 1e-3})
     train(model, path.parent, 4, val_check_interval=2)
     OmegaConf.update(model.cfg, "train_ds", {"manifest_filepath": f"{SECRET}/books/train.json"}, force_add=True)
@@ -21,7 +21,7 @@ def save_pretrained(path: Path) -> Path:
 
 
 def repack(source: Path, target: Path, change) -> None:
-    """A copy of a .nemo with its folder changed by a function, on purpose: without the list of checksums."""
+    """Writes a copy of a .nemo after a function has changed its folder, without the list of checksums."""
     folder = target.with_suffix("")
     with tarfile.open(source) as tar:
         tar.extractall(folder, filter="data")

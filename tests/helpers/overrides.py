@@ -1,4 +1,4 @@
-"""Applies overrides to a configuration that is composed already: composing takes a quarter of a second."""
+"""Applies overrides to a composed configuration, because composing takes a quarter of a second."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""The objective written out, all frames and codes at once, gradients by autograd: what the fused one is held against."""
+"""The objective in plain form, for all frames and codes at once, with gradients by autograd; reference of the fused one."""
 
 from collections.abc import Callable
 
@@ -10,14 +10,14 @@ from nemo_birq.labels.enhanced import EnhancedTargets
 
 
 def log_probs(head, hidden: Tensor) -> Tensor:
-    """(N, D) -> (N, H, V), by the head's own convolution."""
+    """Computes log p, (N, D) -> (N, H, V), with the convolution of the head."""
     logits = head.decoder_layers(hidden.T.unsqueeze(0))[0].T
     logits = logits.unflatten(1, (head.num_classes, head.num_decoders)).transpose(1, 2)
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
 
 
 def gumbel(targets: EnhancedTargets, chunk_frames: int) -> Tensor:
-    """(N, H, V): the noise that is drawn chunk by chunk."""
+    """Returns the noise that is drawn in chunks, (N, H, V)."""
     generator = torch.Generator().manual_seed(targets.seed)
     num_frames, num_codes = len(targets.units), targets.codebook.shape[1]
     books = []
@@ -30,7 +30,7 @@ def gumbel(targets: EnhancedTargets, chunk_frames: int) -> Tensor:
 
 
 def soft_labels(targets: EnhancedTargets, chunk_frames: int = 256) -> Tensor:
-    """(N, H, V) y^(k) with its graph."""
+    """Returns y^(k), (N, H, V), with its graph."""
     scores = torch.einsum("nhd,hvd->nhv", targets.units, targets.codebook.to(targets.units.dtype))
     if not targets.noisy:
         nearest = torch.zeros_like(scores).scatter_(-1, scores.argmax(-1, keepdim=True), 1.0)
@@ -45,7 +45,7 @@ def soft_labels(targets: EnhancedTargets, chunk_frames: int = 256) -> Tensor:
 def losses(
     terms: dict, chunk_frames: int = 256, of_labels: Callable = lambda x: x, of_prediction: Callable = lambda x: x
 ) -> tuple[Tensor, Tensor]:
-    """Means G and F of the arguments of ``BilevelLoss``; F is 0 without targets.
+    """Returns the means G and F for the arguments of ``BilevelLoss``; F is 0 without targets.
 
     Args:
         of_labels, of_prediction: applied to y^(k) and log p in F, such as ``torch.detach``.

@@ -1,4 +1,4 @@
-"""Shards behind URLs as tests read them: files on a server, loaders, and batches that must be equal."""
+"""Shards behind URLs: files on a server, loaders, and batches that must be equal."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Folders of runs as training leaves them, with curves of a closed form, for the tests of the report."""
+"""Folders of runs like those of trainings, with curves of a closed form, for the tests of the report."""
 
 import json
 import math
@@ -18,7 +18,7 @@ def loss(step: int) -> float:
 
 
 def write_events(folder: Path, steps: list[int], offset: float = 0.0, start: float = START, **more: float) -> None:
-    """A file as Lightning writes it: 2 s a step, 0.01 h of audio a step, losses of a closed form."""
+    """Writes a file like Lightning: 2 s per step, 0.01 h of audio per step, losses of a closed form."""
     folder.mkdir(parents=True, exist_ok=True)
     writer = EventFileWriter(str(folder), filename_suffix=f".{start}")
     for step in steps:

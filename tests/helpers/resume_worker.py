@@ -37,7 +37,7 @@ OVERRIDES = [
 
 
 class Diary(pl.Callback):
-    """Writes down what each step sees; kills the process in the middle of a step if asked."""
+    """Records the utterances of each step; kills the process in the middle of a step on request."""
 
     def __init__(self, path: Path, kill_after: int | None):
         self.path, self.kill_after = path, kill_after
@@ -56,7 +56,7 @@ def train(
     folder: Path, kill_after: int | None = None, workers: int = 0, save_every: int = SAVE_EVERY,
     overrides: Sequence[str] = (), **options,
 ) -> dict[str, torch.Tensor]:  # fmt: skip
-    """Weights after the last step; goes on from the newest checkpoint of the folder, if there is one."""
+    """Returns the weights after the last step; resumes from the newest checkpoint of the folder, if there is one."""
     folder.mkdir(exist_ok=True)
     with initialize_config_dir(str(ROOT / "conf"), version_base=None):
         cfg = compose("birq_conformer_tiny", [*OVERRIDES, f"model.train_ds.num_workers={workers}", *overrides])

@@ -26,7 +26,7 @@ def make_ctc(labels: list[str] = LABELS) -> EncDecCTCModel:
 
 
 def make_bpe_ctc(folder: Path, texts: list[str], vocabulary: int) -> EncDecCTCModelBPE:
-    """Its word pieces are learned from the texts."""
+    """Makes a recognizer whose word pieces are learned from the texts."""
     (folder / "texts.txt").write_text("\n".join(texts))
     create_spt_model(str(folder / "texts.txt"), vocabulary, sample_size=-1, do_lower_case=False, output_dir=str(folder))
     torch.manual_seed(0)
@@ -42,19 +42,19 @@ def make_bpe_ctc(folder: Path, texts: list[str], vocabulary: int) -> EncDecCTCMo
 
 
 def write_words(path: Path, sentences: list[str], order: int = 2) -> Path:
-    """A language model of words."""
+    """Writes a language model of words."""
     write_arpa(estimate([sentence.split() for sentence in sentences], order), path)
     return path
 
 
 def write_tokens(path: Path, sentences: list[list[int]], order: int = 3) -> Path:
-    """A language model of tokens, as NeMo writes them."""
+    """Writes a language model of tokens in NeMo's form."""
     write_arpa(estimate([[chr(100 + token) for token in sentence] for sentence in sentences], order), path)
     return path
 
 
 def certain(path: list[dict[int, float]], size: int) -> torch.Tensor:
-    """Log probabilities, (T', size), with the given probabilities and next to nothing elsewhere."""
+    """Makes log probabilities, (T', size), with the given probabilities and very small ones elsewhere."""
     probabilities = torch.full((len(path), size), 1e-6)
     for row, given in zip(probabilities, path, strict=True):
         for token, probability in given.items():

@@ -1,4 +1,4 @@
-"""Runs the scripts as a user does, in a process of their own, with a small model on the embedded corpus."""
+"""Runs the scripts like a user, in a separate process, with a small model on the embedded corpus."""
 
 import os
 import re
@@ -31,7 +31,7 @@ DATA = [
 
 
 def run(script: str, *overrides: str, fails: bool = False, fresh: bool = False) -> str:
-    """Runs a script as a user does and gives what it printed; ``fresh``: in a new process, which imports NeMo itself."""
+    """Runs a script like a user and returns its output; ``fresh``: in a new process, which imports NeMo itself."""
     command = [str(ROOT / "scripts" / script), *overrides]
     if fresh:
         env = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
@@ -49,5 +49,5 @@ def pretrain(folder: Path, *overrides: str, config: str = "birq_conformer_tiny",
 
 
 def log_lines(printed: str) -> list[tuple[int, str]]:
-    """Steps and texts of the log lines."""
+    """Returns steps and texts of the log lines."""
     return [(int(m[1]), m[2]) for m in re.finditer(r"step (\d+) \| (anchor \d.*)", printed)]

@@ -1,4 +1,4 @@
-"""Values of settings that are refused, and values at the edge of a range that are not, as overrides in Hydra's syntax.
+"""Refused values of settings, and accepted values at the edges of ranges, as overrides in Hydra's syntax.
 
 One override a line, or several where a value is wrong beside another: the message must name the first one.
 """

@@ -37,7 +37,7 @@ def make_shards(folder: Path, extra: dict[str, bytes] | None = None, durations: 
 
 
 def noise(seconds: float, rate: int = SAMPLE_RATE, channels: int = 1) -> np.ndarray:
-    """16-bit samples of shape [samples, channels]."""
+    """Makes 16-bit samples, (samples, channels)."""
     return (RNG.normal(size=(int(seconds * rate), channels)) * 3000).astype(np.int16)
 
 
@@ -67,7 +67,7 @@ def listed(recipe, folder: Path) -> Listed:
 
 
 def members(out: Path) -> dict[str, np.ndarray]:
-    """16-bit samples of every member of every shard under a folder."""
+    """Reads the 16-bit samples of every member of every shard under a folder."""
     found = {}
     for path in sorted(out.rglob("audio_*.tar")):
         with tarfile.open(path) as tar:

@@ -1,4 +1,4 @@
-"""Training of the tiny configuration that is stopped right after a checkpoint, and a logger that keeps what it gets."""
+"""Training of the tiny configuration that is stopped right after a checkpoint, and a logger that keeps its input."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.helpers.resume_worker import OVERRIDES
 
 
 class StoppedError(BaseException):
-    """Ends a run in this process as a signal would end it."""
+    """Ends a run in this process like a signal."""
 
 
 class Recorder(Logger):

@@ -1,4 +1,4 @@
-"""Real servers on this machine for remote data: S3 by moto, and HTTP with ranges; with faults that tests put in between.
+"""Real servers on this machine for remote data, S3 by moto and HTTP with ranges, with faults on request of the tests.
 
     python -m tests.helpers.stores s3 /data/shards --latency 0.05 --failing 0.05
 

@@ -1,4 +1,4 @@
-"""Each alarm fires in a run made to fail in that way, and none in a healthy one: real trainers, small models."""
+"""Each alarm is raised in a run that fails in this way, and none in a healthy run, with real trainers and small models."""
 
 import json
 
@@ -44,7 +44,7 @@ def one_of_three(batch):
 
 
 def run(folder, steps=STEPS, lr=3e-3, spoil=lambda model: None, changed=one_of_three, log_every_n_steps=20, **changes):
-    """Trains and gives the model and what ``alarms.json`` says."""
+    """Trains, and returns the model and the content of ``alarms.json``."""
     model = make_model(**EASY | changes)
     spoil(model)
     train(model, folder, steps, lr=lr, change=changed, log_every_n_steps=log_every_n_steps, val_check_interval=STEPS)
@@ -68,7 +68,7 @@ def test_a_short_run_is_not_called_healthy(tmp_path):
 
 
 def test_a_dead_front_end(tmp_path):
-    """Its output is constant: the encoder sees nothing, so only the frequencies of the codes can be learned."""
+    """Its output is constant, so the encoder gets no information and learns only the frequencies of the codes."""
 
     def kill(model):
         for parameter in model.encoder.pre_encode.parameters():
@@ -168,7 +168,7 @@ def test_a_resumed_run_keeps_its_alarms_and_does_not_repeat_them(tmp_path):
 
 
 def managed(folder, steps, change=lambda batch: batch, **changes):
-    """Trains as the script does, with NeMo's exp_manager: the second time it resumes. Gives what ``alarms.json`` says."""
+    """Trains like the script, with NeMo's exp_manager, and resumes the second time; returns ``alarms.json``."""
     model = make_model(**EASY | changes)
     model.configure_optimizers = lambda: torch.optim.AdamW(model.parameters(), lr=1e-3)
     trainer = pl.Trainer(

@@ -1,4 +1,4 @@
-"""The pages of results in docs/ are what scripts/draw_results.py draws from the committed records."""
+"""The pages of results in docs/ are the output of scripts/draw_results.py for the committed records."""
 
 import re
 import shutil

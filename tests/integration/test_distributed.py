@@ -1,4 +1,4 @@
-"""Two processes against one on the joined batch."""
+"""Two processes, compared with one process on the joined batch."""
 
 import pytest
 import torch
@@ -64,13 +64,13 @@ def test_ranks_share_codes_and_differ_in_masks_and_noise(results):
 
 
 def test_churn_is_over_the_frames_of_all_ranks(results):
-    """Half of 4 frames on one rank, none of 2 on the other; a look without a probe on one rank."""
+    """Half of 4 frames change on one rank, none of 2 on the other; one measurement has no probe on one rank."""
     for rank in (0, 1):
         assert results[f"birq-2-{rank}"]["churn"] == [None, pytest.approx(2 / 6), 1.0]
 
 
 def test_a_checkpoint_has_the_sums_and_the_labels_of_every_rank(results):
-    """After two steps, of which the second is not logged. Rank 0 writes the file; each rank goes on with its own part."""
+    """The second of two steps is not logged. Rank 0 writes the file, and each rank resumes with its own part."""
     (joined, _), ranks = results["separate_before_start-1-0"]["state"], []
     for rank in (0, 1):
         state, resumed = results[f"separate_before_start-2-{rank}"]["state"]

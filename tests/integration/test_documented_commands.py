@@ -1,6 +1,6 @@
 """Every command of README and docs/ can be typed as it stands: its program, options, keys and files exist.
 
-Bash reads the code blocks and writes down what it would start. Programs of this repository then read their arguments, and
+Bash reads the code blocks and records the commands. Programs of this repository then read their arguments, and
 stop before they work; Hydra composes the configurations of those that it configures.
 """
 

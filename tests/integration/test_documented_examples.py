@@ -1,6 +1,6 @@
 """Commands and Python examples of the pages, run on the embedded corpus with tiny untrained models.
 
-A command is found by its first words, so that what runs is what the page says today, shortened by further options.
+A command is found by its first words, so the current text of the page runs, shortened by further options.
 """
 
 import ast
@@ -80,7 +80,7 @@ def test_commands_run(page, beginning, more, written, folder, tmp_path, monkeypa
 
 
 def resolve_imports(tree: ast.Module) -> None:
-    """Imports all that an example imports."""
+    """Imports the modules of an example."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for name in node.names:
@@ -92,7 +92,7 @@ def resolve_imports(tree: ast.Module) -> None:
 
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.place)
 def test_python_examples(block: Block, folder, monkeypatch, tmp_path):
-    """All import what exists; those of ``EXECUTED`` run after the commands above, in the folder of the user."""
+    """The imports of all examples exist; those of ``EXECUTED`` run after the commands above, in the folder of the user."""
     resolve_imports(ast.parse(block.text))
     if block.page not in EXECUTED:
         return

@@ -1,4 +1,4 @@
-"""An exported folder works where there is transformers alone: one process that can import no NeMo does all of this."""
+"""An exported folder works with transformers only: one process, which cannot import NeMo, runs all of this."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What is handed on works where nemo_birq is not installed: one process that cannot import it does all of this."""
+"""Exported files work without nemo_birq: one process, which cannot import it, runs all of this."""
 
 import subprocess
 import sys
@@ -119,7 +119,7 @@ STOCK = '''
 
 
 def save(kind: str, folder, batch, **changes) -> None:
-    """A trained model, its bare encoder, and what any NeMo has to find in both."""
+    """Saves a trained model and its bare encoder; returns the values that any NeMo must find in both."""
     model = trained_model(birq__loss__head="separate", **changes).eval()
     model.save_to(str(folder / f"{kind}.nemo"))
     (folder / f"bare_{kind}").mkdir()

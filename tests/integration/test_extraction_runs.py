@@ -144,7 +144,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(model, data, tm
     before = {name for name in contents(tmp_path / "out") if name.endswith(".jsonl")}
     assert 0 < len(before) < len(divide(data.durations, PART))
     (tmp_path / "out" / ".writing").mkdir(exist_ok=True)
-    (tmp_path / "out" / ".writing" / "half").write_bytes(b"half")  # what a kill leaves
+    (tmp_path / "out" / ".writing" / "half").write_bytes(b"half")  # left by a killed run
     calls.clear()
     done = extract(model, data, tmp_path / "out", kind, compute=lambda batch: calls.append(batch) or compute(batch))
     assert done.resumed == len(before) and done.utterances < COUNT
@@ -184,7 +184,7 @@ def test_labels_of_a_manifest(model, data, tmp_path):
 
 
 def test_features_of_a_recognizer(model, batch, tmp_path):
-    """Stock NeMo's class, such as a pretrained encoder becomes by fine-tuning."""
+    """The model is stock NeMo's class, like a fine-tuned encoder."""
     vocabulary = ["a", "b"]
     recognizer = EncDecCTCModel(OmegaConf.create({
         "sample_rate": SAMPLE_RATE, "preprocessor": BASE.preprocessor, "encoder": BASE.encoder, "train_ds": None,
@@ -234,7 +234,7 @@ def test_extract_labels_as_a_user(nemo_file, model, manifest, data, tmp_path, ca
     for row in range(0, COUNT, 4):  # the statistics of layer k came with the file
         expected = compute_labels(model, make_loader(data, [[row]], 0).dataset[[row]].speech, kind)[0][:, 0]
         assert np.mean(lines[row][f"{kind}_labels"] == expected) > 0.97  # rounding may move a frame between two codes
-    parts_folder(out).mkdir()  # as a kill leaves it
+    parts_folder(out).mkdir()  # like after a kill
     main("extract_labels.py", nemo_file, manifest, *options)
     assert "is already complete" in capsys.readouterr().out and not parts_folder(out).exists()
 

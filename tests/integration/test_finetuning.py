@@ -1,4 +1,4 @@
-"""Recognizers that begin with a pretrained encoder: what they take over, freezing, learning rates, the file at the end."""
+"""Recognizers that begin with a pretrained encoder: loaded weights, freezing, learning rates, the file at the end."""
 
 import json
 import math
@@ -41,7 +41,7 @@ ENCODERS = {"conformer": {}, "fastconformer": FAST | {"encoder__conv_kernel_size
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory) -> dict[str, Path]:
-    """A pretrained file for each encoder, with running statistics that are not those of a new model."""
+    """A pretrained file for each encoder, with running statistics that differ from those of a new model."""
     folder = tmp_path_factory.mktemp("pretrained")
     for name, changes in ENCODERS.items():
         model = make_model(seed=1, **changes)
@@ -54,7 +54,7 @@ def pretrained(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Of experiments; the tokenizer of the same texts is built once."""
+    """Folder of experiments; the tokenizer of the same texts is built once."""
     return tmp_path_factory.mktemp("experiments")
 
 
@@ -66,7 +66,7 @@ def equal(one: dict, other: dict) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
-# --- what is taken over -----------------------------------------------------------------------------------------------
+# --- loaded weights ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
@@ -88,12 +88,12 @@ def test_every_encoder_tensor_is_the_pretrained_one(name, encoder, pretrained, f
     assert {key.partition(".")[0] for key in own} == heads.get(name, {"decoder", "joint", "ctc_decoder"})
     assert type(model).__module__.startswith("nemo.collections.asr.models")
     told = str(initialize(model, str(pretrained[encoder])))
-    assert f"left out: decoder_losses ({len(left_out)} tensors)" in told and told.startswith("taken over: encoder (")
+    assert f"left out: decoder_losses ({len(left_out)} tensors)" in told and told.startswith("copied: encoder (")
 
 
 @pytest.mark.parametrize("fresh", [1, 2])
 def test_fresh_layers_are_those_of_a_recognizer_from_scratch(fresh, pretrained, folder):
-    """And all others are the pretrained ones."""
+    """All other layers are the pretrained ones."""
     scratch, _ = build(config("ctc_char", pretrained["conformer"], folder, "from_scratch=true"))
     model, _ = build(config("ctc_char", pretrained["conformer"], folder, f"fresh_layers={fresh}"))
     source, own, random = read_weights(pretrained["conformer"]), model.state_dict(), scratch.state_dict()
@@ -129,7 +129,7 @@ def test_dropout_may_differ(pretrained, folder):
 
 
 def test_tensors_are_compared_when_the_configuration_says_nothing(pretrained, folder):
-    """A file whose weights are not those of its own configuration."""
+    """The weights of the file do not fit its own configuration."""
     cfg = config("ctc_char", pretrained["conformer"], folder, "from_scratch=true")
     model, _ = build(cfg)
     model.encoder.layers = model.encoder.layers[:2]
@@ -145,7 +145,7 @@ def test_tensors_are_compared_when_the_configuration_says_nothing(pretrained, fo
 
 
 class Watch(pl.Callback):
-    """What the encoder is before each step, and both learning rates."""
+    """Records the encoder and both learning rates before each step."""
 
     def __init__(self):
         self.encoders, self.rates, self.epochs = [], [], defaultdict(list)
@@ -163,7 +163,7 @@ class Watch(pl.Callback):
 
 @pytest.fixture(scope="module")
 def trained(pretrained, folder):
-    """Three epochs, the encoder frozen for the first 0.3 of them."""
+    """A training of three epochs, with the encoder frozen for the first 0.3 of them."""
     cfg = config(
         "ctc_char", pretrained["conformer"], folder, "trainer.max_epochs=3", "freeze_encoder=0.3",
         "model.train_ds.batch_duration=20", "+trainer.limit_val_batches=1", "model.validation_ds.batch_duration=30",
@@ -196,7 +196,7 @@ def test_a_frozen_encoder_stays_as_it_is_with_its_statistics(trained, pretrained
 
 
 def test_nemos_own_freezing_moves_the_statistics(pretrained, folder):
-    """Why there is a callback: should NeMo change this, ``model.freeze_updates`` could take its place."""
+    """This is the reason for the callback. If NeMo changes this, ``model.freeze_updates`` can replace it."""
     frozen = "+model.freeze_updates={enabled: true, modules: {encoder: 10}}"
     changes = ["trainer.max_steps=1", "freeze_encoder=0", "+trainer.limit_val_batches=0", frozen]
     cfg = config("ctc_char", pretrained["conformer"], folder, *changes)
@@ -228,7 +228,7 @@ def test_two_learning_rates_through_warmup_hold_and_annealing(trained):
 
 
 def test_a_resumed_run_follows_its_own_configuration(pretrained, folder, tmp_path, monkeypatch):
-    """Learning rates, schedule and its length; what has changed is listed, and other characters are refused."""
+    """This concerns learning rates, schedule and its length. Changes are listed, and other characters are refused."""
     said = []
     monkeypatch.setattr(changed_settings, "logging", SimpleNamespace(info=said.append))
 
@@ -261,7 +261,7 @@ def test_a_resumed_run_follows_its_own_configuration(pretrained, folder, tmp_pat
 
 
 def test_each_epoch_reads_every_utterance_once(trained):
-    """Single files: the epoch ends with the data, and each has another order."""
+    """With single files, the epoch ends with the data, and each epoch has another order."""
     epochs = trained[2].epochs
     lengths = [sorted(length for batch in epoch for length in batch) for epoch in epochs.values()]
     assert len(lengths) == 3 and all(epoch == lengths[0] for epoch in lengths) and len(lengths[0]) == 60
@@ -286,11 +286,11 @@ def test_the_file_at_the_end_has_the_moving_average_of_the_best_validation(train
     model.save_to(str(nemo))
     content = nemo.read_bytes()
     assert save_best(model, trainer, nemo.parents[1], "ema") == nemo and equal(read_weights(nemo), average)
-    assert nemo.with_name("ema-v1.nemo").read_bytes() == content  # what was there is kept
+    assert nemo.with_name("ema-v1.nemo").read_bytes() == content  # the earlier file is kept
 
 
 def test_without_a_validation_the_file_has_the_average_of_the_last_step(pretrained, folder, monkeypatch):
-    """Fewer steps than an epoch has: NeMo does not validate, and a user is told."""
+    """With fewer steps than in an epoch, NeMo does not validate, and a warning informs the user."""
     cfg = config("ctc_char", pretrained["conformer"], folder, "trainer.max_steps=2", "freeze_encoder=0",
                  "exp_manager.ema.enable=true", "exp_manager.ema.decay=0.5", "name=short")  # fmt: skip
     path, _ = prepare(cfg)
@@ -320,7 +320,7 @@ def test_an_epoch_of_shards_is_as_many_batches_as_hold_it(pretrained, folder):
     cfg.trainer.limit_train_batches = 0.5
     trainer, num_steps = build_trainer(cfg)
     assert trainer.limit_train_batches == batches // 2 and num_steps == 30 * (batches // 2)
-    cfg.trainer.limit_train_batches = 1000  # of an endless stream, one can have as many as one likes
+    cfg.trainer.limit_train_batches = 1000  # an endless stream has any number of them
     assert build_trainer(cfg)[0].limit_train_batches == 1000 and build_trainer(cfg)[1] == 30000
 
 

@@ -1,4 +1,4 @@
-"""Seeded training gives the losses that it gave before: a change of the method shows, a change of the way there does not."""
+"""Seeded training gives the committed losses: only a change of the method changes them."""
 
 import json
 from functools import partial
@@ -27,7 +27,7 @@ def checkpointed(model):
 
 
 def compiled(model):
-    """Traced as by the compiler. Its kernels take a minute to make; benchmarks/levers.py tries them."""
+    """Traces like the compiler. Its kernels take a minute to compile; benchmarks/levers.py uses them."""
     for layer in model.encoder.layers:
         layer.compile(dynamic=True, backend="eager")
 

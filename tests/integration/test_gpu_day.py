@@ -1,4 +1,4 @@
-"""The GPU day in miniature on a CPU: every command of it runs, and a part that fails or hangs costs no other."""
+"""The GPU day in miniature on a CPU: all its commands run, and a part that fails or hangs does not affect the others."""
 
 import json
 import runpy
@@ -29,7 +29,7 @@ def python(code: str) -> list[str]:
 
 
 def test_every_benchmark_runs(tmp_path, monkeypatch):
-    """Within this process, which has imported everything. Those of one script differ in their model alone."""
+    """They run in this process, which has imported everything. Those of one script differ only in their model."""
     found = parts(tmp_path)
 
     def here(names, setting, done=None):

@@ -44,7 +44,7 @@ def test_command_of_a_user(small, tmp_path):
 
 
 def test_picture_of_an_utterance(small, tmp_path, monkeypatch, capsys):
-    """The script in this process: it has been imported already."""
+    """The script runs in this process, where it is already imported."""
     script = str(ROOT / "scripts" / "show_utterance.py")
     arguments = [script, str(small), f"--manifest={MANIFEST}", f"--alignments={CTM}"]
     monkeypatch.setattr(sys, "argv", [*arguments, "--utterance=spk024-validation-00001"])

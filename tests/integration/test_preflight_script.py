@@ -1,4 +1,4 @@
-"""The gate before training, as a user runs it."""
+"""The check of labels before training, as a user runs it."""
 
 import re
 
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.system
 
 
 def test_script_as_a_user_runs_it(tmp_path):
-    """With a scale that makes noise of the labels: a status other than 0, the reason, the suggestion and the picture."""
+    """A scale that makes the labels noise gives a status other than 0, the reason, a suggestion and the picture."""
     printed = run(
         "check_labels.py", "--config-name=birq_conformer_tiny", *DATA[:2], "+minutes=1",
         f"+picture={tmp_path}/curve.png", "model.birq.labels.logit_scale=1", fails=True,

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from nemo_birq.evaluation.encoders.nemo import LogMel, NemoEncoder
 from nemo_birq.evaluation.label_quality.alignments import phones_at, read_alignments
 from nemo_birq.evaluation.probing.data import open_sets
-from nemo_birq.evaluation.probing.representations import check_memory, represent, untrained_encoder, values_per_frame
+from nemo_birq.evaluation.probing.representations import Representation, check_memory, represent
 from nemo_birq.extraction.data import make_loader
 from nemo_birq.loading import LoadedEncoder
 from tests.helpers.models import SAMPLE_RATE, make_model
@@ -53,9 +54,15 @@ def test_representations_of_audio(opened, paths):
     model = opened.model
     sets, task = open_sets(paths, "text", CTM | {"test": CTM["train"]}, None, SAMPLE_RATE)
     assert task.name == "frames" and "SIL" in task.symbols
-    untrained = untrained_encoder(opened)
-    splits, unread = represent(sets["dev"], task, opened, untrained, [1, 3], 0, lambda seconds: None)
-    assert unread == 0 and set(splits) == {"pretrained", "untrained", "log-mel"}
+    untrained = NemoEncoder.untrained(opened).encoder
+    representations = {
+        "log-mel": Representation(LogMel(opened), [1]),
+        "untrained": Representation(NemoEncoder(opened, untrained), [1, 3]),
+        "pretrained": Representation(NemoEncoder(opened), [1, 3]),
+    }
+    outputs = represent(sets["dev"].data, sets["dev"].rows, representations, 0, lambda seconds: None)
+    assert sorted(outputs.rows) == sets["dev"].rows
+    splits = outputs.splits(sets["dev"], task)
     alignments = read_alignments(CTM["dev"], {Path(line["audio_filepath"]).stem for line in sets["dev"].lines})
     counts, targets = splits["pretrained"].counts, splits["pretrained"].targets
     total = sum(counts)
@@ -79,10 +86,15 @@ def test_representations_of_audio(opened, paths):
     torch.testing.assert_close(splits["log-mel"].frames[0, : len(mel)].float(), mel, atol=4e-3, rtol=2e-3)
     expected = phones_at(alignments.phones[Path(line["audio_filepath"]).stem], 0.04 * np.arange(counts[0]))
     assert [task.symbols[i] if i >= 0 else None for i in targets[0].tolist()] == expected
+    # A part of the utterances, as where another task lacks some
+    few = sets["dev"]._replace(rows=[row], lines=[line])
+    part = outputs.splits(few, task)["pretrained"]
+    assert part.counts == counts[:1] and torch.equal(part.frames, splits["pretrained"].frames[:, : counts[0]])
+    assert torch.equal(part.targets[0], targets[0])
     # New weights of the same shape, always the same
     state = untrained.state_dict()
     assert state.keys() == model.encoder.state_dict().keys()
-    assert all(torch.equal(value, state[name]) for name, value in untrained_encoder(opened).state_dict().items())
+    assert all(torch.equal(value, state[name]) for name, value in NemoEncoder.untrained(opened).encoder.state_dict().items())
     assert not torch.equal(untrained.layers[0].self_attn.linear_q.weight, model.encoder.layers[0].self_attn.linear_q.weight)
 
 
@@ -136,9 +148,10 @@ def test_bad_sets_are_refused(paths, tmp_path, opened):
     refused(r"empty\.json", paths | {"dev": str(tmp_path / "empty.json")})
     with pytest.raises(FileNotFoundError):
         open_sets(paths | {"dev": "/none.json"}, "text", None, None, SAMPLE_RATE)
-    assert values_per_frame(opened, [1, 2], baselines=True) == 2 * 2 * 32 + 4 * 20
+    both = [Representation(NemoEncoder(opened), [1, 2]), Representation(LogMel(opened), [1])]
+    assert sum(one.values_per_frame for one in both) == 2 * 32 + 4 * 20
     with pytest.raises(ValueError, match="--hours"):
-        check_memory(opened, 1e9, 1000)
+        check_memory(both, 1e10)
 
 
 def _without(line: dict, key: str) -> dict:

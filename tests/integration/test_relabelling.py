@@ -55,7 +55,7 @@ def data(manifest):
 
 @pytest.fixture(scope="module")
 def first_stage(tmp_path_factory) -> Path:
-    """BEST-RQ with dropout in its configuration, and running statistics that some training has left."""
+    """BEST-RQ with dropout in its configuration, and with running statistics of a training."""
     model = make_model(seed=3, birq__loss__enhanced_weight=0.0, **NOISY).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for step in range(4):
@@ -100,7 +100,7 @@ def test_nearest_centroids_are_those_of_float64():
 
 
 def offline(opened: LoadedEncoder, batch, centroids: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of one utterance from the features that extraction writes, by exact distances; and how clear each is."""
+    """Returns labels of one utterance from extracted features, by exact distances, and the margin of each."""
     (found,) = compute_features(opened, batch, [LAYER], torch.float32)
     hidden = torch.from_numpy(found[f"layer_{LAYER}"]).double()
     distances, order = torch.cdist(hidden, centroids.double()).sort(dim=1)
@@ -109,7 +109,7 @@ def offline(opened: LoadedEncoder, batch, centroids: torch.Tensor) -> tuple[np.n
 
 @pytest.mark.parametrize("autocast", [False, True])
 def test_labels_in_training_are_those_of_offline_extraction(opened, teacher, clustering, data, autocast):
-    """A padded batch, masked, in training mode with dropout; against each utterance alone, through the whole first model."""
+    """A padded, masked batch in training mode with dropout is compared with single utterances in the whole first model."""
     rows = [0, 5, 9, 13]
     student = second_stage(teacher, **NOISY).train()
     speech = SpeechDataset(data.indexes, SAMPLE_RATE)
@@ -170,7 +170,7 @@ def test_teacher_is_no_part_of_the_model(teacher):
     buffers = [name for name, _ in plain.named_buffers(remove_duplicate=False) if not name.startswith("anchor_labeler.")]
     assert [
         name for name, _ in model.named_buffers(remove_duplicate=False)
-    ] == buffers  # nothing in place of the projection of the input
+    ] == buffers  # nothing replaces the projection of the input
 
     before = copy.deepcopy(model.teacher.encoder.state_dict())
     model.train().to(torch.bfloat16)
@@ -202,7 +202,7 @@ def test_a_new_student_trains_and_resumes_on_the_labels(teacher, tmp_path):
     name = "encoder.layers.0.norm_out.weight"
     assert not torch.equal(resumed.state_dict()[name], saved[name])
     labels = [model.eval().extract_labels(*make_batch()[:2]).anchor for model in (half, resumed)]
-    assert torch.equal(*labels)  # whatever the student has learned
+    assert torch.equal(*labels)  # independent of the student's training
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ def test_checkpoint_of_another_teacher_is_refused(teacher, clustering, tmp_path)
 
 
 def test_clusters_are_those_of_the_frames(clustering, opened, data):
-    """Each centroid is about the mean of its frames, and their use is what counting says."""
+    """Each centroid is about the mean of its frames, and their use equals the counts."""
     speech = SpeechDataset(data.indexes, SAMPLE_RATE)
     frames = [compute_features(opened, speech[[row]], [LAYER], torch.float32)[0] for row in range(COUNT)]
     hidden = np.concatenate([one[f"layer_{LAYER}"] for one in frames]).astype(np.float64)
@@ -364,7 +364,7 @@ def test_cluster_labels_as_a_user(first_stage, manifest, clustering, tmp_path, m
 
 @pytest.mark.system
 def test_second_stage_as_a_user(tmp_path):
-    """Of a first model with the scripts' front end; what it learned does not matter here."""
+    """The first model has the front end of the scripts; its quality does not matter here."""
     with initialize_config_dir(str(ROOT / "conf"), version_base=None):
         cfg = compose("birq_conformer_tiny", [*SMALL, "model.train_ds=null", "model.validation_ds=null"])
     first = LoadedEncoder(BiRQModel(cfg.model).eval())

@@ -1,4 +1,4 @@
-"""The report: what it says is what the run logged, and a real browser shows it."""
+"""The report shows the logged numbers of a run, in a real browser."""
 
 import json
 import math
@@ -68,7 +68,7 @@ def test_no_point_is_left_out_of_a_long_run(tmp_path):
 
 
 def test_a_resumed_run_is_joined_by_step(tmp_path):
-    """Stopped at 99, resumed from a checkpoint at 60: what came after it was trained anew."""
+    """The run stopped at 99 and resumed from a checkpoint at 60, after which it was trained again."""
     folder = make_run(tmp_path / "run")
     write_events(folder / "version_1", list(range(69, 150, 10)), offset=0.25, start=START + 500)
     (folder / "version_1" / "hparams.yaml").write_text("cfg: {optim: {lr: 0.2}}")
@@ -166,7 +166,7 @@ def test_damaged_files_are_named_and_the_page_is_drawn_without_them(tmp_path, mo
     assert str(tmp_path) not in " ".join(run.notes)
     text = write_report([run], tmp_path / "report").read_text()
     assert "Left out: " in text and "no alarms)" not in text
-    assert ("not known: alarms.json is damaged" in text) == file.startswith("alarms")
+    assert ("unknown: alarms.json is damaged" in text) == file.startswith("alarms")
     assert len(run.curves) == 12 and run.steps == (50 if file.startswith("events,") else 100)
 
 
@@ -255,7 +255,7 @@ def test_memory_that_nobody_logged_is_named_and_other_tags_are_shown(tmp_path):
 
 
 def test_whatever_training_logs_has_a_place():
-    """What the model measures, by its own names."""
+    """The report has a place for everything that the model measures, by its own names."""
     codes, loss = torch.zeros(4, 1, dtype=torch.long), torch.tensor(1.0)
     paths = ("anchor", "enhanced_prediction", "enhanced_label")
     log = TrainingLog(num_codes=8, num_books=1, sample_rate=16_000)
@@ -272,7 +272,7 @@ def test_whatever_training_logs_has_a_place():
 
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory):
-    """The script as a user starts it, on two runs with everything that can be logged."""
+    """Output of the script for two runs with everything that can be logged."""
     folder = tmp_path_factory.mktemp("comparison")
     gradients = ("norm_anchor", "norm_enhanced", "norm_enhanced_prediction", "norm_enhanced_label", "cosine")
     health = [f"{task}_{name}" for task in ("anchor", "enhanced") for name in HEALTH]

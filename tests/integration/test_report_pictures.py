@@ -1,4 +1,4 @@
-"""Pictures of the report: they show what a run logged, in distinguishable colours, and nothing is cut off."""
+"""Pictures of the report: they show the logged numbers in distinguishable colours, and nothing is cut off."""
 
 import io
 from dataclasses import replace
@@ -81,7 +81,7 @@ def test_zeros_are_named_and_not_drawn(tmp_path, figures):
 
 
 def test_a_mark_stands_where_the_enhanced_loss_begins(tmp_path, figures):
-    """As configured; for a run without a configuration, where its weight is above 0 first."""
+    """The step is the configured one, or without a configuration the first one with a weight above 0."""
     config = "cfg: {birq: {loss: {start_step: 42, enhanced_weight: 0.5}}}"
     configured = read_run(make_run(tmp_path / "configured", config))
     logged = read_run(make_run(tmp_path / "logged", train_enhanced_weight=0.0))
@@ -113,7 +113,7 @@ def test_ticks_of_a_logarithmic_axis_are_plain_numbers(low, high, labels):
 
 
 def test_a_nemo_file_is_the_end_of_training(tmp_path):
-    """It does not know its step; as the oldest look it would be drawn first and its layers not at all."""
+    """It has no step. As the oldest evaluation, it would be drawn first and its layers not at all."""
     folder = make_run(tmp_path / "run")
     looks = {"a": (None, 0.05), "b": (50, 0.03), "c": (10, 0.01), "d": (100, 0.05)}  # d: the checkpoint of the end
     for name, (step, shift) in looks.items():

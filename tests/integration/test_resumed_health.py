@@ -1,4 +1,4 @@
-"""A run that is stopped and resumed logs, validates, alarms and records as the run that was never stopped."""
+"""A run that is stopped and resumed has the same logs, validations, alarms and records as an uninterrupted run."""
 
 from contextlib import suppress
 

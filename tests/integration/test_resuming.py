@@ -1,4 +1,4 @@
-"""A run that is killed in the middle of an epoch and goes on is the run that was never killed."""
+"""A run that is killed in the middle of an epoch and resumed equals an uninterrupted run."""
 
 import json
 import signal
@@ -40,7 +40,7 @@ def test_killed_and_resumed_run_sees_the_same_utterances_and_ends_with_the_same_
 
 
 class KilledError(BaseException):
-    """Ends a run in this process as a signal would end it: nobody catches it and nothing is saved."""
+    """Ends a run in this process like a signal: no handler catches it, and nothing is saved."""
 
 
 def kill_here(_):
@@ -58,7 +58,7 @@ def kill_here(_):
     ids=["accumulation", "epochs", "shorter epochs"],
 )
 def test_several_stops_leave_no_trace(tmp_path, monkeypatch, options):
-    """Lightning alone would count one batch less after each stop."""
+    """Without corrections, Lightning would count one batch less after each stop."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     expected = train(whole, **options)
     monkeypatch.setattr(Diary, "kill", kill_here)
@@ -76,7 +76,7 @@ def test_several_stops_leave_no_trace(tmp_path, monkeypatch, options):
 
 
 def test_the_remedy_of_a_loss_that_is_not_finite_works(tmp_path):
-    """A learning rate that is absurd but in the first step, where the schedule begins with 0."""
+    """The learning rate is far too high, except in the first step, where the schedule begins with 0."""
     absurd = ["model.optim.lr=1e30", "+model.optim.sched.constant_steps=1"]
     with pytest.raises(NonFiniteError, match=r"resume with a lower model\.optim\.lr"):
         train(tmp_path, overrides=absurd, save_every=1, max_steps=6)

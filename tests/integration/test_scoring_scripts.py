@@ -25,7 +25,7 @@ def files(tmp_path_factory):
 
 
 def call(script: str, *arguments: object, monkeypatch) -> None:
-    """A script in this process: another one would only import NeMo again."""
+    """Runs a script in this process, because another one would only import NeMo again."""
     monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
     runpy.run_path(str(ROOT / "scripts" / script), run_name="__main__")
 

@@ -1,4 +1,4 @@
-"""Two nodes, with caches and copies of the data of their own or a server, against two ranks on one; then one node alone."""
+"""Two nodes with their own caches and copies of the data, or a server, compared with two ranks on one; then one node."""
 
 import shutil
 from pathlib import Path
@@ -16,7 +16,7 @@ STEPS = 4
 
 
 def environments(folder: Path, nodes: int) -> list[dict[str, str]]:
-    """Environments of two ranks as torchrun sets them, each rank with the data and the cache of its node."""
+    """Returns the environments of two ranks like torchrun, each rank with the data and the cache of its node."""
     found = []
     for rank, shared in enumerate(rank_environments(2)):
         node = rank if nodes == 2 else 0
@@ -56,4 +56,4 @@ def test_two_nodes_train_as_one_and_one_goes_on_alone(tmp_path):
         assert found["numbers_that_differ"] == [] and found["weights_that_differ"] == 0
     alone = {"NODE_DATA": f"{tmp_path}/data0", "NEMO_BIRQ_CACHE": f"{tmp_path}/cache0"}
     log = train(two, [alone], 1, 1, STEPS + 2)
-    assert f"Data go on in epoch 0 after batch {2 * STEPS} of" in log
+    assert f"The data continue in epoch 0 after batch {2 * STEPS} of" in log

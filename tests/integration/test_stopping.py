@@ -41,7 +41,7 @@ class Send(pl.Callback):
 
 
 def train(folder: Path, send: Send | None = None, *overrides: str) -> dict[str, torch.Tensor]:
-    """Weights after 9 steps; validates after 4 and 8."""
+    """Returns the weights after 9 steps; validates after 4 and 8."""
     changes = [
         *OVERRIDES, "name=run", f"exp_manager.exp_dir={folder}", "trainer.max_steps=9", "trainer.val_check_interval=4",
         "+trainer.limit_val_batches=2", "model.validation_ds.batch_duration=8", "trainer.accelerator=cpu",
@@ -75,7 +75,7 @@ def steps_saved(folder: Path) -> list[int]:
     [(signal.SIGTERM, 143, 6, False), (signal.SIGINT, 130, 4, True), (signal.SIGHUP, 129, 9, False)],
 )
 def test_signal_loses_no_finished_step(tmp_path, whole, number, code, step, in_validation):
-    """In a step, in a validation, and in the last step, after which the result is written first."""
+    """The signal comes in a step, in a validation, or in the last step, after which the result is still written."""
     with pytest.raises(SystemExit) as end:
         train(tmp_path, Send(number, step, in_validation))
     assert end.value.code == code
@@ -92,7 +92,7 @@ def test_signal_loses_no_finished_step(tmp_path, whole, number, code, step, in_v
 
 
 def test_checkpoints_by_time(tmp_path):
-    """Killed before the first validation, a run goes on from the last checkpoint that the clock made."""
+    """A run that is killed before the first validation resumes from its last checkpoint by time."""
 
     class Kill(pl.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):

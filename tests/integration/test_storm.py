@@ -1,4 +1,4 @@
-"""The worst moments at which a run can be killed; ``make storm`` tries all of them."""
+"""Kills at the worst moments of a run; ``make storm`` tries all moments."""
 
 import signal
 from collections.abc import Callable
@@ -69,7 +69,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(stage, whole, moment: Callabl
 
 
 def test_a_difference_is_found(whole):
-    """Whatever is compared: a single bit of the weights, the alarms and the names of files."""
+    """It is found in a single bit of the weights, in the alarms and in the names of files."""
     for part in (
         "state_dict",
         "optimizer_states",

@@ -33,7 +33,7 @@ def pretrained(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module", params=CONFIGS)
 def recognizer(request, pretrained, tmp_path_factory) -> Path:
-    """A recognizer that was trained for four steps."""
+    """Makes a recognizer that was trained for four steps."""
     folder = tmp_path_factory.mktemp(request.param)
     cfg = config(request.param, pretrained, folder, "trainer.max_steps=4", "+trainer.limit_val_batches=0")
     model, trainer = build(cfg)
@@ -45,7 +45,7 @@ def recognizer(request, pretrained, tmp_path_factory) -> Path:
 
 @torch.inference_mode()
 def streamed(model: ASRModel, signals: list[np.ndarray]) -> tuple[torch.Tensor, list[str]]:
-    """Encoder outputs (B, D, T') and texts of signals that NeMo feeds chunk by chunk."""
+    """Returns encoder outputs (B, D, T') and texts of signals that NeMo feeds in chunks."""
     buffer = CacheAwareStreamingAudioBuffer(model=model)
     for signal in signals:
         buffer.append_audio(signal, stream_id=-1)

@@ -1,4 +1,4 @@
-"""What a user runs: the scripts, on the embedded corpus, with a small model."""
+"""The scripts as a user runs them, on the embedded corpus, with a small model."""
 
 import io
 import json
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.system
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """12 steps, then the same command with 20: it resumes."""
+    """Folder of a run with 12 steps, which the same command resumes to 20 steps."""
     folder = tmp_path_factory.mktemp("trained")
     printed = pretrain(folder, "trainer.max_steps=12", "trainer.val_check_interval=6", fresh=True)
     first = torch.load(next(folder.rglob("*-last.ckpt")), weights_only=False, map_location="cpu")
@@ -81,7 +81,7 @@ def test_training_ends_with_a_nemo_file(trained):
 
 
 def test_training_ends_with_a_model_card(trained, tmp_path):
-    """Beside the .nemo, the same inside it; that of the first 12 steps, which may have been edited, is kept."""
+    """It is beside and inside the .nemo; that of the first 12 steps, which may have been edited, is kept."""
     checkpoints = next(trained[0].rglob("small.nemo")).parent
     text = (checkpoints / "README.md").read_text()
     assert "\n20 steps, ended" in text and "\n12 steps, ended" in (checkpoints / "README-v1.md").read_text()
@@ -127,7 +127,7 @@ def test_best_rq_config_trains_without_the_label_pass(tmp_path):
 
 
 def test_non_finite_loss_stops_with_step_names_and_remedy(tmp_path):
-    """Weights that an absurd learning rate drove out of bounds; what was saved before stays."""
+    """A far too high learning rate makes the weights overflow; earlier files are kept."""
     clips = []
     for number in range(6):
         buffer = io.BytesIO()
@@ -185,7 +185,7 @@ def test_paper_preset_has_the_papers_values_in_every_configuration(config):
 
 
 def test_tracked_preset_is_what_the_experiments_compared():
-    """The method birq_tracked of the cpu budget, and the default in all else."""
+    """It equals the method birq_tracked of the cpu budget, and the default otherwise."""
     with initialize_config_dir(str(ROOT / "conf"), version_base=None):
         preset = compose("birq_conformer_tiny", overrides=["objective=tracked"]).model.birq
         default = compose("birq_conformer_tiny").model.birq

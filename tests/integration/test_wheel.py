@@ -1,4 +1,4 @@
-"""The wheel: everything that a command needs is in it, and everything that it imports is declared."""
+"""The wheel has everything that a command needs, and declares everything that it imports."""
 
 import ast
 import os
@@ -31,7 +31,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """The wheel of this checkout, built from a copy: a folder build/ of an earlier version would get into it."""
+    """The wheel of this checkout, built from a copy, because a folder build/ of an earlier version would be included."""
     folder = tmp_path_factory.mktemp("wheel")
     (folder / "source").mkdir()
     for name in SOURCES:
@@ -44,7 +44,7 @@ def wheel(tmp_path_factory) -> Path:
 
 
 def read(wheel: Path, pattern: str) -> str:
-    """The text of the only file of the wheel whose name matches."""
+    """Returns the text of the only file of the wheel whose name matches."""
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if re.fullmatch(pattern, name))
         return archive.read(name).decode()

@@ -1,4 +1,4 @@
-"""Checkpoints and alarms.json keep their keys, so that runs of earlier versions resume; a damaged file stops no run."""
+"""Checkpoints and alarms.json keep their keys, so that earlier runs can resume; a damaged file does not stop a run."""
 
 import json
 import math
@@ -31,7 +31,7 @@ WHOLE = json.dumps({"status": "running", "alarms": [ENTRY]})
 
 
 def resumed(folder, text: str | bytes) -> Alarms:
-    """Alarms of a run whose checkpoint has one alarm, and whose file of the part before is ``text``."""
+    """Returns the alarms of a run whose checkpoint has one alarm, and whose earlier file is ``text``."""
     (folder / "run_0").mkdir(exist_ok=True)
     (folder / "run_0" / "alarms.json").write_bytes(text if isinstance(text, bytes) else text.encode())
     alarms = Alarms(parse({}))

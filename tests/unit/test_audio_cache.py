@@ -1,4 +1,4 @@
-"""Remote audio that is kept on this machine: the same batches, fewer requests, and a size that holds."""
+"""The cache of remote audio: it gives the same batches with fewer requests, and respects its size limit."""
 
 from collections.abc import Iterator
 
@@ -27,7 +27,7 @@ def place(s3, tmp_path, monkeypatch) -> Place:
 
 
 def test_a_cache_gives_the_same_batches_without_requests(place, tmp_path):
-    """In worker processes, also after one of them was killed in the middle of a write."""
+    """This holds in worker processes, also after one of them was killed in the middle of a write."""
     place.put(make_shards(tmp_path / "shards"))
     expected = list(loader(tmp_path / "shards"))
     cached = loader(place.url, num_workers=2, remote_cache_gb=1)
@@ -80,4 +80,4 @@ def test_a_full_disk_ends_the_cache_and_not_the_training(place, tmp_path, monkey
     monkeypatch.setattr(audio_cache.logging, "warning", said.append)
     assert_equal(loader(place.url, remote_cache_gb=1), loader(tmp_path / "shards"))
     [warning] = said
-    assert "keeps no more remote audio" in warning and "No space left on device" in warning
+    assert "stops caching remote audio" in warning and "No space left on device" in warning

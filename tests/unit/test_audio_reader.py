@@ -1,4 +1,4 @@
-"""The reader of audio: what headers say wrongly, what follows the first stream, and what mixing or scaling would destroy."""
+"""The reader of audio: wrong headers, several streams, and audio that mixing or scaling would destroy."""
 
 import io
 import struct
@@ -38,7 +38,7 @@ def encoded(signal: np.ndarray, rate: int = SAMPLE_RATE, **form) -> bytes:
 
 
 def flac_from_a_pipe(signal: np.ndarray) -> bytes:
-    """FLAC with total samples 0 in its header, which means unknown."""
+    """Encodes FLAC with total samples 0 in its header, which means unknown."""
     data = bytearray(encoded(signal, format="FLAC"))
     data[21] &= 0xF0
     data[22:26] = bytes(4)
@@ -46,7 +46,7 @@ def flac_from_a_pipe(signal: np.ndarray) -> bytes:
 
 
 def wav(signal: np.ndarray, data: int | None = None, riff: int | None = None, behind: bytes = b"") -> bytes:
-    """WAV whose two length fields may say anything."""
+    """Encodes WAV with any values of its two length fields."""
     pcm = np.rint(signal * 32768).astype("<i2").tobytes()
     form = struct.pack("<HHIIHH", 1, 1, SAMPLE_RATE, 2 * SAMPLE_RATE, 2, 16)
     body = b"WAVEfmt " + struct.pack("<I", 16) + form + b"data" + struct.pack("<I", len(pcm) if data is None else data) + pcm
@@ -54,7 +54,7 @@ def wav(signal: np.ndarray, data: int | None = None, riff: int | None = None, be
 
 
 def mp3(signal: np.ndarray, rate: int = SAMPLE_RATE, info: bool = True, mode: str = "VARIABLE") -> bytes:
-    """MP3 with or without the info frame that tells its length."""
+    """Encodes MP3 with or without the info frame with its length."""
     buffer = io.BytesIO()
     with soundfile.SoundFile(buffer, "w", rate, 1, format="MP3", bitrate_mode=mode, compression_level=0.5) as file:
         file.write(signal)
@@ -63,7 +63,7 @@ def mp3(signal: np.ndarray, rate: int = SAMPLE_RATE, info: bool = True, mode: st
 
 
 def decoded(source: str | bytes) -> tuple[np.ndarray, list[str]]:
-    """All samples, mono, and the kinds of the remedies."""
+    """Returns all samples, mono, and the kinds of the remedies."""
     with open_audio(source) as audio:
         found = audio.decode(0, audio.header.frames)
     return found.signal[:, 0], [remedy.kind for remedy in found.remedies]
@@ -71,7 +71,7 @@ def decoded(source: str | bytes) -> tuple[np.ndarray, list[str]]:
 
 ONE, TWO = noise(1.0), noise(1.5)
 SILENT_START = np.concatenate([np.zeros(4000, np.float32), ONE])
-WHOLE = {  # what the file says of itself, and what it holds
+WHOLE = {  # bytes of a file, its audio, and the kinds of its remedies
     "flac from a pipe": (flac_from_a_pipe(ONE), ONE, [LENGTH]),
     "flac from a pipe behind a tag": (b"ID3\x03\0\0\0\0\x01\0" + bytes(128) + flac_from_a_pipe(TWO), TWO, [LENGTH]),
     "sox": (wav(ONE, 0x7FFFF000, 0x7FFFF024), ONE, [LENGTH]),
@@ -260,7 +260,7 @@ def test_scoring_refuses_what_nemo_would_read_wrongly(clips):
 
 
 def test_a_manifest_that_wants_more_than_there_is(clips):
-    with pytest.raises(UnusableAudio, match=r"holds 1\.00 s, but the manifest wants 2\.00 s"):
+    with pytest.raises(UnusableAudio, match=r"has 1\.00 s of audio, but its manifest line ends at 2\.00 s"):
         read_audio(CLIPS["pipe.flac"][0], 0.0, 2.0, SAMPLE_RATE)
     part = read_audio(CLIPS["pipe.flac"][0], 0.25, 0.5, SAMPLE_RATE)
     np.testing.assert_array_equal(part, ONE[4000:12000])

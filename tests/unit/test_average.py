@@ -23,7 +23,7 @@ def test_the_mean_of_weights_in_a_file_of_the_same_labels(tmp_path):
     before.save_to(str(tmp_path / "run.nemo"))
     models = [make_model(seed=seed) for seed in range(3)]
     paths = [checkpoint(model, tmp_path / f"{number}.ckpt") for number, model in enumerate(models)]
-    (tmp_path / "README.md").write_text("of the run")  # the card of a run lies beside its .nemo
+    (tmp_path / "README.md").write_text("of the run")  # the card of a run is beside its .nemo
     files = [str(path) for path in (tmp_path / "run.nemo", *paths)]
     done = CliRunner().invoke(cli.main, ["average", *files, "--out", str(tmp_path / "mean.nemo")])
     assert done.exit_code == 0, done.output

@@ -1,4 +1,4 @@
-"""Lines of manifests that cannot be used: each costs its utterance, is counted and named, and ends nothing."""
+"""Manifest lines that cannot be used: each loses its utterance only, and is counted and named."""
 
 import gzip
 import io
@@ -41,7 +41,7 @@ def line(**changes: object) -> bytes:
 
 
 def with_value(key: str, value: bytes) -> bytes:
-    """A line with a value that ``json.dumps`` does not write."""
+    """Makes a line with a value that ``json.dumps`` does not write."""
     return line(**{key: "PLACE"}).replace(b'"PLACE"', value)
 
 
@@ -61,8 +61,8 @@ BAD = {
     "list as duration": (line(duration=[1.0]), r"duration=\[1.0\]"),
     "object as path": (line(audio_filepath={"a": 1}), "audio_filepath={'a': 1}"),
     "empty path": (line(audio_filepath=""), "audio_filepath=''"),
-    "NUL in path": (line(audio_filepath="clip0\0.wav"), "no file can be called"),
-    "long path": (line(audio_filepath=100_000 * "x"), "no file can be called"),
+    "NUL in path": (line(audio_filepath="clip0\0.wav"), "cannot be a path"),
+    "long path": (line(audio_filepath=100_000 * "x"), "cannot be a path"),
     "lone surrogate": (with_value("audio_filepath", b'"\\ud800.wav"'), "half a character"),
     "lone surrogate in another key": (with_value("speaker", b'"\\udc80"'), "half a character"),
     "NUL": (line() + b"\0", "not JSON"),
@@ -143,7 +143,7 @@ def test_a_manifest_of_nothing_else_is_an_error_that_names_it(shards, tmp_path):
 
 
 def test_a_shard_id_that_is_no_number(shards, tmp_path):
-    """Read only where one manifest serves several shards."""
+    """It is read only if one manifest covers several shards."""
     shutil.copytree(shards, tmp_path / "copy")
     ids = [[0], {}, "0", None, True, math.nan, 7]
     manifest = tmp_path / "copy" / "tarred_audio_manifest.json"
@@ -176,7 +176,7 @@ def test_speakers_that_would_make_groups_of_nothing(shards, tmp_path, speaker):
 
 
 def test_extraction_keeps_the_lines_of_what_is_left(shards, caplog):
-    """The lines of the manifest stay with their utterances, whatever lies between."""
+    """The lines of the manifest stay with their utterances when others between them are left out."""
     manifest = shards / "mixed.json"
     rows = [part for name in NAMES for part in (line(audio_filepath=name, text=name), BAD["list as duration"][0])]
     manifest.write_bytes(b"\n".join(rows))

@@ -1,4 +1,4 @@
-"""Samples that are no audio: NaN, infinity, and amplitudes that no recording has."""
+"""Samples that are not audio: NaN, infinity, and amplitudes that no recording has."""
 
 import io
 import json
@@ -86,7 +86,7 @@ def test_verification_finds_them(folder):
 
 
 def test_a_score_stops_with_file_and_line(folder, tmp_path):
-    """To leave one out would be the error rate of another test set."""
+    """Without it, the error rate would be that of another test set."""
     model = make_ctc()
     for name in (*BAD, "gone.wav"):
         path = folder / f"{name}.json"

@@ -1,4 +1,4 @@
-"""The arithmetic behind docs/performance.md, and that what is compared is what its name says."""
+"""The arithmetic behind docs/performance.md, and the variants that it compares."""
 
 import math
 import re
@@ -26,7 +26,7 @@ SETTING = Setting("birq_conformer_tiny", SMALL, batch_seconds=3, utterance_secon
 
 
 class Ticks:
-    """A clock that reads what it is told."""
+    """A clock with given times."""
 
     def __init__(self, *times: float):
         self.now = iter(times).__next__

@@ -87,7 +87,7 @@ def mask_of(model, features, lengths, seed=5):
 
 
 def double_model(**changes):
-    """In inference mode the normalization's statistics are constants, so that differences see what gradients see."""
+    """In inference mode, the statistics of the normalization are constants, so that differences correspond to gradients."""
     model = make_model(birq__loss__anchor_weight=0.0, birq__labels__logit_scale=4.0, **changes)
     model.train()
     features, lengths = model.preprocessor(input_signal=make_batch().signal, length=make_batch().signal_length)

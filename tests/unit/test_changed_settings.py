@@ -1,4 +1,4 @@
-"""A run that is resumed with other settings: what is listed, what is refused, and what goes on."""
+"""A run that is resumed with other settings: listed changes, refused changes, and training that continues."""
 
 from types import SimpleNamespace
 
@@ -38,7 +38,7 @@ def trainer_at(path, **options):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """After two steps of four."""
+    """A checkpoint after two steps of four."""
     folder = tmp_path_factory.mktemp("run")
     stop = pl.callbacks.LambdaCallback(
         on_train_batch_end=lambda trainer, *_: (

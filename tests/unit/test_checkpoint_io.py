@@ -25,7 +25,7 @@ def names(folder) -> list[str]:
 
 @contextmanager
 def largest_file(size: int):
-    """As on a full disk: no file of this process becomes larger."""
+    """Limits the size of files of this process, like a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
@@ -38,7 +38,7 @@ def largest_file(size: int):
 
 @pytest.fixture
 def no_temporary_folder(tmp_path_factory, monkeypatch):
-    """A TMPDIR that takes no file."""
+    """Sets a TMPDIR that accepts no files."""
     folder = tmp_path_factory.mktemp("absent") / "absent"
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
 
@@ -86,7 +86,7 @@ def test_a_full_disk_names_the_nemo_and_leaves_the_old_one(tmp_path):
 
 
 def test_moving_averages_go_on_where_they_were(tmp_path):
-    """With NeMo's callbacks; the averages are in a checkpoint of their own."""
+    """This uses NeMo's callbacks, whose averages are in a separate checkpoint."""
 
     def run(steps: int, checkpoint: str | None = None) -> tuple[pl.Trainer, str]:
         saving = NeMoModelCheckpoint(
@@ -120,7 +120,7 @@ def test_an_error_of_the_model_stays_what_it_is(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.ckpt", "a-EMA.ckpt"])
 def test_damaged_and_hostile_checkpoints_are_refused(tmp_path, name):
-    """Also the moving averages, which NeMo reads after the checkpoint that is named."""
+    """This includes the moving averages, which NeMo reads after the named checkpoint."""
     io, content = CompleteCheckpointIO(), {"weight": torch.arange(1000.0)}
     for file in ("a.ckpt", "a-EMA.ckpt"):
         io.save_checkpoint(content, tmp_path / file)

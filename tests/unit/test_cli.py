@@ -1,4 +1,4 @@
-"""The command line: birq and its subcommands, spellings, errors, help, and where the configurations are found."""
+"""The command line: birq and its subcommands, spellings, errors, help, and the folder of the configurations."""
 
 import json
 import os
@@ -20,6 +20,7 @@ from nemo_birq import cli, loading, model
 from nemo_birq.command_line import configurations, hydra_command, options
 from nemo_birq.command_line.command import Option, command, command_text, run_script
 from nemo_birq.config import BiRQConfig
+from nemo_birq.evaluation.abx.items import UNITS
 from nemo_birq.evaluation.probing.linear import Training
 from nemo_birq.extraction.features import DTYPES, FORMATS
 from nemo_birq.extraction.labels import KINDS
@@ -44,7 +45,7 @@ def subcommand(name: str) -> click.Command:
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
-    """Runs birq in a process of its own, which fails if it has imported NeMo or torch."""
+    """Runs birq in a separate process, which fails if it has imported NeMo or torch."""
     code = LIGHT.format(arguments=arguments)
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
 
@@ -67,7 +68,7 @@ def test_help_of_every_command_is_light(name):
 
 
 def test_ctrl_c_ends_every_command_with_its_exit_code(monkeypatch, capsys):
-    """Also while a command imports its libraries, and in the scripts."""
+    """This holds while a command imports its libraries, and in the scripts, too."""
 
     @command("interrupted")
     def interrupted() -> None:
@@ -163,7 +164,7 @@ def test_numbers_that_must_be_above_0(hours):
 
 
 def test_shared_parameters_have_one_spelling():
-    """No command has an option of its own for what nemo_birq/cli.py lists."""
+    """No command has another option for a parameter in nemo_birq/cli.py."""
     banned = {"--manifest", "--tarred-audio", "--output", "--outdir", "--num-workers", "--random-seed", "--alignment"}
     for name in set(cli.COMMANDS) - set(HYDRA):
         found = subcommand(name)
@@ -189,7 +190,7 @@ def test_command_lines_with_manifest_still_work(name):
 
 
 def test_choices_and_defaults_are_those_of_the_code():
-    """They stand in the commands a second time, because a help text imports neither torch nor NeMo."""
+    """The commands repeat them, because a help text must import neither torch nor NeMo."""
 
     def param(name: str, option: str) -> click.Parameter:
         return next(param for param in subcommand(name).params if option in param.opts)
@@ -198,8 +199,10 @@ def test_choices_and_defaults_are_those_of_the_code():
     assert set(param("extract-features", "--format").type.choices) == set(FORMATS)
     assert set(param("extract-labels", "--labels").type.choices) == set(KINDS)
     assert set(param("score", "--normalization").type.choices) == set(STEPS)
-    assert param("probe", "--epochs").default == Training.epochs
-    assert param("probe", "--learning-rate").default == Training.learning_rate
+    assert set(param("compare-encoders", "--abx").type.choices) == set(UNITS)
+    for name in ("probe", "compare-encoders"):
+        assert param(name, "--epochs").default == Training.epochs
+        assert param(name, "--learning-rate").default == Training.learning_rate
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
@@ -251,7 +254,7 @@ def test_configurations_are_found_in_a_checkout_and_in_a_wheel(tmp_path, monkeyp
     monkeypatch.setattr(configurations, "PACKAGE", package)
     with pytest.raises(FileNotFoundError, match="reinstall nemo_birq"):
         configurations.config_folder()
-    for folder in (tmp_path / "conf", package / "conf"):  # a conf of somebody else beside the package is not taken
+    for folder in (tmp_path / "conf", package / "conf"):  # another conf beside the package is not used
         folder.mkdir(parents=True)
         (folder / "base.yaml").touch()
         assert configurations.config_folder() == folder
@@ -274,7 +277,7 @@ def test_help_of_pretraining_lists_configurations_presets_and_keys():
 
 
 def keys_of(config: object, prefix: str = "model.birq") -> dict[str, object]:
-    """All keys of a dataclass and of the dataclasses in it, with their values."""
+    """Returns all keys of a dataclass and of the dataclasses in it, with their values."""
     found = {}
     for field in fields(config):
         value = getattr(config, field.name)

@@ -50,7 +50,7 @@ def contrast(first: str, second: str) -> float:
 
 def test_any_two_colours_are_told_apart_by_all_readers():
     assert difference("#000000", "#ffffff") == pytest.approx(1, abs=1e-3)
-    assert difference("#c79a12", "#e0782f") < 0.05  # gold and orange, which were taken for each other
+    assert difference("#c79a12", "#e0782f") < 0.05  # gold and orange, which readers confused
     for first, second in combinations(PALETTE, 2):
         assert difference(first, second) >= 0.08, (first, second)
 

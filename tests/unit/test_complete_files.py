@@ -1,4 +1,4 @@
-"""Results that are complete or absent: an error in the middle leaves an older file as it was."""
+"""Results are complete or absent: an error during writing leaves an older file unchanged."""
 
 import tarfile
 from pathlib import Path
@@ -59,7 +59,7 @@ def test_files_are_moved_in_the_order_of_their_names(tmp_path, monkeypatch):
 
 @pytest.mark.unit
 def test_a_tokenizer_that_was_not_finished_is_built_again(tmp_path, monkeypatch):
-    """NeMo would take a truncated tokenizer.model for a finished one."""
+    """NeMo would treat a truncated tokenizer.model as finished."""
     settings = OmegaConf.create({"kind": "bpe", "vocab_size": 20})
     texts = ["the cat sat", "the dog sat"]
     folder = Path(vocabulary.build_tokenizer(settings, texts, tmp_path))

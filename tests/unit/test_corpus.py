@@ -1,4 +1,4 @@
-"""The corpus of tarred_manifests/: complete, consistent, and with phones where the sound is."""
+"""The corpus of tarred_manifests/ is complete and consistent, and its phones fit the audio."""
 
 import io
 import json
@@ -35,14 +35,14 @@ def manifest(split: str) -> list[dict]:
 
 @lru_cache
 def members(shard: int) -> dict[str, bytes]:
-    """The files of a shard by name, in order."""
+    """Returns the files of a shard by name, in order."""
     with tarfile.open(CORPUS / "train" / f"audio_{shard}.tar") as tar:
         return {member.name: tar.extractfile(member).read() for member in tar}
 
 
 @lru_cache
 def audio(split: str) -> dict[str, np.ndarray]:
-    """Decoded samples of shape [samples] by utterance."""
+    """Returns decoded samples, (samples,), by utterance."""
     files = {}
     for line in manifest(split):
         name = line["audio_filepath"]
@@ -55,7 +55,7 @@ def audio(split: str) -> dict[str, np.ndarray]:
 
 @lru_cache
 def phones(split: str) -> dict[str, list[tuple[float, float, str]]]:
-    """(start, duration, phone) in seconds by utterance."""
+    """Returns (start, duration, phone) in seconds by utterance."""
     found = defaultdict(list)
     for line in (CORPUS / split / "phones.ctm").read_text(encoding="utf-8").splitlines():
         name, channel, start, duration, phone = line.split(" ")
@@ -65,18 +65,18 @@ def phones(split: str) -> dict[str, list[tuple[float, float, str]]]:
 
 
 def cut(wave: np.ndarray, start: float, duration: float, shift: float = 0.0) -> np.ndarray:
-    """The samples of a time span in seconds, moved by `shift` seconds."""
+    """Returns the samples of a time span in seconds, moved by `shift` seconds."""
     begin, end = (round((t + shift) * RATE) for t in (start, start + duration))
     return wave[max(begin, 0) : max(end, 0)]
 
 
 def level(wave: np.ndarray) -> float:
-    """RMS in dB."""
+    """Returns the RMS in dB."""
     return 10 * np.log10(np.mean(np.square(wave, dtype=np.float64)) + 1e-12)
 
 
 def high_share(wave: np.ndarray) -> float:
-    """The share of the energy that lies above 2.5 kHz."""
+    """Returns the share of the energy above 2.5 kHz."""
     spectrum = np.abs(np.fft.rfft(wave * np.hanning(len(wave)), 4096)) ** 2
     return float(spectrum[2500 * 4096 // RATE :].sum() / spectrum.sum())
 
@@ -204,7 +204,7 @@ def test_silence_is_silent(split):
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_speech_starts_where_the_first_silence_ends(split):
-    """A detector of its own: the first 5 ms that are clearly louder than the noise of the leading silence."""
+    """An independent detector finds the first 5 ms that are clearly louder than the noise of the leading silence."""
     step = RATE // 200
     differences = []
     for name, wave in audio(split).items():

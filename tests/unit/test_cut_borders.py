@@ -19,7 +19,7 @@ pytestmark = pytest.mark.unit
 
 def test_captions_that_overlap():
     assert join_utterances([Spoken(0, 4, "a"), Spoken(3, 7, "b"), Spoken(6, 8, "c")], 8.0) == [Spoken(0, 8, "a b c")]
-    # Nobody knows on which side of 6 s the words of "b" and "c" are; "d" goes on over "e" for no more than rounding.
+    # It is unknown on which side of 6 s the words of "b" and "c" are; "d" overlaps "e" only by rounding.
     rolling = [Spoken(0, 4, "a"), Spoken(3, 8, "b"), Spoken(6, 9, "c"), Spoken(9, 14.1, "d"), Spoken(14, 18, "e")]
     expected = [Spoken(0, 6, None), Spoken(6, 9, None), Spoken(9, 14, "d"), Spoken(14, 18, "e")]
     assert join_utterances(rolling, 8.0) == expected
@@ -82,7 +82,7 @@ def test_links_to_one_file_give_its_audio_once(tmp_path):
     card = make(ManifestRecipe([manifest]), tmp_path / "out", max_skipped_share=0.5)
     assert sorted(lines(tmp_path / "out")) == ["a.flac", "b-00000000-00001000.flac", "b-00001000-00002000.flac"]
     assert {entry["name"]: entry["reason"] for entry in card["skipped"]} == {
-        f"c.wav-{times}": f"by a link, it is the audio of b.wav-{times}"
+        f"c.wav-{times}": f"through a link, it has the same audio as b.wav-{times}"
         for times in ("00000000-00001000", "00001000-00002000")
     }
 

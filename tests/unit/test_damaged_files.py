@@ -1,4 +1,4 @@
-"""Files that are damaged on the disk: the reader says which file it is, and what it does about it."""
+"""Files that are damaged on the disk: the reader names the file and its reaction."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Manifests and shards: what is refused before training, what is skipped during it."""
+"""Manifests and shards: faults that are refused before training, and utterances that are skipped during it."""
 
 import io
 import json
@@ -143,7 +143,7 @@ def test_bad_members_are_named_counted_and_left_out(tmp_path, caplog):
 
 
 def test_audio_that_breaks_only_when_decoded_is_skipped(tmp_path):
-    """The header is fine, the data are not: Lhotse finds out while it makes the batch."""
+    """The header is right, but the data are not, which Lhotse finds while it makes the batch."""
     buffer = io.BytesIO()
     soundfile.write(buffer, np.random.default_rng(0).normal(size=SAMPLE_RATE) * 0.1, SAMPLE_RATE, format="FLAC")
     flac = bytearray(buffer.getvalue())
@@ -186,7 +186,7 @@ def test_webdataset_ranks_take_equally_many_steps_and_read_everything(tmp_path, 
 
 
 def test_several_datasets_mix_by_weight(tmp_path):
-    """Nothing of the rarer one is lost; the other is read again."""
+    """All of the rarer dataset is read; the other one is repeated."""
     one, two = make_shards(tmp_path / "one"), tmp_path / "two"
     write_shards([Utterance(f"other{i}.wav", wav(1.0), {"duration": 1.0}) for i in range(8)], two, 2)
     config = node(one, manifest_filepath=[[node(one).manifest_filepath, 0.75], [node(two).manifest_filepath, 0.25]])
@@ -197,7 +197,7 @@ def test_several_datasets_mix_by_weight(tmp_path):
 
 @pytest.mark.parametrize("tars", ["pipe:touch ran; cat audio_0.tar", "pip_OP_e..e_CL_:touch ran; cat audio_0.tar"])
 def test_a_file_with_input_cfg_runs_no_command(tmp_path, tars):
-    """Webdataset would run it; a configuration of one's own may name one."""
+    """Webdataset would run it; the user's own configuration may name a command."""
     entry = {"type": "nemo_tarred", "manifest_filepath": "manifest_0.json", "tarred_audio_filepaths": tars}
     OmegaConf.save([{"type": "group", "input_cfg": [entry]}], tmp_path / "foreign.yaml")
     with pytest.raises(ValueError, match=r"foreign\.yaml names the command pipe:touch ran"):
@@ -235,7 +235,7 @@ def test_bad_single_files_are_skipped(tmp_path):
     assert sum(batch.skipped for batch in batches) == len(BAD)
 
 
-# --- what is refused before training -----------------------------------------------------------------------------------
+# --- faults that are refused before training ----------------------------------------------------------------------------
 
 
 def refuse(config, error, message):
@@ -317,7 +317,7 @@ def test_keys_of_nemo_that_are_not_supported_are_refused(tmp_path):
 
 
 def test_webdataset_ends_where_nothing_can_be_read(tmp_path):
-    """Instead of searching for ever, while other ranks wait."""
+    """It would otherwise search forever while other ranks wait."""
     write_shards([Utterance(f"bad{i}.wav", b"RIFF", {"duration": 1.0}) for i in range(6)], tmp_path / "shards", 1)
     config = node(tmp_path / "shards", shards=1, use_lhotse=False, is_tarred=True, batch_size=2)
     with pytest.raises(UnreadableShardsError, match=r"\b6 members\b.*'bad5\.wav'"):
@@ -325,7 +325,7 @@ def test_webdataset_ends_where_nothing_can_be_read(tmp_path):
 
 
 def test_position_is_that_of_the_data_wherever_they_lie(tmp_path):
-    """Copied to another folder they are the same; with another utterance they are not."""
+    """Data that are copied to another folder are the same; with another utterance they are not."""
     folder = make_shards(tmp_path / "shards")
     first = load(node(folder, batch_size=2), training=True)
     names = [batch.ids for batch in take(first, 3)]

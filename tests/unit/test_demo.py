@@ -1,4 +1,4 @@
-"""The demo, but for its training: what it ends with, and what it says of a step that fails."""
+"""The demo without its training: its last lines, and its message for a step that fails."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def test_it_ends_with_the_page_the_result_and_what_to_do_next(pretrained, ahead)
 
 
 def test_a_step_that_fails_is_shown_with_the_end_of_its_log(tmp_path, capsys):
-    """The report of something that is no run, in a fork of this process."""
+    """The step reports a folder that is not a run, in a fork of this process."""
     log = tmp_path / "report.log"
     run = demo.start(log, 1, "report.py")
     with pytest.raises(SystemExit):

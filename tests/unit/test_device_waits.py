@@ -1,4 +1,4 @@
-"""A step makes the host wait for no device, and the instrument that says so sees what it should."""
+"""A step does not make the host wait for a device, and the instrument that checks this detects waits."""
 
 import sys
 from dataclasses import replace
@@ -30,7 +30,7 @@ CASES = {
 
 
 def step_of(model, optimizer, batch):
-    """All that training does in a step that is not logged, but for Lightning."""
+    """Returns a function that does everything of a training step that is not logged, except Lightning."""
     weights = model.schedule.full
     losses = model.losses(batch, weights, generator(), observe_labels=False, over_ranks=True)
     monitor = model.monitor

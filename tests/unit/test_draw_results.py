@@ -29,7 +29,7 @@ LOSSES = {"anchor": (6.1, 3.6, 4.5), "enhanced": (6.0, 2.7, 4.9)}
 
 
 def curves(entropy: tuple[float, float], enhanced: bool, noise: np.random.Generator, steps: int = 1000) -> dict:
-    """Under the tags that training logs, going from a first value to a last one."""
+    """Makes curves with the tags of a training, from a first value to a last one."""
     found = {}
     length = steps
     for stage, points in (("train", 20), ("val", 6)):
@@ -59,7 +59,7 @@ def stage(steps: int, curves: dict, **changes: object) -> dict:
 
 
 def made_up(method: str, seed: int, cer: float, kind: str = "method", entropy: tuple[float, float] = (0.8, 0.76)) -> dict:
-    """A record with the keys of scripts/experiment.py; 12 speakers with 5 utterances of 40 characters in 8 words."""
+    """Makes a record with the keys of scripts/experiment.py; 12 speakers with 5 utterances of 40 characters in 8 words."""
     noise = np.random.default_rng([seed, *method.encode()])
     enhanced = method not in ("scratch", "best_rq", "relabelled")
     one = stage(1000, curves(entropy, enhanced, noise))
@@ -153,7 +153,7 @@ def test_the_variance_of_the_crossed_bootstrap_has_its_closed_form():
 
 
 def test_how_often_the_crossed_interval_holds_the_truth(monkeypatch):
-    """With many seeds nearly as often as it should, with three that differ as much as speakers do too seldom."""
+    """With many seeds, it does so nearly as often as it should; with three that differ as much as speakers, too seldom."""
     monkeypatch.setattr(statistics, "RESAMPLES", 600)
     generator = np.random.default_rng(3)
 
@@ -449,5 +449,5 @@ def test_mixed_settings_are_told(tmp_path: Path):
     told = "\n".join(group.warnings)
     assert "runs of birq differ in more than the seed (config: model.birq.loss.ramp_steps)" in told
     assert "not fine-tuned alike (lr)" in told
-    assert "not all runs were made on the same machine (cores)" in told.lower()
+    assert "The runs used different machines (cores)" in told
     assert "same seeds (best_rq 0; birq 0, 1)" in told

@@ -9,14 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nemo_birq.data import epoch_plan
 from nemo_birq.data.dataloader import BatchOrder
-from nemo_birq.data.epoch_plan import BatchSettings, order_of_utterances, plan_epoch
+from nemo_birq.data.epoch_batches import BatchSettings
+from nemo_birq.data.epoch_plan import order_of_utterances, plan_epoch
 
 pytestmark = pytest.mark.unit
 
 
 class Index:
-    """Durations and shards of a dataset that nobody reads."""
+    """Durations and shards of a dataset that is not read."""
 
     def __init__(self, size: int, shards: int = 4, seed: int = 0):
         self.durations = np.random.default_rng(seed).uniform(0.3, 20.0, size)
@@ -54,6 +56,35 @@ def test_each_epoch_holds_every_utterance_once(manner, shuffle):
         assert (plan_epoch([index], None, chosen, 0, 2).rows != plan.rows).any()
     elif not chosen.use_bucketing:
         assert (plan.rows == usable).all()
+
+
+@pytest.mark.parametrize("manner", MANNERS)
+def test_the_parts_of_a_large_epoch_make_a_whole_plan(manner, monkeypatch):
+    index = Index(500)
+    chosen = BatchSettings(**MANNERS[manner], shuffle=True, shuffle_buffer_size=50)
+    monkeypatch.setattr(epoch_plan, "UTTERANCES_OF_A_PART", 150)
+    plan = plan_epoch([index], None, chosen, 0, 3)
+    assert sorted(plan.rows) == list(range(500))
+    batches = plan.batches(0, len(plan))
+    assert all(len(batch) for batch in batches) and np.array_equal(np.concatenate(batches), plan.rows)
+
+
+def test_the_parts_of_a_large_epoch_keep_the_order_of_ranks(monkeypatch):
+    index = Index(3000)
+    chosen = BatchSettings(**BUCKETS, shuffle=True)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
+    grouped = {}
+    for size in (3000, 1000):
+        monkeypatch.setattr(epoch_plan, "UTTERANCES_OF_A_PART", size)
+        plan = plan_epoch([index], None, chosen, 0, 3)
+        buckets = [
+            set(np.searchsorted(chosen.bucket_duration_bins, index.durations[batch])) for batch in plan.batches(0, 999)
+        ]
+        assert all(len(bucket) == 1 for bucket in buckets)
+        grouped[size] = np.mean([len(set.union(*buckets[at : at + 3])) == 1 for at in range(0, len(buckets), 3)])
+    assert grouped[1000] > grouped[3000] - 0.05 > 0.8  # the ranks of a step get batches of one bucket
+    parallel = plan_epoch([index], None, chosen, 0, 3, parallel=True)
+    assert np.array_equal(parallel.rows, plan.rows) and np.array_equal(parallel.ends, plan.ends)
 
 
 @pytest.mark.parametrize("manner", ["buckets", "estimated buckets"])
@@ -120,7 +151,7 @@ def test_ranks_share_an_epoch_without_loss_or_repetition(size, world_size):
 @given(stop=st.integers(0, 70), ranks=st.tuples(st.integers(1, 4), st.integers(1, 4)))
 @settings(max_examples=25, deadline=None)
 def test_resumed_on_other_ranks_an_epoch_is_completed(stop, ranks):
-    """What was seen before the stop and what comes after it make whole epochs."""
+    """The utterances before and after the stop make whole epochs."""
     before, after = ranks
     index = Index(400)
     first = [order(index, rank, before) for rank in range(before)]

@@ -1,4 +1,4 @@
-"""Experiments: what a budget expands to, what is refused, what is done again and what is not."""
+"""Experiments: runs of a budget, refused settings, and stages that are repeated or reused."""
 
 import copy
 import io
@@ -75,13 +75,24 @@ def test_a_budget_lies_over_its_base(tmp_path):
     assert base.methods.pop("scratch") and mine == base
 
 
+def test_a_base_may_have_a_base(tmp_path, monkeypatch):
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: cpu_real\nmethods: {scratch: null}\n")
+    mine, base = read_budget(str(path)), read_budget("cpu_real")
+    assert base.methods.pop("scratch") and mine == base  # among them the methods of cpu, which is the base of cpu_real
+    for name, its in (("methods", None), ("a", "b"), ("b", "a")):
+        (tmp_path / f"{name}.yaml").write_text(f"base: {its}\n" if its else "{}\n")
+    monkeypatch.setattr("experiments.budgets.FOLDER", tmp_path)
+    with pytest.raises(ValueError, match=r"a\.yaml: base: b leads back to itself"):
+        read_budget("a")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("methods: {relabelled: {relabelling: {layer: 0, clusters: 8}}}", r"relabelling.*\blayer=0\b"),
         ("methods: {birq: {overides: [a=1]}}", "overides"),
         ("base: methods", r"mine\.yaml.*\bbase\b.*\bmethods\b.*\bcpu\b"),
-        ("base: cpu_real", r"mine\.yaml.*'base'"),
         ("pretrain: {config: no_such, steps: 8}", "config=no_such"),
         ("pretrain: {config: birq_conformer_tiny, steps: 0}", "pretrain.steps=0"),
         ("ablations: {birq: {}}", r"\bbirq: .*\bmethod\b.*\bablation\b"),
@@ -138,7 +149,7 @@ def test_every_run_of_every_budget_can_be_configured(budget, corpus):
 
 
 def test_null_leaves_a_method_out():
-    """The budget of ablations fine-tunes nothing, so that it has neither a scratch method nor fine-tuning steps."""
+    """The budget of ablations does not fine-tune, so it has neither a scratch method nor fine-tuning steps."""
     budget = read_budget("ablations")
     assert list(budget.methods) == ["best_rq", "birq"] and budget.finetune.steps == 0
     assert not any(setting.method.finetune for setting in expand("ablations", budget))
@@ -146,7 +157,7 @@ def test_null_leaves_a_method_out():
 
 @pytest.mark.parametrize(("steps", "looks"), [(250, 3), (700, 3), (24, 2), (7, 7)])
 def test_every_stage_is_validated_at_its_end(smoke, corpus, steps, looks):
-    """Within the last steps: 3 times in 250 steps is at 83, 166 and 249, where 84 would leave out the third."""
+    """Three validations in 250 steps are at 83, 166 and 249; an interval of 84 would omit the third."""
     for run in smoke.values():
         setting = replace(
             run.setting, pretrain=replace(run.setting.pretrain, steps=steps, checkpoints=looks),
@@ -162,7 +173,7 @@ def test_every_stage_is_validated_at_its_end(smoke, corpus, steps, looks):
 
 
 def test_matched_methods_differ_in_their_own_overrides_alone(smoke):
-    """Same data, seed, schedule and recognizer: what is left of two commands is what the budget says."""
+    """Data, seed, schedule and recognizer are the same, so two commands differ only in the overrides of the budget."""
     best_rq, birq = (set(smoke[name].stages[0].arguments) for name in ("best_rq", "birq"))
     assert best_rq ^ birq == set(smoke["best_rq"].setting.method.overrides)
     finetuning = {run.stages[-1].arguments[3:] for run in smoke.values()}
@@ -259,12 +270,12 @@ def with_stages(run: RunPlan, *stages: Stage) -> RunPlan:
 
 
 def python(name: str, code: str, resumes: bool = False) -> Stage:
-    """A stage of a command that takes no time; its result is the file ``<name>``."""
+    """Makes a stage with a fast command; its result is the file ``<name>``."""
     return Stage(name, ("-c", code), f"{name}.txt", 1, resumes)
 
 
 def test_finished_stages_are_not_redone_and_a_failed_one_is(smoke, tmp_path):
-    """The second command overwrites nothing, as scripts/cluster_labels.py; what a failed attempt has left is removed."""
+    """The second command overwrites nothing, like scripts/cluster_labels.py; files of a failed attempt are removed."""
     write = "import pathlib; p = pathlib.Path(r'$OUT/{0}.txt'); assert not p.exists(); p.write_text('x')"
     fails = "import sys, pathlib; print('no memory'); sys.exit(not pathlib.Path(r'$OUT/mended').exists())"
     codes = {"first": write, "second": f"{write}\n{fails}", "third": write}
@@ -324,7 +335,7 @@ def test_interruption_ends_the_command_and_its_time_is_kept(smoke, tmp_path):
 
 
 def test_a_sweep_goes_on_when_a_run_fails(smoke, tmp_path):
-    """Two at a time; the result of each other run is written, and the count of parameters is that of the encoder."""
+    """Two runs are in progress at a time. The results of the others are written, with the parameters of the encoder."""
     model = make_model()
     model.save_to(str(tmp_path / "small.nemo"))
     copies = "import shutil, pathlib; to = pathlib.Path(r'$OUT/untrained/untrained.nemo'); to.parent.mkdir(); "
@@ -345,7 +356,7 @@ def test_a_sweep_goes_on_when_a_run_fails(smoke, tmp_path):
 
 
 def test_account_knows_processor_time_and_memory(smoke, tmp_path):
-    """Half a second of work, in a process that the command starts, and 100 MB; not what these tests hold in memory."""
+    """The work takes half a second and 100 MB in a process that the command starts; the memory of the tests is excluded."""
     work = "import time\nwhile time.process_time() < 0.5: pass"
     code = f"import subprocess, sys, time, pathlib; subprocess.run([sys.executable, '-c', {work!r}], check=True)\n"
     code += "big = bytearray(b'x') * 100_000_000; time.sleep(1); pathlib.Path(r'$OUT/first.txt').touch()"
@@ -431,7 +442,7 @@ def test_what_does_not_fit_is_said_with_what_would(smoke, tmp_path, monkeypatch,
 
 
 def test_estimate_counts_the_configured_model(smoke, tmp_path):
-    """Parameters of the model, hours of all stages; the second look takes the timing from the file."""
+    """It counts the parameters of the model and the hours of all stages; the second call reads the timing from the file."""
     runs = [smoke["birq"], smoke["scratch"]]
     first = resources.estimate(runs, 1, tmp_path / "estimate.json")
     model = BiRQModel(compose_model(smoke["birq"]))

@@ -1,4 +1,4 @@
-"""The bare encoder, its model card, and where they may be written."""
+"""The bare encoder, its model card, and the paths to which they may be written."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def pretrained(tmp_path_factory) -> Path:
 
 
 def packed(path: Path, folder: Path) -> ModelCard:
-    """The card inside a ``.nemo``."""
+    """Returns the card inside a ``.nemo``."""
     with tarfile.open(path) as archive:
         archive.extractall(folder, filter="data")
     packed = str((OmegaConf.load(folder / "model_config.yaml").get("card") or {}).get("file") or "")
@@ -48,7 +48,7 @@ def packed(path: Path, folder: Path) -> ModelCard:
 
 
 def encode(model: ModelPT, layer: int | None = None) -> torch.Tensor:
-    """Output of the encoder, or of a layer counted from 1, through NeMo's extractor."""
+    """Returns the output of the encoder, or of a layer counted from 1, from NeMo's extractor."""
     batch = make_batch()
     with torch.no_grad():
         features, lengths = model.eval().preprocessor(input_signal=batch.signal, length=batch.signal_length)
@@ -170,7 +170,7 @@ def test_card_of_a_given_record():
     assert "| `noise_labels` | 7 | 0.0097 | 0.1 |" in text and "| `non_finite_loss` | 9 |  |  |" in text
     assert " perplexity | normalized entropy |\n| --- | --- |" + 6 * " ---: |" + "\n| anchor | training |" in text
     assert "| anchor | training | 4.000 |  | 0.200 |  |  |  |" in text and "torch 2.13.0" in text
-    again = ModelCard(str(card)).data  # what the hub reads
+    again = ModelCard(str(card)).data  # the hub reads these
     assert (again.license, again.language, again.datasets) == ("cc-by-4.0", ["en"], ["openslr/librispeech_asr"])
     (result,) = again.eval_results
     assert (result.metric_value, result.dataset_name) == (0.25, "dev/dev.json")

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.unit
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch) -> Path:
-    """A folder in place of the hub: what would be uploaded is copied there."""
+    """A folder instead of the hub, to which uploads are copied."""
     stored = tmp_path / "stored"
     monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **options: SimpleNamespace(repo_id=repo_id))
 

@@ -1,4 +1,4 @@
-"""ONNX and TorchScript against PyTorch, run by onnxruntime and torch.jit."""
+"""ONNX and TorchScript, run by onnxruntime and torch.jit, compared with PyTorch."""
 
 import json
 
@@ -34,7 +34,7 @@ def model(request, tmp_path_factory):
 
 
 def features_told(path) -> dict:
-    """What the file says beside its tensors."""
+    """Returns the metadata of the file."""
     if path.suffix == ".onnx":
         stored = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
         return {key: json.loads(value) for key, value in stored.items()}
@@ -45,7 +45,7 @@ def features_told(path) -> dict:
 
 @pytest.mark.parametrize("suffix", [".onnx", ".ts"])
 def test_exported_encoder_equals_pytorch(model, tmp_path, suffix):
-    """Other lengths and batches than those that were traced or that the export itself compares; with padding."""
+    """Lengths and batches, with padding, differ from those that were traced and those that the export compares."""
     out = tmp_path / f"encoder{suffix}"
     assert write_runtime_file(model, out) < 1e-5
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
@@ -64,7 +64,7 @@ def test_exported_encoder_equals_pytorch(model, tmp_path, suffix):
 
 
 def test_layer_k_alone_can_be_exported(tmp_path, batch, monkeypatch):
-    """Here where onnxruntime is not installed, so that nothing is compared."""
+    """Without onnxruntime, nothing is compared."""
     monkeypatch.setattr("nemo_birq.export.runtime_files.find_spec", lambda name: None)
     full = trained_model().eval()
     full.save_to(str(tmp_path / "model.nemo"))

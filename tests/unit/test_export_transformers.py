@@ -12,9 +12,9 @@ from nemo_birq.export.output_files import check_output
 from nemo_birq.export.transformers_folder import convert, feature_deviation, output_deviation, write_folder
 from nemo_birq.export.transformers_settings import check_settings, feature_extractor
 from nemo_birq.utils.files import complete_folder
-from tests.helpers.models import FAST, make_config, make_model
+from tests.helpers.encoders import PARAKEET
+from tests.helpers.models import make_config, make_model
 
-PARAKEET = FAST | {"preprocessor__features": 24, "encoder__feat_in": 24}
 SETTINGS = {
     "a FastConformer": {},
     "no biases, no scaling": {"encoder__use_bias": False, "encoder__xscaling": False},

@@ -1,4 +1,4 @@
-"""Extraction: layers, labels and parts against NeMo and the model itself, and what is refused."""
+"""Extraction: layers, labels and parts, compared with NeMo and the model itself, and refused input."""
 
 import json
 import shutil
@@ -153,7 +153,7 @@ def test_lines_of_shards_are_those_of_their_members():
 
 
 def test_audio_that_is_gone_is_no_empty_result(model, tmp_path):
-    """As when a disk is away for a while: what was written stays, and the run goes on when it is back."""
+    """If a disk is absent for a while, written parts are kept, and the run resumes when it is back."""
     paths = [tmp_path / f"{i}.opus" for i in range(6)]
     source = CORPUS / "test" / "audio" / "spk030-test-00000.opus"
     for path in paths:

@@ -1,4 +1,4 @@
-"""Names of utterances in extracted features: those of their files, and each its own over all parts."""
+"""Names of utterances in extracted features are those of their files, and unique over all parts."""
 
 import json
 import math
@@ -31,7 +31,7 @@ def test_names_differ_and_are_those_of_the_files_where_they_can():
 
 
 def test_ids_of_a_shar_differ_over_its_parts(tmp_path):
-    """A run that goes on names the utterances of the parts that are left as a whole run would."""
+    """A resumed run gives the remaining utterances the same names as an uninterrupted run."""
     parts = [Part(0, 0, 2), Part(1, 2, 4), Part(2, 4, 6)]
     numbers = count()
     with PartStore(tmp_path / "out", {}, {}) as store, PartStore(tmp_path / "npz", {}, {}) as other:

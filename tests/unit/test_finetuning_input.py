@@ -1,4 +1,4 @@
-"""What fine-tuning cannot begin with: each is refused before any work, with what is wrong and what to do."""
+"""Invalid input of fine-tuning: it is refused before any work, with the reason and the remedy."""
 
 import io
 import json
@@ -24,7 +24,7 @@ def write(path, *lines):
 
 
 def lines(*texts):
-    """Lines of audio that is there, with these texts."""
+    """Returns manifest lines of existing audio with these texts."""
     audio = sorted((CORPUS / "test" / "audio").iterdir())[0]
     return [{"audio_filepath": str(audio), "duration": 2.8} | ({} if t is None else {"text": t}) for t in texts]
 
@@ -86,7 +86,7 @@ def test_a_model_of_another_kind(nemo, tmp_path):
     ],
 )
 def test_an_architecture_that_differs_stops_with_the_key(nemo, tmp_path, key, value, was):
-    """conv_norm_type and xscaling are not in the file: the defaults of the class count."""
+    """conv_norm_type and xscaling are not in the file, so the defaults of the class are used."""
     text = str(value).lower() if isinstance(value, bool) else value
     message = refused(config("ctc_char", nemo, tmp_path, f"+model.{key}={text}"))
     assert f"  model.{key}={value}; pretrained: {was}\n" in message and "partly from scratch" in message
@@ -137,7 +137,7 @@ def test_characters_outside_the_labels(nemo, tmp_path, where):
 
 
 def test_characters_outside_the_tokenizer(nemo, tmp_path):
-    """Built from the training texts; a test set has a letter that these do not have."""
+    """The tokenizer is built from the training texts, which lack a letter of a test set."""
     manifest = write(tmp_path / "test.json", *lines("café at noon", "ok"))
     message = refused(config("ctc_bpe", nemo, tmp_path, f"test_manifests={manifest}"))
     assert "'é' 1 times" in message and "not in the tokenizer" in message and "café at noon" in message
@@ -166,14 +166,14 @@ def test_a_kind_of_tokenizer_that_there_is_not(nemo, tmp_path):
 
 @pytest.mark.parametrize("value", ["1.5", "-1", "-0.1", "first", "true", "null"])
 def test_a_freezing_that_is_neither_share_nor_number(nemo, tmp_path, value):
-    """1.5 froze the encoder for good, a word stopped the first step."""
+    """Before, 1.5 froze the encoder forever, and a word stopped the first step."""
     message = refused(config("ctc_char", nemo, tmp_path, f"freeze_encoder={value}"))
     assert message.endswith("give a share of the training, 0.0 to 1.0, or a whole number of steps")
 
 
 @pytest.mark.parametrize("value", ["-1", "3", "1.0", "all", "true", "null"])
 def test_fresh_layers_that_are_no_number_of_layers(nemo, tmp_path, value):
-    """Of three layers one at least is taken over."""
+    """At least one of three layers must be pretrained."""
     message = refused(config("ctc_char", nemo, tmp_path, f"fresh_layers={value}"))
     assert message.endswith(": give a whole number from 0 to 2; the encoder has 3 layers")
 
@@ -215,10 +215,20 @@ def test_audio_that_is_missing(nemo, tmp_path):
 
 
 def test_two_test_sets_of_one_name(nemo, tmp_path):
-    """The names are scoring's: that of the file, or NAME=MANIFEST."""
+    """The names are those of scoring: the name of the file, or NAME=MANIFEST."""
     (tmp_path / "other").mkdir()
     first, second = (write(folder / "t.json", *lines("one")) for folder in (tmp_path, tmp_path / "other"))
     message = refused(config("ctc_char", nemo, tmp_path, f"test_manifests=[{first},{second}]"))
     assert "two test sets are called t" in message and f"second={second}" in message
     _, tests = prepare(config("ctc_char", nemo, tmp_path, f"test_manifests=['clean={first}',{second}]"))
     assert [(test.name, test.manifest) for test in tests] == [("clean", first), ("t", second)]
+
+
+def test_a_validation_set_that_nemo_cannot_name_is_named_after_its_folder(nemo, tmp_path):
+    """``birq make-shards --files`` writes manifest.json, which NeMo refuses as the name of a validation set."""
+    manifest = tmp_path / "dev" / "manifest.json"
+    manifest.parent.mkdir()
+    write(manifest, *lines("one", "two"))
+    cfg = config("ctc_char", nemo, tmp_path, f"model.validation_ds.manifest_filepath={manifest}")
+    model, _ = build(cfg)
+    assert model._validation_names == ["dev_"]

@@ -1,4 +1,4 @@
-"""Fitted quantizers: principal components and k-means codes against their definitions, and the fit as part of a run."""
+"""Fitted quantizers: principal components and k-means codes, compared with their definitions, and the fit in a run."""
 
 from itertools import permutations
 
@@ -32,7 +32,7 @@ def correlated(count: int, width: int, seed: int = 0) -> torch.Tensor:
 
 
 def directions(count: int, seed: int, kinds: int = 6, dim: int = 5) -> torch.Tensor:
-    """Frames of unit length around a few directions."""
+    """Makes frames of unit length around a few directions."""
     centres = F.normalize(torch.randn(kinds, dim, generator=generator(1)), dim=-1)
     which = torch.randint(kinds, (count,), generator=generator(seed))
     return F.normalize(centres[which] + 0.1 * torch.randn(count, dim, generator=generator(seed + 1)), dim=-1)
@@ -129,7 +129,7 @@ def test_a_fit_takes_frames_evenly_from_a_large_batch():
 
 
 def gather(model: BiRQModel, *seeds: int) -> BiRQModel:
-    """Computes losses as a training does, step after step, without an optimizer."""
+    """Computes the losses of training steps without an optimizer."""
     for step in seeds:
         begin_step(step, model.anchor_labeler, model.enhanced_labeler)
         model.losses(make_batch((2.5, 2.0, 2.0, 1.5), seed=step), Weights(0.7, 1.3), generator(step), False, True)
@@ -165,7 +165,7 @@ def test_a_fit_goes_on_from_a_file_and_both_kinds_of_files_hold_it(tmp_path):
         torch.equal(labels(opened), labels(whole))
         and opened.cfg.birq.quantizer.checksum == whole.cfg.birq.quantizer.checksum
     )
-    gather(opened.train(), 0, 1)  # a new training goes on with the labels of the file
+    gather(opened.train(), 0, 1)  # a new training continues with the labels of the file
     assert torch.equal(labels(opened), labels(whole))
     with pytest.raises(ValueError, match="holds fitted_anchor_codebook, fitted_anchor_projection, but this model has no"):
         artifacts.restore_labels(make_model(), artifacts.labels_of(whole))

@@ -37,7 +37,7 @@ def resolved(nodes: dict) -> dict:
 
 @pytest.mark.parametrize("nodes", [nodes for nodes in HOSTILE.values() if "multiply" not in str(nodes)])
 def test_these_values_do_reach_the_environment(nodes):
-    """At the second reader at the latest, as NeMo resolves a configuration when it builds and when it saves a model."""
+    """They do so at the second reader at the latest, because NeMo resolves configurations when building and saving."""
     assert VALUE in str(resolved(resolved(nodes)))
 
 
@@ -61,7 +61,7 @@ def test_what_cannot_be_resolved_is_named():
 
 
 def test_interpolations_of_nemo_are_read():
-    """Those of NeMo's own configurations: keys, relative keys, and its two resolvers for numbers."""
+    """These are keys, relative keys, and NeMo's two resolvers for numbers."""
     config = OmegaConf.create({
         "defaults": {"width": 4, "names": ["a", "b"]}, "width": "${defaults.width}", "inner": {"width": "${..width}"},
         "four_times": "${multiply:${defaults.width}, 4}", "more": "${sum:${multiply:2,3},${width}}", "missing": "???",
@@ -111,7 +111,7 @@ def test_a_checkpoint_with_a_resolver_is_refused(tmp_path):
 
 
 def test_own_files_hold_values_where_the_command_had_resolvers(tmp_path):
-    """A user's own configuration may read the environment; what a run leaves behind does not."""
+    """A user's own configuration may read the environment; the files of a run do not."""
     config = make_config(train_ds={"manifest_filepath": None}, card={"license": "${oc.env:NOTHING_OF_YOURS}"})
     trainer = train(model := type(make_model())(config), tmp_path / "run", 1)
     trainer.save_checkpoint(tmp_path / "model.ckpt")

@@ -1,4 +1,4 @@
-"""The fused objective against the one written out: losses, codes, every gradient; chunks, precisions, memory."""
+"""The fused objective, compared with the plain one: losses, codes, every gradient; chunks, precisions, memory."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ FRAMES, WIDTH, CODES, DIM = 23, 6, 11, 4
 def make_terms(
     books=1, shared=False, hard=False, bias=True, dtype=torch.float64, frames=FRAMES, codes=CODES, noisy=True
 ) -> dict:
-    """Arguments of ``BilevelLoss``, with leaves that want gradients."""
+    """Makes arguments of ``BilevelLoss`` with leaves that require gradients."""
     torch.manual_seed(0)
     heads = [
         MultiSoftmaxDecoder(feat_in=WIDTH, num_classes=codes, num_decoders=books, use_bias=bias).to(dtype) for _ in "ab"
@@ -78,7 +78,7 @@ def test_losses_and_all_gradients_in_float64(books, hard, shared, chunk):
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("hard", [True, False])
 def test_labels_without_noise_in_float64(hard, shared):
-    """softmax(s), or the nearest codes: losses, gradients and what the log says of the labels, against their definitions."""
+    """Losses, gradients and logged statistics equal their definitions, for softmax(s) and for the nearest codes."""
     terms = make_terms(2, shared, hard, noisy=False)
     loss, found = BilevelLoss(5)(**terms)
     g, f = plain_loss.losses(terms, 5)
@@ -190,7 +190,7 @@ def test_autocast_rounds_the_products_and_nothing_else(dtype):
 
 
 class Largest(TorchDispatchMode):
-    """Number of elements of the largest tensor that an operation gives."""
+    """Counts the elements of the largest tensor that an operation returns."""
 
     elements = 0
 

@@ -1,4 +1,4 @@
-"""What is measured while a run trains: gradients, churn, code use, and that looking changes nothing."""
+"""Measurements during a run: gradients, churn, code use; measuring does not change the training."""
 
 import json
 import math
@@ -32,7 +32,7 @@ def flat_gradient(loss, parameters):
 
 @pytest.mark.parametrize("head", ["shared", "separate"])
 def test_gradients_of_tasks_and_paths_against_float64(batch, head):
-    """Against the loss written out by hand: labels or predictions held constant, everything in float64."""
+    """The reference is the plain loss with labels or predictions held constant, in float64."""
     model = make_model(birq__loss__head=head).train()
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -178,7 +178,7 @@ def test_utterances_that_could_not_be_read_are_skipped_and_not_silent(batch):
 
 
 class Waits(TorchDispatchMode):
-    """Functions with operations that wait for the device, were the tensors on one."""
+    """Records functions with operations that would wait for a device."""
 
     def __init__(self):
         super().__init__()
@@ -224,11 +224,11 @@ def test_nothing_waits_for_the_device_between_looks(batch):
 
 
 def test_watching_leaves_the_weights_bit_equal(tmp_path):
-    """Six steps with every look at every step, and six with none: the same weights, moments and statistics."""
+    """Six steps with all measurements at every step, and six without, have the same weights, moments and statistics."""
     states, statistics = [], []
     for interval, seconds in ((1, 3.0), (0, 0.0)):
         looks = {"birq__watch__gradient_interval": interval, "birq__watch__probe_seconds": seconds}
-        model = make_model(birq__loss__start_step=3, **looks)  # labels that do not count yet are looked at, too
+        model = make_model(birq__loss__start_step=3, **looks)  # labels are measured before they count, too
         torch.manual_seed(1)  # of dropout
         trainer = train(model, tmp_path / str(interval), steps=6, log_every_n_steps=1 if interval else 1000)
         statistics.append(dict(model.enhanced_labeler.normalization.named_buffers()))
@@ -280,7 +280,7 @@ def test_validation_compares_labels_with_those_of_the_last(tmp_path):
 
 
 def test_a_resumed_run_measures_churn_before_its_first_validation(tmp_path):
-    """Of the probe that it had: the first seconds of the validation data."""
+    """The churn is that of its earlier probe, the first seconds of the validation data."""
     options = {"log_every_n_steps": 1, "val_check_interval": 1000}
     model, resumed = (make_model(birq__watch__probe_seconds=3.0) for _ in range(2))
     trainer = train(model, tmp_path, steps=2, **options)
@@ -337,7 +337,7 @@ def test_losses_do_not_pile_up_where_nobody_looks():
 
 
 class Overflow(pl.Callback):
-    """Breaks one weight's gradient in a step whose loss is finite."""
+    """Breaks the gradient of one weight in a step with a finite loss."""
 
     def __init__(self, step):
         self.step = step

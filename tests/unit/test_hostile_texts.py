@@ -1,4 +1,4 @@
-"""Texts of data are shown as they are: in the terminal, in pictures, in HTML and in Markdown."""
+"""Texts of data are shown literally in the terminal, in pictures, in HTML and in Markdown."""
 
 import io
 import json
@@ -107,7 +107,7 @@ def test_scores_are_compared(tmp_path, capsys):
 
 
 def test_shards_of_files_with_hostile_names(tmp_path, capsys):
-    """Also their folder, a file that is no audio, and the message of an error."""
+    """Their folder, a file that is not audio, and an error message have hostile texts, too."""
     inputs, out = tmp_path / "in[" / f"b]{NAME}", tmp_path / "out[" / f"b]{NAME}"
     for i in range(3):
         write(inputs / f"{i}{NAME}.wav", noise(0.5))
@@ -123,7 +123,7 @@ def test_shards_of_files_with_hostile_names(tmp_path, capsys):
         cli.main(["verify-shards", str(inputs)], standalone_mode=False)
     done = capsys.readouterr()
     assert not obeyed(done.out + done.err + refused.value.code) and "\\x1b[2J" in refused.value.code
-    assert "3 members, nothing wrong" in done.out and "broken[red]$" in done.out.replace("\n", "")
+    assert "3 members, no problems" in done.out and "broken[red]$" in done.out.replace("\n", "")
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------

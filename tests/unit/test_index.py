@@ -1,4 +1,4 @@
-"""The index: every utterance is found where it lies, and what does not fit together is said."""
+"""The index finds every utterance, and reports manifests and shards that do not belong together."""
 
 import io
 import json
@@ -6,11 +6,13 @@ import os
 import pickle
 import tarfile
 
+import pyarrow as pa
 import pytest
 import soundfile
 
 import nemo_birq.data.index as index_module
 from nemo_birq.data import build_index
+from nemo_birq.data.build_index import with_small_types
 from nemo_birq.data.dataset import UnusableAudio, read_utterance
 from nemo_birq.data.index import SpeechIndex, open_index
 from nemo_birq.data.sources import Source
@@ -47,7 +49,7 @@ def names(index: SpeechIndex) -> list[str]:
 
 
 def test_places_hold_the_bytes_of_the_members():
-    """Against tarfile, on the embedded corpus."""
+    """The reference is tarfile, on the embedded corpus."""
     index = open_index(source(CORPUS / "train", 4))
     found = {}
     for shard in range(4):
@@ -64,7 +66,7 @@ def test_places_hold_the_bytes_of_the_members():
 
 
 def test_long_names_are_found(tmp_path):
-    """Names above 100 characters stand in a header of their own."""
+    """Names above 100 characters have a separate header."""
     folder = make_shards(tmp_path)
     name = "speaker/" + "x" * 180 + ".wav"
     add_member(folder, name, wav())
@@ -100,7 +102,7 @@ def test_index_is_built_once_and_again_when_the_data_change(tmp_path, monkeypatc
 
 
 def test_a_damaged_index_is_built_again_in_words(tmp_path, monkeypatch):
-    """Arrow alone ends the process at some of these bytes, and reads other places at others."""
+    """Arrow itself ends the process at some of these bytes, and reads wrong positions at others."""
     one, two = source(make_shards(tmp_path / "one")), source(make_shards(tmp_path / "two", shards=3), 3)
     warnings = []
     monkeypatch.setattr(index_module.logging, "warning", warnings.append)
@@ -139,7 +141,7 @@ def test_names_that_leave_the_folder_and_names_that_stand_twice(tmp_path):
     add_member(folder, "clip0.wav", wav(2.0))
     said = problems_of(folder)
     assert "the name ../../etc/clip.wav leaves the folder" in said and "/abs.wav leaves the folder" in said
-    assert "audio_0.tar holds clip0.wav twice" in said and "clip0.wav stands twice in its manifest" in said
+    assert "audio_0.tar holds clip0.wav twice" in said and "clip0.wav is twice in its manifest" in said
     index = open_index(source(folder))
     assert sorted(names(index)) == [f"clip{i}.wav" for i in range(8)]
     assert len(read_utterance(index.place(names(index).index("clip0.wav")), SAMPLE_RATE)) == SAMPLE_RATE  # the first
@@ -183,7 +185,7 @@ def test_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
 
 
 def test_processes_give_the_index_of_one(tmp_path, monkeypatch):
-    """With a line of each kind that is left out, in the words of one process and in their order."""
+    """The problems of all kinds of lines have the same messages and order as in one process."""
     folder = make_shards(tmp_path, shards=4)
     add_line(folder, {"audio_filepath": "lost.wav", "duration": 1.0, "shard_id": 3}, 3)
     add_line(folder, {"audio_filepath": "clip0.wav", "duration": -1.0, "shard_id": 0}, 0)
@@ -197,3 +199,22 @@ def test_processes_give_the_index_of_one(tmp_path, monkeypatch):
     found = build_index.build_table(source(folder, 4), {})
     assert len(ran) == 1 and found.equals(expected) and found.schema.metadata == expected.schema.metadata
     assert json.loads(found.schema.metadata[b"birq"])["num_lost"] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "given", "kept"),
+    [
+        ("size", [0, 2**32 - 1], pa.int64(), pa.uint32()),
+        ("size", [0, 2**32], pa.int64(), pa.int64()),
+        ("start", [0.0, 1.5], pa.float64(), pa.float32()),
+        ("start", [0.0, 0.1], pa.float64(), pa.float64()),
+        ("checksum", [None, None], pa.uint32(), pa.null()),
+        ("checksum", [None, 7], pa.uint32(), pa.uint32()),
+        ("name", ["a", "\u00e9"], pa.large_string(), pa.string()),
+    ],
+)
+def test_columns_get_small_types_that_hold_their_values(name, values, given, kept):
+    table = pa.table({name: pa.chunked_array([pa.array(values[:1], given), pa.array(values[1:], given)])})
+    small = with_small_types(table)
+    assert small.schema.field(name).type == kept
+    assert small.column(name).to_pylist() == values and len(small.to_batches()) == 1

@@ -1,4 +1,4 @@
-"""Label quality: the measures against closed forms, times against receptive fields, and the whole command."""
+"""Label quality: measures compared with closed forms, times with receptive fields, and the whole command."""
 
 import json
 import shutil
@@ -94,7 +94,7 @@ def test_measures_against_their_definitions(labelled, random):
 
     renamed = random.sample(range(20), 7)
     assert quality(phones, np.array(renamed)[codes]) == pytest.approx(found, abs=1e-9)
-    merged = quality(phones, np.minimum(codes, 2))  # what a function of the code tells is no more than the code tells
+    merged = quality(phones, np.minimum(codes, 2))  # a function of the code has no more information than the code
     assert merged.pnmi <= found.pnmi + 1e-9 and merged.phone_purity <= found.phone_purity + 1e-9
     assert merged.cluster_purity >= found.cluster_purity - 1e-9
 
@@ -137,7 +137,7 @@ SUBSAMPLINGS = {
 
 
 def receptive_field(encoder: ConformerEncoder, frame: int) -> tuple[int, int]:
-    """First and last mel frame that encoder frame t sees before the layers, by the gradient."""
+    """Returns the first and last mel frame in the receptive field of encoder frame t before the layers, by the gradient."""
     for parameter in encoder.pre_encode.parameters():
         torch.nn.init.constant_(parameter, 0.01)  # positive everywhere: no gradient is cut off
     x = torch.ones(1, 160, 20, requires_grad=True)
@@ -445,14 +445,14 @@ def test_kmeans_finds_clusters_that_are_there_and_repeats_itself():
 
 
 def test_evaluation_of_a_model_that_never_made_enhanced_labels():
-    """A fresh model with two books: the statistics are those of the audio, and both is said."""
+    """The notes name both codebooks, and the statistics of the audio that are used."""
     model = make_model(birq__quantizer__num_books=2, decoder__num_decoders=2).eval()
     assert not model.enhanced_labeler.normalization.has_statistics
     utterances = read_utterances(MANIFEST, CTM, hours=20 / 3600)
     with ProgressBars(disable=True) as progress:
         found = evaluate(model, utterances, progress, kmeans=False, ignore_silence=True)
         whole = evaluate(model, utterances, progress, kmeans=False)
-    assert any("never made enhanced labels" in note for note in found.notes)
+    assert any("made no enhanced labels" in note for note in found.notes)
     assert any("first of 2 codebooks" in note for note in found.notes)
     assert any("alignments were not used" in note for note in found.notes)
     assert [(row.labels, row.layer) for row in found.rows] == [

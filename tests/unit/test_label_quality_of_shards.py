@@ -23,7 +23,7 @@ HOURS = 60 / 3600
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory) -> Path:
-    """The members of the shards as single files, in the reverse order."""
+    """Manifest of the members of the shards as single files, in the reverse order."""
     folder = tmp_path_factory.mktemp("files")
     for tar in SHARDS.glob("audio_*.tar"):
         with tarfile.open(tar) as archive:

@@ -1,4 +1,4 @@
-"""Label quality over the training of a run: which models are evaluated, and what the file says of them."""
+"""Label quality over the training of a run: the evaluated models, and the content of the file."""
 
 import math
 from collections import Counter
@@ -39,7 +39,7 @@ def test_over_training_each_step_has_one_evaluation(tmp_path):
     assert Counter(row["labels"] for row in first["rows"]) == {"anchor": 1, "enhanced": 1, "layer": 3}
     assert Counter(row["labels"] for row in last["rows"]) == {"anchor": 1, "enhanced": 1, "layer": 3, "kmeans": 3}
     assert last["rows"][:5] == [row.as_json() for row in found.rows] and last["layer"] == model.layer
-    # The nearest codes have the statistics of the audio, whatever the model has learned.
+    # The nearest codes have the statistics of the audio, independent of the training of the model.
     assert abs(last["rows"][1]["pnmi"] - last["rows"][1 + model.layer]["pnmi"]) > 1e-3
     assert all(0 < row["entropy"] <= math.log(row["codes_used"]) for row in last["rows"])
     # The report of the run reads the file.

@@ -23,7 +23,7 @@ def make_labeler(dim=16, codes=32, kind="per_feature", **changes) -> EnhancedLab
 
 
 def make_hidden(frames=40, dim=16, seed=0):
-    """Features as encoders have them: correlated, of different sizes, with a large common direction; padded frames huge."""
+    """Makes features like an encoder's: correlated, of different sizes, with a large common direction and huge padding."""
     g = generator(seed)
     mixing = torch.randn(dim, dim, generator=g) * torch.logspace(0, -1, dim)
     hidden = torch.randn(2, frames, dim, generator=g) @ mixing + 5 * torch.randn(dim, generator=g)

@@ -1,4 +1,4 @@
-"""The label pass against the full encoder, for each variant of NeMo's Conformer."""
+"""The label pass equals the full encoder, for each variant of NeMo's Conformer."""
 
 import pytest
 import torch

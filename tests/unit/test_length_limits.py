@@ -18,7 +18,7 @@ pytestmark = pytest.mark.unit
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
-    """Two hundred utterances of 0.5 to 4.48 s, and one of 9 s."""
+    """Manifest of two hundred utterances of 0.5 to 4.48 s, and one of 9 s."""
     folder = tmp_path_factory.mktemp("lengths")
     write(folder / "a.wav", noise(9.0))
     durations = [*(round(0.5 + 0.02 * i, 2) for i in range(200)), 9.0]
@@ -52,7 +52,7 @@ BINS = {"bucket_duration_bins": [1.0, 2.0], "bucket_batch_size": [4, 2]}
     ("changes", "said"),
     [
         ({"min_duration": 5.0}, "min_duration=5 leaves out 99.5% of the utterances, 98.2% of the hours: min_duration=0.54"),
-        ({"max_duration": 2.0}, f"max_duration=2 {TOO_MANY}: max_duration=9 takes all"),
+        ({"max_duration": 2.0}, f"max_duration=2 {TOO_MANY}: max_duration=9 keeps all"),
         (BINS, f"bucket_duration_bins ends with 2 and {TOO_MANY}: a last entry of 9"),
     ],
 )

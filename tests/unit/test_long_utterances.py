@@ -1,4 +1,4 @@
-"""Utterances that fit the limits of duration and not the memory: named before they end the process."""
+"""Utterances that respect the limits of duration, but do not fit into memory, are named before they end the process."""
 
 import json
 import weakref
@@ -48,7 +48,7 @@ def manifest(tmp_path_factory):
 
 
 class PeakMemory(TorchDispatchMode):
-    """The most bytes of tensors that were there at once."""
+    """Measures the most bytes of tensors that exist at a time."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Audio of containers that libsndfile does not read: through PyAV where it is installed, else with a word of how."""
+"""Audio of containers that libsndfile does not read: PyAV reads it, or the message names the extra to install."""
 
 import io
 import sys
@@ -26,7 +26,7 @@ HEADS = {
 
 
 def tone(rate: int, seconds: float = 4.0) -> np.ndarray:
-    """A tone that rises and swells, so that no two moments are alike: (samples,) float32."""
+    """Makes a tone of rising frequency and level, so that all moments differ, (samples,) float32."""
     time = np.arange(int(rate * seconds)) / rate
     return (0.3 * np.sin(2 * np.pi * (200 + 100 * time) * time) * (1 + 0.5 * np.sin(7 * time))).astype(np.float32)
 
@@ -67,7 +67,7 @@ def test_without_pyav_the_message_says_how(tmp_path, monkeypatch, kind):
     ("container", "codec", "rate", "layout", "delay"),
     [
         ("mp4", "alac", 16000, "mono", 0),
-        ("mp4", "aac", 44100, "stereo", 1024),  # what the encoder puts before the signal; PyAV writes no edit list
+        ("mp4", "aac", 44100, "stereo", 1024),  # padding of the encoder before the signal; PyAV writes no edit list
         ("webm", "libopus", 48000, "mono", 0),
         ("matroska", "aac", 16000, "mono", 0),
         ("adts", "aac", 16000, "mono", 1024),

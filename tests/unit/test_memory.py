@@ -1,4 +1,4 @@
-"""The check of what fits into memory."""
+"""The check that audio fits into memory."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Noise and other speakers over the input of the masked pass, with the labels of the clean signal."""
+"""Noise and other speakers in the input of the masked pass, with the labels of the clean signal."""
 
 import json
 
@@ -26,7 +26,7 @@ def settings(**values) -> MixingSettings:
 
 
 def signals(*seconds: float) -> list[np.ndarray]:
-    """Signals of which every part is another."""
+    """Signals whose parts all differ."""
     rng = np.random.default_rng(9)
     return [rng.normal(0, 1 + number, int(one * SAMPLE_RATE)).astype(np.float32) for number, one in enumerate(seconds)]
 
@@ -120,7 +120,7 @@ def test_the_same_position_is_mixed_the_same(noise):
 
 
 def test_labels_are_those_of_the_clean_signal():
-    """And the input of the masked pass is the noisy one: the encoder's output is that of a batch of noisy signals."""
+    """The input of the masked pass is the noisy signal: the encoder's output is that of a batch of noisy signals."""
     model, batch = make_model(birq__loss__head="separate").train(), make_batch()
     noisy = batch._replace(noisy=batch.signal + 0.1 * torch.randn(batch.signal.shape, generator=generator(3)))
     weights = Weights(0.7, 1.3)

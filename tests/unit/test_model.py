@@ -1,4 +1,4 @@
-"""The model as a whole: what may and what must not change its losses and labels."""
+"""The model as a whole: changes that do and do not affect its losses and labels."""
 
 import pytest
 import torch
@@ -56,7 +56,7 @@ def padded(batch: SpeechBatch, seconds: float) -> SpeechBatch:
 
 
 def fixed_mask(monkeypatch, model, batch):
-    """Masks that depend on the utterance alone, so that batches of other shapes can be compared."""
+    """Makes masks that depend only on the utterance, so that batches of other shapes can be compared."""
     lengths = [int(n) for n in batch.signal_length]
 
     def draw(frame_lengths, num_frames, _generator):

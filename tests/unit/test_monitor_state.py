@@ -1,4 +1,4 @@
-"""The state of the health monitor in a checkpoint, where a whole run would show little of it."""
+"""The state of the health monitor in a checkpoint, without a whole run."""
 
 import math
 import time

@@ -1,4 +1,4 @@
-"""Scores of one test set compare wherever its audio lay when it was scored."""
+"""Scores of one test set are comparable if its audio has moved between them."""
 
 import pytest
 

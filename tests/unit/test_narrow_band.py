@@ -1,4 +1,4 @@
-"""Narrow-band audio is found by its spectrum, said with what to set, and its labels are unstable without that."""
+"""Narrow-band audio is found by its spectrum and reported with the keys to set, without which its labels are unstable."""
 
 import json
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.unit
 
 
 def speech_like(seconds: float, rate: int = SAMPLE_RATE, seed: int = 0, level: float = 0.05) -> np.ndarray:
-    """Noise whose spectrum falls by 6 dB an octave and whose level changes with syllables, rounded to 16 bits."""
+    """Makes noise whose spectrum falls by 6 dB per octave and whose level varies like syllables, rounded to 16 bits."""
     rng = np.random.default_rng(seed)
     number = int(seconds * rate)
     spectrum = np.fft.rfft(rng.normal(size=number))

@@ -1,4 +1,4 @@
-"""Files that are no ``.nemo``: each is refused by what is wrong with it."""
+"""Files that are not a ``.nemo``: each is refused with the reason."""
 
 import io
 import re
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.unit
 
 
 def pack(path, mode="w", links=(), **members):
-    """An archive with members by name (two underscores for a dot)."""
+    """Writes an archive with members by name (two underscores for a dot)."""
     with tarfile.open(path, mode) as archive:
         for name, content in members.items():
             info = tarfile.TarInfo(name.replace("__", "."))

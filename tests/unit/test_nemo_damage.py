@@ -1,4 +1,4 @@
-"""Damaged and hostile .nemo files: each is refused by what is wrong with it, before NeMo opens it."""
+"""Damaged and hostile .nemo files: each is refused with the reason, before NeMo opens it."""
 
 import io
 import random
@@ -28,14 +28,14 @@ TENSORS = "birq_label_tensors.pt"
 
 
 def members(path: Path) -> dict[str, tarfile.TarInfo]:
-    """Files by name, without the 33 characters that NeMo puts before the name of an artifact."""
+    """Returns files by name, without the 33 characters that NeMo adds before the name of an artifact."""
     with tarfile.open(path) as archive:
         found = {member.name.removeprefix("./"): member for member in archive if member.isreg()}
     return {name[33:] if name[32:33] == "_" else name: member for name, member in found.items()}
 
 
 def content(path: Path) -> tuple[dict, ...]:
-    """Everything that a model is made of."""
+    """Returns all tensors of a model."""
     with tarfile.open(path) as archive:
         labels = torch.load(io.BytesIO(archive.extractfile(members(path)[TENSORS]).read()), weights_only=True)
     return read_config(path), read_weights(path), labels
@@ -49,7 +49,7 @@ def are_same(one: tuple[dict, ...], two: tuple[dict, ...]) -> bool:
 
 
 def copy_with_changed_weight(source: Path, target: Path) -> Path:
-    """A copy with one other byte in a tensor."""
+    """Writes a copy with a changed byte in a tensor."""
     data = source.read_bytes()
     tensor = read_weights(source)["encoder.layers.0.conv.pointwise_conv1.weight"]
     target.write_bytes(data)
@@ -150,7 +150,7 @@ def test_a_file_that_was_changed_on_purpose_opens_without_the_list(nemo, tmp_pat
 
 
 def test_label_tensors_of_another_shape_name_the_file_and_print_no_traceback(nemo, tmp_path, capfd):
-    """Whole by every checksum; the model finds out while NeMo builds it, and NeMo would print where."""
+    """All checksums are right. The model finds the error while NeMo builds it, and NeMo would print a traceback."""
 
     def change(folder):
         path = next(folder.glob(f"*{TENSORS}"))
@@ -167,7 +167,7 @@ def test_label_tensors_of_another_shape_name_the_file_and_print_no_traceback(nem
 
 
 def test_exchanged_files_of_tensors_are_found(nemo, tmp_path):
-    """Each has right checksums of its own, and no list says which is which."""
+    """Each file has right checksums, and no list assigns them to names."""
 
     def exchange(folder):
         weights, labels = folder / "model_weights.ckpt", next(folder.glob(f"*{TENSORS}"))
@@ -182,7 +182,7 @@ def test_exchanged_files_of_tensors_are_found(nemo, tmp_path):
 
 
 def test_weights_that_are_not_finite_are_named(nemo, tmp_path):
-    """Their checksums are right: somebody wrote them anew."""
+    """Their checksums are right, because they were written again."""
     name = "encoder.layers.1.conv.batch_norm.running_var"
 
     def change(folder):
@@ -198,7 +198,7 @@ def test_weights_that_are_not_finite_are_named(nemo, tmp_path):
 
 
 def arm(bomb: Bomb, name: str):
-    """A change for ``repack`` that puts a bomb into a file of torch.save."""
+    """Adds a bomb to a file of torch.save, as a change for ``repack``."""
 
     def change(folder):
         path = next(folder.glob(f"*{name}"))

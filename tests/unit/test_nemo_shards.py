@@ -91,7 +91,7 @@ def node(reader: str, manifest: object, tars: object, **changes: object):
 
 
 def read(config, rank: int = 0, world_size: int = 1) -> list[tuple[str, np.ndarray]]:
-    """Names and signals of an epoch."""
+    """Reads names and signals of an epoch."""
     loader = build_dataloader(config, SAMPLE_RATE, rank, world_size, training=False)
     found = []
     for batch in loader:
@@ -101,7 +101,7 @@ def read(config, rank: int = 0, world_size: int = 1) -> list[tuple[str, np.ndarr
 
 
 def assert_clips(found: list[tuple[str, np.ndarray]], *numbers: int) -> None:
-    """Each clip once, with its own audio."""
+    """Checks that each clip occurs once, with its own audio."""
     assert Counter(name for name, _ in found) == Counter(f"clip{i}.wav" for i in numbers)
     for name, signal in found:
         np.testing.assert_allclose(signal, tone(int(name[4:-4])), atol=1e-4)
@@ -201,7 +201,7 @@ def test_segments_of_one_member(tmp_path, reader, suffix):
 
 @pytest.mark.parametrize("reader", READERS)
 def test_lines_that_skipme_marks_are_left_out(tmp_path, reader, caplog):
-    """Whatever is wrong with them."""
+    """They may have any other problem."""
     made = Converted(tmp_path)
     for number in (1, 5):
         made.lines[number]["_skipme"] = True
@@ -218,7 +218,7 @@ def test_lines_that_skipme_marks_are_left_out(tmp_path, reader, caplog):
     made.lines = [line | {"_skipme": 1} for line in made.lines]
     made.write()
     with pytest.raises(
-        ValueError, match=r"(?s)_CL_\.json holds nothing that can be used:.*_skipme or validation_status leaves out 6 lines"
+        ValueError, match=r"(?s)_CL_\.json has no usable utterance:.*_skipme or validation_status leaves out 6 lines"
     ):
         read(node(reader, made.manifest, made.tars))
 
@@ -253,7 +253,7 @@ def test_keys_that_are_attributes_of_a_cut_may_be_there(tmp_path, reader):
     ],
 )
 def test_members_that_names_mean(names, members, expected):
-    """The stream takes the first member with a stem where two would do; else both readers agree."""
+    """The stream uses the first of two members with a stem; otherwise both readers agree."""
     assert find_members(names, members) == expected
     lines = MemberLines("audio_0.tar", [StreamLine(name, name, {}, True) for name in names])
     given = {line.name: member for member in members for line in lines.take(member)}
@@ -365,7 +365,7 @@ def test_shards_of_a_worker_without_an_utterance_of_the_right_length_are_named(t
 
 
 def test_index_of_an_earlier_version_is_not_read(tmp_path):
-    """It would hold what _skipme marks."""
+    """It would include lines with _skipme."""
     made = Converted(tmp_path)
     index = open_index(read_sources(node("index", made.manifest, made.tars))[0])
     assert index.num_left_out == 0 and len(index) == 6

@@ -1,5 +1,6 @@
-"""NeMo's ways to name data and its loaders' keys: taken as NeMo takes them, or refused with what to do."""
+"""NeMo's ways to name data and its loaders' keys have the same meaning, or are refused with a remedy."""
 
+import json
 import re
 from dataclasses import fields
 
@@ -256,6 +257,22 @@ def test_validation_of_one_set_is_as_before():
     for manifests, tars in ((f"{CORPUS}/train/m.json", shards), (["a.json", "b.json"], None), ("a.json", [shards, shards])):
         node = {"manifest_filepath": manifests, "tarred_audio_filepaths": tars, "use_lhotse": True}
         assert separate_sets(node) == OmegaConf.create(node)
+
+
+@pytest.mark.parametrize("names", [["manifest.json"], ["manifest.json", "dataset.json"]])
+def test_sets_of_files_that_nemo_cannot_name_are_named_after_their_folders(names, tmp_path):
+    """``birq make-shards --files`` writes manifest.json, which NeMo refuses as the name of a validation set."""
+    lines = [json.loads(line) for line in (CORPUS / "validation" / "validation.json").read_text().splitlines()[:4]]
+    paths = []
+    for number, name in enumerate(names):
+        (tmp_path / f"dev{number}").mkdir()
+        paths.append(tmp_path / f"dev{number}" / name)
+        absolute = [line | {"audio_filepath": str(CORPUS / "validation" / line["audio_filepath"])} for line in lines]
+        paths[-1].write_text("".join(json.dumps(line) + "\n" for line in absolute))
+    model = make_model()
+    given = [str(path) for path in paths] if len(paths) > 1 else str(paths[0])
+    model.setup_multiple_validation_data(OmegaConf.create({"manifest_filepath": given, "use_lhotse": True, "batch_size": 2}))
+    assert model._validation_names == ["dev0_", "dev1_"][: len(names)]
 
 
 # --- the command line -------------------------------------------------------------------------------------------------

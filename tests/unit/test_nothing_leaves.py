@@ -71,7 +71,7 @@ def test_the_owner_of_a_tar_is_forgotten_and_its_members_are_not(tmp_path):
 def test_a_nemo_does_not_name_its_account(saved, tmp_path):
     with tarfile.open(tmp_path / "own.tar", "w") as archive:
         archive.add(__file__, "x")
-    assert owners(tmp_path / "own.tar") != {(0, 0, "", "")}  # what NeMo writes
+    assert owners(tmp_path / "own.tar") != {(0, 0, "", "")}  # written by NeMo
     write_nemo(strip(saved).model, tmp_path / "bare.nemo")
     assert owners(saved) == owners(tmp_path / "bare.nemo") == {(0, 0, "", "")}
 
@@ -90,7 +90,7 @@ def test_runtime_files_hold_no_path(saved, tmp_path, suffix):
 
 
 def test_an_upload_leaves_the_paths_of_the_data_behind(saved, tmp_path, monkeypatch):
-    """With the hub's own code up to the two calls that need a network."""
+    """The test uses the hub's own code except the two calls that need a network."""
     uploaded: dict[str, bytes] = {}
 
     def upload(self, *, folder_path, **options):

@@ -28,7 +28,7 @@ def test_pretrained_models_are_those_of_the_parent():
 
 
 def test_steps_as_the_script_takes_them(tmp_path):
-    """From the resolved file to a step of the optimizer, without Lightning's loop: as in oomptimizer.py of NeMo."""
+    """It goes from the resolved file to a step of the optimizer without Lightning's loop, like NeMo's oomptimizer.py."""
     path = tmp_path / "resolved.yaml"
     OmegaConf.save(composed("", "birq_conformer_tiny", *SMALL, *WITHOUT_DATA, *FULL_LOSS, resolve=True), path)
     cfg = OmegaConf.load(path)

@@ -1,4 +1,4 @@
-"""A resumed run has the learning rates and settings that its own configuration says, at the step where it is."""
+"""A resumed run has the learning rates and settings of its own configuration at its step."""
 
 import copy
 import math
@@ -29,7 +29,7 @@ SCHEDULES = {
 
 
 class Line(pl.LightningModule):
-    """Two parameters, with optimizer and schedule made by NeMo from a configuration; keeps what each step was made with."""
+    """A model of two parameters with NeMo's optimizer and schedule, which records the settings of each step."""
 
     def __init__(self, cfg):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The estimate of benchmarks/paper_cost.py against real steps, and every command of docs/reproduce_paper.md."""
+"""The estimate of benchmarks/paper_cost.py, compared with real steps, and every command of docs/reproduce_paper.md."""
 
 import argparse
 import json
@@ -20,7 +20,8 @@ from torch import nn
 from nemo_birq.command_line.command import Command
 from nemo_birq.config import parse, resolve_layer
 from nemo_birq.config_checks import check_modules
-from nemo_birq.data.epoch_plan import BatchSettings, plan_epoch
+from nemo_birq.data.epoch_batches import BatchSettings
+from nemo_birq.data.epoch_plan import plan_epoch
 from tests.helpers.benchmarks import SMALL
 from tests.helpers.paths import ROOT
 
@@ -149,7 +150,7 @@ lhotse() { :; }; hf() { :; }; shuf() { :; }
 
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory):
-    """Arguments of every command of the page, in order, after bash has expanded them; nothing is run."""
+    """Returns the arguments of every command of the page, in order, as bash expands them; nothing is run."""
     folder = tmp_path_factory.mktemp("paper")
     (folder / "data" / "librispeech" / "dev-other").mkdir(parents=True)
     blocks = "\n".join(re.findall(r"```bash\n(.*?)```", DOC, re.DOTALL)).replace("/data/", f"{folder}/data/")
@@ -248,7 +249,7 @@ def test_every_other_command_is_understood_by_its_script(commands, monkeypatch):
 
 
 def test_what_a_command_reads_has_been_made_by_one_before(commands):
-    """Shards with their number, unpacked sets, models, teachers and scores."""
+    """This covers shards with their number, unpacked sets, models, teachers and scores."""
     shards, unpacked, made = {}, set(), set()
     for command in commands:
         line = " ".join(command)
@@ -284,7 +285,7 @@ def test_what_a_command_reads_has_been_made_by_one_before(commands):
 
 
 def steps_and_seconds(durations, **settings):
-    """Steps of an epoch on 8 GPUs, and mean seconds of a batch."""
+    """Returns the steps of an epoch on 8 GPUs, and the mean seconds of a batch."""
     index = SimpleNamespace(durations=durations, shards=np.arange(len(durations)) % 50)
     index = type("Index", (SimpleNamespace,), {"__len__": lambda self: len(self.durations)})(**vars(index))
     common = {"use_bucketing": True, "num_buckets": 20, "bucket_buffer_size": 5000, "shuffle": True}

@@ -1,4 +1,4 @@
-"""Phones as aligners of all kinds write them: names, times that are rounded, sets that differ from the training set's."""
+"""Phones in the forms of all kinds of aligners: names, rounded times, sets that differ from that of the training set."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ XSAMPA = [
 
 def test_sets_that_tell_case_apart_stay_apart():
     assert len(set(phone_names(XSAMPA).values())) == len(XSAMPA)
-    for pair in ("sS", "zZ", "tT", "dD", "nN"):  # a small corpus may have nothing but symbols that ARPAbet has, too
+    for pair in ("sS", "zZ", "tT", "dD", "nN"):  # a small corpus may have only symbols that ARPAbet has, too
         assert phone_names(pair) == {symbol: symbol for symbol in pair}
     names = phone_names([*XSAMPA, "sil", "SP", ""])
     assert {names[label] for label in ("sil", "SP", "")} == {"SIL"} and names["s"] == "s"
@@ -53,7 +53,7 @@ def test_arpabet_in_its_forms():
 
 
 def test_the_whole_file_decides(tmp_path):
-    """Not the utterances that are read: those of a small test set may fit ARPAbet by chance."""
+    """The utterances that are read do not decide, because those of a small test set may fit ARPAbet by chance."""
     (tmp_path / "a.ctm").write_text("u 1 0.0 0.5 s\nu 1 0.5 0.5 t\nv 1 0.0 0.5 S\nv 1 0.5 0.5 @\n")
     assert [item.symbol for item in read_alignments(tmp_path / "a.ctm", {"u"}).phones["u"]] == ["s", "t"]
     (tmp_path / "a.ctm").write_text("u 1 0.0 0.5 s\nu 1 0.5 0.5 t\n")
@@ -93,7 +93,7 @@ def test_textgrids_that_are_wrong_and_files_beside_them(tmp_path):
     with pytest.raises(ValueError, match=r"u\.TextGrid has intervals that overlap: 'EY1' begins at 0\.3 s"):
         read_alignments(tmp_path, {"u"})
     (tmp_path / "u.TextGrid").write_bytes(textgrid((0, 0.5, "HH"), (0.5, 1.0, "EY1")).encode("utf-16"))
-    (tmp_path / "._u.TextGrid").write_bytes(b"\x00\x05\x16\x07")  # as macOS writes beside it
+    (tmp_path / "._u.TextGrid").write_bytes(b"\x00\x05\x16\x07")  # a companion of macOS
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "._u.TextGrid").write_bytes(b"\x00\x05\x16\x07")
     found = read_alignments(tmp_path, {"u"})

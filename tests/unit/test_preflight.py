@@ -1,4 +1,4 @@
-"""The gate before training."""
+"""The check of labels before training."""
 
 import re
 from dataclasses import replace

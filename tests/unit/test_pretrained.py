@@ -1,4 +1,4 @@
-"""Continued pretraining: which file a training begins with, whether it fits, and that its tensors arrive."""
+"""Continued pretraining: the file with which a training begins, the check that it fits, and its tensors."""
 
 import shutil
 import tarfile
@@ -17,6 +17,7 @@ from nemo_birq.checkpoint.nemo_archive import read_config, read_weights
 from nemo_birq.pretrained.initialization import check_initial_file
 from nemo_birq.pretrained.like import take_configuration
 from nemo_birq.pretrained.source import read_source_config
+from tests.helpers.encoders import stock_self_supervised
 from tests.helpers.models import FAST, make_batch, make_config, make_model, train, trained_model
 from tests.helpers.nemo_files import repack
 from tests.helpers.paths import CORPUS
@@ -63,7 +64,7 @@ RECOGNIZERS = {
 
 
 def stock_recognizer(kind: str, **changes) -> ASRModel:
-    """A recognizer of NeMo with the small encoder; a FastConformer where the changes say so."""
+    """Makes a recognizer of NeMo with the small encoder, or with a FastConformer if the changes select it."""
     base = make_config(**changes)
     target = {"EncDecHybridRNNTCTCModel": "hybrid_rnnt_ctc_models", "EncDecRNNTModel": "rnnt_models"}.get(kind, "ctc_models")
     extra = RECOGNIZERS["EncDecCTCModel" if kind == "EncDecCTCModel" else "EncDecRNNTModel"]
@@ -74,28 +75,6 @@ def stock_recognizer(kind: str, **changes) -> ASRModel:
     return ASRModel.from_config_dict(
         OmegaConf.create(kept | extra | {"target": f"nemo.collections.asr.models.{target}.{kind}"})
     )
-
-
-def stock_self_supervised(kind: str) -> ModelPT:
-    """A model of NEST's classes, by NeMo's own code."""
-    from nemo.collections.asr.models import ssl_models
-
-    base = make_config(**FAST)
-    quantizer = {"_target_": "nemo.collections.asr.modules.ssl_modules.RandomProjectionVectorQuantizer", "feat_in": 20,
-                 "code_dim": 8, "num_books": 1, "num_classes": 24, "dist_fn": "l2", "squeeze_single": False, "freeze": True,
-                 "combine_time_steps": 8}  # fmt: skip
-    masking = {"_target_": "nemo.collections.asr.modules.RandomBlockMasking", "block_size": 12, "mask_prob": 0.03,
-               "feat_in": 20, "freeze": True, "allow_overlap": True}  # fmt: skip
-    cfg = {key: base[key] for key in ("sample_rate", "preprocessor", "encoder")} | {
-        "spec_augment": {"_target_": "nemo.collections.asr.modules.SpectrogramAugmentation", "freq_masks": 0},
-        "num_classes": 24, "num_books": 1, "code_dim": 8, "squeeze_single": False, "mask_position": "pre_conv",
-        "quantizer": quantizer, "masking": masking, "decoder": dict(base.decoder) | {"squeeze_single": False},
-        "loss": {"_target_": "nemo.collections.asr.losses.MultiMLMLoss", "combine_time_steps": 8, "mask_threshold": 0.8,
-                 "num_decoders": 1, "squeeze_single": False},
-        "optim": {"name": "adamw", "lr": 1e-3},
-    }  # fmt: skip
-    torch.manual_seed(6)
-    return getattr(ssl_models, kind)(OmegaConf.create(cfg))
 
 
 @pytest.mark.parametrize(
@@ -117,9 +96,24 @@ def test_the_encoder_of_any_nemo_model(kind, changes, tmp_path):
     assert OmegaConf.select(own.cfg, "pretraining.continued_from.labels") == "new"
 
 
+def test_an_encoder_that_masks_after_its_subsampling(tmp_path):
+    """NeMo wraps the subsampling of such a model (``mask_position: post_conv``), which changes the names of its tensors."""
+    stock = stock_self_supervised("EncDecMaskedTokenPredModel", "post_conv")
+    stock.save_to(str(tmp_path / "stock.nemo"))
+    own = make_model(seed=1, **FAST)
+    begin(own, tmp_path / "stock.nemo")
+    wanted = {
+        name.replace(".pre_encode.pre_encode.", ".pre_encode."): tensor
+        for name, tensor in tensors_of(stock, "encoder.").items()
+        if ".pre_encode.masking." not in name
+    }
+    assert len(wanted) < len(tensors_of(stock, "encoder."))
+    assert_equal(tensors_of(own, "encoder."), wanted)
+
+
 @pytest.mark.parametrize("suffix", [".nemo", ".ckpt"])
 def test_a_model_of_ours_goes_on_with_its_labels(suffix, tmp_path):
-    """Heads, projections, codes that have moved, statistics of layer k: all labels are those of the file."""
+    """Heads, projections, updated codes and statistics of layer k come from the file, and so do all labels."""
     before, path = trained_model(birq__labels__codebook="tracked", birq__quantizer__seed=3), tmp_path / f"before{suffix}"
     if suffix == ".nemo":
         before.save_to(str(path))
@@ -156,7 +150,7 @@ def test_weights_of_nemo_s_own_way_are_equal(tmp_path):
 
 
 def test_a_model_of_the_hub_from_its_cache(tmp_path, monkeypatch):
-    """By the name of its repository, without a connection: the file lies in the cache of the hub's library."""
+    """It is named by its repository and opened without a connection, from the cache of the hub's library."""
     from huggingface_hub import constants
 
     stock = make_model(seed=2)
@@ -175,7 +169,7 @@ def test_a_model_of_the_hub_from_its_cache(tmp_path, monkeypatch):
 
 
 def test_the_record_names_what_training_began_with(nemo_file, tmp_path):
-    """Two continuations one after the other: the card and the configuration of the last file tell of all."""
+    """After two continuations, the card and the configuration of the last file name all."""
     paths = [nemo_file, tmp_path / "first.nemo", tmp_path / "second.nemo"]
     for source, target in pairwise(paths):
         own = make_model(seed=1)
@@ -226,7 +220,7 @@ def nemo_file(tmp_path_factory):
 
 
 def test_like_makes_any_configuration_fit(tmp_path):
-    """Architecture and labels come from the file; dropout, and what the file says nothing of, stays."""
+    """Architecture and labels come from the file; dropout and keys that the file lacks stay."""
     before = trained_model(**FAST, birq__quantizer__num_codes=12, decoder__num_classes=12, birq__labels__codebook="tracked")
     before.save_to(str(tmp_path / "a.nemo"))
     cfg = whole(encoder__n_layers=7, encoder__dropout=0.3, birq__masking__span_frames=9)
@@ -247,7 +241,7 @@ def test_like_makes_any_configuration_fit(tmp_path):
 
 
 def test_other_spellings_of_the_same_encoder_are_no_difference(nemo_file):
-    """A value that the file leaves out, or that NeMo's encoder takes for the same."""
+    """The file leaves a value out, or NeMo's encoder treats it as the same."""
     cfg = whole(encoder__att_context_size=[-1, -1], encoder__subsampling_conv_channels=8, encoder__dropout=0.2)
     cfg.model.encoder.update(conv_context_size=[2, 2], feat_out=-1, xscaling=True)
     cfg.init_from_nemo_model = str(nemo_file)

@@ -1,4 +1,4 @@
-"""Probes: against scikit-learn and torch, on made-up features whose answer is known, and once on real ones."""
+"""Probes, compared with scikit-learn and torch, on synthetic features with known answers, and once on real ones."""
 
 import json
 import math
@@ -26,7 +26,7 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def made_up(utterances: int, informative: int | None, layers: int = 3, seed: int = 0, shuffled: bool = False) -> Split:
-    """Utterances of 20 frames; one layer holds one of four directions by phone, the others noise."""
+    """Makes utterances of 20 frames; one layer has one of four directions for each phone, the others are noise."""
     random = np.random.default_rng(seed)
     phones = random.integers(0, 4, utterances * 20)
     frames = normal(layers, len(phones), 8, seed=seed) * torch.tensor([1.0, 30.0, 0.01]).repeat(layers)[:layers, None, None]
@@ -73,7 +73,7 @@ def test_probes_trained_side_by_side_are_those_trained_alone():
 
 
 def test_frame_probe_against_scikit_learn():
-    """Phones that overlap, and no regularization: both find the same optimum."""
+    """With overlapping phones and without regularization, both find the same optimum."""
     random = np.random.default_rng(0)
     phones = random.integers(0, 4, 800)
     frames = (torch.eye(6)[phones] * 1.5 + normal(800, 6)).unsqueeze(0)
@@ -90,7 +90,7 @@ def test_frame_probe_against_scikit_learn():
 
 
 def test_the_epoch_that_is_best_on_dev_is_kept():
-    train, dev = made_up(20, informative=0), made_up(10, informative=None, seed=1)  # dev has nothing of what is learned
+    train, dev = made_up(20, informative=0), made_up(10, informative=None, seed=1)  # dev has none of the learned structure
     fitted = fit(train, dev, PHONES, Training(epochs=6, learning_rate=0.05), CPU, weighted_sum=True)
     losses, _, total = score(fitted.probes, dev, PHONES, CPU)
     torch.testing.assert_close(losses.sum(1) / total.sum(), fitted.dev_losses.min(0).values)

@@ -1,4 +1,4 @@
-"""Anchor labels against an explicit float64 search and against NeMo's own quantizer."""
+"""Anchor labels, compared with an explicit float64 search and with NeMo's own quantizer."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def make_quantizer(in_dim=40, books=1, codes=64, dim=8, seed=0) -> RandomProject
 
 
 def search(quantizer: RandomProjectionQuantizer, frame: torch.Tensor) -> tuple[list[int], float]:
-    """Nearest codes of one frame by distance, in float64, and how clear the closest decision was."""
+    """Returns the nearest codes of one frame by distance in float64, and the margin of the closest decision."""
     labels, margin = [], 1.0
     for projection, codes in zip(quantizer.projection.double(), quantizer.codebook.double(), strict=True):
         vector = torch.tensor([float(frame.double() @ column) for column in projection.T])

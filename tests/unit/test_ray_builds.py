@@ -1,4 +1,4 @@
-"""Builds on a Ray cluster of this machine: the result is that of one process, also where tasks are killed."""
+"""Builds on a local Ray cluster give the result of one process, even if tasks are killed."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ OPTIONS = {"num_shards": 4, "max_duration": 4.0}
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """A cluster whose processes have a cache folder of their own, as other machines have, and find the tests' store."""
+    """A cluster whose processes have a separate cache folder, like other machines, and find the tests' store."""
     with s3_for_tests(), pytest.MonkeyPatch.context() as patch:
         patch.setenv("NEMO_BIRQ_CACHE", str(tmp_path_factory.mktemp("machines")))
         patch.setenv("RAY_worker_niceness", "0")  # 15 otherwise, which is little on a machine that has other work
@@ -59,9 +59,9 @@ def test_the_bytes_are_those_of_one_process(cluster, clips, tmp_path):
     assert result.exit_code == 0, result.output
     assert content(tmp_path / "ray") == content(tmp_path / "one")
     result = CliRunner().invoke(verify_shards, [str(tmp_path / "ray"), "--ray"])
-    assert result.exit_code == 0 and "members, nothing wrong" in result.output, result.output
+    assert result.exit_code == 0 and "members, no problems" in result.output, result.output
     result = CliRunner().invoke(make_shards, [*arguments, "--ray", "--part", "1/2"])
-    assert result.exit_code == 1 and "--part and --ray both spread the shards over machines" in result.output
+    assert result.exit_code == 1 and "--part and --ray both distribute the shards over machines" in result.output
 
 
 def test_machines_that_share_a_store_alone(cluster, clips, tmp_path, monkeypatch):

@@ -57,13 +57,13 @@ class Bucket(NamedTuple):
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> None:
-    """An empty cache folder, as that of a new machine."""
+    """An empty cache folder, like that of a new machine."""
     monkeypatch.setenv("NEMO_BIRQ_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Clips, a long recording that is cut, a broken file, and what is no audio."""
+    """Folder with clips, a long recording that is cut, a broken file, and a file that is not audio."""
     root = tmp_path_factory.mktemp("root") / "clips"
     for i in range(6):
         write(root / f"speaker{i % 2}" / f"{i}.flac", noise(1 + 0.3 * i))
@@ -90,7 +90,7 @@ def bucket(s3, tmp_path) -> Iterator[Bucket]:
 
 @pytest.fixture(scope="module")
 def whole(folder, tmp_path_factory) -> dict[str, bytes]:
-    """The files of a build on this machine."""
+    """Files of a build on this machine."""
     out = tmp_path_factory.mktemp("whole")
     make(FolderRecipe(folder), out, max_skipped_share=0.5, **OPTIONS)
     return local(out)
@@ -102,7 +102,7 @@ def local(out: Path) -> dict[str, bytes]:
 
 
 def assert_same(found: dict[str, bytes], expected: dict[str, bytes]) -> None:
-    """All bytes are equal, but for the digest of the input's path in the plan."""
+    """Checks that all bytes are equal, except the digest of the input's path in the plan."""
     assert found.keys() == expected.keys()
     plans = [json.loads(files["build_plan.json"]) for files in (found, expected)]
     for plan in plans:
@@ -139,7 +139,7 @@ def test_a_small_cache_of_recordings_is_no_loss(bucket, whole, tmp_path, monkeyp
 
 
 def test_parts_of_machines_that_share_a_bucket_alone(bucket, whole, tmp_path, monkeypatch):
-    """Each part has a cache folder of its own, as another machine has; one is killed before it has sent its record."""
+    """Each part has a separate cache folder, like another machine; one is killed before it has sent its record."""
     recipe, options = RemoteFolderRecipe(bucket.recordings), BuildOptions(**OPTIONS)
     monkeypatch.setenv("NEMO_BIRQ_CACHE", str(tmp_path / "planner"))
     plan_build(recipe, bucket.out, options, 1, QUIET)
@@ -157,7 +157,7 @@ def test_parts_of_machines_that_share_a_bucket_alone(bucket, whole, tmp_path, mo
 
 
 def test_a_killed_build_goes_on(bucket, whole, tmp_path):
-    """By the command, with two processes, and killed without a chance to clean up."""
+    """The command runs with two processes and is killed without a chance to clean up."""
     command = [sys.executable, str(ROOT / "scripts" / "make_shards.py"), "folder", bucket.recordings, "--out", bucket.out]
     command += ["--num-shards", "3", "--max-duration", "3.0", "--workers", "2"]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
@@ -217,12 +217,12 @@ def test_a_damaged_bucket_is_found(bucket, whole):
 def test_nothing_of_others_is_overwritten(bucket, folder):
     system, path = fsspec.url_to_fs(bucket.out)
     system.pipe_file(f"{path}/audio_0.tar", b"of somebody")
-    with pytest.raises(BuildError, match=r"holds shards, but no build_plan\.json of this script: give another folder"):
+    with pytest.raises(BuildError, match=r"holds shards, but no build_plan\.json of this command: name another folder"):
         make(FolderRecipe(folder), bucket.out)
     system.rm(f"{path}/audio_0.tar")
     recipe = RemoteFolderRecipe(bucket.recordings)
     remote_files.write_new(f"{bucket.out}/.build/begun.json", b'{"source": {}}')
-    with pytest.raises(BuildError, match=r"another command, .* has begun to build in s3://bucket/\S+: give another folder"):
+    with pytest.raises(BuildError, match=r"another command, .* has begun to build in s3://bucket/\S+: name another folder"):
         make(recipe, bucket.out)
     assert bucket.holds() == {".build/begun.json": b'{"source": {}}'}
 
@@ -262,14 +262,14 @@ def test_what_cannot_work_is_refused_before_any_work(bucket, folder, tmp_path, m
     assert not [name for name in bucket.holds() if name.endswith(".tar")]
     bucket.store.refusing = ()
     result = CliRunner().invoke(make_shards, ["librispeech", "s3://bucket/LibriSpeech", "--out", str(tmp_path)])
-    assert result.exit_code == 2 and "is a URL; this must be a path of this machine" in result.output
+    assert result.exit_code == 2 and "is a URL, but this command needs a local path" in result.output
 
 
 def test_a_disk_that_takes_no_recording_is_named(bucket, tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # no recording is so small
     try:
-        with pytest.raises(BuildError, match=r"no space left while building in \S+ \(File too large\): free some, and run"):
+        with pytest.raises(BuildError, match=r"no space is left to build in \S+ \(File too large\): free some, and run"):
             make(RemoteFolderRecipe(bucket.recordings), tmp_path / "out", **OPTIONS)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

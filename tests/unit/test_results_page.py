@@ -1,4 +1,4 @@
-"""The pages of results of a user: where they lie, that they are created, and that text outside its markers stays."""
+"""The pages of results of a user: their paths, their creation, and text outside of markers, which is kept."""
 
 import re
 import shutil
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.unit
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    """Two scored records and one of an ablation, as a user has them."""
+    """Two scored records and one of an ablation, like those of a user."""
     folder = tmp_path / "out" / "results"
     for name in ("cpu/synthetic/best_rq_seed0.json", "cpu/synthetic/birq_seed0.json", "recovery/synthetic/paper_seed0.json"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def test_results_go_to_the_users_folder(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 def test_the_hash_of_a_setting_is_that_of_the_committed_records():
-    """The form that is hashed; another one would make all committed results those of another setting."""
+    """With another hashed form, all committed results would be those of another setting."""
     (setting,) = expand("smoke", read_budget("smoke"), ["birq"])
     stages = (Stage("pretrain", ("scripts/x.py", "a='b c'"), "x"), Stage("finetune", ("scripts/y.py",), "y"))
     run = RunPlan(setting, open_corpus("embedded", 0.01), stages, {"model": {"b": 1, "a": None}}, {"c": [0.5, "ä"]})

@@ -1,4 +1,4 @@
-"""A run as a process: the checkpoint that it goes on from, its lock, and its signals."""
+"""A run as a process: the checkpoint from which it resumes, its lock, and its signals."""
 
 import os
 import signal
@@ -41,7 +41,7 @@ def test_without_checkpoints_there_is_nothing_to_go_on_from(tmp_path):
 
 
 def test_of_two_last_checkpoints_the_newer_one_stays(tmp_path):
-    """The process was killed before the older one was deleted, which NeMo takes for an error."""
+    """The process was killed before the older one was deleted, which NeMo treats as an error."""
     newer = save(tmp_path / "a--step=16-last.ckpt", 16)
     save(tmp_path / "a--step=8-last.ckpt", 8)  # later on the clock: steps count, not times
     best = save(tmp_path / "a--val_loss=3-step=8.ckpt", 8)
@@ -122,7 +122,7 @@ def test_second_run_in_a_folder_is_refused_until_the_first_one_is_dead(tmp_path,
 
 
 def in_child(act) -> int:
-    """Exit code of a process that ``act`` runs in."""
+    """Returns the exit code of a process in which ``act`` runs."""
     pid = os.fork()
     if pid == 0:
         code = 99

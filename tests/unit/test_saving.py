@@ -79,7 +79,7 @@ def test_resuming_with_another_kind_of_codebook_is_refused(tmp_path, trained, ow
 
 
 def test_file_saved_by_the_stock_class_still_restores(tmp_path, batch, monkeypatch):
-    """With the same projections and weights; only the running statistics are lost, and it says so."""
+    """Projections and weights are the same; only the running statistics are lost, which is reported."""
     model = trained_model().eval()
     model.save_to(str(tmp_path / "ours.nemo"))
     stock = SpeechEncDecSelfSupervisedModel.restore_from(str(tmp_path / "ours.nemo"), strict=True)
@@ -153,7 +153,7 @@ def test_checkpoint_with_other_projections_is_refused(tmp_path):
 
 
 def test_a_file_that_cannot_be_completed_leaves_the_old_one(tmp_path, monkeypatch):
-    """As when the disk is full, or the process is killed, in the middle of the archive."""
+    """The disk is full, or the process is killed, in the middle of the archive."""
     path = tmp_path / "model.nemo"
     make_model().save_to(str(path))
     before = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Files of scores whose numbers do not follow from their texts, or that are damaged: one line names file and key."""
+"""Files of scores that are damaged, or whose numbers do not follow from their texts: one line names file and key."""
 
 import copy
 import json
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.unit
 
 @pytest.fixture(scope="module")
 def score() -> dict:
-    """Forty utterances of four speakers, every fourth with an error; one character that the model lacks."""
+    """A score of forty utterances of four speakers, every fourth with an error, with a character that the model lacks."""
     lines = [
         {"audio_filepath": f"{i}.wav", "duration": 1.0 + 0.1 * i, "text": "A b\u00e9 c, d", "speaker": f"s{i % 4}"}
         for i in range(40)
@@ -131,7 +131,7 @@ def test_files_that_are_cut_off_or_something_else(tmp_path, content):
 
 def test_results_of_no_model_and_settings_of_nothing(tmp_path):
     result_path(tmp_path, "probe_ctc", Path("m.nemo")).write_text('{"model": 5}')
-    with pytest.raises(ValueError, match=r"probe_ctc_m\.json names no model.*--out"):
+    with pytest.raises(ValueError, match=r"probe_ctc_m\.json is damaged: it names no model.*--out"):
         check_out(tmp_path, "probe_ctc", Path("m.nemo"))
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "settings.json").write_text('{"settings": []}')
@@ -143,7 +143,7 @@ def test_results_of_no_model_and_settings_of_nothing(tmp_path):
 
 
 def test_the_command_says_it_in_one_line_and_claims_nothing(score, tmp_path):
-    """With NaN for errors, the permutation test would find p < 0.001."""
+    """With NaN as errors, the permutation test would find p < 0.001."""
     good = write(tmp_path / "good.json", score)
     bad = write(tmp_path / "bad.json", score, "utterances.3.errors", math.nan)
     assert compare(read_score(good), read_score(good))["wer"]["difference"] == 0

@@ -1,4 +1,4 @@
-"""Error rates, their intervals and comparisons: against hand-made cases, torchmetrics, closed forms and simulation."""
+"""Error rates, their intervals and comparisons, checked by manual cases, torchmetrics, closed forms and simulation."""
 
 import json
 import math
@@ -98,7 +98,7 @@ def test_normalization_is_the_same_for_both_sides_and_is_told():
     assert (found["normalization"]["references_changed"], found["normalization"]["hypotheses_changed"]) == (1, 1)
     assert any("lower case" in step for step in found["normalization"]["steps"])
     assert summarize(make_lines(["Yes, Sir!", "no"]), ["yes sir", "NO."], "none")["wer"] == 1
-    assert found["utterances"][0]["text"] == "Yes, Sir!"  # what the manifest says is kept
+    assert found["utterances"][0]["text"] == "Yes, Sir!"  # the values of the manifest are kept
     with pytest.raises(ValueError, match=r"\breferences\b.*\bnormalization\b"):
         summarize(make_lines(["?!"]), ["yes"])
     with pytest.raises(ValueError, match=r"'other'.*default, none"):
@@ -248,7 +248,7 @@ def test_two_models_on_one_test_set(tmp_path):
 
 
 def test_a_difference_is_claimed_only_where_there_are_enough_utterances_and_speakers():
-    """Where all utterances differ alike, the matched pairs test has a deviation of 0 and a p of 0, for two of them too."""
+    """If all utterances differ equally, the matched pairs test has a deviation of 0 and p = 0, even for two of them."""
 
     def said(count: int, speakers: int = 0) -> str:
         lines = make_lines(["a b c d"] * count, [f"s{i % speakers}" for i in range(count)] if speakers else None)

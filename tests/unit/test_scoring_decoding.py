@@ -1,4 +1,4 @@
-"""Beam search with n-gram language models: what the model says, what the search does with it, and what is refused."""
+"""Beam search with n-gram language models: probabilities, decoding, and refused files."""
 
 import gzip
 import math
@@ -31,7 +31,7 @@ def ctc():
 
 
 def probability(model, word: str, history: tuple[str, ...]) -> float:
-    """p(word | history) by the rule for back-off models, written down a second time."""
+    """Returns p(word | history) by an independent implementation of the rule for back-off models."""
     history = history[len(history) - len(model) + 1 :] if len(history) >= len(model) else history
     if (*history, word) in model[len(history)]:
         return model[len(history)][(*history, word)][0]
@@ -118,7 +118,7 @@ def test_words_turn_where_the_language_model_outweighs_the_audio(ctc, tmp_path):
 
 @needs_flashlight
 def test_silence_and_missing_spaces(ctc, tmp_path):
-    """All blank or all space is no word; words are parted though the recognizer wrote no space."""
+    """Blanks or spaces alone are no word; words are separated even if the recognizer wrote no space."""
     search = open_beam_search(write_words(tmp_path / "words.arpa", ["bat hat", "hat bat"]), ctc)
     path = [{PLACE[sign]: 1} for sign in "bathat"]
     nothing = [certain([{BLANK: 1}] * 3, BLANK + 1), certain([{PLACE[" "]: 1}] * 3, BLANK + 1)]
@@ -146,7 +146,7 @@ def test_a_file_as_srilm_writes_it(ctc, tmp_path):
 @needs_flashlight
 @pytest.mark.parametrize("kind", ["words", "tokens"])
 def test_a_text_does_not_depend_on_its_batch(ctc, tmp_path, kind):
-    """NeMo's strategies go on decoding over the padding."""
+    """NeMo's strategies would also decode the padding."""
     texts = ["the cat sat", "a cat", "the hat on a cat", "sat on the cat"]
     if kind == "words":
         path = write_words(tmp_path / "words.arpa", texts)

@@ -1,4 +1,4 @@
-"""From a .nemo and manifests to scores: NeMo's transcripts, in order; what is refused before work starts."""
+"""From a .nemo and manifests to scores: NeMo's transcripts in order, and input that is refused before work starts."""
 
 import pytest
 import soundfile
@@ -58,7 +58,7 @@ def test_beam_search_through_a_model_is_that_over_its_outputs(ctc, tmp_path):
 
 
 def test_a_part_of_a_file_is_that_part(ctc, tmp_path):
-    """Manifests of AMI name parts of meetings by offset and duration; ``transcribe`` of a path would take the whole file."""
+    """Manifests of AMI name parts of meetings by offset and duration; ``transcribe`` of a path would use the whole file."""
     line = short_lines(1)[0]
     signal, rate = soundfile.read(line["audio_filepath"])
     soundfile.write(tmp_path / "part.wav", signal[rate // 2 : rate // 2 + rate], rate, subtype="FLOAT")

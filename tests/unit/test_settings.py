@@ -35,7 +35,7 @@ def nothing_written(tmp_path, monkeypatch):
 
 
 def check_all(cfg: DictConfig) -> None:
-    """Checks what ``birq check-labels`` does, which knows all keys that ``birq pretrain`` knows."""
+    """Runs the checks of ``birq check-labels``, which has all keys of ``birq pretrain``."""
     check_run_keys(cfg, "minutes", "picture")
 
 
@@ -194,7 +194,7 @@ def test_what_hydra_refuses_is_one_line_with_a_remedy(arguments, message, nothin
 
 
 def test_errors_of_training_keep_their_traceback(monkeypatch):
-    """Hydra prints the part of it that lies in the command."""
+    """Hydra prints only its part in the command."""
 
     def fail(cfg):
         raise RuntimeError("a fault of ours")

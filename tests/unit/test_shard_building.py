@@ -1,4 +1,4 @@
-"""Building shards: what goes in comes out, the same way every time, whatever happens in between."""
+"""Shard building: shards have the audio of the input, and are the same every time, even after interruptions."""
 
 import io
 import json
@@ -50,7 +50,7 @@ pytestmark = pytest.mark.unit
 
 
 def contents(out: Path) -> dict[str, str]:
-    """SHA-256 of everything that a build leaves, hidden files aside."""
+    """Returns the SHA-256 of all files of a build except hidden ones."""
     return {
         path.relative_to(out).as_posix(): file_sha256(path)
         for path in out.rglob("*")
@@ -295,7 +295,7 @@ def test_the_keys_of_shards_in_a_store_are_urls():
 
 
 def assert_trainable(card: dict, out: Path, utterances: int) -> None:
-    """The keys, read as by the shell and by Hydra, open a loader of all utterances."""
+    """Checks that the keys, parsed by the shell and Hydra, open a loader of all utterances."""
     (printed,) = [shlex.split(" ".join(training_keys(card, out)[1:]))]
     node = OmegaConf.from_dotlist(printed).model.train_ds
     node.update(use_lhotse=True, batch_size=1, num_workers=0)
@@ -367,7 +367,7 @@ FAULTS = {
     "audio/corrupt.flac": ("unreadable", "decode"),
     "audio/truncated.flac": ("unreadable", "lost sync"),
     "audio/truncated.wav": ("truncated", "announces 96000 bytes of audio, the file has"),
-    "audio/truncated.ogg": ("truncated", "but 0.00 s to 3.00 s of it are wanted"),
+    "audio/truncated.ogg": ("truncated", "but the segment is from 0.00 s to 3.00 s"),
     "audio/empty.wav": ("empty", "no audio"),
     "audio/nan.wav": ("not a number", "10 samples"),
     "audio/zero.wav": ("unreadable", "no audio that libsndfile reads"),
@@ -457,7 +457,7 @@ def test_a_folder_without_audio_says_what_it_holds(tmp_path):
 
 
 def wait_for_a_shard(process: subprocess.Popen, out: Path) -> list[str]:
-    """Names of the records of finished shards, as soon as there is one."""
+    """Returns the names of the records of finished shards, as soon as there is one."""
     records = out / SCRATCH / "records"
     while not (records.is_dir() and list(records.glob("*.json"))) and process.poll() is None:
         time.sleep(0.01)
@@ -466,7 +466,7 @@ def wait_for_a_shard(process: subprocess.Popen, out: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def much(tmp_path_factory) -> Path:
-    """Enough audio to catch the build while it is at work."""
+    """Enough audio to interrupt the build while it runs."""
     root = tmp_path_factory.mktemp("much")
     for i in range(24):
         write(root / f"{i}.flac", noise(10.0))
@@ -478,7 +478,7 @@ def command(source: Path, out: Path, *options: str) -> list[str]:
 
 
 def test_a_killed_build_goes_on_where_it_was(tmp_path, much):
-    """Killed without a chance to clean up; what is there under its final name is whole, and the end is the same."""
+    """The build is killed without a chance to clean up. Files with final names are complete, and the result is the same."""
     out, options = tmp_path / "out", ("--workers", "2", "--num-shards", "24")
     process = subprocess.Popen(command(much, out, *options), cwd=ROOT, stderr=subprocess.DEVNULL)
     wait_for_a_shard(process, out)
@@ -497,7 +497,7 @@ def test_a_killed_build_goes_on_where_it_was(tmp_path, much):
 
     with pytest.raises(BuildError, match=r"codec.*'flac'.*'wav'.*num_shards.*\b24\b.*\b3\b"):
         make(FolderRecipe(much), out, codec="wav", num_shards=3)
-    (out / done[0]).write_bytes((out / done[0]).read_bytes()[:-5000])  # by whatever else happened: it is built again
+    (out / done[0]).write_bytes((out / done[0]).read_bytes()[:-5000])  # for any other reason, it is built again
     before = {name: (out / name).stat().st_mtime_ns for name in done[1:]}
     make(FolderRecipe(much), out, num_shards=24)
     assert {name: (out / name).stat().st_mtime_ns for name in done[1:]} == before
@@ -516,7 +516,7 @@ def test_ctrl_c_stops_at_once_and_cleans_up(tmp_path, much):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, printed = process.communicate(timeout=20)
-    assert process.returncode == 130 and "the same command goes on" in printed and "Traceback" not in printed, printed
+    assert process.returncode == 130 and "the same command resumes" in printed and "Traceback" not in printed, printed
     assert not list(tmp_path.rglob("*.part")) and not list(tmp_path.glob("*.tar"))
 
 
@@ -536,7 +536,7 @@ def test_shards_of_somebody_else_are_not_touched(tmp_path, folder):
 
 
 def test_a_full_disk_keeps_what_is_finished(tmp_path, folder, shards):
-    """A limit on the size of files, which the system enforces as it does the end of the disk."""
+    """A limit on the size of files stands for the end of the disk."""
     limit = sorted(path.stat().st_size for path in shards.glob("*.tar"))[-1] - 1  # too little for the largest alone
     options = "--workers", "1", "--num-shards", "3"
     done = subprocess.run(
@@ -577,7 +577,7 @@ def problems(folder: Path, decode: bool = True) -> list[tuple[str, str, str]]:
 
 
 def rewrite(tar: Path, change) -> None:
-    """Writes a tar again, after ``change`` of its list of (name, data)."""
+    """Rewrites a tar after a ``change`` of its list of (name, data)."""
     with tarfile.open(tar) as archive:
         entries = [(member.name, archive.extractfile(member).read()) for member in archive]
     with tarfile.open(tar, "w") as archive:
@@ -614,9 +614,9 @@ def cut_end_of_tar(out: Path) -> None:
 
 
 FOUND = {
-    "truncated tar": (cut_tar, "no whole tar file"),
-    "tar without its end": (cut_end_of_tar, "no whole tar file"),
-    "foreign member": (tar_edit(lambda e: [*e, ("README.txt", b"hello")]), "no audio file"),
+    "truncated tar": (cut_tar, "the tar file is damaged"),
+    "tar without its end": (cut_end_of_tar, "the tar file is damaged"),
+    "foreign member": (tar_edit(lambda e: [*e, ("README.txt", b"hello")]), "it is not an audio file"),
     "name that leaves the folder": (tar_edit(lambda e: [*e, ("../x.flac", e[0][1])]), "its name leaves the folder"),
     "absolute name": (tar_edit(lambda e: [*e, ("/x.flac", e[0][1])]), "its name leaves the folder"),
     "line without member": (tar_edit(lambda e: e[1:]), "the manifest has a line for it, the shard lacks it"),
@@ -625,21 +625,21 @@ FOUND = {
     "empty member": (tar_edit(lambda e: [(e[0][0], b""), *e[1:]]), "it cannot be decoded"),
     "duplicate member": (tar_edit(lambda e: [*e, e[0]]), "two members have this name"),
     "duplicate line": (manifest_edit(lambda x: [*x, x[0]]), "two lines have this name"),
-    "broken line": (manifest_edit(lambda x: [*x, "{\n"]), "no JSON object with audio_filepath and duration"),
+    "broken line": (manifest_edit(lambda x: [*x, "{\n"]), "it cannot be used: it is not JSON"),
     "wrong shard_id": (
         manifest_edit(lambda x: [x[0].replace('"shard_id": 1', '"shard_id": 7'), *x[1:]]),
         "its shard_id is 7",
     ),
     "wrong duration": (
         manifest_edit(lambda x: [x[0].replace('"duration": ', '"duration": 9'), *x[1:]]),
-        "the manifest wants",
+        "its manifest line ends at",
     ),
     "member of another shard": (
         lambda out: shutil.copy(out / "audio_0.tar", out / "audio_1.tar"),
         "audio_0.tar has a member of this name, too",
     ),
     "missing manifest": (lambda out: (out / "sharded_manifests/manifest_1.json").unlink(), "no manifest_1.json"),
-    "missing whole manifest": (lambda out: (out / "tarred_audio_manifest.json").unlink(), "it is not there"),
+    "missing whole manifest": (lambda out: (out / "tarred_audio_manifest.json").unlink(), "it does not exist"),
     "other whole manifest": (
         lambda out: (out / "tarred_audio_manifest.json").write_text("{}\n"),
         "its lines are not those of the manifests of the shards",
@@ -674,8 +674,8 @@ def test_shards_that_the_card_does_not_know_or_that_are_gone(tmp_path, shards):
     shutil.copytree(shards, tmp_path / "out")
     os.rename(tmp_path / "out" / "audio_2.tar", tmp_path / "out" / "audio_5.tar")
     found = problems(tmp_path / "out")
-    assert ("audio_2.tar", "", f"{CARD} names it, but it is not there") in found
-    assert ("audio_5.tar", "", f"{CARD} does not know this shard") in found
+    assert ("audio_2.tar", "", f"{CARD} names it, but it does not exist") in found
+    assert ("audio_5.tar", "", f"{CARD} does not name this shard") in found
 
 
 def test_fast_verification_reads_headers_only(tmp_path, shards):
@@ -704,7 +704,7 @@ def test_the_script_prints_a_table_and_fails(tmp_path, shards):
     shutil.copytree(shards, tmp_path / "out")
     verify_it = [sys.executable, str(ROOT / "scripts" / "verify_shards.py"), str(tmp_path / "out"), "--workers", "1"]
     good = subprocess.run(verify_it, capture_output=True, text=True, cwd=ROOT)
-    assert good.returncode == 0 and "12 members, nothing wrong" in good.stdout
+    assert good.returncode == 0 and "12 members, no problems" in good.stdout
     FOUND["foreign member"][0](tmp_path / "out")
     bad = subprocess.run(verify_it, capture_output=True, text=True, cwd=ROOT)
-    assert bad.returncode == 1 and "README.txt" in bad.stdout and "no audio file" in bad.stdout
+    assert bad.returncode == 1 and "README.txt" in bad.stdout and "it is not an audio file" in bad.stdout

@@ -1,4 +1,4 @@
-"""Files of an input that are no audio: those that nobody means are ignored, all others are counted and said."""
+"""Files of an input that are not audio: companions are ignored, all others are counted and reported."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ APPLE_DOUBLE = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        " + bytes(100)
 
 
 def accompany(root: Path) -> Path:
-    """Puts the companions of macOS, of Windows and of a file server beside every file and folder."""
+    """Adds the companions of macOS, of Windows and of a file server beside every file and folder."""
     for path in [root, *root.rglob("*")]:
         path.with_name(f"._{path.name}").write_bytes(APPLE_DOUBLE)
         if path.is_dir():
@@ -49,7 +49,7 @@ def test_a_folder_of_macos(tmp_path):
     assert card["utterances"] == 2 and card["skipped"] == [] and card["not_taken"] == {}
     assert lines(tmp_path / "out").keys() == {"a_x.flac", "y.flac"}
     found = [{k: v for k, v in FolderRecipe(tmp_path / name).describe().items() if k != "input"} for name in ("in", "plain")]
-    assert found[0] == found[1]  # a build goes on after somebody has opened the folder in a file manager
+    assert found[0] == found[1]  # a build resumes after the folder was opened in a file manager
 
 
 def test_librispeech_with_companions(tmp_path):

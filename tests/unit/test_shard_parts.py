@@ -1,4 +1,4 @@
-"""Builds in parts, as job arrays of many machines run them: the result is that of one process, whatever happens."""
+"""Builds in parts, like job arrays on many machines, give the result of one process, even after failures."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(folder, tmp_path_factory) -> dict[str, str]:
-    """Checksums of the files of one process."""
+    """Checksums of the files of a build in one process."""
     out = tmp_path_factory.mktemp("whole")
     make(FolderRecipe(folder), out, max_skipped_share=0.5, **OPTIONS)
     return checksums(out)
@@ -78,7 +78,7 @@ def test_parts_in_any_order_repeated_and_lost_give_the_bytes_of_one_process(fold
 
 
 def test_the_plan_does_not_depend_on_how_much_of_it_is_in_memory(tmp_path, monkeypatch):
-    """Batches of the input, tables that are spread at once, groups that are sorted and names that are compared."""
+    """This concerns batches of the input, tables that are read together, sorted groups and compared names."""
     names = [f"{i}{separator}x.wav" for i in range(3) for separator in "/_"]  # members of two files are called the same
     for name in names:
         write(tmp_path / "in" / name, noise(1.5))
@@ -106,7 +106,7 @@ def test_the_plan_does_not_depend_on_how_much_of_it_is_in_memory(tmp_path, monke
 
 
 def test_a_killed_part_is_repeated(folder, whole, tmp_path):
-    """By the command, and killed without a chance to clean up."""
+    """The command is killed without a chance to clean up."""
     command = [sys.executable, str(ROOT / "scripts" / "make_shards.py"), "folder", str(folder), "--out", str(tmp_path)]
     command += ["--num-shards", "5", "--max-duration", "4.0", "--workers", "1"]
     subprocess.run([*command, "--plan"], cwd=ROOT, check=True, capture_output=True)
@@ -126,13 +126,13 @@ def test_a_killed_part_is_repeated(folder, whole, tmp_path):
 
 
 def test_a_part_without_a_plan_or_of_another_build_is_refused(folder, tmp_path, monkeypatch):
-    with pytest.raises(BuildError, match=rf"holds no {PLAN}: give the same command with --plan"):
+    with pytest.raises(BuildError, match=rf"holds no {PLAN}: run the same command once with --plan"):
         part(folder, tmp_path, "1/2")
     plan(folder, tmp_path)
     with pytest.raises(BuildError, match=r"codec was 'flac' and is 'wav'"):
         part(folder, tmp_path, "1/2", codec="wav")
     monkeypatch.setattr(plan_module.soxr, "__version__", "0.0.1")
-    with pytest.raises(BuildError, match=r"by other versions: soxr was .* and is 0\.0\.1\..*go on with the versions"):
+    with pytest.raises(BuildError, match=r"by other versions: soxr was .* and is 0\.0\.1\..*resume it with those versions"):
         part(folder, tmp_path, "1/2")
     assert not list(tmp_path.glob("*.tar"))
 
@@ -146,7 +146,7 @@ def test_a_shard_that_another_process_builds_is_left_to_it(folder, tmp_path):
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
     holder.stdout.readline()
-    with pytest.raises(BuildError, match=r"another process builds shard 1 of .* right now: wait until it has ended"):
+    with pytest.raises(BuildError, match=r"another process is building shard 1 of .*: wait until it has ended"):
         part(folder, tmp_path, "1/1")
     holder.communicate(b"\n")
     assert part(folder, tmp_path, "1/1").shards == 5
@@ -155,4 +155,4 @@ def test_a_shard_that_another_process_builds_is_left_to_it(folder, tmp_path):
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/3/5"])
 def test_what_is_no_part_is_refused(text, folder, tmp_path):
     result = CliRunner().invoke(make_shards, ["folder", str(folder), "--out", str(tmp_path), "--part", text])
-    assert result.exit_code == 1 and f"{text!r} is no part: write its number" in result.output
+    assert result.exit_code == 1 and f"{text!r} is not a part: give its number" in result.output

@@ -81,7 +81,7 @@ MEETINGS = """<?xml version="1.0"?>
 
 
 def annotate(root: Path, meeting: str, agent: str, start: float, words: list[str]) -> None:
-    """A segment of words of half a second each, as the manual annotations have it."""
+    """Writes a segment of words of half a second each, in the form of the manual annotations."""
     head = '<nite:root xmlns:nite="http://nite.sourceforge.net/">'
     end = start + len(words) / 2
     for kind, body in (
@@ -173,7 +173,7 @@ def test_ami_with_damaged_annotations(tmp_path, ami):
 
 
 def pack(path: Path, clips: dict[str, np.ndarray], rate: int) -> None:
-    """A .tar.gz of wav files whose names begin with ./ as on the hub."""
+    """Writes a .tar.gz of wav files whose names begin with ./ like those on the hub."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w:gz") as tar:
         for name, samples in clips.items():
@@ -330,7 +330,7 @@ def test_links_to_folders_are_followed_once(tmp_path):
 
 
 def test_links_that_lead_out_of_the_input_are_left_out_and_counted(tmp_path):
-    """To a file, to a folder, and through a link inside; a link of a corpus is followed."""
+    """Links lead to a file, to a folder, and through a link inside; a link of a corpus is followed."""
     private = write(tmp_path / "private" / "x.wav", noise(1.0))
     (tmp_path / "private" / "notes.txt").write_text("mine")
     write(tmp_path / "in" / "good.wav", noise(1.0))
@@ -358,7 +358,7 @@ def test_links_that_lead_out_of_the_input_are_left_out_and_counted(tmp_path):
         ("x.json, line 2", "outside"), ("x.json, line 3", "outside")
     ]  # fmt: skip
     (tmp_path / "in" / "good.wav").unlink()
-    with pytest.raises(BuildError, match="in holds no audio, and 4 links that lead out of it: give the folder"):
+    with pytest.raises(BuildError, match="in holds no audio, but 4 links that lead out of it: give the folder"):
         listed(FolderRecipe(tmp_path / "in"), tmp_path)
 
 

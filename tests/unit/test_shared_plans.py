@@ -8,7 +8,8 @@ import pytest
 
 from nemo_birq.data import shared_plans
 from nemo_birq.data.dataloader import BatchOrder
-from nemo_birq.data.epoch_plan import BatchSettings, plan_epoch
+from nemo_birq.data.epoch_batches import BatchSettings
+from nemo_birq.data.epoch_plan import plan_epoch
 from nemo_birq.data.index import open_index
 from nemo_birq.data.shared_plans import KEPT, PlanRequest, shared_plan
 from nemo_birq.data.sources import Source
@@ -20,7 +21,7 @@ SETTINGS = BatchSettings(batch_duration=30.0, shuffle=True, use_bucketing=True, 
 
 @pytest.fixture
 def request_of(monkeypatch, tmp_path):
-    """Gives requests for the embedded corpus, as if it were large, with a cache folder of its own."""
+    """Returns requests for the embedded corpus as if it were large, with a separate cache folder."""
     monkeypatch.setattr(shared_plans, "LEAST_UTTERANCES", 400)
     monkeypatch.setenv("NEMO_BIRQ_CACHE", str(tmp_path))
     train = f"{CORPUS}/train/"

@@ -1,4 +1,4 @@
-"""Single files in place of shards: a validation set that needs no unpacking."""
+"""Single files instead of shards: a validation set that needs no unpacking."""
 
 import io
 import json
@@ -119,7 +119,7 @@ def test_the_commands(source, tmp_path):
     out = tmp_path / "out"
     made = run(make_shards, "manifest", source, "--out", out, "--files", "--codec", "wav")
     assert made.exit_code == 0 and "6 of wav" in made.output and str(out / "manifest.json") in made.output
-    assert "6 members, nothing wrong" in run(verify_shards, out).output
+    assert "6 members, no problems" in run(verify_shards, out).output
     (out / "audio" / "speaker0_0.wav").unlink()
     (out / "audio" / "speaker1_1.wav").write_bytes((out / "audio" / "speaker1_3.wav").read_bytes())
     (out / "audio" / "speaker0_2.wav").write_bytes(b"RIFF")
@@ -127,5 +127,5 @@ def test_the_commands(source, tmp_path):
     (out / "manifest.json").write_text((out / "manifest.json").read_text() + "no line\n")
     checked = run(verify_shards, out)
     assert checked.exit_code == 1
-    for said in ("it is not there", "has a line for it", "SHA-256 differs", "cannot be decoded", "no line for it", "line 7"):
+    for said in ("it does not exist", "SHA-256 differs", "cannot be decoded", "no line for it", "line 7"):
         assert said in checked.output, said

@@ -1,4 +1,4 @@
-"""The closed form of a step's operations against PyTorch's counter over real steps; utilization from known numbers."""
+"""The closed form of a step's operations equals PyTorch's counter over real steps; utilization from known numbers."""
 
 import sys
 
@@ -39,11 +39,11 @@ CASES = {
     "sdpa": {"encoder__use_pytorch_sdpa": True},
     "local": LOCAL,
 }
-TOLERANCE = {"local": 0.01}  # the mask of local attention is a product of its own, with vectors
+TOLERANCE = {"local": 0.01}  # the mask of local attention is another product, of vectors
 
 
 def counted_and_closed(model, batch):
-    """FLOP of a step by the counter, and by the closed form with all lengths as long as the padded features."""
+    """Returns the FLOP of a step by the counter, and by the closed form with all lengths equal to the padded features."""
     with flop_counter() as counter:
         weights = model.schedule.full
         losses = model.losses(batch, weights, generator(), observe_labels=False, over_ranks=True)

@@ -27,7 +27,7 @@ def test_labeler_normalizes_as_the_preprocessor_would(normalize):
 
 
 def contexts_of_passes(model: BiRQModel, monkeypatch: pytest.MonkeyPatch, seed: int) -> list[list[int]]:
-    """Attention contexts of the passes of one step through the encoder, in their order."""
+    """Returns the attention contexts of the passes of one step through the encoder, in their order."""
     seen, create_masks = [], model.encoder._create_masks
 
     def remember(att_context_size, **others):

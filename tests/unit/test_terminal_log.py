@@ -1,10 +1,12 @@
-"""The terminal of a run: its own lines, one bar over all steps, and what begins."""
+"""The terminal of a run: its own lines, one bar over all steps, and the first lines."""
 
 import logging
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from tqdm import tqdm
 
@@ -49,7 +51,7 @@ def test_a_line_stands_alone_beside_a_bar(capsys):
 
 
 class Shown(RunProgressBar):
-    """Remembers the position and length of the bar after each batch."""
+    """Records the position and length of the bar after each batch."""
 
     def __init__(self):
         super().__init__()
@@ -85,10 +87,35 @@ def test_only_lightnings_own_bar_is_replaced(tmp_path):
     trainer.callbacks.append(TQDMProgressBar(refresh_rate=7))
     own = Shown()
     trainer.callbacks.append(own)
-    show_whole_run(trainer)
-    assert [type(bar) for bar in trainer.callbacks[-2:]] == [RunProgressBar, Shown] and trainer.callbacks[
-        -2
-    ].refresh_rate == 7
+    show_whole_run(trainer, 40)
+    replaced, kept = trainer.callbacks[-2:]
+    assert type(replaced) is RunProgressBar and kept is own
+    assert (replaced.refresh_rate, replaced.num_steps) == (7, 40)
+
+
+def test_a_bar_over_batches_that_cannot_be_counted_has_the_planned_length(tmp_path):
+    """Fine-tuning reads single files through NeMo's Lhotse loader, which has no length."""
+
+    class Uncounted(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(range(3))
+
+    class Module(LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(1, 1)
+
+        def training_step(self, batch, _):
+            return self.layer(batch.float()[None]).sum()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    bar = RunProgressBar(num_steps=6)
+    options = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    trainer = Trainer(accelerator="cpu", max_epochs=2, callbacks=[bar], default_root_dir=tmp_path, **options)
+    trainer.fit(Module(), torch.utils.data.DataLoader(Uncounted(), batch_size=1))
+    assert (bar.train_progress_bar.n, bar.train_progress_bar.total) == (6, 6)
 
 
 def test_the_first_lines_say_what_is_trained(tmp_path):

@@ -1,4 +1,4 @@
-"""Byte order marks, Windows line ends, numbers that JSON does not have: text inputs as other tools write them."""
+"""Text inputs of other tools: byte order marks, Windows line ends, numbers that JSON does not have."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Files of torch.save that are damaged or hostile: each is refused with a reason, and nothing of them is run."""
+"""Files of torch.save that are damaged or hostile: each is refused with a reason, and no code of them runs."""
 
 import io
 
@@ -24,7 +24,7 @@ def is_content(found: object) -> bool:
 
 
 def test_a_changed_byte_is_found_or_changes_nothing():
-    """PyTorch alone returns other weights."""
+    """PyTorch itself would return other weights."""
     data, found, unnoticed = saved(CONTENT), 0, 0
     for position in range(len(data)):
         damaged = data[:position] + bytes([data[position] ^ 0xFF]) + data[position + 1 :]

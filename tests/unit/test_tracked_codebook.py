@@ -27,7 +27,7 @@ def quantizer(codes: int, dim: int) -> RandomProjectionQuantizer:
 
 
 def clusters(count: int, seed: int) -> torch.Tensor:
-    """Frames around 8 directions in 16 dimensions, some of them frequent and some rare: (N, 1, d)."""
+    """Makes frames around 8 directions in 16 dimensions, some frequent and some rare, (N, 1, d)."""
     centres = F.normalize(torch.randn(8, 16, generator=generator(1)), dim=-1)
     weights = torch.tensor([8.0, 4, 4, 2, 2, 2, 1, 1])
     which = torch.multinomial(weights, count, replacement=True, generator=generator(seed))
@@ -44,7 +44,7 @@ def test_first_batch_places_all_codes_on_different_frames():
 
 
 def test_update_is_the_average_of_the_nearest_frames():
-    """Against float64 sums, code by code: a plain average at first, then an exponential one. No code is unused."""
+    """The reference is float64 sums for each code: a plain average at first, then an exponential one. No code is unused."""
     codes, dim, momentum = 3, 5, 0.8
     own, tracking = quantizer(codes, dim), CodebookTracking(1, codes, dim, momentum)
     start = units(codes, dim, 1)
@@ -67,12 +67,12 @@ def test_update_is_the_average_of_the_nearest_frames():
 
 
 def cosine(frames: torch.Tensor, codes: torch.Tensor) -> float:
-    """Of frames and their nearest codes, on average."""
+    """Returns the mean cosine of frames and their nearest codes."""
     return float((frames[:, 0] @ F.normalize(codes, dim=-1).T).max(dim=1).values.mean())
 
 
 def test_finds_what_kmeans_finds():
-    """As near to held-out frames as scikit-learn's k-means from random frames, over starts; far above random codes."""
+    """It is as near to held-out frames as scikit-learn's k-means from random frames, over starts; far above random codes."""
     held_out, found, reference = clusters(4000, 77), [], []
     for start in range(5):
         own, tracking = quantizer(8, 16), CodebookTracking(1, 8, 16, 0.95)
@@ -90,7 +90,7 @@ def test_a_code_that_no_frame_needs_begins_anew():
     own, tracking = quantizer(4, 16), CodebookTracking(1, 4, 16, 0.5)
     frames = clusters(500, 0)
     tracking.update(own.codebook, frames, own.nearest_of_units(frames), generator(0))
-    lost = -frames[:, 0].mean(dim=0)  # where no frame is
+    lost = -frames[:, 0].mean(dim=0)  # far from all frames
     own.codebook[0, 2] = F.normalize(lost, dim=0)
     tracking.sums[0, 2] = own.codebook[0, 2] / 4
     for step in range(1, 6):
@@ -156,7 +156,7 @@ def test_a_small_codebook_replaces_one_code_at_a_time():
 
 @pytest.mark.parametrize(("ranks", "frames", "codes"), [(8, 16, 128), (8, 16, 100), (3, 10, 29), (4, 5, 40)])
 def test_fresh_codes_of_all_ranks_repeat_no_frame_before_all_were_taken(ranks, frames, codes, monkeypatch):
-    """Sums over ranks that are computed one after the other, each with its own frames and generator."""
+    """Sums over ranks are computed in sequence, each with its own frames and generator."""
     monkeypatch.setattr(tracked_codebook, "world_size", lambda: ranks)
     total = torch.zeros(1, codes, 4)
     for number in range(ranks):

@@ -1,4 +1,4 @@
-"""The messages that docs/troubleshooting.md quotes are those of the code, and every alarm has a section."""
+"""The messages in docs/troubleshooting.md are those of the code, and every alarm has a section."""
 
 import ast
 import re
@@ -30,7 +30,7 @@ def text_of(node: ast.expr) -> str:
 
 @cache
 def messages() -> str:
-    """Returns all texts of the package, one behind the other."""
+    """Returns all texts of the package, joined."""
     found = []
     for path in sorted((ROOT / "nemo_birq").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -1,4 +1,4 @@
-"""Symbols that a recognizer lacks: in dev and test sets on request, and what to do about those of other Unicode forms."""
+"""Symbols that a recognizer lacks, in dev and test sets on request, and the remedy for other Unicode forms."""
 
 import unicodedata
 from pathlib import Path

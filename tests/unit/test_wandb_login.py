@@ -1,4 +1,4 @@
-"""Weights & Biases: a run that could not log is refused before it begins, in one line that says what to do."""
+"""Weights & Biases: a run that could not log is refused before it begins, in one line with the remedy."""
 
 import pytest
 
@@ -40,6 +40,6 @@ def test_a_key_that_cannot_be_one_is_named(logged_out, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("name", "value"), [("WANDB_MODE", "offline"), ("WANDB_API_KEY", 40 * "a")])
 def test_offline_and_with_a_key_it_begins(logged_out, tmp_path, monkeypatch, name, value):
-    """Nothing is sent: that the key is valid is seen when the run begins."""
+    """Nothing is sent; the key is checked when the run begins."""
     monkeypatch.setenv(name, value)
     check(tmp_path)

@@ -1,4 +1,4 @@
-"""Corruptions of structured binary files that know the structure: tar archives, what torch saves, npz, Arrow, TFRecords."""
+"""Corruptions that respect the structure of binary files: tar archives, files of torch.save, npz, Arrow, TFRecords."""
 
 import io
 import random
@@ -20,7 +20,7 @@ from benchmarks.reliability.fuzzing.text_corruptions import change_field, yaml_f
 
 Members = list[tuple[tarfile.TarInfo, bytes]]
 UNIQUE = re.compile("[0-9a-f]{32}_")
-"""Begins the names of the artifacts of a ``.nemo``, another one each time."""
+"""Prefix of the names of the artifacts of a ``.nemo``, which differs each time."""
 NAMES = ("../outside", "/etc/outside", "", "a" * 200, "other.wav", "sub/dir/name.wav", "name\nwith line", "\udcff.wav")
 
 
@@ -215,7 +215,7 @@ def _records(content: bytes) -> list[bytes]:
 def _event_record(content: bytes, rng: random.Random) -> bytes:
     records = _records(content)
     at = rng.randrange(len(records))
-    position = rng.randrange(12, len(records[at]))  # behind the length: only the record is damaged
+    position = rng.randrange(12, len(records[at]))  # after the length, so that only the record is damaged
     records[at] = records[at][:position] + bytes([records[at][position] ^ 1]) + records[at][position + 1 :]
     return b"".join(records)
 

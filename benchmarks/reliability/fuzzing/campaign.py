@@ -1,4 +1,4 @@
-"""Cases: one file of a good input is damaged, the command runs, and its ending gets a class."""
+"""Runs cases: one file of a good input is damaged, the command runs, and its ending is classified."""
 
 import random
 import re
@@ -34,9 +34,9 @@ class Subject:
     """A kind of file whose good folder is made and whose good result is known.
 
     Args:
-        kind: of file.
-        good: makes the inputs.
-        stage: runs the commands.
+        kind: kind of file.
+        good: source of the inputs.
+        stage: runner of the commands.
 
     Raises:
         RuntimeError: the command fails with good files.
@@ -81,7 +81,7 @@ class Subject:
             return []
 
     def _rule(self, good: Path, bad: Path) -> str | None:
-        """Returns why nothing can show the damage; None where something can."""
+        """Returns the reason why the damage cannot be detected; None if it can."""
         if self.kind.is_optional and not bad.exists():
             return ABSENT
         try:
@@ -97,7 +97,7 @@ class Subject:
 
 
 def _corruption(corruptions: Sequence[Corruption], number: int, seed: str) -> Corruption:
-    """Goes through all corruptions in an order of the seed, again and again."""
+    """Returns a corruption; all are used repeatedly, in an order that depends on the seed."""
     order = list(corruptions)
     random.Random(seed).shuffle(order)
     return order[number % len(order)]

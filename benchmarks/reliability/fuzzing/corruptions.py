@@ -1,4 +1,4 @@
-"""Corruptions that need no knowledge of a format: of the bytes of a file, and of what lies under its name."""
+"""Corruptions that are independent of a format: of the bytes of a file, or of the file as a whole."""
 
 import math
 import os
@@ -22,7 +22,7 @@ class Corruption:
 
 
 def of_bytes(name: str, change: Change) -> Corruption:
-    """Makes a corruption from a function of a file's content. It changes the content, if it can at all."""
+    """Makes a corruption from a function of a file's content. It changes the content whenever possible."""
 
     def apply(path: Path, rng: random.Random) -> None:
         content = path.read_bytes()
@@ -33,7 +33,7 @@ def of_bytes(name: str, change: Change) -> Corruption:
 
 
 def block(size: int, rng: random.Random) -> slice:
-    """Draws a place and a length, from one byte to all, small and large ones alike."""
+    """Draws a position and a length from one byte to all, uniformly over orders of magnitude."""
     length = min(size, int(math.exp(rng.uniform(0, math.log(max(size, 1) + 1)))))
     start = rng.randint(0, size - length)
     return slice(start, start + length)
@@ -102,7 +102,7 @@ OTHER_KINDS = {
     "pickle": b"\x80\x04K\x01.",
     "Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"ab" * 32 + b"\nsize 12345\n",
 }
-"""Short files of kinds that end up under a wrong name. A failed download leaves HTML, a clone without LFS a pointer."""
+"""Short files that may replace another file: a failed download leaves HTML, a clone without LFS a pointer."""
 
 
 def _removed(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Entry points of commands that are scripts of the checkout and no subcommands of birq."""
+"""Entry points of commands that are scripts of the checkout instead of subcommands of birq."""
 
 import runpy
 import sys

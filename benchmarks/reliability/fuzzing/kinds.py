@@ -19,10 +19,10 @@ Arguments = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of file, and a command that reads it in a folder of its own."""
+    """One kind of file, and a command that reads it in a separate folder."""
 
     file: str
-    """Kind of file, for people."""
+    """Description of the kind of file."""
     inputs: Mapping[str, str]
     """For each path in the folder the good file or folder that is copied there."""
     damaged: tuple[str, ...]
@@ -32,7 +32,7 @@ class Kind:
     """Reads the result of the command."""
     corruptions: Sequence[Corruption]
     rule: Rule
-    """Says when nothing can show the damage."""
+    """Rule that decides if the damage cannot be detected."""
     before: tuple[Arguments, ...] = ()
     """Commands that are run in the folder once, before a file is damaged."""
     is_optional: bool = False
@@ -40,7 +40,7 @@ class Kind:
     names: Names = naming.path_only
     """Further names of the damaged file in messages."""
     share: int = 2
-    """Its number of cases, relative to those of other kinds: slow commands get fewer."""
+    """Relative number of its cases, which is lower for slow commands."""
     entry: str = CLI
 
     @property

@@ -1,4 +1,4 @@
-"""Names that a message may call a damaged file, besides its path: each function looks at the good and the damaged file."""
+"""Names by which a message may name a damaged file besides its path. Each function reads the good and the damaged file."""
 
 import contextlib
 import gzip
@@ -36,7 +36,7 @@ def members(good: Path, bad: Path) -> list[str]:
 
 
 def event_files(good: Path, bad: Path) -> list[str]:
-    """Accepts the pattern of event files where the only one of a run is missing: its name is known nowhere."""
+    """Accepts the pattern of event files if the only one of a run is missing, because its name is unknown."""
     return [] if bad.exists() else ["events.out*"]
 
 
@@ -52,7 +52,7 @@ def aligned(good: Path, bad: Path) -> list[str]:
 
 
 def utterances(good: Path, bad: Path) -> list[str]:
-    """Accepts the utterances that either manifest names: one of them says which line is meant."""
+    """Accepts the utterances that either manifest names, because each identifies a line."""
     names = members(good, bad)
     for line in bad.read_text(errors="replace").splitlines():
         with contextlib.suppress(ValueError, RecursionError, KeyError, TypeError):  # not such a line any more
@@ -61,7 +61,7 @@ def utterances(good: Path, bad: Path) -> list[str]:
 
 
 def changed_keys(good: Path, bad: Path) -> list[str]:
-    """Accepts the keys of a configuration whose value is another one: a user may also set them on the command line."""
+    """Accepts the keys of a configuration with a changed value, because a user may also set them on the command line."""
     try:
         known, found = (dict(_flat(yaml.safe_load(path.read_text()))) for path in (good, bad))
     except (OSError, ValueError, yaml.YAMLError, RecursionError):

@@ -1,4 +1,4 @@
-"""The results of a command, as a flat table: compared by content, so that times and names of folders do not count."""
+"""The results of a command as a flat table, without times and names of folders."""
 
 import io
 import json
@@ -52,7 +52,7 @@ def json_files(pattern: str) -> "Reader":
 
 
 def text_files(pattern: str) -> "Reader":
-    """Returns a reader of files that are compared as they are."""
+    """Returns a reader of files that are compared as text."""
 
     def read(folder: Path) -> Result:
         return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.glob(pattern)) if path.is_file()}
@@ -83,7 +83,7 @@ def shards(folder: Path) -> Result:
 
 
 def experiment(name: str) -> "Reader":
-    """Returns a reader of what a training has left in ``runs/<name>``."""
+    """Returns a reader of the files of a training in ``runs/<name>``."""
 
     def read(folder: Path) -> Result:
         found = read_outcome(folder / "runs" / name)
@@ -115,7 +115,7 @@ def nemo_files(pattern: str) -> "Reader":
 
 
 def nothing(folder: Path) -> Result:
-    """Reads nothing: the command only prints."""
+    """Reads nothing, because the command only prints."""
     return {}
 
 

@@ -1,4 +1,4 @@
-"""Where the commands run: a folder, a fork server, limits of time and memory."""
+"""Runs commands in a folder with a fork server and limits of time and memory."""
 
 import os
 import resource
@@ -15,7 +15,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class MemoryLimit:
-    """Lets a process take so many bytes of address space more than it has, called in the process."""
+    """Limits the address space of the calling process to its current size plus a number of bytes."""
 
     size: int
 
@@ -40,8 +40,8 @@ class Stage:
     """Runs commands.
 
     Args:
-        server: forks the processes.
-        folder: temporary files and caches of the commands lie in it.
+        server: server that forks the processes.
+        folder: folder of temporary files and caches of the commands.
     """
 
     def __init__(self, server: ForkServer, folder: Path):
@@ -56,7 +56,7 @@ class Stage:
     def run(
         self, arguments: Sequence[str], folder: Path, timeout: float = 120.0, entry: str = "nemo_birq.cli:main"
     ) -> Ended:
-        """Runs a command in a folder and waits for its end; kills it and all that it has started at the limit of time."""
+        """Runs a command in a folder and waits for its end; kills it and its descendants at the time limit."""
         logs = [self.folder / "output", self.folder / "errors"]
         for log in logs:
             log.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ VALUES: tuple[Any, ...] = (
     None, True, 0, -1, 1, 10**12, 2**64, 10**400, 1e308, 5e-324, float("nan"), float("inf"), "", " ", "a", "\x00", "\ud800",
     "../../../etc/passwd", "/dev/null", "a" * 5000, "nan", "1", [], [1], [[]], {}, {"a": 1},
 )  # fmt: skip
-"""Values that take the place of others, most of them of a wrong type or range."""
+"""Replacement values, most of them of a wrong type or range."""
 
 Lines = Callable[[list[bytes], int, random.Random], list[bytes]]
 
@@ -133,7 +133,7 @@ def _compressed(corruption: Corruption) -> Corruption:
 
 
 FIELDS = 8
-"""Corruptions of fields in a table: they are drawn as often as so many others."""
+"""Weight of corruptions of fields, relative to other corruptions."""
 JSON_LINES = TEXT + FIELDS * (of_bytes("a field of a line", json_line),)
 JSON_FILE = TEXT + FIELDS * (of_bytes("a field", json_file),)
 YAML_FILE = TEXT + FIELDS * (of_bytes("a field", yaml_file),)

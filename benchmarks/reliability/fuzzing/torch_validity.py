@@ -1,4 +1,4 @@
-"""Rules for files of ``torch.save``, and for archives that hold them: their zip checksums fit, and only values differ."""
+"""Rules for files of ``torch.save``, and archives with them, whose zip checksums are right and whose values differ."""
 
 import io
 import tarfile
@@ -15,12 +15,12 @@ REASON = "the zip checksums of torch.save fit, and all tensors have the shape an
 
 
 def torch_values(good: Path, bad: Path) -> str | None:
-    """Accepts a file of ``torch.save`` that somebody wrote anew with other values."""
+    """Accepts a file of ``torch.save`` that was written with other values."""
     return REASON if bad.is_file() and _same_torch(good.read_bytes(), bad.read_bytes()) else None
 
 
 def nemo_values(good: Path, bad: Path) -> str | None:
-    """Accepts a ``.nemo`` with the same members, of which only files of ``torch.save`` were written anew."""
+    """Accepts a ``.nemo`` with the same members, of which only files of ``torch.save`` have other values."""
     if not bad.is_file():
         return None
     try:

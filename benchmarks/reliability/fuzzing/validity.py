@@ -1,7 +1,7 @@
-"""Rules that say when nothing can show that a file is damaged: it is a valid file of its format, only with other values.
+"""Rules for damage that cannot be detected, because the file is a valid file of its format with other values.
 
-Each rule looks at the good and the damaged file and returns its reason, or None where a checksum, a count or the structure
-of the format shows the damage.
+Each rule compares the good and the damaged file. It returns its reason, or None if a checksum, a count or the structure of
+the format reveals the damage.
 """
 
 import gzip
@@ -22,7 +22,7 @@ CONFIGURATIONS = ("config", "finetune_config")
 
 
 def never(good: Path, bad: Path) -> str | None:
-    """Belongs to formats with a checksum of everything."""
+    """Accepts nothing, for formats with a checksum of everything."""
     return None
 
 
@@ -55,7 +55,7 @@ def same_form(one: Any, other: Any) -> bool:
 
 
 def json_values(good: Path, bad: Path) -> str | None:
-    """Accepts JSON with the same keys and types: a number or a text is another one."""
+    """Accepts JSON with the same keys and types, and other numbers or texts."""
     text = _text(bad)
     try:
         is_same = text is not None and same_form(json.loads(_text(good)), json.loads(text))
@@ -77,7 +77,7 @@ def experiment_record(good: Path, bad: Path) -> str | None:
 
 
 def json_lines(good: Path, bad: Path) -> str | None:
-    """Accepts JSON lines each of which has the keys and types of one of the good lines; their number is kept nowhere."""
+    """Accepts JSON lines with the keys and types of a good line each; their number may differ, because it is not stored."""
     known, found = _json_objects(good), _json_objects(bad)
     is_same = bool(found) and all(any(same_form(mine, its) for mine in known) for its in found)
     return "all lines have the keys and types of good ones, and the file has no checksum" if is_same else None
@@ -95,9 +95,9 @@ def sharded_manifest(good: Path, bad: Path) -> str | None:
 
 
 def manifest(good: Path, bad: Path) -> str | None:
-    """Accepts a manifest whose lines are all usable: a line more or less, another text or key.
+    """Accepts a manifest whose lines are all usable, with additional or missing lines, other texts or other keys.
 
-    The duration must be that of the audio up to NeMo's tolerance of 0.2 s, because the audio shows it.
+    The duration must be that of the audio up to NeMo's tolerance of 0.2 s, because the audio is compared with it.
     """
     lines = _json_objects(bad)
     if lines is None:
@@ -113,7 +113,7 @@ def manifest(good: Path, bad: Path) -> str | None:
 
 
 def manifest_with_texts(good: Path, bad: Path) -> str | None:
-    """Accepts a manifest as ``manifest`` does, where all lines have a text, for commands that read texts."""
+    """Accepts a manifest as ``manifest`` does if all lines have a text, for commands that read texts."""
     if not all(isinstance(line.get("text"), str) for line in _json_objects(bad) or []):
         return None
     return manifest(good, bad)
@@ -138,7 +138,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _wav_form(content: bytes) -> tuple[bytes, int] | None:
-    """Returns the header, up to the samples, and the bytes behind it that it does not announce; negative: are missing."""
+    """Returns the header and the number of bytes beyond the announced length; a negative number of bytes is missing."""
     at = content.find(b"data")
     if at < 0 or len(content) < at + 8:
         return None
@@ -146,7 +146,7 @@ def _wav_form(content: bytes) -> tuple[bytes, int] | None:
 
 
 def wav(good: Path, bad: Path) -> str | None:
-    """Accepts PCM with other samples: the header must be that of the good file, and the samples as many as it announces.
+    """Accepts PCM with other samples, if the header is that of the good file and the number of samples is right.
 
     Up to 0.2 s may be missing, NeMo's tolerance between the durations of a manifest and of a file.
     """
@@ -214,7 +214,7 @@ def _is_time(text: str) -> bool:
 
 
 def text_grid(good: Path, bad: Path) -> str | None:
-    """Accepts a TextGrid with the same number of lines, in each of which only the number or the text is another one."""
+    """Accepts a TextGrid with the same number of lines, which differ only in their number or text."""
     text = _text(bad)
     if text is None or "\x00" in text:
         return None
@@ -224,7 +224,7 @@ def text_grid(good: Path, bad: Path) -> str | None:
 
 
 def arpa(good: Path, bad: Path) -> str | None:
-    """Accepts an ARPA file with as many n-grams of each order as it announces, and numbers where they belong."""
+    """Accepts an ARPA file with the announced number of n-grams of each order, and with valid numbers."""
     text = _text(bad)
     if not text or "\x00" in text:
         return None
@@ -257,7 +257,7 @@ def _is_logarithm(text: str) -> bool:
 
 
 def yaml_values(good: Path, bad: Path) -> str | None:
-    """Accepts YAML with keys that the good file has too, and with values of the same types."""
+    """Accepts YAML with keys of the good file only, and with values of the same types."""
     text = _text(bad)
     if text is None:
         return None
@@ -280,7 +280,7 @@ def _keys_within(found: Any, known: Any) -> bool:
 
 
 def any_text(good: Path, bad: Path) -> str | None:
-    """Accepts any text: the format has no structure."""
+    """Accepts any text, because the format has no structure."""
     text = _text(bad)
     return None if text is None or "\x00" in text else "plain text has no structure and no checksum"
 

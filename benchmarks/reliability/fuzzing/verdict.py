@@ -1,4 +1,4 @@
-"""Classes of endings of a command with one damaged file, and how an ending gets its class."""
+"""Classes of endings of a command with one damaged file, and their rules."""
 
 import re
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ LEFT_OUT = re.compile(
     re.IGNORECASE,
 )
 SHOWN = 3
-"""Differences of a result that are shown."""
+"""Most differences of a result that are shown."""
 NUMBERS = re.compile(r"\d+")
 
 
@@ -56,7 +56,7 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True)
 class Expected:
-    """Output of the command with the good file, and the names that a message may call the damaged one."""
+    """Output of the command with the good file, and the names by which a message may name the damaged one."""
 
     output: str
     names: Sequence[str]
@@ -66,9 +66,9 @@ def judge(ended: Ended, changes: Sequence[str] | None, rule: str | None, expecte
     """Classifies an ending.
 
     Args:
-        ended: how the command ended.
-        changes: how its result differs from that of the good file; None where there is no result to compare.
-        rule: why nothing can show that the file is damaged; None where something can.
+        ended: ending of the command.
+        changes: differences of its result from that of the good file; None if there is no result to compare.
+        rule: reason why the damage cannot be detected; None if it can.
         expected: output with the good file, and names of the damaged file.
     """
     everything = f"{ended.output}\n{ended.errors}"
@@ -95,7 +95,7 @@ def judge(ended: Ended, changes: Sequence[str] | None, rule: str | None, expecte
 
 
 def message(ended: Ended, expected: Expected) -> str:
-    """Returns the message of a command that failed: from its last line that begins one, else all that is new."""
+    """Returns the message of a command that failed, from the last line that begins a message, or else all new lines."""
     lines = ended.errors.splitlines()
     begins = [number for number, line in enumerate(lines) if BEGIN_OF_MESSAGE.match(line)]
     if begins:
@@ -104,7 +104,7 @@ def message(ended: Ended, expected: Expected) -> str:
 
 
 def _said(text: str, expected: Expected) -> str:
-    """Returns the lines that the good file does not lead to, that name the damaged one and say that something is missing."""
+    """Returns the lines that are new, name the damaged file and report a problem."""
     new = _new_lines(text, expected.output, logs=True)
     for number, line in enumerate(new):
         around = " ".join(new[max(0, number - 3) : number + 4])

@@ -1,13 +1,13 @@
-"""One reader of audio for the whole package: builder, verification, training and scoring.
+"""The reader of audio for the whole package: shard builder, verification, training and scoring.
 
 file.py          opens, measures and decodes a file or encoded audio
-layout.py        the streams of a file: where a header lies about its length, and where several streams follow each other
-flac.py, mp3.py, ogg.py, wav.py    how these are found in each format
+layout.py        finds the streams of a file with a wrong length in its header, or with several streams
+flac.py, mp3.py, ogg.py, wav.py    find the streams in each format
 stream.py        one stream, decoded by libsndfile
-media.py         m4a, mp4, webm and the like, decoded by FFmpeg where the extra is installed
-suffixes.py      what audio files are called
-channels.py      several channels to one
-errors.py        why audio cannot be used, and how it was mended
+media.py         m4a, mp4, webm and the like, decoded by FFmpeg if the extra is installed
+suffixes.py      suffixes of audio files
+channels.py      mixes channels to mono
+errors.py        reasons why audio cannot be used, and repairs
 
 Nothing here imports NeMo or torch.
 """

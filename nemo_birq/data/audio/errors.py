@@ -1,4 +1,4 @@
-"""The ways in which audio is unusable, and those in which it is usable once it is mended."""
+"""Reasons why audio cannot be used, and repairs that make it usable."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ class AudioError(Exception):
 
     Args:
         kind: missing, unreadable, empty, truncated, not a number or too loud.
-        reason: in words, without the name of the file.
+        reason: message without the name of the file.
     """
 
     def __init__(self, kind: str, reason: str):
@@ -17,7 +17,7 @@ class AudioError(Exception):
 
 
 class Remedy(NamedTuple):
-    """A step by which the reader mends audio that says something wrong about itself."""
+    """A repair by the reader, for example of a wrong length in a header."""
 
     kind: str
     reason: str
@@ -31,5 +31,5 @@ INTEGERS = "integers in floats"
 
 
 def said_by(error: Exception) -> str:
-    """The message of libsndfile or of the system without the path, which differs from machine to machine."""
+    """Returns the message of libsndfile or of the system without the path, which differs between machines."""
     return getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)

@@ -1,6 +1,6 @@
-"""The reader of audio: every file and every member of a shard of the package is opened, measured and decoded here.
+"""The reader of audio, which opens, measures and decodes every file and every member of a shard in the package.
 
-``open_audio`` gives an ``AudioFile`` of a path or of encoded bytes. It reads what libsndfile reads, and mends what
+``open_audio`` opens a path or encoded bytes as an ``AudioFile``. It reads all formats of libsndfile, and repairs files that
 libsndfile would read wrongly or in part (see ``layout``, ``samples.check_samples`` and ``channels.mix``).
 """
 
@@ -36,8 +36,8 @@ class AudioFile:
     """An open audio file. A ``with`` block closes it.
 
     Args:
-        streams: what the file holds, one after the other.
-        layout: how they were found.
+        streams: streams of the file in their order.
+        layout: their positions, and the repairs.
     """
 
     def __init__(self, streams: Sequence[Stream | MediaStream], layout: Layout):
@@ -49,12 +49,12 @@ class AudioFile:
 
     @property
     def cut_off(self) -> str | None:
-        """Why the file is shorter than its header says; None where it is not."""
+        """The reason why the file is shorter than its header says; None if it is not."""
         return self._layout.cut_off
 
     @property
     def is_plain(self) -> bool:
-        """Tests if other programs that read with libsndfile read the same."""
+        """True if other programs that use libsndfile read the same audio."""
         return not self._layout.parts and not self._layout.is_media
 
     def __enter__(self) -> "AudioFile":
@@ -68,14 +68,16 @@ class AudioFile:
             stream.close()
 
     def decode(self, first: int, frames: int, channels: tuple[int, ...] | None = None) -> Decoded:
-        """Decodes ``frames`` frames from ``first`` on, fewer where the file breaks off.
+        """Decodes ``frames`` frames from ``first`` on, or fewer if the file ends early.
 
         Args:
-            channels: numbers of those that are wanted; None: all.
+            first: number of the first frame.
+            frames: number of frames.
+            channels: numbers of the channels to return; None: all.
 
         Raises:
-            AudioError: they cannot be decoded, or are no audio.
-            MemoryError: they do not fit into memory.
+            AudioError: the frames cannot be decoded, or are not audio.
+            MemoryError: the frames do not fit into memory.
         """
         signal = self._read(first, frames)
         if channels is not None:
@@ -86,7 +88,7 @@ class AudioFile:
         return Decoded(signal, self.header.sample_rate, (*remedies, *([scaled] if scaled else [])))
 
     def decode_mono(self, first: int, frames: int) -> np.ndarray:
-        """Decodes as ``decode`` does and mixes the channels: (frames,) float32."""
+        """Decodes as ``decode`` does and returns the mixed channels, (frames,) float32."""
         return mix(self.decode(first, frames).signal)[0]
 
     def _read(self, first: int, frames: int) -> np.ndarray:
@@ -103,7 +105,7 @@ class AudioFile:
         return np.concatenate(found) if found else np.zeros((0, self.header.channels), np.float32)
 
     def _read_stream(self, stream: Stream | MediaStream, first: int, frames: int, length: int) -> np.ndarray:
-        """A part of one of several streams, with the sample rate and the channels of the first."""
+        """Returns a part of one of several streams, with the sample rate and the channels of the first stream."""
         own, rate, channels = stream.header, self.header.sample_rate, self.header.channels
         if own.sample_rate == rate:
             signal = stream.read(first, frames)
@@ -117,7 +119,7 @@ def open_audio(source: str | bytes) -> AudioFile:
     """Opens a file or encoded audio.
 
     Raises:
-        AudioError: it cannot be read, or holds no audio.
+        AudioError: it cannot be read, or has no audio.
     """
     layout = _layout_of_file(source, *_version(source)) if isinstance(source, str) else find_layout(source)
     if layout.parts:
@@ -160,7 +162,7 @@ def _version(path: str) -> tuple[int, int]:
 
 @lru_cache(maxsize=1024)
 def _layout_of_file(path: str, size: int, changed: int) -> Layout:
-    """The layout of a file as it is now: a recording of which many parts are read is looked through once."""
+    """Returns the layout of a version of a file. The cache avoids a new search for each part of a long recording."""
     return find_layout(_data(path)) if size else Layout()
 
 
@@ -175,7 +177,7 @@ def _data(source: str | bytes) -> Data:
 
 
 def _open_parts(data: Data, layout: Layout) -> AudioFile:
-    """Opens the parts up to the first that cannot be read, which becomes a remedy."""
+    """Opens the parts up to the first that cannot be read, which is recorded as a remedy."""
     streams: list[Stream] = []
     for part in layout.parts:
         try:

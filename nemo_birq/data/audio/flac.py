@@ -1,4 +1,4 @@
-"""FLAC: the length that a stream written to a pipe does not have in its header."""
+"""FLAC: finds the length of a stream that was written to a pipe and has no length in its header."""
 
 from nemo_birq.data.audio.errors import LENGTH, Remedy
 from nemo_birq.data.audio.parts import Data, Layout, Part, PartFile
@@ -8,10 +8,10 @@ _TOTAL = 21  # position of the number of samples, 36 bits
 
 
 def flac_layout(data: Data, start: int) -> Layout:
-    """Finds the stream of a FLAC file; a missing number of samples is counted by decoding.
+    """Finds the stream of a FLAC file. If the header has no number of samples, they are counted by decoding.
 
     Raises:
-        AudioError: a stream without number of samples cannot be decoded to its end.
+        AudioError: a stream without a number of samples cannot be decoded to its end.
     """
     if _total(data, start) or len(data) < start + _TOTAL + 5:
         return Layout()

@@ -1,6 +1,6 @@
-"""The streams of an audio file, where the file as it is would mislead libsndfile.
+"""Finds the streams of audio files that libsndfile would read wrongly.
 
-Headers may lie about lengths, and one file may hold several streams, of which libsndfile reads the first.
+Headers may have wrong lengths, and a file may have several streams, of which libsndfile reads only the first.
 """
 
 from nemo_birq.data.audio.flac import flac_layout
@@ -17,7 +17,7 @@ def find_layout(data: Data) -> Layout:
     """Finds the streams of an encoded file of any format.
 
     Raises:
-        AudioError: a stream whose length nothing tells cannot be decoded.
+        AudioError: a stream without a length in its header cannot be decoded.
     """
     if is_media(bytes(data[:16])):
         return Layout(is_media=True)

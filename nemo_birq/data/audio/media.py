@@ -1,4 +1,4 @@
-"""Audio of containers that libsndfile does not read (m4a, mp4, webm, ...), through FFmpeg: the optional extra ``ffmpeg``."""
+"""Audio of containers that libsndfile does not read (m4a, mp4, webm, ...), by FFmpeg, with the optional extra ``ffmpeg``."""
 
 from io import BytesIO
 
@@ -8,13 +8,13 @@ from nemo_birq.data.audio.errors import AudioError, said_by
 from nemo_birq.data.audio.stream import Header
 from nemo_birq.data.audio.suffixes import MEDIA_REMEDY
 
-_WARM_UP = 1.0  # seconds that are decoded before a part, and dropped: codecs refer to what was before
+_WARM_UP = 1.0  # seconds before a part that are decoded and dropped, because codecs refer to earlier frames
 _JITTER = 0.01  # seconds by which containers round the time of a frame
-_LOST_END = 0.1  # seconds that the container announces at the end beyond what the codec gives
+_LOST_END = 0.1  # seconds by which the container may announce more audio than the codec yields
 
 
 def is_media(data: bytes) -> bool:
-    """Tests if the first 16 bytes of a file are those of a container or codec for FFmpeg."""
+    """Tests if the first 16 bytes of a file belong to a container or codec that only FFmpeg reads."""
     return (
         data[4:8] in (b"ftyp", b"moov", b"mdat", b"wide")  # MPEG-4 and QuickTime
         or data[:4] in (b"\x1aE\xdf\xa3", b"0&\xb2u", b"FLV\x01")  # Matroska and WebM, Windows Media, Flash
@@ -25,7 +25,7 @@ def is_media(data: bytes) -> bool:
 
 
 class MediaStream:
-    """The first audio stream of a file; the same methods as ``stream.Stream``.
+    """The first audio stream of a file, with the methods of ``stream.Stream``.
 
     Raises:
         AudioError: PyAV is not installed, FFmpeg does not read the file, or it has no audio stream.
@@ -50,10 +50,10 @@ class MediaStream:
         self.header = Header(frames, context.sample_rate, len(context.layout.channels))
 
     def read(self, first: int, frames: int) -> np.ndarray:
-        """Decodes ``frames`` frames from ``first`` on: (frames, channels) float32, fewer where the stream breaks off.
+        """Decodes ``frames`` frames from ``first`` on as (frames, channels) float32, or fewer if the stream ends early.
 
         Raises:
-            AudioError: it cannot be decoded.
+            AudioError: the frames cannot be decoded.
         """
         try:
             return self._read(first, frames)
@@ -64,7 +64,7 @@ class MediaStream:
         self._container.close()
 
     def _measure(self) -> tuple[float, int]:
-        """Time of the first sample in seconds, and the number of samples, by the packets; headers may lack it."""
+        """Returns the time of the first sample in seconds and the number of samples, from the packets."""
         stream, last = self._stream, 0
         start = stream.start_time or 0
         for packet in self._container.demux(stream):

@@ -1,8 +1,8 @@
-"""MP3: lengths that no header tells, or tells wrongly, and files that were joined.
+"""MP3: finds missing or wrong lengths, and files that were joined.
 
-libsndfile takes the length from an info frame (Xing, Info, VBRI) at the beginning, which speaks of the first of several
-joined streams only. Where there is none it guesses from the bit rate of the first frame: a third of the truth for some files
-of variable bit rate. The frames themselves are counted here, by their headers.
+libsndfile takes the length from an info frame (Xing, Info, VBRI) at the beginning, which covers only the first of several
+joined streams. Without an info frame, it estimates the length from the bit rate of the first frame, which is a third of the
+true length for some files of variable bit rate. This module counts the frames by their headers.
 """
 
 import re
@@ -19,8 +19,8 @@ _BIT_RATES = {  # in 1000 bit/s; 1 is MPEG 1, 2 is MPEG 2 and 2.5
 }
 _TAG = re.compile(rb"Xing|Info|VBRI")
 _SYNC = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]")
-_JUNK = 1024  # bytes between two frames that a decoder passes over
-_BIT_RATE_OF_INFO = 9  # an index that gives an info frame room for its 20 bytes at any sample rate
+_JUNK = 1024  # bytes between two frames that a decoder skips
+_BIT_RATE_OF_INFO = 9  # an index with which an info frame has room for its 20 bytes at any sample rate
 
 
 @dataclass
@@ -34,7 +34,7 @@ class _Stream:
     head: int
     """Position of the info frame, or the same as ``start``."""
     announced: int | None
-    """Frames, by the info frame."""
+    """Number of frames in the info frame."""
     frames: int = 0
     end: int = 0
     lengths: tuple[int, int] = (1 << 30, 0)
@@ -42,7 +42,7 @@ class _Stream:
 
 
 def mp3_layout(data: Data, start: int) -> Layout:
-    """Finds the streams of an MP3 file (MPEG 1, 2 and 2.5, layer III); of other files none."""
+    """Finds the streams of an MP3 file (MPEG 1, 2 and 2.5, layer III); finds none in other files."""
     if _fills_file(data, start):
         return Layout()
     streams = [stream for stream in _walk(data, start) if stream.frames]
@@ -61,7 +61,7 @@ def mp3_layout(data: Data, start: int) -> Layout:
         return Layout(most_frames=last.frames * last.form[0])
     remedies = []
     if any(bad and not _is_guessed_right(stream) for bad, stream in zip(wrong, streams, strict=True)):
-        remedies.append(Remedy(LENGTH, "no header tells its length, or a wrong one does; its frames are counted"))
+        remedies.append(Remedy(LENGTH, "its header has no length or a wrong one; its frames are counted"))
     if len(streams) > 1:
         remedies.append(Remedy(JOINED, f"{len(streams)} MP3 streams follow each other; all are read"))
     parts = [
@@ -72,7 +72,7 @@ def mp3_layout(data: Data, start: int) -> Layout:
 
 
 def _fills_file(data: Data, start: int) -> bool:
-    """Tests if the info frame at the beginning tells the bytes of the whole file: its frames need no counting then."""
+    """Tests if the size in the info frame at the beginning is that of the whole file, so that counting is not needed."""
     frame = _frame(data[start : start + 4])
     if frame is None or bytes(data[start + frame[2] : start + frame[2] + 4]) not in (b"Xing", b"Info"):
         return False
@@ -81,13 +81,13 @@ def _fills_file(data: Data, start: int) -> bool:
 
 
 def _is_guessed_right(stream: _Stream) -> bool:
-    """Tests if libsndfile guesses the length well: the bit rate is constant, and frames differ by the byte of padding."""
+    """Tests if libsndfile estimates the length well: the bit rate is constant, and frames differ by the byte of padding."""
     least, most = stream.lengths
     return stream.announced is None and most - least <= 1
 
 
 def _walk(data: Data, position: int) -> list[_Stream]:
-    """The streams, frame by frame."""
+    """Finds the streams frame by frame."""
     tags = {match.start() for match in _TAG.finditer(data, position)}
     streams: list[_Stream] = []
     current: _Stream | None = None
@@ -120,7 +120,7 @@ def _walk(data: Data, position: int) -> list[_Stream]:
 
 
 def _next_frame(data: Data, position: int) -> int:
-    """Position of the next frame that another one, or the end, follows."""
+    """Returns the position of the next frame that is followed by another frame or the end."""
     for match in _SYNC.finditer(data, position):
         frame = _frame(data[match.start() : match.start() + 4])
         following = match.start() + frame[0] if frame else 0
@@ -138,7 +138,7 @@ def _announced(data: Data, position: int, tag: int) -> int | None:
 
 @lru_cache(maxsize=4096)
 def _frame(header: bytes) -> tuple[int, tuple[int, int], int] | None:
-    """Bytes of a frame, (samples, sample rate), and where in it a tag would be; None where no frame of layer III begins."""
+    """Returns the bytes of a frame, (samples, sample rate) and the offset of a tag; None if it is not a layer III frame."""
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2 or header[1] & 0x18 == 0x08:
         return None
     version, bit_rate, rate = header[1] >> 3 & 3, header[2] >> 4, header[2] >> 2 & 3
@@ -153,7 +153,7 @@ def _frame(header: bytes) -> tuple[int, tuple[int, int], int] | None:
 
 
 def _info_frame(data: Data, stream: _Stream, end: int) -> bytes:
-    """An info frame that tells the number of frames and bytes of a stream."""
+    """Makes an info frame with the number of frames and bytes of a stream."""
     first = bytes(data[stream.start : stream.start + 4])
     header = bytes([0xFF, first[1] | 1, _BIT_RATE_OF_INFO << 4 | first[2] & 0x0C, first[3]])
     length, _, tag = _frame(header)

@@ -1,4 +1,4 @@
-"""Ogg: files of several streams, one after the other, as internet radio and ``cat`` write them; and page checksums."""
+"""Ogg: files with several streams in sequence, as internet radio and ``cat`` write them, and page checksums."""
 
 import re
 import struct
@@ -21,7 +21,7 @@ def ogg_layout(data: Data, start: int) -> Layout:
         size = _page_size(data, position)
         if not _has_right_checksum(bytes(data[position : position + size])):
             continue  # bytes of audio that look like a page
-        if position != end:  # streams that are interleaved, such as sound and picture, begin with one page each
+        if position != end:  # the first pages of interleaved streams, such as audio and video, follow each other
             starts.append(position)
         end = position + size
     if len(starts) < 2:
@@ -40,7 +40,7 @@ def _has_right_checksum(page: bytes) -> bool:
 
 
 def with_serial(data: bytes, serial: int) -> bytes:
-    """An Ogg file with the given serial number in its pages; libsndfile takes one from the clock."""
+    """Returns an Ogg file with the given serial number in its pages, because libsndfile takes one from the clock."""
     ogg = bytearray(data)
     start = 0
     while start < len(ogg):
@@ -53,6 +53,6 @@ def with_serial(data: bytes, serial: int) -> bytes:
 
 
 def ogg_checksum(page: bytes) -> int:
-    """CRC-32 as Ogg defines it: zlib's polynomial, but most significant bit first, and no inversion."""
+    """Returns the CRC-32 as Ogg defines it: zlib's polynomial, but most significant bit first, and no inversion."""
     mirrored = zlib.crc32(page.translate(_REVERSED_BITS), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{mirrored:032b}"[::-1], 2)

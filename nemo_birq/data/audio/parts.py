@@ -1,4 +1,4 @@
-"""Streams inside a file, each of which a decoder reads as a file of its own."""
+"""Streams inside a file, each of which a decoder reads as a separate file."""
 
 import io
 from mmap import mmap
@@ -11,7 +11,7 @@ Data = bytes | mmap
 
 
 class Part(NamedTuple):
-    """One stream: bytes ``start`` to ``end`` of a file, behind a corrected header."""
+    """One stream: bytes ``start`` to ``end`` of a file, after a corrected header."""
 
     start: int
     end: int
@@ -22,18 +22,18 @@ class Layout(NamedTuple):
     """The streams of a file."""
 
     parts: tuple[Part, ...] = ()
-    """No part where libsndfile reads the file as it is."""
+    """Empty if libsndfile reads the file as it is."""
     remedies: tuple[Remedy, ...] = ()
     cut_off: str | None = None
-    """Why the file is shorter than it says."""
+    """The reason why the file is shorter than its header says."""
     most_frames: int | None = None
-    """Frames of the whole file, where libsndfile guesses too many."""
+    """Frames of the whole file, if libsndfile estimates too many."""
     is_media: bool = False
-    """It is for FFmpeg."""
+    """True if only FFmpeg reads the file."""
 
 
 class PartFile(io.RawIOBase):
-    """A part as a file of its own, without a copy of its bytes."""
+    """A part as a separate file, without a copy of its bytes."""
 
     def __init__(self, data: Data, part: Part):
         self._header, self._body = part.header, memoryview(data)[part.start : part.end]
@@ -65,7 +65,7 @@ class PartFile(io.RawIOBase):
 
 
 def tag_size(data: Data, position: int) -> int:
-    """Returns the bytes of the ID3v2 tag at a position, 0 where there is none."""
+    """Returns the size in bytes of the ID3v2 tag at a position; 0 if there is none."""
     if bytes(data[position : position + 3]) != b"ID3" or len(data) < position + 10:
         return 0
     a, b, c, d = data[position + 6 : position + 10]

@@ -1,4 +1,4 @@
-"""One stream that libsndfile decodes, read forward."""
+"""One stream, which libsndfile decodes."""
 
 from collections.abc import Callable
 from typing import IO, NamedTuple
@@ -9,7 +9,7 @@ import soundfile
 from nemo_birq.data.audio.errors import AudioError, said_by
 
 UNKNOWN = 2**62
-"""Frames from which on a length is none: libsndfile gives 2^63 - 1 where it does not know."""
+"""Lengths in frames from this value on are unknown; libsndfile returns 2^63 - 1 for them."""
 _BLOCK = 65536  # frames
 
 
@@ -26,17 +26,17 @@ class Header(NamedTuple):
 
 
 class _Forward(soundfile.SoundFile):
-    """A file that soundfile does not seek in after each read, which fails at the end of some (FLAC without length, DWVW)."""
+    """A file without soundfile's seek after each read, which fails at the end of some files (FLAC without length, DWVW)."""
 
     def seekable(self) -> bool:
         return False
 
 
 class Stream:
-    """A stream, from which any part can be decoded; parts in ascending order are cheapest.
+    """A stream, from which any part can be decoded; parts in ascending order are fastest.
 
     Args:
-        source: gives a path or a file anew at each call.
+        source: returns a path or a new file at each call.
 
     Raises:
         AudioError: libsndfile does not read it.
@@ -51,14 +51,14 @@ class Stream:
         self.header = Header(frames, self._file.samplerate, self._file.channels)
 
     def read(self, first: int, frames: int) -> np.ndarray:
-        """Decodes ``frames`` frames from ``first`` on: (frames, channels) float32, fewer where the stream breaks off.
+        """Decodes ``frames`` frames from ``first`` on as (frames, channels) float32, or fewer if the stream ends early.
 
         Raises:
-            AudioError: it cannot be decoded.
+            AudioError: the frames cannot be decoded.
             MemoryError: the frames do not fit into memory.
         """
         try:
-            # MP3 samples are rounded otherwise after a seek: with one always, a part is the same in any order.
+            # MP3 samples are rounded differently after a seek. It always seeks, so that a part is the same in any order.
             if first != self._position or self._file.format == "MP3":
                 self._go_to(first)
             signal = self._file.read(frames, dtype="float32", always_2d=True)
@@ -79,7 +79,7 @@ class Stream:
     def _go_to(self, first: int) -> None:
         try:
             self._position = self._file.seek(first)
-        except soundfile.SoundFileError:  # a codec in which nobody can seek, such as GSM 6.10
+        except soundfile.SoundFileError:  # a codec without seeking, such as GSM 6.10
             if first < self._position:
                 self.close()
                 self._open()

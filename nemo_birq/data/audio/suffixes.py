@@ -11,7 +11,7 @@ MEDIA_SUFFIXES = frozenset(
 """Suffixes of containers and codecs that FFmpeg reads and libsndfile does not."""
 MEDIA_REMEDY = "pip install 'nemo_birq[ffmpeg]' to read it, or convert it first, for example: ffmpeg -i a.m4a a.flac"
 
-# Raw samples have no header, and nobody could say what they are.
+# Raw samples have no header, so their format is unknown.
 SUFFIXES = frozenset(f".{name.lower()}" for name in soundfile.available_formats()) - {".raw"} | {
     ".opus",
     ".oga",

@@ -1,4 +1,4 @@
-"""WAV: lengths that the writing program never filled in, and files that were joined."""
+"""WAV: finds lengths that the writing program did not fill in, and files that were joined."""
 
 import re
 import struct
@@ -6,19 +6,19 @@ import struct
 from nemo_birq.data.audio.errors import IN_PART, JOINED, LENGTH, Remedy
 from nemo_birq.data.audio.parts import Data, Layout, Part
 
-_UNKNOWN = b"\xff\xff\xff\xff"  # libsndfile reads to the end of the file where a length is this
+_UNKNOWN = b"\xff\xff\xff\xff"  # with this length, libsndfile reads to the end of the file
 _NOT_ZERO = re.compile(rb"[^\0]")
 _SLACK = 0x10000
-"""Bytes by which placeholders lie around 2 GiB: 0x7FFFF000 (SoX), 0x7FFF0000 (GStreamer), 0x80000000 (arecord)."""
-_HEADER = 65536  # bytes in which the format is looked for
-_NOTICED = 0.2  # seconds behind the audio that are worth a word
+"""Bytes by which placeholders differ from 2 GiB: 0x7FFFF000 (SoX), 0x7FFF0000 (GStreamer), 0x80000000 (arecord)."""
+_HEADER = 65536  # bytes in which the format is searched
+_NOTICED = 0.2  # seconds after the audio that are reported
 
 
 def wav_layout(data: Data, start: int) -> Layout:
     """Finds the audio of a WAV file, or of several that were joined."""
     audio = _audio(data, start)
     if audio is None:
-        return Layout()  # libsndfile says what is wrong
+        return Layout()  # libsndfile reports the problem
     position, announced = audio
     there, riff = len(data) - position, _length(data, start + 4)
     if announced == 0 and there and not _are_chunks(data, position):
@@ -38,13 +38,13 @@ def wav_layout(data: Data, start: int) -> Layout:
         return Layout(parts, (joined, *others), following.cut_off)
     seconds = (len(data) - rest) / max(1, _bytes_per_second(data, start))
     if announced and seconds > _NOTICED and not _are_chunks(data, rest):
-        reason = f"{len(data) - rest} bytes behind the length in its header are not read, {seconds:.2f} s if they are audio"
+        reason = f"{len(data) - rest} bytes beyond the length in its header are not read, {seconds:.2f} s if they are audio"
         return Layout(remedies=(Remedy(IN_PART, reason),))
     return Layout()
 
 
 def _audio(data: Data, start: int) -> tuple[int, int] | None:
-    """Position and announced length of the audio."""
+    """Returns position and announced length of the audio in bytes; None without audio."""
     position = start + 12
     while position + 8 <= len(data):
         length = _length(data, position + 4)
@@ -68,7 +68,7 @@ def _is_placeholder(announced: int) -> bool:
 
 
 def _are_chunks(data: Data, position: int) -> bool:
-    """Tests if nothing but chunks and zeros follow."""
+    """Tests if only chunks and zeros follow."""
     while position + 8 <= len(data):
         name, length = bytes(data[position : position + 4]), _length(data, position + 4)
         if not all(0x20 <= byte < 0x7F for byte in name) or position + 8 + length > len(data):

@@ -1,20 +1,20 @@
-"""From any pile of audio to tar shards in NeMo's format.
+"""Builds tar shards in NeMo's format from audio of any kind.
 
-recipes/         the sources: a folder, a manifest, cuts or a corpus becomes a list of segments of audio files
-headers.py       the length of each file, without decoding it
-cut.py           segments that are too long become pieces
-listing.py       all of that by many processes: tables on the disk, one row for each segment and piece
-names.py         what the members are called
-arrangement.py   which segments are there twice, and which piece goes into which shard, from single columns
-pieces.py        the pieces of each shard as files, sorted without being in memory all at once
+recipes/         kinds of input: a folder, a manifest, cuts or a corpus becomes a list of segments of audio files
+headers.py       reads the length of each file without decoding it
+cut.py           cuts segments that are too long into pieces
+listing.py       does this in many processes and writes tables with one row for each segment and piece
+names.py         names of the members
+arrangement.py   finds duplicates and assigns pieces to shards, from single columns of the tables
+pieces.py        writes the pieces of each shard to files, sorted without having all of them in memory
 planning.py      makes the plan from these
-plan.py          what a plan holds; written to disk, so that an interrupted build can resume
-shard_job.py     one shard: decode, check, encode, write
-writer.py        the tar file and its manifest
+plan.py          the plan, which is written to disk so that an interrupted build can resume
+shard_job.py     builds one shard: decode, check, encode, write
+writer.py        writes a tar file and its manifest
 build.py         the whole build, with the lock and the processes
 card.py          dataset_card.json and durations.png
-verify.py        the way back: does every shard hold what its manifest and the card say?
+verify.py        compares every shard with its manifest and the card
 verify_files.py  the same for single files
 
-Nothing here imports NeMo, so that a process that builds shards starts at once.
+Nothing here imports NeMo, so that processes that build shards start quickly.
 """

@@ -1,4 +1,4 @@
-"""The order of a build in arrays: which utterances are there twice, and which piece goes into which shard."""
+"""Finds duplicate segments and assigns pieces to shards, with arrays."""
 
 import random
 from array import array
@@ -12,19 +12,19 @@ from nemo_birq.data.shards.listing import SEGMENTS, ListedInput
 from nemo_birq.data.shards.plan import BuildOptions, ShardPlan
 from nemo_birq.data.shards.segments import BuildError, Skipped
 
-_AT_ONCE = 1 << 16  # numbers that stand in memory as objects
+_AT_ONCE = 1 << 16  # numbers in memory as Python objects
 
 
 class Repeated(NamedTuple):
     """Segments that are left out because others are the same."""
 
     rows: np.ndarray
-    """(R,) int64: their numbers."""
+    """(R,) int64, their numbers."""
     reasons: list[Skipped]
 
 
 def find_repeated(listed: ListedInput) -> Repeated:
-    """Finds segments with the identity of an earlier one, or with its audio by way of a link."""
+    """Finds segments with the identity of an earlier one, or with the same audio through a link."""
     first = _first_of_group(listed, "identity")
     same_name = np.flatnonzero(first != np.arange(len(first)))
     first = _first_of_group(listed, "audio")
@@ -32,19 +32,18 @@ def find_repeated(listed: ListedInput) -> Repeated:
     links = np.setdiff1d(np.flatnonzero(paths != paths[first]), same_name)
     first = first[links]
     reasons = [
-        Skipped(name, "duplicate", "an utterance of the same name was there before")
-        for name in _identities(listed, same_name)
+        Skipped(name, "duplicate", "an earlier utterance has the same name") for name in _identities(listed, same_name)
     ] + [
-        Skipped(name, "duplicate", f"by a link, it is the audio of {other}")
+        Skipped(name, "duplicate", f"through a link, it has the same audio as {other}")
         for name, other in zip(_identities(listed, links), _identities(listed, first), strict=True)
     ]
     return Repeated(np.concatenate([same_name, links]), reasons)
 
 
 def _first_of_group(listed: ListedInput, name: str) -> np.ndarray:
-    """Returns for each segment the number of the first one with the same hash, (segments,) int64."""
+    """Returns the number of the first segment with the same hash for each segment, (segments,) int64."""
     high, low = (listed.column(SEGMENTS, f"{name}_{half}") for half in ("high", "low"))
-    order = np.lexsort((low, high))  # it is stable: in a group the first one is first
+    order = np.lexsort((low, high))  # the sort is stable, so the first of a group stays the first
     begins = np.ones(len(order), bool)
     begins[1:] = (high[order[1:]] != high[order[:-1]]) | (low[order[1:]] != low[order[:-1]])
     first = np.empty_like(order)
@@ -57,16 +56,17 @@ def _identities(listed: ListedInput, rows: np.ndarray) -> Iterator[str]:
 
 
 class Dealt(NamedTuple):
-    """Pieces dealt out to shards."""
+    """Pieces assigned to shards."""
 
     shards: list[ShardPlan]
     order: np.ndarray
-    """(N,) int32: numbers of the pieces, shard after shard."""
+    """(N,) int32, numbers of the pieces, shard after shard."""
     bucket_limits: list[float]
+    """Longest duration in each bucket, in seconds."""
 
 
 def deal(by_name: np.ndarray, seconds: np.ndarray, options: BuildOptions) -> Dealt:
-    """Shuffles pieces and deals them out.
+    """Shuffles pieces and assigns them to shards.
 
     Args:
         by_name: (N,) int32, numbers of the pieces in the order of their names.
@@ -74,7 +74,7 @@ def deal(by_name: np.ndarray, seconds: np.ndarray, options: BuildOptions) -> Dea
         options: options of the build.
 
     Raises:
-        BuildError: less than one utterance for a bucket or shard.
+        BuildError: there is less than one utterance for a bucket or shard.
     """
     order = by_name[_shuffled(len(by_name), options.seed)]
     shards, found, limits = [], [], []
@@ -88,14 +88,14 @@ def deal(by_name: np.ndarray, seconds: np.ndarray, options: BuildOptions) -> Dea
 
 
 def _shuffled(number: int, seed: int) -> np.ndarray:
-    """Returns 0 to N-1 as Python's shuffle orders them, (N,) int32."""
+    """Returns 0 to N-1 in the order of Python's shuffle, (N,) int32."""
     numbers = array("i", np.arange(number, dtype=np.int32).tobytes())
     random.Random(seed).shuffle(numbers)
     return np.frombuffer(numbers, np.int32)
 
 
 def _buckets(order: np.ndarray, seconds: np.ndarray, number: int) -> list[np.ndarray]:
-    """Buckets with equally many hours, the shortest utterances first; the order inside stays."""
+    """Returns buckets with equally many hours, the shortest utterances first; keeps the order inside each."""
     if number == 1:
         return [order]
     by_length = np.argsort(seconds[order], kind="stable")
@@ -118,6 +118,6 @@ def _deal(rows: np.ndarray, seconds: float, options: BuildOptions, folder: str) 
 
 
 def total(seconds: np.ndarray) -> float:
-    """Adds numbers one after the other, as a sum of numpy does not."""
+    """Adds numbers in their order, unlike numpy's sum."""
     blocks = (seconds[first : first + _AT_ONCE].tolist() for first in range(0, len(seconds), _AT_ONCE))
     return sum(chain.from_iterable(blocks))

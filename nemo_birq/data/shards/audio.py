@@ -15,17 +15,18 @@ from nemo_birq.data.shards.cut import Piece
 
 CODECS = ("flac", "opus", "wav")
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
-FULL_SCALE = 32767 / 32768  # the largest sample of 16 bits, as soundfile gives it
+FULL_SCALE = 32767 / 32768  # largest sample of 16 bits, as soundfile returns it
 
 
 def decode(piece: Piece, recording: str | AudioError) -> Decoded:
     """Reads a piece of a file.
 
     Args:
-        recording: the file on this machine, or why there is none; see ``recordings.local_recordings``.
+        piece: piece to read.
+        recording: path of the local file, or the reason why there is none; see ``recordings.local_recordings``.
 
     Raises:
-        AudioError: it cannot be decoded, is shorter than its header says, or holds samples that are no audio.
+        AudioError: the piece cannot be decoded, is shorter than its header says, or has samples that are not audio.
     """
     if isinstance(recording, AudioError):
         raise recording
@@ -43,25 +44,26 @@ def clipped_samples(decoded: Decoded) -> int:
 
 
 def to_mono(decoded: Decoded, sample_rate: int) -> tuple[np.ndarray, tuple[Remedy, ...]]:
-    """Mixes all channels and resamples: float32 of shape [samples], and what was mended from the file to here."""
+    """Mixes all channels and resamples; returns (samples,) float32, and the repairs so far."""
     mono, cancelled = mix(decoded.signal)
     remedies = decoded.remedies + ((cancelled,) if cancelled else ())
     return mono if decoded.sample_rate == sample_rate else soxr.resample(mono, decoded.sample_rate, sample_rate), remedies
 
 
 def encode(signal: np.ndarray, sample_rate: int, codec: str, serial: int) -> bytes:
-    """An audio file; the same signal and serial number give the same bytes.
+    """Encodes an audio file; the same signal and serial number give the same bytes.
 
     Args:
-        signal: floats of shape [samples], full scale 1.
+        signal: (samples,) float32, full scale 1.
+        sample_rate: sample rate in Hz.
         codec: flac or wav, with 16 bits, or opus in Ogg.
-        serial: of the Ogg stream.
+        serial: serial number of the Ogg stream.
     """
     buffer = io.BytesIO()
     if codec == "opus":
         soundfile.write(buffer, signal, sample_rate, format="OGG", subtype="OPUS")
         return with_serial(buffer.getvalue(), serial)
-    # libsndfile would scale by 32767 while it divides by 32768: this way 16 bits stay the 16 bits they were.
+    # libsndfile would multiply by 32767, but divides by 32768 when it reads, which would change samples of 16 bits.
     samples = np.clip(np.rint(signal * 32768.0), -32768, 32767).astype(np.int16)
     soundfile.write(buffer, samples, sample_rate, format=codec.upper(), subtype="PCM_16")
     return buffer.getvalue()

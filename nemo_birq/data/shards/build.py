@@ -1,4 +1,4 @@
-"""Builds shard sets from what a recipe finds."""
+"""Builds shard sets from the input that a recipe finds."""
 
 import json
 import re
@@ -45,7 +45,7 @@ _TABLES = "tables"
 
 
 class LeftOutError(BuildError):
-    """A complete build that left out too much; ``card`` is its dataset card."""
+    """A complete build that left out too many utterances; ``card`` is its dataset card."""
 
     def __init__(self, message: str, card: dict):
         super().__init__(message)
@@ -56,14 +56,14 @@ class Recipe(Protocol):
     """A kind of input."""
 
     def describe(self) -> dict:
-        """What it reads, to recognize the same input again: no work that takes long."""
+        """Returns a description of the input, by which the same input is recognized. This must not take long."""
 
     def read(self, scratch: Path, workers: Workers, progress: Progress) -> Listing:
         """Returns the segments.
 
         Args:
-            scratch: folder to unpack archives to, which is removed after the build.
-            workers: processes, or a cluster.
+            scratch: folder for unpacked archives, which is removed after the build.
+            workers: number of processes, or a cluster.
             progress: shows long work.
         """
 
@@ -76,17 +76,20 @@ def build(
     max_skipped_share: float,
     progress: Progress,
 ) -> dict:
-    """Builds shards, or goes on with a build that was interrupted; gives the dataset card.
+    """Builds shards, or continues an interrupted build; returns the dataset card.
 
     Args:
-        out: a new folder, or that of an interrupted build by the same command; a URL for one in an object store.
-        workers: processes, or a cluster; the shards do not depend on it.
-        max_skipped_share: of the utterances; more than that is an error, once everything is written.
+        recipe: kind of input.
+        out: a new folder, or that of an interrupted build by the same command; a URL for a folder in an object store.
+        options: options of the build.
+        workers: number of processes, or a cluster; the shards do not depend on it.
+        max_skipped_share: share of utterances that may be left out without an error.
+        progress: shows long work.
 
     Raises:
-        LeftOutError: more was left out than ``max_skipped_share``, or a shard is empty. Everything is written.
-        BuildError: with what to do about it. What is finished stays.
-        RemoteError: input or ``out`` are remote, and cannot be read or written. What is finished stays.
+        LeftOutError: more than ``max_skipped_share`` was left out, or a shard is empty. Everything is written.
+        BuildError: the build cannot continue; the message names the remedy. Finished shards are kept.
+        RemoteError: remote input or a remote ``out`` cannot be read or written. Finished shards are kept.
     """
     folder = StoredFolder(out)
     source = described(recipe)
@@ -97,10 +100,14 @@ def build(
 
 
 def plan_build(recipe: Recipe, out: Path | str, options: BuildOptions, workers: Workers, progress: Progress) -> Plan:
-    """Makes the plan of a build alone, or reads the one that is there, so that parts can build its shards on many machines.
+    """Makes only the plan of a build, or reads the existing one, so that parts can build its shards on many machines.
 
     Args:
+        recipe: kind of input.
         out: a new folder, or that of the same command; or a URL.
+        options: options of the build.
+        workers: number of processes, or a cluster.
+        progress: shows long work.
 
     Raises:
         BuildError, RemoteError: as ``build``.
@@ -112,7 +119,7 @@ def plan_build(recipe: Recipe, out: Path | str, options: BuildOptions, workers: 
 
 
 def described(recipe: Recipe) -> dict:
-    """Returns the description of a recipe's input as a plan holds it."""
+    """Returns the description of a recipe's input as a plan stores it."""
     return shareable(json.loads(json.dumps(recipe.describe())))
 
 
@@ -124,20 +131,20 @@ def _alone(folder: StoredFolder) -> Iterator[None]:
         with FileLock(folder.local / LOCK, timeout=0):
             yield
     except Timeout as error:
-        raise BuildError(f"another process builds in {folder} right now; wait for it, or give another folder") from error
+        raise BuildError(f"another process is building in {folder}: wait for it, or name another folder") from error
 
 
 @contextmanager
 def disk_errors(folder: StoredFolder) -> Iterator[None]:
-    """Turns errors of a full disk into a BuildError with what to do."""
+    """Turns errors of a full disk into a BuildError with the remedy."""
     try:
         yield
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
         raise BuildError(
-            f"no space left while building in {folder.local} ({error.strerror}): free some, and run the same command again; "
-            "shards that are finished are kept"
+            f"no space is left to build in {folder.local} ({error.strerror}): free some, and run the same command again; "
+            "finished shards are kept"
         ) from error
 
 
@@ -163,12 +170,12 @@ def _plan(
     claim(folder, source, options)
     if folder.url and source["kind"] == "yodas" and not isinstance(workers, int):
         raise BuildError(
-            f"the machines of a cluster share no disk for archives that are unpacked for {folder}: leave out --ray, or give "
+            f"the machines of a cluster share no disk for archives that are unpacked for {folder}: leave out --ray, or name "
             "a folder that they share"
         )
     scratch = folder.local / SCRATCH
     listing = recipe.read(scratch / "unpacked", workers, progress)
-    for left in scratch.glob(f"{_TABLES}*"):  # by a process that was killed
+    for left in scratch.glob(f"{_TABLES}*"):  # left by a process that was killed
         shutil.rmtree(left)
     scratch.mkdir(exist_ok=True)
     with TemporaryDirectory(dir=scratch, prefix=_TABLES) as tables:
@@ -181,41 +188,43 @@ def _plan(
 
 
 def find_plan(folder: StoredFolder) -> Plan | None:
-    """Returns the plan of an earlier build in this folder; then also its card, if there is one, is a local file."""
+    """Returns the plan of an earlier build in this folder, if any; also copies its card, if any, to the local folder."""
     folder.fetch([PLAN, CARD])
     return read_plan(folder.local)
 
 
 def _check_new(folder: StoredFolder, options: BuildOptions) -> None:
-    """Raises a BuildError where a folder without a plan holds what a build would write."""
+    """Raises a BuildError if a folder without a plan has files that a build would write."""
     holds = sorted(name for name in folder.tops() if re.fullmatch(r"audio_.*\.tar|bucket.*", name))
     if options.single_files:
         holds = holds or sorted({AUDIO, MANIFEST} & folder.tops())
     if holds:
         what = f"{AUDIO} or {MANIFEST}" if holds[0] in (AUDIO, MANIFEST) else "shards"
-        raise BuildError(f"{folder} holds {what}, but no {PLAN} of this script: give another folder")
+        raise BuildError(f"{folder} holds {what}, but no {PLAN} of this command: name another folder")
 
 
 def claim(folder: StoredFolder, source: dict, options: BuildOptions) -> None:
-    """Marks a remote folder as that of this command, which also shows that it can be written before any work is done.
+    """Marks a remote folder as that of this command. This also tests early that it can be written.
 
     Raises:
-        BuildError: another command has begun there.
-        RemoteError: it cannot be written.
+        BuildError: another command has begun in this folder.
+        RemoteError: the folder cannot be written.
     """
     mine = {"source": source, "options": asdict(options), "versions": byte_versions()}
     found = folder.claim(f"{SCRATCH}/begun.json", json.dumps(mine, sort_keys=True).encode())
     if found is not None and json.loads(found) != json.loads(json.dumps(mine)):
         raise BuildError(
-            f"another command, or one of another version, has begun to build in {folder}: give another folder; or, if that "
-            f"command will not go on, remove {folder}/{SCRATCH} and give this one again"
+            f"another command, or another version, has begun to build in {folder}: name another folder; or, if that "
+            f"build is abandoned, remove {folder}/{SCRATCH} and run this command again"
         )
 
 
 def check_same_build(folder: StoredFolder, plan: Plan, source: dict, options: BuildOptions) -> None:
-    """Raises a BuildError where other input or options, or before the end other versions, made the plan of a build.
+    """Checks that the plan of a build belongs to this command.
 
-    A build that is not finished then can be written, or there is a RemoteError.
+    Raises:
+        BuildError: the plan has other input or options, or the build is unfinished and has other versions.
+        RemoteError: the build is unfinished, and its folder cannot be written.
     """
     check_same_command(folder, plan, source, options)
     if (folder.local / CARD).is_file():
@@ -224,7 +233,7 @@ def check_same_build(folder: StoredFolder, plan: Plan, source: dict, options: Bu
     claim(folder, source, options)
     if folder.url and source["kind"] == "yodas" and not (folder.local / SCRATCH / "unpacked").is_dir():
         raise BuildError(
-            f"the archives for {folder} were unpacked by --plan on another machine, whose disk this one does not see: "
+            f"the archives for {folder} were unpacked by --plan on another machine, whose disk this machine does not share: "
             "build all parts there, or in a folder that the machines share"
         )
 
@@ -232,7 +241,7 @@ def check_same_build(folder: StoredFolder, plan: Plan, source: dict, options: Bu
 def build_shards(
     plan: Plan, shards: list[ShardPlan], folder: StoredFolder, workers: Workers, progress: Progress
 ) -> list[dict]:
-    """Builds shards of a plan, but those that are finished; gives the records of all, in their order."""
+    """Builds those shards of a plan that are not finished; returns the records of all shards in their order."""
     options = plan.options
     how = options["codec"], options["sample_rate"], options["single_files"]
     jobs = [ShardJob(str(folder), shard, *how) for shard in shards]
@@ -268,7 +277,7 @@ def _check_card(out: StoredFolder, card: dict, max_skipped_share: float) -> None
     first = "; ".join(f"{entry['name']}: {entry['reason']}" for entry in examples(card["skipped"], SHOWN))
     if empty:
         raise LeftOutError(
-            f"{len(empty)} shards are empty, since no utterance planned for them can be used ({', '.join(empty[:SHOWN])}): "
+            f"{len(empty)} shards are empty, because no utterance of theirs can be used ({', '.join(empty[:SHOWN])}): "
             f"{first}. All reasons are in {out}/{CARD}; build with fewer shards in another folder",
             card,
         )
@@ -276,8 +285,8 @@ def _check_card(out: StoredFolder, card: dict, max_skipped_share: float) -> None
         kinds = ", ".join(f"{count} {kind}" for kind, count in card["skipped_kinds"].items())
         raise LeftOutError(
             f"{card['skipped_share']:.1%} of the utterances were left out ({kinds}), more than max_skipped_share="
-            f"{max_skipped_share}: {first}. The shards are complete and all reasons are in {out}/{CARD}; mend the input and "
-            "build again in another folder, or use the shards as they are",
+            f"{max_skipped_share}: {first}. The shards are complete and all reasons are in {out}/{CARD}; repair the input "
+            "and build again in another folder, or use the shards as they are",
             card,
         )
 

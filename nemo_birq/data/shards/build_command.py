@@ -38,37 +38,41 @@ DEFAULT = BuildOptions()
 SUFFIXES_SHOWN = 10
 OUTPUT_OPTIONS = (
     options.out_option(
-        "Folder for shards and manifests, or its URL: a new one, or that of the same command.",
+        "Folder for shards and manifests, or its URL: a new folder, or that of an earlier run of the same command.",
         required=True,
         type=PATH_OR_URL,
     ),
     options.option("--codec", type=click.Choice(CODECS), default=DEFAULT.codec, help="Format of the members."),
     options.option("--sample-rate", type=int, default=DEFAULT.sample_rate, help="Sample rate of the members, in Hz."),
-    options.option("--min-duration", type=float, default=DEFAULT.min_duration, help="Seconds; shorter is left out."),
-    options.option("--max-duration", type=float, default=DEFAULT.max_duration, help="Seconds; longer is cut."),
-    options.option("--shard-hours", type=float, default=DEFAULT.shard_hours, help="Hours of audio in a shard, roughly."),
+    options.option(
+        "--min-duration", type=float, default=DEFAULT.min_duration, help="Seconds; shorter utterances are left out."
+    ),
+    options.option("--max-duration", type=float, default=DEFAULT.max_duration, help="Seconds; longer utterances are cut."),
+    options.option("--shard-hours", type=float, default=DEFAULT.shard_hours, help="Approximate hours of audio in a shard."),
     options.option(
         "--num-shards", type=int, help="Number of shards (of each bucket); at least GPUs times workers of the training."
     ),
-    options.option("--buckets", type=int, default=DEFAULT.buckets, help="Shard sets by duration: bucket1/, bucket2/, ..."),
+    options.option(
+        "--buckets", type=int, default=DEFAULT.buckets, help="Number of shard sets by duration: bucket1/, bucket2/, ..."
+    ),
     options.option(
         "--files",
         "single_files",
         is_flag=True,
-        help=f"Single files and {MANIFEST} in place of shards, as for validation sets.",
+        help=f"Write single files and {MANIFEST} instead of shards, for example for validation sets.",
     ),
     options.option(
         "--plan",
         "only_plan",
         is_flag=True,
-        help="Write the plan only, for --part on many machines; then the command without.",
+        help="Write only the plan, for --part on many machines. Run the command without either option at the end.",
     ),
-    options.option("--part", help="Build one part of the planned shards, such as 3/16 of a job array.", metavar="I/N"),
+    options.option("--part", help="Build one part of the planned shards, such as 3/16 in a job array.", metavar="I/N"),
     options.ray_option(
-        "Build on a Ray cluster, each shard a task; without an address the running one, or one of this machine."
+        "Build on a Ray cluster, with a task for each shard. Without an address: the running cluster, or a local one."
     ),
     options.seed_option("Seed of the shuffle over shards."),
-    options.workers_option(os.cpu_count(), "Processes; the shards do not depend on their number."),
+    options.workers_option(os.cpu_count(), "Number of processes; the shards do not depend on it."),
     options.option(
         "--max-skipped-share", type=float, default=0.05, help="Share of utterances that may be left out without an error."
     ),
@@ -83,7 +87,7 @@ def output_options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def summary(card: dict, out: Path | str) -> Table:
-    """Returns what a build did, from its card."""
+    """Returns a summary of a build, from its card."""
     table = Table(title=without_secrets(out), show_header=False, title_justify="left")
     table.add_row("utterances", f"{card['utterances']:,}")
     table.add_row("hours", f"{card['hours']:,.2f}")
@@ -115,10 +119,10 @@ def summary(card: dict, out: Path | str) -> Table:
 
 
 def training_keys(card: dict, out: Path | str) -> list[str]:
-    """Returns the arguments by which a training reads what was built: shards to train on, single files to validate on."""
+    """Returns the arguments of a training with the output as training shards, or as single files for validation."""
     if not card["shards"]:
         return ["To validate on these files:", f"  model.validation_ds.manifest_filepath={out}/{MANIFEST}"]
-    # A folder for each bucket; text, as the output may be a URL.
+    # Each bucket has a folder. Paths are joined as text, because the output may be a URL.
     shards = Counter(f"{out}/{name}".rpartition("/")[0] for name in card["shards"])
     patterns = {
         "manifest_filepath": [f"{at}/sharded_manifests/manifest__OP_0..{n - 1}_CL_.json" for at, n in shards.items()],
@@ -147,17 +151,24 @@ def make(
     ray: str | None,
     **determining: Any,
 ) -> None:
-    """Builds the shards of a recipe with a progress bar, or plans them, or builds one part; and prints what was done.
+    """Builds the shards of a recipe, only plans them, or builds one part, with a progress bar; prints a summary.
 
     Args:
+        recipe: kind of input.
+        out: folder of the output, or its URL.
+        workers: number of processes.
+        max_skipped_share: share of utterances that may be left out without an error.
+        only_plan: write only the plan.
+        part: part to build, such as "3/16"; None: all.
+        ray: address of a Ray cluster; None: processes of this machine.
         determining: the fields of ``BuildOptions``.
     """
     chosen = None if part is None else Part.parse(part)
     if chosen and only_plan:
-        raise ValueError("--plan and --part are two commands: --plan once, then each part")
+        raise ValueError("--plan and --part exclude each other: run the command with --plan once, then with each --part")
     if chosen and ray:
-        raise ValueError("--part and --ray both spread the shards over machines: give one of them")
-    os.environ.setdefault("TQDM_DISABLE", "1")  # Lhotse is imported later; its progress bars would run into ours
+        raise ValueError("--part and --ray both distribute the shards over machines: give one of them")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # hides the progress bars of Lhotse, which is imported later
     columns = TextColumn("{task.description}"), BarColumn(), AmountColumn()
     times = TimeElapsedColumn(), TimeRemainingColumn()
     try:
@@ -173,27 +184,29 @@ def make(
         Terminal().print(summary(error.card, out))
         raise
     except KeyboardInterrupt:
-        click.echo("interrupted; the same command goes on where this one stopped", err=True)
+        click.echo("interrupted; the same command resumes the build", err=True)
         sys.exit(128 + signal.SIGINT)
     if only_plan:
         hours = sum(shard.seconds for shard in plan.shards) / 3600
         click.echo(
-            f"planned {len(plan.shards):,} shards, {hours:,.2f} hours, in {out}: now --part 1/N to N/N in place of --plan, "
-            "on any machines, then the command without either"
+            f"planned {len(plan.shards):,} shards, {hours:,.2f} hours, in {out}. Next, run --part 1/N to N/N instead of "
+            "--plan on any machines, then the command without either"
         )
     elif chosen:
         state = (
-            "finished before, with the whole build" if result.is_complete else "whole; the command without --part finishes"
+            "the whole build was already finished"
+            if result.is_complete
+            else "finished; run the command without --part after all parts"
         )
         click.echo(f"part {part}: {result.shards:,} shards, {result.hours:,.2f} hours, {state}")
     else:
         Terminal().print(summary(card, out))
-        Terminal().print("\n".join(training_keys(card, out)), soft_wrap=True)  # to be copied
+        Terminal().print("\n".join(training_keys(card, out)), soft_wrap=True)  # without line breaks, to be copied
 
 
 @click.group("make-shards", cls=Group, context_settings=SETTINGS)
 def make_shards() -> None:
-    """Builds tar shards in NeMo's format from audio of any kind. docs/data.md has the details.
+    """Builds tar shards in NeMo's format from audio of any kind. See docs/data.md.
 
         birq make-shards folder /data/podcasts --out /data/shards --codec opus
         birq make-shards manifest train.json --out /data/shards --num-shards 64
@@ -203,8 +216,8 @@ def make_shards() -> None:
         birq make-shards manifest dev.json --out /data/dev --files
         birq make-shards folder s3://bucket/podcasts --out s3://bucket/shards
 
-    The same command again resumes an interrupted build. On many machines with one shared folder: --plan once, --part 1/16 to
-    16/16 in any order, then the command without either, which checks all shards and writes manifest and card.
+    The same command resumes an interrupted build. On many machines with a shared folder, run it with --plan once, with
+    --part 1/16 to 16/16 in any order, then without either option, which checks all shards and writes manifest and card.
     """
 
 
@@ -212,18 +225,18 @@ def make_shards() -> None:
 @options.argument("input", "folder of audio files, or its URL in an object store", type=PATH_OR_URL, metavar="FOLDER")
 @output_options
 def folder(input: Path | str, **output: Any) -> None:
-    """Takes all audio files under a folder."""
+    """Reads all audio files under a folder."""
     make(FolderRecipe(input) if isinstance(input, Path) else RemoteFolderRecipe(input), **output)
 
 
 @make_shards.command("manifest")
 @options.argument("input", "NeMo manifests, or their URLs", type=PATH_OR_URL, nargs=-1, required=True, metavar="JSON...")
-@options.option("--root", type=PATH_OR_URL, help="Folder of relative paths; without it that of each manifest.")
+@options.option("--root", type=PATH_OR_URL, help="Folder of relative paths; default: the folder of each manifest.")
 @output_options
 def manifest(input: tuple[Path | str, ...], root: Path | str | None, **output: Any) -> None:
-    """Takes NeMo manifests.
+    """Reads NeMo manifests.
 
-    A line is an audio file, or a segment of one (offset, duration); or its URL.
+    A line names an audio file or its URL, or a segment of it (offset, duration).
     """
     make(ManifestRecipe(list(input), root), **output)
 
@@ -232,7 +245,7 @@ def manifest(input: tuple[Path | str, ...], root: Path | str | None, **output: A
 @options.argument("input", "Lhotse cuts", type=PATH, metavar="JSONL.GZ")
 @output_options
 def cuts(input: Path, **output: Any) -> None:
-    """Takes Lhotse cuts."""
+    """Reads Lhotse cuts."""
     make(CutsRecipe(input), **output)
 
 
@@ -241,12 +254,12 @@ def cuts(input: Path, **output: Any) -> None:
 @options.several_option(
     "--parts", f"Parts, one or more of {', '.join(PARTS)}.", type=click.Choice(PARTS), default=TRAIN_960, metavar="PART..."
 )
-@options.option("--lower-case", is_flag=True, help="Texts in lower case; they are in upper case.")
+@options.option("--lower-case", is_flag=True, help="Convert the texts, which are in upper case, to lower case.")
 @output_options
 def librispeech(input: Path, parts: tuple[str, ...], lower_case: bool, **output: Any) -> None:
-    """Takes LibriSpeech.
+    """Reads LibriSpeech.
 
-    Without --parts, its 960 hours of training data.
+    Without --parts, it reads the 960 hours of training data.
     """
     make(LibriSpeechRecipe(input, parts, lower_case), **output)
 
@@ -254,7 +267,7 @@ def librispeech(input: Path, parts: tuple[str, ...], lower_case: bool, **output:
 @make_shards.command("ami")
 @options.argument("input", "the AMI corpus as lhotse downloads it", type=PATH, metavar="FOLDER")
 @options.option("--mic", type=click.Choice(("ihm", "sdm")), default="ihm", help="Headsets, or one distant microphone.")
-@options.option("--split", type=click.Choice(("train", "dev", "test")), default="train")
+@options.option("--split", type=click.Choice(("train", "dev", "test")), default="train", help="Split to build.")
 @options.option(
     "--partition", type=click.Choice(("full-corpus-asr", "full-corpus", "scenario-only")), default="full-corpus-asr",
     help="The official data split.",
@@ -262,14 +275,14 @@ def librispeech(input: Path, parts: tuple[str, ...], lower_case: bool, **output:
 @options.option("--text", type=click.Choice(("kaldi", "upper", "none")), default="kaldi", help="Lhotse's normalization.")
 @output_options
 def ami(input: Path, mic: str, split: str, partition: str, text: str, **output: Any) -> None:
-    """Takes one split of the AMI meeting corpus."""
+    """Reads one split of the AMI meeting corpus."""
     make(AmiRecipe(input, mic, split, partition, text), **output)
 
 
 @make_shards.command("yodas")
 @options.argument("input", "folder with data/en000/audio/00000000.tar.gz, ...", type=PATH, metavar="FOLDER")
-@options.several_option("--subsets", "Subsets, such as en000 en001; without it all.")
+@options.several_option("--subsets", "Subsets, such as en000 en001; default: all.")
 @output_options
 def yodas(input: Path, subsets: tuple[str, ...], **output: Any) -> None:
-    """Takes YODAS or YODAS2 as on the hub."""
+    """Reads YODAS or YODAS2 in the layout of the hub."""
     make(YodasRecipe(input, subsets), **output)

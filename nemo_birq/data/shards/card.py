@@ -1,4 +1,4 @@
-"""The dataset card: what is in a shard set, and what was left out."""
+"""The dataset card, which describes a shard set and the utterances that were left out."""
 
 from collections import Counter
 from pathlib import Path
@@ -11,20 +11,21 @@ from nemo_birq.data.shards.plan import Plan
 from nemo_birq.data.shards.source import of_any_machine
 
 _MOST_BINS = 60
-_MOST_NAMED = 100  # utterances with a remedy
+_MOST_NAMED = 100  # repaired utterances of each kind
 _WIDTHS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 120.0, 300.0, 600.0)  # seconds
 
 
 def make_card(plan: Plan, records: list[dict], files: dict[str, str]) -> dict:
-    """The content of ``dataset_card.json``: the same build gives the same card.
+    """Makes the content of ``dataset_card.json``; the same build gives the same card.
 
     Args:
-        records: of all shards, see ``shard_job``.
+        plan: plan of the build.
+        records: records of all shards, see ``shard_job``.
         files: SHA-256 of every tar and manifest, by path relative to the output folder.
     """
     durations = np.array([duration for record in records for duration in record["durations"]])
     remedies = sorted(tuple(entry) for record in records for entry in record.get("remedies", ()))  # older records have none
-    # A record that was read from its file has lists where a new one has tuples.
+    # A record from a file has lists, a new one has tuples.
     skipped = sorted(tuple(entry) for entry in [*plan.skipped, *(e for record in records for e in record["skipped"])])
     bounds = _bounds(durations.max(initial=1.0))
     options = plan.options
@@ -72,9 +73,9 @@ def make_card(plan: Plan, records: list[dict], files: dict[str, str]) -> dict:
 
 
 def _bounds(longest: float) -> np.ndarray:
-    """Bins of a round width, from 0 to above the longest duration."""
+    """Returns bounds of bins with a round width, from 0 to above the longest duration, in seconds."""
     width = next((width for width in _WIDTHS if longest < width * _MOST_BINS), longest / _MOST_BINS)
-    number = int(np.floor(round(longest / width, 6))) + 1  # rounded, since 3 // 0.1 is 29
+    number = int(np.floor(round(longest / width, 6))) + 1  # rounded, because 3 // 0.1 is 29
     return np.round(width * np.arange(number + 1), 6)
 
 
@@ -87,7 +88,7 @@ def _summary(durations: np.ndarray) -> dict:
 
 
 def _remedies(entries: list[tuple[str, str, str, float]]) -> dict:
-    """Utterances and hours that the reader mended, by the kind of the remedy."""
+    """Returns the number and the hours of repaired utterances by the kind of repair."""
     found: dict[str, dict] = {}
     for _, kind, _, seconds in sorted(entries, key=lambda entry: entry[1]):
         total = found.setdefault(kind, {"utterances": 0, "hours": 0.0})
@@ -97,7 +98,7 @@ def _remedies(entries: list[tuple[str, str, str, float]]) -> dict:
 
 
 def _first_of_each_kind(entries: list[tuple[str, str, str, float]]) -> list[dict]:
-    """Names with reasons, ``_MOST_NAMED`` of each kind: a whole corpus may come from pipes."""
+    """Returns the first ``_MOST_NAMED`` names with reasons of each kind, because a whole corpus may need repairs."""
     named: Counter = Counter()
     found = []
     for name, kind, reason, seconds in entries:
@@ -116,8 +117,8 @@ def _total(records: list[dict], key: str) -> dict:
 
 
 def draw_durations(card: dict, path: Path) -> None:
-    """Draws the histogram of durations: how many utterances, and how many hours of audio, have which length."""
-    from matplotlib.figure import Figure  # without pyplot: no window, no global state
+    """Draws histograms of the durations, by number of utterances and by hours of audio."""
+    from matplotlib.figure import Figure  # pyplot would open windows and keep a global state
 
     histogram = card["duration_histogram"]
     bounds = np.array(histogram["bounds_seconds"])

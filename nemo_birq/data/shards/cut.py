@@ -1,4 +1,4 @@
-"""Segments that are longer than wanted become pieces."""
+"""Cuts segments that are too long into pieces."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -16,30 +16,37 @@ WHOLE, AT_UTTERANCES, EQUAL = CUTS = "not cut", "at utterance boundaries", "into
 
 @dataclass(frozen=True)
 class Piece:
-    """What becomes one member of a shard."""
+    """The audio and the manifest line of one member of a shard."""
 
     path: str
     name: str
     identity: str
     start: int
-    """In frames of the file, as is the length."""
+    """First frame in the file."""
     frames: int
+    """Number of frames."""
     seconds: float
     channels: tuple[int, ...] | None
     line: dict
 
 
 def cut(segment: Segment, header: Header, max_duration: float, counts: Counter) -> list[Piece] | Skipped:
-    """The pieces of a segment, none longer than ``max_duration`` seconds; counts how they were cut.
+    """Returns the pieces of a segment, none longer than ``max_duration`` seconds, or the reason why there is none.
 
-    A segment that is short enough stays whole. A longer one is cut at the boundaries of its utterances: neighbours stay
-    together while they fit. Where there are none, and inside an utterance that is too long itself, it is cut into equal
-    pieces; these lose the key ``text``, since nobody knows which words are in which piece. So does a piece that ends where
-    another utterance goes on. No audio is in two pieces, and none is from outside of the segment.
+    A segment that is short enough stays whole. A longer one is cut at the boundaries of its utterances, and neighbours stay
+    together as long as they fit. A segment without utterances, and an utterance that is too long itself, are cut into equal
+    pieces. These lose the key ``text``, because it is unknown which words are in which piece. A piece that ends inside of
+    another utterance loses it, too. No audio is in two pieces, and none is from outside of the segment.
+
+    Args:
+        segment: segment to cut.
+        header: length and format of its file.
+        max_duration: longest piece, in seconds.
+        counts: receives the number of pieces by the way in which they were cut.
     """
     end = header.seconds if segment.duration is None else segment.start + segment.duration
     if end > header.seconds + TOLERANCE or segment.start >= header.seconds:
-        reason = f"it holds {header.seconds:.2f} s, but {segment.start:.2f} s to {end:.2f} s of it are wanted"
+        reason = f"it has {header.seconds:.2f} s of audio, but the segment is from {segment.start:.2f} s to {end:.2f} s"
         return Skipped(segment.identity, "truncated", reason)
     if segment.start == 0 and abs(end - header.seconds) <= ROUNDING:
         end = header.seconds
@@ -69,7 +76,7 @@ def cut(segment: Segment, header: Header, max_duration: float, counts: Counter) 
 
 
 def clipped(spoken: Iterable[Spoken], start: float, end: float, seconds: float) -> list[Spoken]:
-    """Returns the parts of utterances between two times of a file that has so many seconds.
+    """Returns the parts of utterances between two times of a file with a length of ``seconds``.
 
     A part that lacks more than ``TOLERANCE`` of the audio of its utterance has no text.
     """
@@ -83,10 +90,10 @@ def clipped(spoken: Iterable[Spoken], start: float, end: float, seconds: float) 
 
 
 def join_utterances(spoken: Iterable[Spoken], max_duration: float) -> list[Spoken]:
-    """Joins utterances that follow each other while they fit into ``max_duration`` seconds; overlapping ones, too.
+    """Joins utterances that follow each other or overlap as long as they fit into ``max_duration`` seconds.
 
-    Where an utterance that does not fit begins before the last one ends, the last one ends there. Both lose their text if
-    they overlap by more than ``TOLERANCE``: it is not known which words are on which side.
+    If an utterance that does not fit begins before the last one ends, the last one ends there. Both lose their text if they
+    overlap by more than ``TOLERANCE``, because it is unknown which words are on which side.
     """
     spans: list[Spoken] = []
     for start, end, text in sorted(spoken, key=lambda one: (one.start, one.end, one.text or "")):

@@ -1,4 +1,4 @@
-"""How long audio files are, from their headers."""
+"""Reads the lengths of audio files from their headers."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from nemo_birq.data.shards.recordings import NO_FILE, local_recordings
 from nemo_birq.data.shards.segments import Skipped
 from nemo_birq.utils.urls import is_url
 
-_FILES_KNOWN = 100_000  # that a process remembers: segments of one recording need not follow each other
+_FILES_KNOWN = 100_000  # that a process remembers, because segments of a recording need not follow each other
 
 
 class InputFile(NamedTuple):
@@ -22,15 +22,15 @@ class InputFile(NamedTuple):
 
     header: Header | Skipped
     real: str
-    """Path with all links followed; a URL as it is."""
+    """Path with all links resolved; a URL is unchanged."""
 
 
 def look_up(build: str, paths: Sequence[str]) -> Iterator[InputFile]:
-    """Yields for each path what is known of the file; remote ones that are not yet known are copied ahead.
+    """Yields the header and the real path of each file; new remote files are copied ahead.
 
     Args:
         build: name of the build, within which files do not change.
-        paths: of files on this machine, and URLs; they may repeat.
+        paths: local paths and URLs, which may repeat.
 
     Raises:
         RemoteError, ValueError: as ``local_recordings``.
@@ -56,7 +56,7 @@ def _header(path: str, recording: str | AudioError) -> Header | Skipped:
 
 
 def read_header(path: str) -> Header | Skipped:
-    """The header of a file, or why the file cannot be used; the name in the latter is the path."""
+    """Returns the header of a file, or the reason why it cannot be used, with its path as the name."""
     if not os.path.isfile(path):
         return Skipped(path, "missing", NO_FILE)
     try:

@@ -1,6 +1,6 @@
-"""The input as tables: what each segment and each piece is, in columns on the disk that no process holds as a whole.
+"""The input of a build as tables on the disk, which need not fit into memory.
 
-Workers take batches of segments from the recipe, look up the headers of their files, and cut them. Each batch becomes two
+Workers take batches of segments from the recipe, read the headers of their files, and cut them. Each batch becomes two
 tables, with a row for each segment and for each piece. Plans of tens of millions of utterances are made from single columns.
 """
 
@@ -23,7 +23,7 @@ from nemo_birq.data.shards.workers import Workers, advance, run_jobs
 from nemo_birq.utils.progress import Progress
 
 SEGMENTS, PIECES = "segments", "pieces"
-_REPORTED = 100  # segments after which a worker says how far it is
+_REPORTED = 100  # segments after which a worker reports its progress
 COMPRESSED = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
@@ -31,7 +31,7 @@ class ListJob(NamedTuple):
     """One batch, for a worker."""
 
     build: str
-    """A name that no other build has."""
+    """Unique name of the build."""
     batch: Batch
     max_duration: float
     """Seconds."""
@@ -40,16 +40,16 @@ class ListJob(NamedTuple):
 
 
 class ListedBatch(NamedTuple):
-    """The part of a batch that a process holds; the rest is in its tables."""
+    """The part of a batch in memory; the rest is in its tables."""
 
     segments: int
     pieces: int
     name_bytes: int
-    """Length of the names of all members together."""
+    """Total length of the names of all members."""
     skipped: list[Skipped]
-    """Left out by the recipe."""
+    """Entries that the recipe leaves out."""
     unusable: list[tuple[int, Skipped]]
-    """Number of a segment, from 0, with the reason why it has no piece."""
+    """Numbers of segments without a piece, from 0, with the reasons."""
 
 
 class ListedInput:
@@ -57,7 +57,7 @@ class ListedInput:
 
     Args:
         folder: folder of the tables.
-        batches: results of all batches, in their order.
+        batches: results of all batches in their order.
     """
 
     def __init__(self, folder: Path, batches: Sequence[ListedBatch]):
@@ -92,7 +92,7 @@ class ListedInput:
             yield from ((first + number, reason) for number, reason in batch.unusable)
 
     def table(self, kind: str, number: int, columns: Sequence[str]) -> pa.Table:
-        """Reads columns of one batch; the others are not unpacked."""
+        """Reads columns of one batch without unpacking the others."""
         wanted = pa.ipc.IpcReadOptions(included_fields=[_SCHEMAS[kind].get_field_index(name) for name in columns])
         return pa.ipc.open_stream(pa.memory_map(str(_path(self.folder, kind, number))), options=wanted).read_all()
 
@@ -122,7 +122,7 @@ class ListedInput:
         return pa.LargeStringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(data))
 
     def texts(self, kind: str, name: str, rows: np.ndarray) -> list[bytes]:
-        """Reads the values of a column of texts at some rows, which are few."""
+        """Reads the values of a column of texts in a few rows."""
         found: list[bytes] = [b""] * len(rows)
         batches = np.searchsorted(self._first[kind], rows, side="right") - 1
         for number in np.unique(batches).tolist():
@@ -140,10 +140,10 @@ def list_input(
     """Makes the tables of all batches of a recipe.
 
     Args:
-        batches: batches, which are asked for as the workers need them.
+        batches: batches, which are taken when the workers need them.
         folder: empty folder for the tables.
         options: options of the build.
-        workers: processes, or a cluster.
+        workers: number of processes, or a cluster.
         progress: shows the number of utterances.
     """
     how = options.max_duration, options.suffix
@@ -157,7 +157,7 @@ def list_input(
 
 
 def list_batch(job: ListJob) -> tuple[ListedBatch, dict[str, pa.Buffer]]:
-    """Returns the tables of one batch by kind; the worker may be on a machine that does not see their folder."""
+    """Returns a batch and its tables by kind. It writes no files, because the worker may be on another machine."""
     listed = job.batch.read()
     segments: dict[str, list] = {name: [] for name in _ALL[SEGMENTS]}
     pieces: dict[str, list] = {name: [] for name in _ALL[PIECES]}
@@ -197,7 +197,7 @@ _SCHEMAS = {
             "identity": pa.binary(),
             "identity_high": pa.uint64(),  # two halves of a hash
             "identity_low": pa.uint64(),
-            "audio_high": pa.uint64(),  # hash of the file behind all links with the times and channels
+            "audio_high": pa.uint64(),  # hash of the real path of the file with the times and channels
             "audio_low": pa.uint64(),
             "path": pa.uint64(),  # hash
             "pieces": pa.int32(),

@@ -1,4 +1,4 @@
-"""Names of the members of tar shards: unique, flat and harmless."""
+"""Names of the members of tar shards: unique, without folders and special characters."""
 
 import hashlib
 import re
@@ -11,23 +11,23 @@ import pyarrow.compute as pc
 
 from nemo_birq.data.shards.segments import BuildError
 
-MAX_NAME_LENGTH = 150  # characters of a member's name; with a suffix what file systems take, even of four bytes each in part
-_AT_ONCE = 1 << 20  # names that are compared with their neighbours
+MAX_NAME_LENGTH = 150  # characters of a member's name, which leaves room for a suffix and some characters of several bytes
+_AT_ONCE = 1 << 20  # names that are compared with their neighbours at once
 
 
 def flat_name(name: str) -> str:
-    """A name without folders and dots: readers of tar shards cut names at the first dot, and NeMo drops folders.
+    """Returns a name without folders and dots, because readers cut names at the first dot and NeMo drops folders.
 
     >>> flat_name("../b/x.1-sub2")
     'b_x_1_sub2'
     """
     flat = re.sub(r"[^\w-]", "_", "/".join(part for part in name.split("/") if part not in ("", ".", "..")))
-    # NeMo takes name-sub1 for the first segment of a member called name.
+    # NeMo treats name-sub1 as the first segment of a member called name.
     return re.sub(r"-sub(?=\d)", "_sub", flat) or "_"
 
 
 def member_name(name: str, identity: str, suffix: str, apart: bool = False) -> str:
-    """Returns the name of a member, with part of a hash of its identity where it is long, or ``apart`` from others."""
+    """Returns the name of a member. If it is long or ``apart``, part of a hash of the identity is appended."""
     flat = flat_name(name)
     if apart or len(flat) > MAX_NAME_LENGTH:
         flat = f"{flat[:MAX_NAME_LENGTH]}-{hashlib.sha256(identity.encode(errors='surrogateescape')).hexdigest()[:10]}"
@@ -39,20 +39,20 @@ class SortedNames(NamedTuple):
 
     names: pa.LargeStringArray
     order: np.ndarray
-    """(N,) int32: their numbers in the order of the names."""
+    """(N,) int32, their numbers in the order of the names."""
 
 
 def sort_names(names: pa.LargeStringArray, apart: Callable[[np.ndarray], list[str]]) -> SortedNames:
-    """Sorts names. Where some are the same, ``apart`` gives all of these other ones.
+    """Sorts names, and replaces all names that occur more than once by those of ``apart``.
 
     The name of one member does not depend on the order of the others.
 
     Args:
         names: N names.
-        apart: returns other names for the members of some numbers.
+        apart: returns other names of the members with given numbers.
 
     Raises:
-        BuildError: two names are still the same.
+        BuildError: two names are still equal.
     """
     found = SortedNames(names, _order(names))
     if len(same := _repeated(found)):
@@ -66,11 +66,11 @@ def sort_names(names: pa.LargeStringArray, apart: Callable[[np.ndarray], list[st
 
 
 def _order(names: pa.LargeStringArray) -> np.ndarray:
-    return pc.sort_indices(names).to_numpy().astype(np.int32)  # in UTF-8 the order of bytes is that of characters
+    return pc.sort_indices(names).to_numpy().astype(np.int32)  # the order of bytes in UTF-8 is that of characters
 
 
 def _repeated(sorted_names: SortedNames) -> np.ndarray:
-    """Returns the numbers of all names that are there more than once, in ascending order."""
+    """Returns the numbers of all names that occur more than once, in ascending order."""
     names, order = sorted_names
     found = [np.zeros(0, np.int32)]
     for first in range(0, len(order), _AT_ONCE):

@@ -1,7 +1,7 @@
-"""Builds on many machines: the plan is made once, any job builds its part of the shards, and the plain command finishes.
+"""Builds on many machines: one command makes the plan, each job builds a part of the shards, and the last command finishes.
 
-All jobs see the same output folder, or write to the same URL. A part may be killed, repeated and run in any order, since
-each shard depends on the plan alone and is whole or absent.
+All jobs share the output folder, or write to the same URL. Parts may be killed, repeated and run in any order, because each
+shard depends only on the plan and is complete or absent.
 """
 
 import re
@@ -19,17 +19,17 @@ _PART = re.compile(r"([0-9]+)/([0-9]+)")
 
 
 class Part(NamedTuple):
-    """Every ``of``-th shard of a plan, from the ``number``-th on, counted from 1."""
+    """Every ``of``-th shard of a plan, starting with the ``number``-th, counted from 1."""
 
     number: int
     of: int
 
     @classmethod
     def parse(cls, text: str) -> "Part":
-        """Reads ``3/16``; raises a ValueError where it is something else."""
+        """Parses text such as ``3/16``; raises a ValueError for other text."""
         match = _PART.fullmatch(text)
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
-            raise ValueError(f"{text!r} is no part: write its number and how many there are, from 1/16 to 16/16")
+            raise ValueError(f"{text!r} is not a part: give its number and the number of parts, such as 3/16")
         return cls(int(match[1]), int(match[2]))
 
     def choose(self, shards: list[ShardPlan]) -> list[ShardPlan]:
@@ -43,28 +43,30 @@ class PartResult(NamedTuple):
     shards: int
     hours: float
     is_complete: bool
-    """The whole build was finished before."""
+    """True if the whole build was already finished."""
 
 
 def build_part(
     recipe: Recipe, out: Path | str, options: BuildOptions, workers: Workers, part: Part, progress: Progress
 ) -> PartResult:
-    """Builds the shards of one part of a planned build, but those that are finished.
+    """Builds the shards of one part of a planned build, except finished ones.
 
     Args:
-        out: folder with the plan, or a URL; see ``build.plan_build``.
-        workers: processes, or a cluster.
+        recipe: kind of input.
+        out: folder with the plan, or its URL; see ``build.plan_build``.
+        options: options of the build.
+        workers: number of processes, or a cluster.
+        part: part to build.
+        progress: shows long work.
 
     Raises:
-        BuildError: there is no plan, or it is of another command or version; another process builds one of the shards.
-        RemoteError: input or ``out`` are remote, and cannot be read or written.
+        BuildError: there is no plan, it is of another command or version, or another process builds one of the shards.
+        RemoteError: remote input or a remote ``out`` cannot be read or written.
     """
     folder = StoredFolder(out)
     plan = find_plan(folder)
     if plan is None:
-        raise BuildError(
-            f"{out} holds no {PLAN}: give the same command with --plan in place of --part, once, before the parts"
-        )
+        raise BuildError(f"{out} holds no {PLAN}: run the same command once with --plan instead of --part, before all parts")
     check_same_build(folder, plan, described(recipe), options)
     shards = part.choose(plan.shards)
     hours = sum(shard.seconds for shard in shards) / 3600

@@ -1,4 +1,4 @@
-"""The pieces of each shard on the disk: sorted by shard without ever being in memory all at once."""
+"""Writes the pieces of each shard to a file, sorted by shard without having all pieces in memory."""
 
 import json
 from collections.abc import Iterator
@@ -25,14 +25,14 @@ _SCHEMA = pa.schema({"member": pa.large_string(), "piece": pa.large_string(), "p
 def write_pieces(out: Path, listed: ListedInput, kept: np.ndarray, names: pa.LargeStringArray, dealt: Dealt) -> None:
     """Writes a file with the pieces of each shard.
 
-    The tables are read once and spread over groups of shards; then each group is sorted.
+    The tables are read once and distributed over groups of shards; then each group is sorted.
 
     Args:
         out: output folder.
         listed: tables of the input.
-        kept: (pieces,) bool, those that go into shards.
-        names: names of the members of these, N.
-        dealt: numbers of these in the order of the shards.
+        kept: (pieces,) bool, true for the N pieces that go into shards.
+        names: N names of their members.
+        dealt: numbers of these pieces in the order of the shards.
     """
     folder = out / SCRATCH / _FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def _write_group(folder: Path, shards: list[ShardPlan], path: Path) -> None:
     with pa.ipc.open_stream(str(path)) as reader:
         table = reader.read_all()
     table = table.take(pa.array(np.argsort(table.column("place").to_numpy()))).combine_chunks()
-    # What json.dumps([member, piece]) writes: the names of members hold nothing that JSON would escape.
+    # This equals json.dumps([member, piece]), because names of members have no characters that JSON escapes.
     parts = '["', table.column("member"), '", ', table.column("piece"), "]\n", ""
     [lines] = pc.binary_join_element_wise(
         *(pa.scalar(p, pa.large_string()) if isinstance(p, str) else p for p in parts)

@@ -1,8 +1,7 @@
-"""The plan of a build: which piece of which file goes into which shard.
+"""The plan of a build, which assigns pieces of files to shards.
 
-It is made once, from headers alone, and written down under ``.build`` in the output folder. Each shard then is a job of its
-own, which depends on the plan and on nothing else: that makes a build the same with any number of processes, and lets an
-interrupted one go on.
+It is made once, from headers only, and written to the output folder. Each shard is a job that depends only on the plan, so
+a build is the same with any number of processes and can be resumed after an interruption.
 """
 
 import json
@@ -24,7 +23,7 @@ PLAN = "build_plan.json"
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What determines the shards, beside their input."""
+    """Options that determine the shards together with their input."""
 
     codec: str = "flac"
     sample_rate: int = 16000
@@ -32,25 +31,25 @@ class BuildOptions:
     min_duration: float = 0.1
     """Seconds; shorter utterances are left out."""
     max_duration: float = 30.0
-    """Seconds; longer ones are cut."""
+    """Seconds; longer utterances are cut."""
     shard_hours: float = 1.0
-    """Hours of audio in a shard, roughly; without effect where ``num_shards`` is given."""
+    """Approximate hours of audio in a shard; without effect if ``num_shards`` is given."""
     num_shards: int | None = None
-    """In each bucket."""
+    """Number of shards in each bucket."""
     buckets: int = 1
-    """Shard sets of utterances of similar length."""
+    """Number of shard sets, each with utterances of similar length."""
     seed: int = 0
-    """Of the shuffle over shards."""
+    """Seed of the shuffle over shards."""
     single_files: bool = False
-    """Single files and one manifest in place of shards."""
+    """Write single files and one manifest instead of shards."""
 
     def __post_init__(self) -> None:
         if self.codec not in CODECS:
-            raise BuildError(f"codec {self.codec} is unknown; there are {', '.join(CODECS)}")
+            raise BuildError(f"codec {self.codec} is unknown; use one of {', '.join(CODECS)}")
         if self.codec == "opus" and self.sample_rate not in OPUS_RATES:
             raise BuildError(f"opus has no sample rate of {self.sample_rate} Hz, only {', '.join(map(str, OPUS_RATES))}")
         if not 0 < self.min_duration < self.max_duration:
-            raise BuildError(f"min_duration {self.min_duration} s must lie between 0 and max_duration {self.max_duration} s")
+            raise BuildError(f"min_duration {self.min_duration} s must be between 0 and max_duration {self.max_duration} s")
         for name in ("sample_rate", "shard_hours", "buckets", "num_shards"):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -69,14 +68,14 @@ class ShardPlan(NamedTuple):
     """One shard to be built."""
 
     folder: str
-    """Of the shard set, relative to the output folder: "." or "bucket1", ..."""
+    """Folder of the shard set relative to the output folder: "." or "bucket1", ..."""
     shard_id: int
     utterances: int
     seconds: float
 
     @property
     def file_name(self) -> str:
-        """Of its pieces, and of the record of it once it is built."""
+        """Name of the file with its pieces, and stem of its record once it is built."""
         return f"{'' if self.folder == '.' else self.folder + '_'}{self.shard_id:06d}.jsonl"
 
 
@@ -89,22 +88,22 @@ class Plan(NamedTuple):
     shards: list[ShardPlan]
     skipped: list[Skipped]
     too_short: dict
-    """Utterances below the least duration: how many, and how many hours."""
+    """Number and hours of utterances below the least duration."""
     cuts: dict
-    """How many pieces were cut in which way."""
+    """Number of pieces by the way in which they were cut."""
     bucket_limits: list[float]
-    """The longest duration in each bucket, seconds."""
+    """Longest duration in each bucket, in seconds."""
     not_taken: dict
-    """Files of the input that are no audio, see ``Listing``."""
+    """Files of the input that are not audio, see ``Listing``."""
     versions: dict
-    """Versions that the bytes of the shards depend on; empty in plans of earlier versions."""
+    """Versions on which the bytes of the shards depend; empty in plans of earlier versions."""
 
 
 def read_plan(out: Path) -> Plan | None:
-    """The plan of an earlier build in this folder."""
+    """Returns the plan of an earlier build in this folder; None if there is none."""
     if not (out / PLAN).is_file():
         return None
-    written_later = {"not_taken": {}, "versions": {}}  # which plans of earlier versions lack, as they do single_files
+    written_later = {"not_taken": {}, "versions": {}}  # plans of earlier versions lack these and single_files
     plan = Plan(**written_later | json.loads((out / PLAN).read_text(encoding="utf-8")))
     shards, skipped = [ShardPlan(*shard) for shard in plan.shards], [Skipped(*entry) for entry in plan.skipped]
     options = plan.options | {"single_files": plan.options.get("single_files", False)}
@@ -112,7 +111,7 @@ def read_plan(out: Path) -> Plan | None:
 
 
 def check_same_command(out: Path, plan: Plan, source: dict, options: BuildOptions) -> None:
-    """Raises a BuildError that names how this command differs from the one that began to build in this folder."""
+    """Raises a BuildError with the differences if another command began to build in this folder."""
     before = plan.source | plan.options
     now = json.loads(json.dumps(source | asdict(options)))
     differences = [
@@ -122,13 +121,13 @@ def check_same_command(out: Path, plan: Plan, source: dict, options: BuildOption
     ]
     if differences:
         raise BuildError(
-            f"{out} holds a build with other input or options: {'; '.join(differences)}. Give the command of that build to "
-            "go on with it, or another output folder"
+            f"{out} holds a build with other input or options: {'; '.join(differences)}. Run the command of that build to "
+            "resume it, or name another output folder"
         )
 
 
 def byte_versions() -> dict[str, str]:
-    """Returns the versions that the bytes of shards depend on."""
+    """Returns the versions on which the bytes of shards depend."""
     return {
         "nemo_birq": nemo_birq.__version__,
         "libsndfile": soundfile.__libsndfile_version__,
@@ -137,11 +136,11 @@ def byte_versions() -> dict[str, str]:
 
 
 def check_same_versions(out: Path, plan: Plan) -> None:
-    """Raises a BuildError where other versions than now made the plan of a build that is not finished."""
+    """Raises a BuildError if other versions made the plan of an unfinished build."""
     before = plan.versions
     differences = [f"{k} was {before[k]} and is {now}" for k, now in byte_versions().items() if before.get(k, now) != now]
     if differences:
         raise BuildError(
-            f"{out} holds a build by other versions: {'; '.join(differences)}. Its shards would not all be made alike: go "
-            "on with the versions that it began with, or give another output folder"
+            f"{out} holds a build by other versions: {'; '.join(differences)}. Its shards would not all be made alike: "
+            "resume it with those versions, or name another output folder"
         )

@@ -22,7 +22,7 @@ class Usable(NamedTuple):
     segments: np.ndarray
     """(segments,) bool."""
     pieces: np.ndarray
-    """(pieces,) bool: the segment of the piece is usable."""
+    """(pieces,) bool, true if the segment of the piece is usable."""
     skipped: list[Skipped]
 
 
@@ -33,11 +33,11 @@ def make_plan(source: dict, options: BuildOptions, listed: ListedInput, not_take
         source: description of the input.
         options: options of the build.
         listed: tables of the input.
-        not_taken: files of the input that are no audio, by suffix.
+        not_taken: number of files of the input that are not audio, by suffix.
         out: output folder.
 
     Raises:
-        BuildError: there is nothing to build from, or less than one utterance for a shard.
+        BuildError: the input has no usable utterance, or there is less than one utterance for a shard.
     """
     usable = _find_usable(listed)
     skipped = [*listed.skipped, *usable.skipped]
@@ -48,7 +48,7 @@ def make_plan(source: dict, options: BuildOptions, listed: ListedInput, not_take
     if not len(numbers):
         reasons = "; ".join(f"{entry.name}: {entry.reason}" for entry in skipped[:3])
         inputs = ", ".join(source["input"])
-        raise BuildError(f"nothing to build from in {inputs}: {len(skipped)} unusable, {found} too short. {reasons}")
+        raise BuildError(f"{inputs} has no usable utterance: {len(skipped)} are unusable, {found} too short. {reasons}")
     too_short = (total(seconds[usable.pieces]) - total(seconds[kept])) / 3600
     seconds = seconds[kept]
     named = _named(listed, kept, numbers, options.suffix)

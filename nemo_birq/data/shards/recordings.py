@@ -1,7 +1,7 @@
-"""Recordings of a build on this machine: remote ones are copied ahead of their use.
+"""Local copies of the recordings of a build; remote recordings are copied ahead of their use.
 
-The reader of audio looks through whole files, since headers lie. A recording of which many pieces go to many shards would
-be copied for each; so copies stay, up to ``NEMO_BIRQ_RECORDINGS_GB``, in the cache folder of this machine.
+The reader of audio needs whole files, because headers may be wrong. To avoid a copy of the same recording for each of its
+pieces, copies stay in the cache folder of the machine, up to ``NEMO_BIRQ_RECORDINGS_GB``.
 """
 
 import hashlib
@@ -28,20 +28,20 @@ from nemo_birq.utils.urls import is_url
 NO_FILE = "there is no such file"
 LIMIT, DEFAULT_GB = "NEMO_BIRQ_RECORDINGS_GB", 20.0
 AHEAD = 8  # recordings
-_ABANDONED = 86400.0  # seconds after which copies in use are those of a process that was killed
+_ABANDONED = 86400.0  # seconds after which copies in use must belong to a process that was killed
 
 
 def local_recordings(paths: Iterable[str]) -> Iterator[str | AudioError]:
-    """Yields for each path that of the file on this machine, which is there until the next one is asked for.
+    """Yields the local path of each file, which is valid until the next one is taken.
 
-    Yields an AudioError in place of a remote file that does not exist.
+    Yields an AudioError for a remote file that does not exist.
 
     Args:
-        paths: of files on this machine, and URLs.
+        paths: local paths and URLs.
 
     Raises:
-        RemoteError: the store does not answer, or refuses; later files would be no better.
-        ValueError: the limit of the copies is no number.
+        RemoteError: the store does not answer, or refuses access.
+        ValueError: the limit of the copies is not a number.
     """
     paths, waiting = iter(paths), deque()
     with _Copies() as copies, ThreadPoolExecutor(AHEAD) as threads:
@@ -61,7 +61,7 @@ def local_recordings(paths: Iterable[str]) -> Iterator[str | AudioError]:
 
 
 class _Copies:
-    """Copies that are in use. They are links, so that any process may remove the kept copies beside them."""
+    """Copies that are in use. They are hard links, so that any process may remove the cached copies."""
 
     def __init__(self):
         self._root = cache_folder() / "recordings"
@@ -78,7 +78,7 @@ class _Copies:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def begin(self, url: str, threads: ThreadPoolExecutor) -> Future[str | AudioError]:
-        """Begins to copy a file, but where a copy is in use."""
+        """Begins to copy a file, unless a copy is in use."""
         if self._folder is None:
             self._folder = _new_folder(self._root / "in_use")
         self._uses[url] += 1
@@ -87,7 +87,7 @@ class _Copies:
         return self._copying[url]
 
     def end(self, url: str) -> None:
-        """Ends a use."""
+        """Ends the use of a copy, and removes it if it has no other."""
         self._uses[url] -= 1
         if not self._uses[url]:
             found = self._copying.pop(url).result()
@@ -109,7 +109,7 @@ class _Copies:
             copy_here(url, used, version)
             if self._kept.limit:
                 kept.parent.mkdir(parents=True, exist_ok=True)
-                with suppress(FileExistsError, FileNotFoundError):  # other processes keep it, too, or make room
+                with suppress(FileExistsError, FileNotFoundError):  # another process cached it, too, or removed the folder
                     os.link(used, kept)
                 self._kept.add(version.size)
         self._kept.use(kept)
@@ -133,5 +133,5 @@ def _limit() -> int:
     except ValueError:
         limit = -1.0
     if not 0 <= limit < float("inf"):
-        raise ValueError(f"{LIMIT}={text} is no number of gigabytes: give one from 0 on, or none for {DEFAULT_GB:.0f}")
+        raise ValueError(f"{LIMIT}={text} must be a number of gigabytes from 0 on; unset it for {DEFAULT_GB:.0f}")
     return int(limit * 1e9)

@@ -1,4 +1,4 @@
-"""What the recipes give to the planner."""
+"""Types that the recipes pass to the planner."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,18 +6,18 @@ from itertools import chain, islice
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
-IN_A_BATCH = 2000  # segments: seconds of work, so that many workers have some even of a small corpus
+IN_A_BATCH = 2000  # segments; a batch takes seconds, so that even a small corpus has work for many workers
 
 
 class BuildError(ValueError):
-    """A build that cannot go on, with what to do about it."""
+    """A build cannot continue; the message names the remedy."""
 
 
 class Skipped(NamedTuple):
     """An utterance that is left out."""
 
     name: str
-    """Of the file, relative to the input folder, or of the utterance."""
+    """Name of the utterance, or of the file relative to the input folder."""
     kind: str
     """missing, unreadable, empty, truncated, not a number, too loud, not text, duplicate, outside, unsupported."""
     reason: str
@@ -30,56 +30,56 @@ class Spoken(NamedTuple):
     """Seconds from the beginning of the file."""
     end: float
     text: str | None
-    """None: nobody knows which words are in this part."""
+    """None if it is unknown which words are in this part."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of an audio file that the recipe wants in the shards."""
+    """A part of an audio file that goes into the shards."""
 
     path: str
     """The audio file."""
     name: str
-    """What the member is called after: the path relative to the input folder without suffix, or the utterance's own name."""
+    """Source of the member's name: the path relative to the input folder without suffix, or the name of the utterance."""
     identity: str
-    """Two segments with the same identity are the same utterance; does not depend on where the input folder lies."""
+    """Two segments with the same identity are the same utterance. It does not depend on the path of the input folder."""
     start: float = 0.0
     """Seconds."""
     duration: float | None = None
     """Seconds; None: to the end."""
     channels: tuple[int, ...] | None = None
-    """To be mixed to mono; None: all."""
+    """Channels that are mixed to mono; None: all."""
     line: dict = field(default_factory=dict)
-    """Keys of the manifest line beside audio_filepath and duration."""
+    """Keys of the manifest line besides audio_filepath and duration."""
     spoken: tuple[Spoken, ...] = ()
-    """Where a long recording may be cut."""
+    """Utterances at whose boundaries a long recording may be cut."""
 
 
 class Listed(NamedTuple):
-    """Segments that a recipe has read, and what it leaves out."""
+    """Segments that a recipe has read, and the entries that it leaves out."""
 
     segments: Sequence[Segment]
     skipped: Sequence[Skipped]
 
     def read(self) -> "Listed":
-        """Returns itself: it is a batch that needs no more work."""
+        """Returns itself, because this batch needs no more work."""
         return self
 
 
 class Batch(Protocol):
-    """Some segments, or what a worker makes them of."""
+    """Some segments, or the data from which a worker makes them."""
 
     def read(self) -> Listed:
         """Returns the segments."""
 
 
 class Listing(NamedTuple):
-    """What a recipe found."""
+    """The input that a recipe found."""
 
     batches: Iterable[Batch]
-    """They may be read when they are asked for."""
+    """Batches of segments, which may be read lazily."""
     not_taken: Mapping[str, int] = MappingProxyType({})
-    """Number of files of the input that are no audio of a known format, by suffix; complete after the last batch."""
+    """Number of files of the input that are not audio of a known format, by suffix; complete after the last batch."""
 
     @classmethod
     def of(

@@ -22,7 +22,7 @@ from nemo_birq.data.shards.workers import advance
 from nemo_birq.data.shards.writer import FileWriter, ShardWriter, Utterance
 from nemo_birq.utils.files import file_sha256, write_json
 
-# Written anew, or without meaning once a piece is a file of its own.
+# Keys that the builder sets, or that have no meaning once a piece is a separate file.
 OWN_KEYS = {"audio_filepath", "duration", "offset", "shard_id"}
 
 
@@ -35,21 +35,24 @@ class ShardJob(NamedTuple):
     codec: str
     sample_rate: int
     files: bool
-    """Single files in place of a tar file."""
+    """Write single files instead of a tar file."""
 
 
 def record_path(out: Path, shard: ShardPlan) -> Path:
-    """Of the file that says that a shard is finished, and what is in it."""
+    """Returns the path of the record of a shard, which exists if the shard is finished."""
     return (out / SCRATCH / "records" / shard.file_name).with_suffix(".json")
 
 
 def build_shard(job: ShardJob) -> dict:
-    """Builds a shard, or the single files in place of it, writes its record, and gives it; a finished one stays as it is.
+    """Builds a shard, or the single files instead of it, and writes its record; does nothing if it is finished.
+
+    Returns:
+        The record of the shard.
 
     Raises:
-        BuildError: another process, perhaps of another machine, builds it.
-        OSError: it cannot be written; nothing is left of a shard then.
-        RemoteError: audio or ``job.out`` are remote, and cannot be read or written.
+        BuildError: another process, perhaps on another machine, builds it.
+        OSError: it cannot be written; no part of the shard is left then.
+        RemoteError: remote audio or a remote ``job.out`` cannot be read or written.
     """
     folder = StoredFolder(job.out)
     path = record_path(folder.local, job.shard)
@@ -64,7 +67,7 @@ def build_shard(job: ShardJob) -> dict:
     except Timeout as error:
         name = f"shard {job.shard.shard_id} of {folder}/{job.shard.folder}"
         raise BuildError(
-            f"another process builds {name} right now: wait until it has ended, and give the same command again"
+            f"another process is building {name}: wait until it has ended, and run the same command again"
         ) from error
 
 
@@ -122,7 +125,7 @@ def _build(job: ShardJob, folder: StoredFolder) -> dict:
     path = record_path(out, job.shard)
     folder.send(names)
     write_json(path, record)
-    folder.send([path.relative_to(out).as_posix()])  # the last: it says that the others are there
+    folder.send([path.relative_to(out).as_posix()])  # last, because the record marks the other files as complete
     folder.drop(names)
     return record
 
@@ -134,7 +137,7 @@ def _carried(piece: Piece) -> dict:
 
 
 def _finished(folder: StoredFolder, path: Path) -> dict | None:
-    """Returns the record of a finished shard whose files are still as they were written; remote ones by their sizes."""
+    """Returns the record of a finished shard with unchanged files, or None. Remote files are compared by size."""
     folder.fetch([path.relative_to(folder.local).as_posix()])
     if not path.is_file():
         return None

@@ -1,4 +1,4 @@
-"""The description of a build's input that lies beside its shards: it tells inputs apart and names no folder."""
+"""The description of a build's input beside its shards, which distinguishes inputs without naming folders."""
 
 import hashlib
 import os
@@ -11,7 +11,7 @@ _DIGEST = re.compile(r" \(path [0-9a-f]{12}\)$")
 
 
 def shareable(source: dict[str, Any]) -> dict[str, Any]:
-    """Returns what a recipe describes with a name and a digest in place of each absolute path in ``input`` and ``root``."""
+    """Returns a recipe's description with a name and a digest instead of each absolute path in ``input`` and ``root``."""
     found = dict(source)
     found["input"] = [_named(path) for path in source["input"]]
     if source.get("root"):
@@ -20,13 +20,13 @@ def shareable(source: dict[str, Any]) -> dict[str, Any]:
 
 
 def of_any_machine(source: dict[str, Any]) -> dict[str, Any]:
-    """Returns the part of a shareable description that does not depend on where the input lies."""
+    """Returns the part of a shareable description that does not depend on the location of the input."""
     names = [_DIGEST.sub("", name) for name in source["input"]]
     return {key: value for key, value in source.items() if key != "root"} | {"input": names}
 
 
 def _named(path: str) -> str:
     if not os.path.isabs(path) and not is_url(path):
-        return path  # named already
+        return path  # already a name
     digest = hashlib.sha256(path.encode(errors="surrogateescape")).hexdigest()[:12]
     return f"{path.rstrip('/').rpartition('/')[2]} (path {digest})"

@@ -1,4 +1,4 @@
-"""A folder of shards, on this machine or behind a URL. The files of a remote one are made and read in a local folder."""
+"""A folder of shards on the local disk or behind a URL. Files of a remote folder are written and read in a local copy."""
 
 import hashlib
 import os
@@ -24,14 +24,14 @@ from nemo_birq.utils.urls import find_secret_problem, is_url
 
 
 class StoredFolder:
-    """A folder with all its files; those of this machine need no copies, and all methods that copy do nothing then.
+    """A folder with all its files. For a local folder, the methods that copy files do nothing.
 
     Args:
         location: path or URL.
-        local: where the files of a remote one are made and read; by default a folder in the cache that belongs to the URL.
+        local: local copy of a remote folder; by default a folder in the cache that depends on the URL.
 
     Raises:
-        ValueError: a URL that may hold a secret, or whose files cannot be listed and written.
+        ValueError: the URL may have a secret, or its files cannot be listed and written.
     """
 
     def __init__(self, location: Path | str, local: Path | None = None):
@@ -56,24 +56,24 @@ class StoredFolder:
         return {path.relative_to(self.local).as_posix(): path.stat().st_size for path in files}
 
     def tops(self) -> set[str]:
-        """Returns the names of the files and folders in it; errors as ``list_files``."""
+        """Returns the names of the files and folders at the top level; errors as ``list_files``."""
         return {name.partition("/")[0] for name in _listed(self.url)} if self.url else set(os.listdir(self.local))
 
     def claim(self, name: str, content: bytes) -> bytes | None:
-        """Writes a small file to the store where there is none yet; returns the one that is there. See ``write_new``."""
+        """Writes a small file to the store if it does not exist; otherwise returns the existing one. See ``write_new``."""
         return write_new(f"{self.url}/{name}", content) if self.url else None
 
     def fetch(self, names: Iterable[str]) -> None:
-        """Makes the local files of these names the ones of the store; what the store lacks is absent then.
+        """Copies files from the store, and removes local files that the store does not have.
 
         Raises:
-            RemoteError: one cannot be read.
+            RemoteError: a file cannot be read.
         """
         if self.url:
             all_at_once(self._fetch, ((name,) for name in names))
 
     def send(self, names: Iterable[str]) -> None:
-        """Copies local files to the store; raises a RemoteError where that fails."""
+        """Copies local files to the store; raises a RemoteError if this fails."""
         if self.url:
             all_at_once(copy_there, ((self.local / name, f"{self.url}/{name}") for name in names))
 
@@ -84,7 +84,7 @@ class StoredFolder:
                 (self.local / name).unlink(missing_ok=True)
 
     def remove(self, name: str) -> None:
-        """Removes a folder inside, with all its files, also in the store."""
+        """Removes a folder in this folder with all its files, also in the store."""
         if self.url:
             remove_folder(f"{self.url}/{name}")
         if (self.local / name).exists():
@@ -110,7 +110,7 @@ class StoredFolder:
 
 @contextmanager
 def opened(location: Path | str) -> Iterator[StoredFolder]:
-    """Yields a folder to be read; the local files of a remote one are removed in the end."""
+    """Yields a folder for reading, and removes the local copy of a remote folder at the end."""
     if not is_url(location):
         yield StoredFolder(location)
         return
@@ -120,7 +120,7 @@ def opened(location: Path | str) -> Iterator[StoredFolder]:
 
 
 def _listed(url: str) -> dict[str, int]:
-    """Returns the files of a folder, none where even the bucket is missing: writing will say so."""
+    """Returns the sizes of the files of a folder by name, none if even the bucket is missing, which writing will report."""
     try:
         return list_files(url)
     except RemoteError as error:

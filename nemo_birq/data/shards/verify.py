@@ -1,4 +1,4 @@
-"""Does every shard hold what its manifest and the dataset card say?"""
+"""Compares every shard with its manifest and the dataset card."""
 
 import re
 import tarfile
@@ -25,10 +25,10 @@ _END_OF_TAR = 1024  # bytes of zeros, at least
 
 
 class Problem(NamedTuple):
-    """Something that is wrong, and where."""
+    """A problem and its place."""
 
     shard: str
-    """Path relative to the folder that was checked."""
+    """Path relative to the checked folder."""
     member: str
     problem: str
 
@@ -38,27 +38,31 @@ class ShardCheck(NamedTuple):
 
     folder: str
     tar: str
-    """Relative to the folder, as is the manifest."""
+    """Path relative to the folder."""
     manifest: str
+    """Path relative to the folder."""
     sha256: dict[str, str]
-    """What the card says of the two."""
+    """Checksums of the two files in the card, by path."""
     decode: bool
 
 
 class CheckedShard(NamedTuple):
+    """Result of the check of one shard."""
+
     problems: list[Problem]
     members: list[str]
+    """Names of the audio files."""
     lines: list[bytes]
-    """Of the manifest."""
+    """Lines of the manifest."""
 
 
 def verify(folder: Path | str, decode: bool, workers: Workers, progress: Progress) -> tuple[list[Problem], int]:
-    """The problems of all shards under a folder, and the number of their members.
+    """Returns the problems of all shards under a folder, and the number of their members.
 
     Args:
-        folder: of one or more shard sets, with or without a dataset card; or its URL.
+        folder: folder of one or more shard sets, with or without a dataset card, or its URL.
         decode: decode every member.
-        workers: processes, or a cluster.
+        workers: number of processes, or a cluster.
         progress: shows the bytes that are checked.
 
     Raises:
@@ -92,7 +96,7 @@ def verify(folder: Path | str, decode: bool, workers: Workers, progress: Progres
 def _read_checksums(card: Path) -> dict[str, str]:
     found = read_json(card).get("sha256") if card.is_file() else {}
     if not isinstance(found, dict):
-        raise ValueError(f"{card} has no checksums under 'sha256': it is damaged; move it away to check without it")
+        raise ValueError(f"{card} is damaged: it has no checksums under 'sha256'; move it away to check without it")
     return found
 
 
@@ -108,10 +112,10 @@ def _whole_of(tar: str) -> str:
 def _compare_with_card(folder: Path, sizes: dict[str, int], tars: list[str], sha256: dict[str, str]) -> Iterator[Problem]:
     for name in sha256:
         if name not in sizes:
-            yield Problem(name, "", f"{CARD} names it, but it is not there")
+            yield Problem(name, "", f"{CARD} names it, but it does not exist")
     if sha256:
         for tar in set(tars) - sha256.keys():
-            yield Problem(tar, "", f"{CARD} does not know this shard")
+            yield Problem(tar, "", f"{CARD} does not name this shard")
         for name in sha256:
             # The shards and their manifests are read by the workers.
             if name.endswith(WHOLE) and name in sizes:
@@ -124,7 +128,7 @@ def _checksum(folder: Path, name: str, sha256: dict[str, str]) -> Iterator[Probl
 
 
 def check_shard(job: ShardCheck) -> CheckedShard:
-    """A job for a worker: one shard and its manifest."""
+    """Checks one shard and its manifest, as a job for a worker."""
     with opened(job.folder) as folder:
         folder.fetch([job.tar, job.manifest])
         if not (folder.local / job.manifest).is_file():
@@ -139,16 +143,16 @@ def _check_local(job: ShardCheck) -> CheckedShard:
         problems += _checksum(folder, job.manifest, job.sha256)
         lines = _read_lines(folder / job.manifest)
     else:
-        # Older sets have the manifest of all shards alone.
+        # Older sets have only the manifest of all shards.
         lines = [
             line for line in _read_lines(folder / _whole_of(job.tar)) if _parsed(line).get("shard_id") == _shard_id(job.tar)
         ]
         if not lines or (folder / job.manifest).parent.is_dir():
-            problems.append(Problem(job.tar, "", f"there is no {PurePosixPath(job.manifest).name} of it"))
+            problems.append(Problem(job.tar, "", f"its {PurePosixPath(job.manifest).name} does not exist"))
     by_member = _group(lines, job, problems)
     members = _check_members(job, by_member, problems)
     for name in by_member.keys() - set(members):
-        problems.append(Problem(job.tar, name, "the manifest has a line for it, the shard lacks it"))
+        problems.append(Problem(job.tar, name, "the manifest has a line for it, but the shard lacks it"))
     return CheckedShard(problems, members, lines)
 
 
@@ -161,7 +165,7 @@ def _read_lines(path: Path) -> list[bytes]:
 
 
 def _parsed(line: bytes) -> dict:
-    """The object of a line; without keys where there is none."""
+    """Returns the object of a line, or an empty one if the line is not valid."""
     try:
         return parse_line(line)
     except BadLineError:
@@ -169,7 +173,7 @@ def _parsed(line: bytes) -> dict:
 
 
 def _group(lines: list[bytes], job: ShardCheck, problems: list[Problem]) -> dict[str, list[dict]]:
-    """Lines by the member that they belong to."""
+    """Returns the lines of each member."""
     by_name: dict[str, list[dict]] = {}
     marked: set[str] = set()
     seen: set[tuple[str, float]] = set()
@@ -178,14 +182,14 @@ def _group(lines: list[bytes], job: ShardCheck, problems: list[Problem]) -> dict
             continue
         try:
             entry = parse_line(line)
-            if is_marked(entry):  # to be left out, whatever else may be wrong with it
+            if is_marked(entry):  # a line that is left out needs no other checks
                 marked.add(str(entry.get("audio_filepath")))
                 continue
             problem = find_problem_of_entry(entry)
         except BadLineError as error:
             problem = str(error)
         if problem:
-            reason = f"no JSON object with audio_filepath and duration that can be used: it {problem}"
+            reason = f"it cannot be used: it {problem}"
             problems.append(Problem(job.manifest, f"line {number}", reason))
             continue
         name = entry["audio_filepath"]
@@ -203,7 +207,7 @@ def _group(lines: list[bytes], job: ShardCheck, problems: list[Problem]) -> dict
 
 
 def _member_names(path: Path) -> list[str]:
-    """The names of the files in a tar, as far as it can be read."""
+    """Returns the names of the files in a tar, as far as it can be read."""
     names: list[str] = []
     with suppress(tarfile.TarError, EOFError, OSError), tarfile.open(path, "r:") as tar:
         for member in tar:
@@ -212,7 +216,7 @@ def _member_names(path: Path) -> list[str]:
 
 
 def _check_members(job: ShardCheck, by_member: dict[str, list[dict]], problems: list[Problem]) -> list[str]:
-    """Checks the members of a tar one by one; gives the names of its audio files."""
+    """Checks the members of a tar one by one, and returns the names of its audio files."""
     path = Path(job.folder) / job.tar
     names: dict[str, None] = {}
 
@@ -227,7 +231,7 @@ def _check_members(job: ShardCheck, by_member: dict[str, list[dict]], problems: 
                 if member.name.startswith("/") or ".." in PurePosixPath(member.name).parts:
                     report(member.name, "its name leaves the folder")
                 if not member.isfile() or PurePosixPath(member.name).suffix.lower() not in SUFFIXES:
-                    report(member.name, "no audio file")
+                    report(member.name, "it is not an audio file")
                     continue
                 if member.name in names:
                     report(member.name, "two members have this name")
@@ -238,17 +242,17 @@ def _check_members(job: ShardCheck, by_member: dict[str, list[dict]], problems: 
                 if problem:
                     report(member.name, problem)
     except (tarfile.TarError, EOFError, OSError) as error:
-        report("", f"no whole tar file: {error}")
+        report("", f"the tar file is damaged: {error}")
         return list(names)
     with open(path, "rb") as file:
         file.seek(max(0, path.stat().st_size - _END_OF_TAR))
         if any(file.read()):
-            report("", "no whole tar file: its end is missing")
+            report("", "the tar file is damaged: its end is missing")
     return list(names)
 
 
 def find_problem(data: bytes, lines: list[dict], decode: bool) -> str | None:
-    """What is wrong with a member, or None."""
+    """Returns the problem of a member, or None."""
     try:
         header = measure(data)
         if decode:
@@ -260,7 +264,7 @@ def find_problem(data: bytes, lines: list[dict], decode: bool) -> str | None:
         return f"it cannot be decoded: {error}" if error.kind == "unreadable" else str(error)
     wanted = max(((line.get("offset") or 0.0) + line["duration"] for line in lines), default=0.0)
     if wanted > header.seconds + TOLERANCE:
-        return f"it holds {header.seconds:.2f} s, but the manifest wants {wanted:.2f} s of it"
+        return f"it has {header.seconds:.2f} s of audio, but its manifest line ends at {wanted:.2f} s"
     return None
 
 
@@ -283,6 +287,6 @@ def _whole_manifests(folder: Path, tars: list[str], checked: list[CheckedShard])
         whole = folder / shard_set / WHOLE
         name = whole.relative_to(folder).as_posix()
         if not whole.is_file():
-            yield Problem(name, "", "it is not there")
+            yield Problem(name, "", "it does not exist")
         elif sorted(_read_lines(whole)) != sorted(lines):
-            yield Problem(name, "", "its lines are not those of the manifests of the shards")
+            yield Problem(name, "", "its lines differ from those of the manifests of the shards")

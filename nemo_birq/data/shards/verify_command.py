@@ -1,4 +1,4 @@
-"""``birq verify-shards``: the check of shard sets."""
+"""``birq verify-shards``, which checks shard sets."""
 
 import os
 import sys
@@ -23,18 +23,20 @@ MAX_ROWS = 200
 
 @command("verify-shards")
 @options.argument("folder", "folder of one or more shard sets, or its URL", type=PATH_OR_URL)
-@options.option("--fast", is_flag=True, help="Do not decode the members, read only their headers.")
-@options.workers_option(os.cpu_count(), "Processes.")
-@options.ray_option("Check on a Ray cluster, a task a shard; without an address a running one, or one of this machine.")
+@options.option("--fast", is_flag=True, help="Read only the headers of the members instead of decoding them.")
+@options.workers_option(os.cpu_count(), "Number of processes.")
+@options.ray_option(
+    "Check on a Ray cluster, with a task for each shard. Without an address: the running cluster, or a local one."
+)
 def verify_shards(folder: Path | str, fast: bool, workers: int, ray: str | None) -> None:
-    """Checks shard sets: members against manifest lines, files against checksums, and every clip by decoding it.
+    """Compares the members of shard sets with manifest lines, compares files with checksums, and decodes every clip.
 
-        birq verify-shards /data/shards            all of it
-        birq verify-shards /data/shards --fast     members are not decoded, only their headers are read
+        birq verify-shards /data/shards            all checks
+        birq verify-shards /data/shards --fast     only headers are read, without decoding
         birq verify-shards s3://bucket/shards      each shard is copied, checked and removed
 
-    Works on the output of birq make-shards, one bucket of it, its single files, and on other shards in NeMo's format. The
-    exit code is 1 if anything is wrong.
+    Works on the output of birq make-shards, one bucket of it, its single files, and other shards in NeMo's format. The
+    exit code is 1 if there is a problem.
     """
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     with ProgressBars(*columns, console=Terminal(stderr=True)) as progress:
@@ -42,7 +44,7 @@ def verify_shards(folder: Path | str, fast: bool, workers: int, ray: str | None)
         check = verify_files if is_of_files else verify
         problems, members = check(folder, decode=not fast, workers=choose_workers(workers, ray), progress=progress)
     if not problems:
-        Terminal().print(f"{folder}: {members:,} members, nothing wrong", soft_wrap=True)
+        Terminal().print(f"{folder}: {members:,} members, no problems", soft_wrap=True)
         return
     table = Table("shard", "member", "problem", title=f"{len(problems):,} problems, {members:,} members")
     for problem in problems[:MAX_ROWS]:

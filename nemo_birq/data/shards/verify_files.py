@@ -1,4 +1,4 @@
-"""Does a set of single files hold what its manifest and the dataset card say?"""
+"""Compares a set of single files with its manifest and the dataset card."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -21,18 +21,19 @@ class FileCheck(NamedTuple):
 
     folder: str
     lines: dict[str, list[dict]]
-    """Lines of the manifest by the path of their file, relative to the folder."""
+    """Lines of the manifest by the path of their file relative to the folder."""
     sha256: dict[str, str]
+    """Checksums in the card by path."""
     decode: bool
 
 
 def verify_files(folder: Path | str, decode: bool, workers: Workers, progress: Progress) -> tuple[list[Problem], int]:
-    """Returns the problems of a set that ``make_shards --files`` wrote, and the number of its files; see ``verify``."""
+    """Returns the problems of a set by ``birq make-shards --files``, and the number of its files; see ``verify``."""
     with opened(folder) as stored:
         sizes, here = stored.sizes(), stored.local
         stored.fetch(name for name in (CARD, MANIFEST) if name in sizes)
         sha256 = read_json(here / CARD).get("sha256", {}) if (here / CARD).is_file() else {}
-        problems = [Problem("", name, f"{CARD} names it, but it is not there") for name in sha256 if name not in sizes]
+        problems = [Problem("", name, f"{CARD} names it, but it does not exist") for name in sha256 if name not in sizes]
         if MANIFEST in sha256 and file_sha256(here / MANIFEST) != sha256[MANIFEST]:
             problems.append(Problem(MANIFEST, "", f"its SHA-256 differs from the one in {CARD}"))
         by_file = _read_manifest(here, problems)
@@ -68,7 +69,7 @@ def _read_manifest(folder: Path, problems: list[Problem]) -> dict[str, list[dict
 
 
 def check_files(job: FileCheck) -> list[Problem]:
-    """A job for a worker: reads, compares and decodes some files."""
+    """Reads, compares and decodes some files, as a job for a worker."""
     with opened(job.folder) as folder:
         folder.fetch(job.lines)
         return _check_local(job, folder.local)
@@ -79,7 +80,7 @@ def _check_local(job: FileCheck, folder: Path) -> list[Problem]:
     for name, lines in job.lines.items():
         path = folder / name
         if not path.is_file():
-            problems.append(Problem(MANIFEST, name, "the manifest has a line for it, but it is not there"))
+            problems.append(Problem(MANIFEST, name, "the manifest has a line for it, but it does not exist"))
             continue
         if name in job.sha256 and file_sha256(path) != job.sha256[name]:
             problems.append(Problem("", name, f"its SHA-256 differs from the one in {CARD}"))

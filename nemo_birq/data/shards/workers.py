@@ -1,4 +1,4 @@
-"""Work in many processes, with progress finer than a job, and without orphans."""
+"""Runs jobs in many processes, with progress inside of jobs, and without leaving orphans."""
 
 import os
 import signal
@@ -15,12 +15,12 @@ from nemo_birq.data.shards.segments import BuildError
 from nemo_birq.utils.progress import Advance
 
 Job = TypeVar("Job")
-_JOBS_OF_A_WORKER = 4  # that stand in memory
+_JOBS_OF_A_WORKER = 4  # submitted jobs per worker
 _advance: Callable[[float], None] = lambda amount: None  # noqa: E731
 
 
 class Cluster(Protocol):
-    """Machines that run jobs in place of processes of this one."""
+    """Machines that run jobs instead of processes of this machine."""
 
     def run(self, function: Callable[[Job], Any], jobs: Iterable[Job], report: Advance) -> Iterator[tuple[int, Any]]:
         """Runs jobs as ``run_jobs`` does."""
@@ -31,7 +31,7 @@ Workers = int | Cluster
 
 
 def advance(amount: float) -> None:
-    """Called by a job when some of its work is done."""
+    """Reports that a job has done some of its work."""
     _advance(amount)
 
 
@@ -41,14 +41,14 @@ def run_jobs(
     """Runs ``function`` on all jobs; yields the number of each job with its result, in the order in which they end.
 
     Args:
-        function: calls ``advance`` when some of its work is done.
-        jobs: its arguments; the next ones are asked for when some have ended.
-        workers: processes, with 1 the jobs run in this one; or a cluster.
-        report: is called now and then with the work that has been done since the last call.
+        function: function of a job, which calls ``advance`` when some of its work is done.
+        jobs: arguments of the function, which are taken when workers need them.
+        workers: number of processes, with 1 the jobs run in this process; or a cluster.
+        report: function that is called from time to time with the work since the last call.
 
     Raises:
         BuildError: the system killed a process.
-        Exception: what a job raised; jobs that have not begun are not run then.
+        Exception: a job raised it; jobs that have not begun are not run then.
     """
     if not isinstance(workers, int):
         yield from workers.run(function, jobs, report)
@@ -56,7 +56,7 @@ def run_jobs(
     if workers == 1:
         yield from run_here(function, jobs, report)
         return
-    # Spawned, not forked: a forked process would keep the lock on the output folder, and inherit threads that stand still.
+    # A forked process would keep the lock on the output folder, and could wait for locks of threads that it does not have.
     context = get_context("spawn")
     done, stop = context.Value("d", 0.0), context.Value("b", 0)
     pool = ProcessPoolExecutor(workers, context, _start_worker, (done, stop, os.getpid()))
@@ -76,8 +76,8 @@ def run_jobs(
             reported = now
     except BrokenProcessPool as error:
         raise BuildError(
-            "a process was killed by the system, most likely for want of memory: run the same command again with "
-            "fewer --workers; what is finished is kept"
+            "the system killed a process, most likely because memory ran out: run the same command again with fewer "
+            "--workers; finished work is kept"
         ) from error
     finally:
         stop.value = 1
@@ -96,7 +96,7 @@ def run_here(function: Callable[[Job], Any], jobs: Iterable[Job], report: Advanc
 
 
 class StoppedError(Exception):
-    """Ends a job whose result nobody waits for any more."""
+    """Ends a job whose result is no longer needed."""
 
 
 def _start_worker(done: Any, stop: Any, parent: int) -> None:
@@ -109,12 +109,12 @@ def _start_worker(done: Any, stop: Any, parent: int) -> None:
             done.value += amount
 
     _advance = count
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which stops the others
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and stops the workers
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:
-    """Ends this process when its parent was killed: it would wait for work for ever."""
+    """Ends this process if its parent was killed, because it would wait for work forever."""
     while os.getppid() == parent:
         time.sleep(0.2)
     os._exit(1)

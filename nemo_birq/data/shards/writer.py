@@ -20,11 +20,11 @@ from nemo_birq.data.json_lines import to_line
 from nemo_birq.utils.files import complete_file
 
 AUDIO, MANIFEST = "audio", "manifest.json"
-"""Folder of single files, and their manifest."""
+"""Names of the folder of single files and of their manifest."""
 
 
 class Utterance(NamedTuple):
-    """One clip, as it goes into a shard."""
+    """One clip of a shard."""
 
     member: str
     """Name inside the tar, with the extension of its format."""
@@ -35,7 +35,7 @@ class Utterance(NamedTuple):
 
 
 class ShardPaths(NamedTuple):
-    """Where a shard and its manifest lie."""
+    """Paths of a shard and its manifest."""
 
     tar: Path
     manifest: Path
@@ -49,7 +49,7 @@ class ShardWriter:
     """Writes one shard and its manifest; they get their final names when the ``with`` block ends without an error."""
 
     lines: None = None
-    """The manifest holds them."""
+    """None, because the lines are in the manifest."""
 
     def __init__(self, folder: Path, shard_id: int):
         self.paths = shard_paths(folder, shard_id)
@@ -75,9 +75,9 @@ class ShardWriter:
 
 
 class FileWriter:
-    """Writes single files; the lines of the manifest are kept in ``lines``.
+    """Writes single files, and keeps the lines of the manifest in ``lines``.
 
-    Each file is complete or absent. After an error those that were written before stay.
+    Each file is complete or absent. After an error, the files that were written before stay.
     """
 
     def __init__(self, folder: Path):
@@ -109,7 +109,7 @@ def write_manifest(folder: Path, lines: Iterable[dict]) -> Path:
 
 
 def merge_manifests(folder: Path, num_shards: int) -> Path:
-    """Writes ``tarred_audio_manifest.json``: the manifests of all shards, one after the other."""
+    """Writes ``tarred_audio_manifest.json``, which joins the manifests of all shards."""
     target = folder / "tarred_audio_manifest.json"
     with complete_file(target) as part, open(part, "wb") as merged:
         for shard_id in range(num_shards):
@@ -118,22 +118,22 @@ def merge_manifests(folder: Path, num_shards: int) -> Path:
 
 
 def write_shards(utterances: Sequence[Utterance] | Iterable[Utterance], out: Path, num_shards: int) -> None:
-    """Deals utterances out to shards, one after the other, and writes shards and manifests.
+    """Distributes utterances over shards in turn, and writes shards and manifests.
 
-    The files are written under temporary names and renamed at the end, so that an interrupted run leaves no half shard.
+    The files are written under temporary names and renamed at the end, so an interrupted run leaves no partial shard.
 
     Raises:
         FileExistsError: ``out`` already holds shards.
         ValueError: two utterances have the same name.
     """
     if list(out.glob("audio_*.tar")):
-        raise FileExistsError(f"{out} already holds shards; give another folder, or remove them first")
+        raise FileExistsError(f"{out} already holds shards: name another folder, or remove them first")
     seen: set[str] = set()
     with ExitStack() as stack:
         writers = [stack.enter_context(ShardWriter(out, shard_id)) for shard_id in range(num_shards)]
         for number, utterance in enumerate(utterances):
             if utterance.member in seen:
-                raise ValueError(f"two utterances are called {utterance.member}; names of files must differ")
+                raise ValueError(f"two utterances have the name {utterance.member}; names of files must differ")
             seen.add(utterance.member)
             writers[number % num_shards].add(utterance)
     merge_manifests(out, num_shards)

@@ -1,1 +1,1 @@
-"""Do the labels mean anything? Compares labels with the phones of an alignment (docs/label_quality.md)."""
+"""Compares labels with the phones of an alignment (docs/label_quality.md)."""

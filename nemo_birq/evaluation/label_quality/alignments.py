@@ -15,9 +15,9 @@ from nemo_birq.evaluation.label_quality.textgrids import ROUNDING, Interval, che
 from nemo_birq.utils.terminal import printable
 from nemo_birq.utils.text_files import read_text
 
-MIN_COVERAGE = 0.5  # of the audio, by intervals; below that the alignments belong to something else
+MIN_COVERAGE = 0.5  # share of the audio in intervals, below which the alignments must belong to other audio
 LEAST_SECONDS = 1e-6  # phones_at compares whole microseconds
-LATE = 0.1  # seconds by which an alignment may outlast its audio
+LATE = 0.1  # seconds by which an alignment may be longer than its audio
 
 
 class Alignments(NamedTuple):
@@ -26,15 +26,15 @@ class Alignments(NamedTuple):
     phones: dict[str, list[AlignmentItem]]
     """Named by ``phone_names``: ARPAbet without stress and position in the word, other sets as the aligner wrote them."""
     words: dict[str, list[AlignmentItem]]
-    """Empty where the alignments name no words."""
+    """Empty if the alignments have no words."""
     names: set[str]
-    """Utterances in the alignments, wanted or not."""
+    """Names of all utterances in the alignments, including those that were not wanted."""
     labels: frozenset[str] = frozenset()
-    """Labels of phones as the aligner wrote them, as far as they were read."""
+    """Labels of the phones that were read, as the aligner wrote them."""
 
     @property
     def available(self) -> int:
-        """Number of utterances in the alignments, wanted or not."""
+        """Number of all utterances in the alignments."""
         return len(self.names)
 
 
@@ -42,13 +42,13 @@ def read_alignments(path: str | Path, wanted: set[str]) -> Alignments:
     """Reads the alignments of the wanted utterances that have one.
 
     Args:
-        path: a CTM file with phones, or a folder with ``<utterance>.TextGrid`` in it or in folders below, with a tier
-            ``phones`` and perhaps ``words``, as the Montreal Forced Aligner writes them.
-        wanted: names of utterances: those of their audio files, without suffix.
+        path: a CTM file with phones, or a folder with ``<utterance>.TextGrid`` at any depth, with a tier ``phones`` and
+            perhaps ``words``, as the Montreal Forced Aligner writes them.
+        wanted: names of utterances, which are those of their audio files without suffix.
 
     Raises:
-        FileNotFoundError: no such file or folder, or no TextGrid in it.
-        ValueError: a file that is not what it should be; or none of the wanted utterances is there.
+        FileNotFoundError: the file or folder does not exist, or the folder has no TextGrid file.
+        ValueError: a file is not valid, or the alignments have none of the wanted utterances.
     """
     return name_phones([read_labels(path, wanted)])[0]
 
@@ -61,14 +61,14 @@ def read_labels(path: str | Path, wanted: set[str]) -> Alignments:
     found = _read_textgrids(path, wanted) if path.is_dir() else _read_ctm(path, wanted)
     if not found.phones:
         raise ValueError(
-            f"alignments {path} hold {found.available} utterances, none of which is in the manifest, which has for example "
-            f"{min(wanted)}. An utterance is named like its audio file, without suffix"
+            f"alignments {path} have {found.available} utterances, none of which is in the manifest, which has for example "
+            f"{min(wanted)}. Name each utterance like its audio file, without suffix"
         )
     return found
 
 
 def name_phones(read: Sequence[Alignments]) -> list[Alignments]:
-    """Names the phones of alignments that have one set of phones, such as those of a training and a test set."""
+    """Names the phones of several alignments with one phone set, such as those of a training and a test set."""
     names = phone_names(set().union(*(one.labels for one in read)))
     return [
         one._replace(
@@ -114,7 +114,7 @@ def _read_textgrids(folder: Path, wanted: set[str]) -> Alignments:
             raise ValueError(f"alignments: {files[path.stem]} and {path} are of the same utterance; remove one")
         files[path.stem] = path
     if not files:
-        raise FileNotFoundError(f"alignments {folder}: there is no .TextGrid file in this folder or below")
+        raise FileNotFoundError(f"alignments {folder}: this folder has no .TextGrid file at any depth")
     phones, words = {}, {}
     names = sorted(wanted & files.keys())
     for name in track(names, "reading TextGrids", transient=True, disable=len(names) < 100):
@@ -141,7 +141,7 @@ def _item(interval: Interval) -> AlignmentItem:
 
 
 def _in_order(items: Iterable[AlignmentItem], where: object) -> list[AlignmentItem]:
-    """Sorts intervals, and leaves out those that end where they begin: they hold no frame."""
+    """Sorts intervals, and leaves out those without a duration, which have no frame."""
     items = sorted(items, key=lambda item: item.start)
     for item in items:
         if not (item.start >= 0 and item.duration >= -ROUNDING):  # also not a number
@@ -150,7 +150,7 @@ def _in_order(items: Iterable[AlignmentItem], where: object) -> list[AlignmentIt
 
 
 def phones_at(items: list[AlignmentItem], times: np.ndarray) -> list[str | None]:
-    """Finds the phone at each time (seconds), None outside all intervals. An interval has its start, but not its end."""
+    """Finds the phone at each time in seconds; None outside of all intervals. An interval does not include its end."""
     if not items:
         return [None] * len(times)
     # In whole microseconds, so that 0.1 + 0.2 is not after 0.3.
@@ -161,14 +161,14 @@ def phones_at(items: list[AlignmentItem], times: np.ndarray) -> list[str | None]
 
 
 def check_alignments(phones: dict[str, list[AlignmentItem]], durations: dict[str, float]) -> float:
-    """Checks that alignments and audio belong together; returns the share of the audio that lies in intervals.
+    """Checks that alignments and audio belong together; returns the share of the audio in intervals.
 
     Args:
         phones: intervals of each utterance.
-        durations: seconds of each utterance, of more utterances perhaps.
+        durations: seconds of each utterance, and perhaps of others.
 
     Raises:
-        ValueError: less than ``MIN_COVERAGE`` is covered, or most alignments outlast their audio.
+        ValueError: less than ``MIN_COVERAGE`` is covered, or most alignments are longer than their audio.
     """
     covered = {
         name: sum(max(0.0, min(item.end, durations[name]) - item.start) for item in items) / durations[name]
@@ -180,19 +180,19 @@ def check_alignments(phones: dict[str, list[AlignmentItem]], durations: dict[str
         example = f"{name} at {end:.2f} s of {durations[name]:.2f} s"
         message = f"{len(late)} of {len(phones)} alignments end after their audio, {example}"
         if len(late) > len(phones) / 2:
-            raise ValueError(f"{message}. Are their times in seconds, and are they of this audio?")
+            raise ValueError(f"{message}. Check that their times are in seconds, and that they belong to this audio")
         logging.warning(printable(message))
     total = sum(durations[name] for name in phones)
     share = sum(covered[name] * durations[name] for name in phones) / total
     if share < MIN_COVERAGE:
         name = min(covered, key=covered.get)
         raise ValueError(
-            f"the alignments cover {share:.0%} of the audio ({name}: {covered[name]:.0%}), at least {MIN_COVERAGE:.0%} is "
-            "needed. Are their times in seconds, and are they of this audio?"
+            f"the alignments cover {share:.0%} of the audio ({name}: {covered[name]:.0%}), but at least {MIN_COVERAGE:.0%} "
+            "is needed. Check that their times are in seconds, and that they belong to this audio"
         )
     return share
 
 
 def unknown_phones(phones: dict[str, list[AlignmentItem]]) -> list[str]:
-    """Lists the symbols that are not in ``ARPABET``; they count as phones like any other."""
+    """Lists the symbols that are not in ``ARPABET``, which count as phones like any other."""
     return sorted({item.symbol for items in phones.values() for item in items} - ARPABET)

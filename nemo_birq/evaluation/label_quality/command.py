@@ -1,4 +1,4 @@
-"""``birq label-quality``: the labels of one model against phones."""
+"""``birq label-quality``, which compares the labels of a model with phones."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,11 +42,11 @@ def table(evaluation: "Evaluation") -> Table:
 @options.data_argument()
 @options.tars_option()
 @options.alignments_option(required=True)
-@options.out_option("Folder for the results; without it that of the model.")
+@options.out_option("Folder for the results; default: the folder of the model.")
 @options.hours_option()
 @options.option("--ignore-silence", is_flag=True, help="Leave out frames of silence.")
 @options.option("--no-kmeans", is_flag=True, help="Leave out k-means, the slow part for large models.")
-@options.option("--kmeans-frames", type=int, default=100_000, help="Frames that k-means is fitted on.")
+@options.option("--kmeans-frames", type=int, default=100_000, help="Number of frames to fit k-means on.")
 def label_quality(
     model: Path, data: str, tars: str | None, alignments: Path, out: Path | None, hours: float | None,
     ignore_silence: bool, no_kmeans: bool, kmeans_frames: int,
@@ -56,8 +56,8 @@ def label_quality(
         birq label-quality model.nemo tarred_manifests/validation/validation.json \\
             --alignments tarred_manifests/validation/phones.ctm
 
-    Prints phone purity, cluster purity and PNMI of the anchor labels, the enhanced labels, the nearest codes of every layer
-    and k-means of every layer, and says which layer tells most. Writes label_quality_<model>.json,
+    The command prints phone purity, cluster purity and PNMI of the anchor labels, the enhanced labels, the nearest codes of
+    every layer and k-means of every layer, and names the layer with the highest PNMI. It writes label_quality_<model>.json,
     label_quality_<model>_layers.png and label_quality_<model>_phones.png. docs/label_quality.md explains the numbers.
     """
     from nemo.utils import logging

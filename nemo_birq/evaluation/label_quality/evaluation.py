@@ -1,4 +1,4 @@
-"""Scores every set of labels that a model can make against the phones of aligned utterances."""
+"""Compares every set of labels that a model can make with the phones of aligned utterances."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +27,7 @@ class LabelSetScore:
     labels: str
     """``anchor``, ``enhanced``, ``layer`` (nearest codes) or ``kmeans``."""
     layer: int | None
-    """1..L; None for the anchor labels, which come from the input."""
+    """Number in 1..L; None for the anchor labels, which come from the input."""
     codes: int
     """V."""
     quality: Quality
@@ -47,13 +47,13 @@ class Evaluation:
     layer: int
     """k of the model."""
     phone_entropy: float
-    """H(phone) in nats, at the middles of encoder frames."""
+    """H(phone) at the middles of encoder frames, in nats."""
     frames_without_phone: int
-    """Encoder frames that are left out."""
+    """Number of encoder frames that are left out."""
     silence_share: float
     """Share of silence among the encoder frames with a phone."""
     notes: list[str] = field(default_factory=list)
-    """Facts that a reader must know to judge the numbers."""
+    """Notes that qualify the numbers."""
 
     def of(self, labels: str) -> list[LabelSetScore]:
         """Returns the scores of one kind of labels, by layer."""
@@ -61,10 +61,10 @@ class Evaluation:
 
 
 def check_memory(model: BiRQModel, seconds: float) -> None:
-    """Refuses more audio than the outputs of all layers have room for.
+    """Refuses audio for which the outputs of all layers do not fit into memory.
 
     Raises:
-        ValueError: naming how many hours fit.
+        ValueError: the message names the number of hours that fit.
     """
     depth = len(model.encoder.layers)
     check_room(seconds, depth * model.encoder.d_model * 4 / encoder_times(model).step, f"the outputs of {depth} layers")
@@ -78,18 +78,18 @@ def evaluate(
     kmeans_frames: int = 100_000,
     ignore_silence: bool = False,
 ) -> Evaluation:
-    """Labels all frames in every way and compares them with the phones at their middles.
+    """Compares all sets of labels of all frames with the phones at the middles of the frames.
 
     Args:
-        model: in evaluation mode.
-        utterances: with alignments.
-        progress: shows how far the work is.
+        model: model in evaluation mode.
+        utterances: utterances with alignments.
+        progress: shows the progress of the work.
         kmeans: also cluster the output of each layer, into as many clusters as there are codes.
-        kmeans_frames: fit the clusters on so many frames.
+        kmeans_frames: number of frames to fit the clusters on.
         ignore_silence: leave out frames of silence.
 
     Raises:
-        ValueError: too much audio for the memory, or nothing readable.
+        ValueError: the audio does not fit into memory, or no utterance can be read.
     """
     check_memory(model, utterances.seconds)
     check_longest(model, utterances.speech.data, list(utterances.speech.rows.values()))
@@ -106,7 +106,7 @@ def evaluate(
     num_codes = model.birq.quantizer.num_codes
     notes = _notes(model, utterances, frames.counts)
     if kmeans and len(frames.anchor) < num_codes:
-        notes.append(f"No k-means: {len(frames.anchor)} frames cannot be put into {num_codes} clusters.")
+        notes.append(f"There is no k-means: {len(frames.anchor)} frames are too few for {num_codes} clusters.")
         kmeans = False
     rows, joint = [], {}
     for labels, layer, codes in label_sets(model, frames, kmeans_frames if kmeans else 0, progress):
@@ -119,8 +119,8 @@ def evaluate(
     chance = max(row.quality.pnmi_by_chance for row in rows)
     if chance > MAX_PNMI_BY_CHANCE:
         notes.append(
-            f"With {rows[0].quality.frames:,} frames, {num_codes} codes dealt at random have a PNMI of up to {chance:.2f}: "
-            "look at how far a PNMI is above its own chance, or take more audio."
+            f"With {rows[0].quality.frames:,} frames, {num_codes} codes assigned at random have a PNMI of up to "
+            f"{chance:.2f}. Compare the PNMI above chance, or use more audio."
         )
     return Evaluation(
         rows=rows,
@@ -135,7 +135,7 @@ def evaluate(
 
 
 def phones_of_frames(utterances: Utterances, counts: dict[str, int], times: FrameTimes, names: list[str]) -> np.ndarray:
-    """Returns the number of the phone at the middle of each frame, -1 where there is none: (N,) int64."""
+    """Returns the number of the phone at the middle of each frame, (N,) int64; -1: there is no phone."""
     number = {name: i for i, name in enumerate(names)} | {None: -1}
     found = [phones_at(utterances.alignments.phones[name], times.middles(count)) for name, count in counts.items()]
     return np.array([number[phone] for phones in found for phone in phones], dtype=np.int64)
@@ -166,8 +166,8 @@ def _notes(model: BiRQModel, utterances: Utterances, read: dict[str, int]) -> li
         notes.append(f"The first of {model.birq.quantizer.num_books} codebooks was evaluated.")
     if not model.enhanced_labeler.normalization.has_statistics:
         notes.append(
-            "The model never made enhanced labels in training (w1 was 0 so far): it has no statistics of layer k, and those "
-            "of this audio were taken."
+            "The model made no enhanced labels in training so far, because w1 was 0. It has no statistics of layer k, so "
+            "the statistics of this audio were used."
         )
     return notes
 
@@ -177,11 +177,11 @@ def _some(names: list[str]) -> str:
 
 
 def which_layer(evaluation: Evaluation) -> str:
-    """Answers "which layer k?" in a sentence or two."""
+    """Describes which layer k agrees most with the phones, in one or two sentences."""
     nearest, clustered = evaluation.of("layer"), evaluation.of("kmeans")
     best = max(nearest, key=lambda row: row.quality.pnmi)
     anchor = evaluation.rows[0].quality.pnmi
-    answer = f"Nearest codes tell most about the phones in layer {best.layer} (PNMI {best.quality.pnmi:.3f})"
+    answer = f"Nearest codes have the highest PNMI in layer {best.layer} ({best.quality.pnmi:.3f})"
     if best.layer == evaluation.layer:
         answer += ", which is the model's k"
     else:

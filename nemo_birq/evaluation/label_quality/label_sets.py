@@ -1,4 +1,4 @@
-"""All labels of all frames: anchor, enhanced, nearest codes of every layer, k-means of every layer.
+"""All sets of labels of all frames: anchor, enhanced, nearest codes of every layer, k-means of every layer.
 
 Shapes: B utterances, T' encoder frames, N frames of all utterances, D encoder width, L layers, V codes.
 """
@@ -20,18 +20,18 @@ from nemo_birq.modules.layer_pass import attending, label_context
 from nemo_birq.modules.masking import positions, valid_frames
 from nemo_birq.utils.progress import Progress, track
 
-CHUNK = 8192  # frames whose scores of all codes are in memory at once
+CHUNK = 8192  # frames whose scores with all codes are in memory at a time
 
 
 class Frames(NamedTuple):
-    """Frames of whole utterances, one utterance after the other."""
+    """Frames of whole utterances in sequence."""
 
     counts: dict[str, int]
-    """Encoder frames by utterance, in order; they sum up to N."""
+    """Number of encoder frames by utterance, in order; the sum is N."""
     anchor: np.ndarray
     """(N,) int64, of the first codebook."""
     enhanced: np.ndarray | None
-    """(N,) int64, likewise, as ``BiRQModel.labels`` gives them; None where the model has no statistics of layer k yet."""
+    """(N,) int64, of the first codebook, from ``BiRQModel.labels``; None if the model has no statistics of layer k yet."""
     layers: list[Tensor]
     """L outputs of shape (N, D), float32, on the CPU."""
 
@@ -41,12 +41,12 @@ def collect_frames(model: BiRQModel, batches: Iterable[SpeechBatch], advance: Ca
     """Passes the unmasked utterances through all layers.
 
     Args:
-        model: in evaluation mode.
+        model: model in evaluation mode.
         batches: utterances; their ids are names of audio files or of members of shards.
-        advance: called after each batch.
+        advance: function that is called after each batch.
 
     Raises:
-        ValueError: none of the utterances could be read.
+        ValueError: none of the utterances can be read.
     """
     extractor = ConformerMultiLayerFeatureExtractor(model.encoder, include_final_output=False)
     enhanced_known = model.enhanced_labeler.normalization.has_statistics
@@ -71,17 +71,17 @@ def collect_frames(model: BiRQModel, batches: Iterable[SpeechBatch], advance: Ca
         counts |= zip((Path(path).stem for path in batch.ids), encoded_len.tolist(), strict=True)
         advance(batch)
     if not counts:
-        raise ValueError("none of the utterances could be read; the warnings above say why")
+        raise ValueError("none of the utterances can be read; see the reasons in the warnings above")
     joined = [torch.cat(kept) for kept in layers if kept]
     return Frames(counts, torch.cat(anchor).numpy(), torch.cat(enhanced).numpy() if enhanced_known else None, joined)
 
 
 @torch.no_grad()
 def nearest_codes(model: BiRQModel, hidden: Tensor) -> np.ndarray:
-    """Computes the labels that the model's labeler would make of a layer, were it layer k: (N, D) -> (N,) int64.
+    """Computes the labels that the model's labeler would make from a layer if it were layer k: (N, D) -> (N,) int64.
 
-    They are of the first codebook, and normalized as the model's labels are, with the statistics of these N frames: of other
-    layers than k there are no others.
+    The labels are of the first codebook. The layer is normalized like layer k, but with the statistics of these N frames,
+    because the model has none of other layers.
     """
     labeler = model.enhanced_labeler
     kind = labeler.normalization.kind
@@ -93,13 +93,13 @@ def nearest_codes(model: BiRQModel, hidden: Tensor) -> np.ndarray:
 
 
 def kmeans_codes(hidden: Tensor, num_codes: int, fit_frames: int, seed: int = 0) -> np.ndarray:
-    """Computes labels by k-means of the layer's output as it is, as in HuBERT: (N, D) -> (N,) int64.
+    """Computes labels by k-means of the unchanged output of a layer, as in HuBERT: (N, D) -> (N,) int64.
 
     Args:
-        hidden: N frames.
+        hidden: (N, D) output of a layer.
         num_codes: number of clusters, at most N.
-        fit_frames: fit on so many frames, drawn at random; all get labels.
-        seed: of that draw and of the centres to begin with.
+        fit_frames: number of random frames to fit on; all frames get labels.
+        seed: seed of the frames and of the initial centres.
     """
     frames = hidden.numpy()
     drawn = frames
@@ -114,10 +114,10 @@ def label_sets(
     """Yields all sets of labels: kind (as in ``evaluation.LabelSetScore``), layer, and (N,) int64 labels.
 
     Args:
-        model: whose projection and codebook are used.
-        frames: what to label.
-        kmeans_frames: fit k-means on so many frames; 0: no k-means.
-        progress: shows how far the work is.
+        model: model with projection and codebook.
+        frames: frames to label.
+        kmeans_frames: number of frames to fit k-means on; 0: no k-means.
+        progress: shows the progress of the work.
     """
     nearest = [nearest_codes(model, hidden) for hidden in track(frames.layers, progress, "nearest codes of each layer")]
     yield "anchor", None, frames.anchor

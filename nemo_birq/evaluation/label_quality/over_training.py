@@ -1,4 +1,4 @@
-"""Label quality over the training of a run: of each of its checkpoints, and of its end."""
+"""Label quality over the training of a run, at each of its checkpoints and at its end."""
 
 import re
 from pathlib import Path
@@ -15,10 +15,10 @@ def models_of(run: Path) -> list[Path]:
     """Finds the models of a run: its checkpoints by step, then the ``.nemo`` of its end, if there is one.
 
     Args:
-        run: the folder of a run, or its ``.nemo``, beside which the checkpoints lie.
+        run: the folder of a run, or its ``.nemo`` beside the checkpoints.
 
     Raises:
-        FileNotFoundError: there is no such folder, or no model in it.
+        FileNotFoundError: the folder does not exist, or has no model.
         ValueError: the folder holds the models of several runs.
     """
     if run.suffix == ".nemo":
@@ -36,13 +36,13 @@ def models_of(run: Path) -> list[Path]:
         folder = folders[0]
         ends = sorted(folder.glob("*.nemo"))
         if len(ends) > 1:
-            raise ValueError(f"{folder} holds {len(ends)} .nemo files: name one of them in place of the folder")
+            raise ValueError(f"{folder} holds {len(ends)} .nemo files: name one of them instead of the folder")
     checkpoints = {_step(path): path for path in sorted(folder.glob("*.ckpt"), reverse=True)}
     return [*(checkpoints[step] for step in sorted(checkpoints.keys() - {None})), *ends]
 
 
 def _step(path: Path) -> int | None:
-    """Returns the step in the name of a checkpoint; None for a moving average, which has no name of its own."""
+    """Returns the step in the name of a checkpoint; None for a moving average."""
     found = re.search(r"step=(\d+)(-last)?\.ckpt$", path.name)
     return int(found[1]) if found else None
 
@@ -52,13 +52,13 @@ def evaluate_run(run: Path, utterances: Utterances, progress: Progress, kmeans: 
 
     Args:
         run: as in ``models_of``.
-        utterances: with alignments.
-        progress: shows how far the work is.
+        utterances: utterances with alignments.
+        progress: shows the progress of the work.
         kmeans: also cluster the layers of the last model.
 
     Returns:
-        by step, an entry as in ``label_quality_<model>.json`` with ``step``, and ``relabelled``: the anchor labels are those
-        of a teacher.
+        Entries as in ``label_quality_<model>.json`` by step, with ``step`` and ``relabelled``, which is true if the anchor
+        labels are those of a teacher.
 
     Raises:
         FileNotFoundError, ValueError: as ``models_of``, ``load_model`` and ``evaluation.evaluate``.
@@ -67,7 +67,7 @@ def evaluate_run(run: Path, utterances: Utterances, progress: Progress, kmeans: 
 
     def measure(path: Path, kmeans: bool) -> dict[str, Any]:
         model = load_model(path)
-        steps = model.trained_steps  # of a checkpoint
+        steps = model.trained_steps  # None if it is not a checkpoint
         if steps is None:
             steps = int((model.cfg.get("pretraining") or {}).get("steps", 0))
         about = {"model": path.name, "step": steps, "relabelled": model.teacher is not None}

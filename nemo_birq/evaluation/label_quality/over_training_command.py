@@ -1,4 +1,4 @@
-"""``birq label-quality-over-training``: the labels of every checkpoint of a pretraining against phones."""
+"""``birq label-quality-over-training``, which compares the labels of every checkpoint of a pretraining with phones."""
 
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,9 @@ def table(evaluations: list[dict[str, Any]], num_utterances: int) -> Table:
 @options.tars_option()
 @options.alignments_option(required=True)
 @options.hours_option()
-@options.out_option(f"JSON file; without it {FILE} beside the checkpoints, where birq report finds it.")
+@options.out_option(f"JSON file; default: {FILE} beside the checkpoints, where birq report finds it.")
 @options.option("--no-kmeans", is_flag=True, help="Leave out k-means of the last model, the slow part for large models.")
-@options.option("--report", type=options.PATH, metavar="FOLDER", help="Then draw the report of the run into this folder.")
+@options.option("--report", type=options.PATH, metavar="FOLDER", help="Also write the report of the run to this folder.")
 def label_quality_over_training(
     model: Path, data: str, tars: str | None, alignments: Path, hours: float | None, out: Path | None, no_kmeans: bool,
     report: Path | None,
@@ -50,8 +50,9 @@ def label_quality_over_training(
         birq label-quality-over-training nemo_experiments/<name> tarred_manifests/validation/validation.json \\
             --alignments tarred_manifests/validation/phones.ctm --report report
 
-    exp_manager.checkpoint_callback_params.save_top_k=-1 keeps all checkpoints of a training. Works while a run is training.
-    The k-means of each layer are those of the last model. birq label-quality tells more of a single model.
+    To keep all checkpoints of a training, set exp_manager.checkpoint_callback_params.save_top_k=-1. The command also works
+    while the run is training. K-means of each layer is computed for the last model only. birq label-quality has more details
+    of a single model.
     """
     from nemo.utils import logging
 
@@ -63,13 +64,13 @@ def label_quality_over_training(
     from nemo_birq.utils.progress import ProgressBars
 
     if out and report:
-        raise ValueError(f"--out {out} with --report {report}: the report reads the file in the run's folder. Give one only")
+        raise ValueError(f"--out {out} and --report {report} exclude each other: the report reads the file beside the run")
     folder = models_of(model)[-1].parent
     run, path = model if model.is_dir() else folder.parent, out or folder / FILE
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"--out {path}: there is no such folder")
+        raise FileNotFoundError(f"--out {path}: its folder does not exist")
     if report:
-        read_run(run)  # its errors come before the work
+        read_run(run)  # raises its errors before the long work
     logging.setLevel(logging.WARNING)
     utterances = read_utterances(data, alignments, hours, tars)
     with ProgressBars(console=console, transient=True) as progress:

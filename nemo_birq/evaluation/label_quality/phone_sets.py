@@ -1,4 +1,4 @@
-"""Names of phones: ARPAbet in any of the forms that aligners write, or another set as it stands."""
+"""Names of phones: ARPAbet in any of the forms that aligners write, or another phone set unchanged."""
 
 import re
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ _POSITION = re.compile(r"_[BIES]$")
 def phone_name(label: str) -> str:
     """Maps ``AH0``, ``AH1_B`` and ``ah1`` to ``AH``; ``sp``, ``spn``, ``<eps>`` and the empty label to ``SILENCE``.
 
-    All others stay as they are.
+    All other labels are unchanged.
     """
     bare = re.sub(r"(?<=[A-Z])[012]$", "", _POSITION.sub("", label.strip().upper()))
     if bare in SILENCES:
@@ -27,7 +27,7 @@ def phone_name(label: str) -> str:
 def phone_names(labels: Iterable[str]) -> dict[str, str]:
     """Returns the name of each label of one phone set, by label.
 
-    Lower case is ARPAbet's only where all of the set is: X-SAMPA has ``s`` as in sea and ``S`` as in she.
+    Lower case is ARPAbet only if the whole set is in lower case, because X-SAMPA has ``s`` as in sea and ``S`` as in she.
     """
     names = {label: phone_name(label) for label in labels}
     spoken = [label for label, name in names.items() if name != SILENCE]

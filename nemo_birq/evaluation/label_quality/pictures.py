@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: which phones a code stands for, and PNMI over the layers."""
+"""Pictures of an evaluation: the phones of each code, and PNMI over the layers."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def draw_phones(evaluation: Evaluation, path: Path) -> None:
 
 
 def draw_layers(evaluation: Evaluation, path: Path) -> None:
-    """Draws PNMI over the layers, by which layer k is chosen."""
+    """Draws PNMI over the layers, from which layer k is chosen."""
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axis = figure.subplots()
     anchor, enhanced = (row.quality for row in evaluation.rows[:2])
@@ -58,7 +58,7 @@ def draw_layers(evaluation: Evaluation, path: Path) -> None:
         f" the model's k = {evaluation.layer}", (evaluation.layer, 0.02), xycoords=("data", "axes fraction"), color="dimgrey"
     )
     axis.plot(evaluation.layer, enhanced.pnmi, "D", ms=10, color=ENHANCED, label="enhanced labels", zorder=3)
-    axis.plot([], [], ":", color=UNTRAINED, label="the same codes,\ndealt at random")
+    axis.plot([], [], ":", color=UNTRAINED, label="the same codes\nin random order")
     highest = max(row.quality.pnmi for row in evaluation.rows)
     axis.set(xlabel="encoder layer", ylabel="PNMI", ylim=(0, min(1.0, 1.15 * highest)))
     axis.set_title(f"Agreement with phones of labels with {evaluation.rows[0].codes} codes")

@@ -12,18 +12,18 @@ from sklearn.metrics.cluster import expected_mutual_information
 
 
 class Quality(NamedTuple):
-    """Scores of one set of labels, comparable between sets with the same number of codes only."""
+    """Scores of one set of labels, which are comparable only between sets with the same number of codes."""
 
     frames: int
     codes_used: int
     phone_purity: float
-    """Share of frames whose phone is the most frequent one of their code; 1 with a code for each frame."""
+    """Share of frames whose phone is the most frequent one of their code; 1 if each frame has its own code."""
     cluster_purity: float
-    """Share of frames whose code is the most frequent one of their phone; falls as codes are added."""
+    """Share of frames whose code is the most frequent one of their phone; it falls as codes are added."""
     pnmi: float
     """I(phone; code) / H(phone), the share of the phones' entropy that the codes explain; 0 to 1."""
     pnmi_by_chance: float
-    """Expected PNMI of the same codes dealt to the frames at random: not 0, since frames are finite."""
+    """Expected PNMI if the same codes are assigned to the frames at random; above 0 because the frames are finite."""
     entropy: float
     """Entropy of the codes' frequencies, in nats."""
 
@@ -34,7 +34,7 @@ class Quality(NamedTuple):
 
 
 def joint_counts(phones: np.ndarray, codes: np.ndarray, num_phones: int, num_codes: int) -> np.ndarray:
-    """Counts the frames of each pair: (N,), (N,) integers -> (P, V) int64."""
+    """Counts the frames of each pair of phone and code: (N,), (N,) integers -> (P, V) int64."""
     pairs = np.bincount(phones * num_codes + codes, minlength=num_phones * num_codes)
     return pairs.reshape(num_phones, num_codes)
 
@@ -48,7 +48,7 @@ def score_labels(counts: np.ndarray) -> Quality:
     """Computes the quality of labels with the joint counts (P, V).
 
     Raises:
-        ValueError: no frames, or a single phone, about which there is nothing to know.
+        ValueError: there are no frames, or only one phone.
     """
     frames = int(counts.sum())
     used = counts[:, counts.any(axis=0)]

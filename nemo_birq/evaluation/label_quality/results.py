@@ -13,7 +13,7 @@ PICTURES = {"layers": draw_layers, "phones": draw_phones}
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
-    """Returns what the files hold of an evaluation."""
+    """Returns the content of the JSON file of an evaluation."""
     return {
         "num_codes": evaluation.rows[0].codes,
         "layer": evaluation.layer,

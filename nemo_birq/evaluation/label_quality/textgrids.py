@@ -7,7 +7,7 @@ from typing import NamedTuple
 from praatio.utilities.constants import INTERVAL_TIER
 from praatio.utilities.textgrid_io import parseTextgridStr
 
-ROUNDING = 0.01  # seconds by which neighbouring intervals may overlap: times with two decimals
+ROUNDING = 0.01  # seconds by which neighbouring intervals may overlap, because times may have two decimals
 SUFFIX = ".textgrid"
 
 _EXPONENT = re.compile(r"^(\s*x(?:min|max) ?= ?)(\d+(?:\.\d+)?[eE]-\d+)\s*$", re.MULTILINE)
@@ -29,15 +29,15 @@ def find_textgrids(folder: Path) -> list[Path]:
 def read_tiers(path: Path) -> list[tuple[str, list[Interval]]]:
     """Reads the names and intervals of the interval tiers of a file, long, short or JSON, in UTF-8 or UTF-16.
 
-    Times are those of the file: neighbours may overlap by rounding, and intervals may have no length.
+    Times are unchanged: neighbours may overlap by rounding, and intervals may have no length.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it is not a TextGrid file.
     """
     try:
         raw = path.read_bytes()
         text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-        text = _EXPONENT.sub(lambda found: f"{found[1]}{float(found[2]):.9f}", text)  # praatio reads no 1e-05
+        text = _EXPONENT.sub(lambda found: f"{found[1]}{float(found[2]):.9f}", text)  # praatio cannot read 1e-05
         return [
             (tier["name"], [Interval(float(start), float(end), str(label)) for start, end, label in tier["entries"]])
             for tier in parseTextgridStr(text, includeEmptyIntervals=True)["tiers"]
@@ -45,21 +45,21 @@ def read_tiers(path: Path) -> list[tuple[str, list[Interval]]]:
         ]
     except OSError as error:
         raise ValueError(f"alignments: {path} cannot be opened ({error})") from error
-    except Exception as error:  # praatio takes apart what it finds, and what is damaged leads to errors of any type
+    except Exception as error:  # praatio raises errors of any type for damaged files
         raise ValueError(f"alignments: {path} is not a readable TextGrid ({type(error).__name__}: {error})") from error
 
 
 def check_overlap(path: Path, intervals: list[Interval]) -> None:
-    """Checks that intervals follow each other, but for rounding.
+    """Checks that intervals do not overlap.
 
     Raises:
-        ValueError: two overlap by more than ``ROUNDING``.
+        ValueError: two intervals overlap by more than ``ROUNDING``.
     """
     end = float("-inf")
     for interval in sorted(intervals):
         if interval.start < end - ROUNDING:
             raise ValueError(
                 f"alignments: {path} has intervals that overlap: {interval.label!r} begins at {interval.start} s, where "
-                f"another goes on to {end} s. Mend their times"
+                f"another one ends at {end} s. Correct their times"
             )
         end = max(end, interval.end)

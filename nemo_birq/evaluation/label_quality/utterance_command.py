@@ -1,4 +1,4 @@
-"""``birq show-utterance``: a picture of one utterance with mask, labels and predictions."""
+"""``birq show-utterance``, which draws one utterance with mask, labels and predictions."""
 
 from pathlib import Path
 
@@ -14,16 +14,16 @@ from nemo_birq.utils.terminal import printable
 @options.option("--utterance", required=True, help="Name of its audio file, without suffix.")
 @options.alignments_option()
 @options.seed_option("Seed of the mask.")
-@options.out_option("PNG file, or folder for the picture; without it the folder of the model.")
+@options.out_option("PNG file, or folder for the picture; default: the folder of the model.")
 def show_utterance(
     model: Path, data: str, tars: str | None, utterance: str, alignments: Path | None, seed: int, out: Path | None
 ) -> None:
-    """Draws one utterance as the model sees it: spectrogram, mask, labels, and the predictions under the mask.
+    """Draws the spectrogram, mask, labels, and predictions at masked frames of one utterance.
 
         birq show-utterance model.nemo tarred_manifests/validation/validation.json \\
             --utterance spk024-validation-00001 --alignments tarred_manifests/validation/phones.ctm
 
-    Writes <utterance>.png, or the file that --out names.
+    The picture is <utterance>.png, or the file that --out names.
     """
     from nemo.utils import logging
 

@@ -18,7 +18,7 @@ RIGHT, WRONG = "#1a9850", "#d73027"
 
 
 def draw_utterance(view: UtteranceView, path: Path) -> None:
-    """Writes the picture; its width grows with the duration."""
+    """Writes the picture, whose width grows with the duration."""
     tracks = [(view.words, "words"), (view.phones, "phones")]
     tracks = [(items, name) for items, name in tracks if items]
     heights = [3.0, *(0.42 for _ in tracks), 1.15, 1.15]
@@ -71,7 +71,7 @@ def _labels(axis: Axes, track: LabelTrack, inches_per_second: float) -> None:
     """Draws three rows: the labels, the predictions in the same colours, and marks of right and wrong ones."""
     edges, middles = track.times.edges(len(track.labels)), track.times.middles(len(track.labels))
     codes = list(dict.fromkeys([*track.labels, *track.predictions]))
-    # Neighbouring codes in order of appearance get hues far apart: the golden ratio.
+    # The golden ratio gives very different hues to neighbouring codes in order of appearance.
     colours = {code: (*hsv_to_rgb(i * 0.618 % 1, 0.45, 0.95), 1.0) for i, code in enumerate(codes)} | {-1: (1, 1, 1, 0)}
     cells = np.array([[colours[code] for code in row] for row in (track.predictions, track.labels)])
     axis.pcolormesh(edges, [0.8, 1.8, 2.8], cells)

@@ -1,4 +1,4 @@
-"""One utterance as the model sees it in training: its labels, a mask, and the predictions under the mask."""
+"""Labels, mask and predictions at masked frames of one utterance."""
 
 from typing import NamedTuple
 
@@ -21,11 +21,11 @@ class LabelTrack(NamedTuple):
     labels: np.ndarray
     """(T',) int64, of the first codebook."""
     predictions: np.ndarray
-    """(T',) int64, likewise; -1 where nothing is masked."""
+    """(T',) int64, of the first codebook; -1 at frames that are not masked."""
 
     @property
     def right(self) -> int:
-        """Counts the masked frames that are predicted right."""
+        """Counts the masked frames with a correct prediction."""
         return int((self.labels == self.predictions).sum())
 
     @property
@@ -60,11 +60,11 @@ def view_utterance(
     """Runs both passes over an utterance.
 
     Args:
-        model: in evaluation mode.
+        model: model in evaluation mode.
         speech: utterances.
-        name: of one of them.
+        name: name of one of them.
         phones, words: its alignment, if any.
-        seed: of mask and noise.
+        seed: seed of mask and noise.
 
     Raises:
         ValueError: the audio cannot be read, or is too long for the memory.
@@ -73,7 +73,7 @@ def view_utterance(
     check_longest(model, speech.data, [speech.rows[name]])
     (batch,) = speech.choose([name]).load(model.cfg.sample_rate)
     if batch.is_silent_stand_in:
-        raise ValueError(f"{line['audio_filepath']} cannot be read; the warning above says why")
+        raise ValueError(f"{line['audio_filepath']} cannot be read; see the reason in the warning above")
     signal, length = batch.signal.to(model.device), batch.signal_length.to(model.device)
     features, lengths = model.preprocessor(input_signal=signal, length=length)
     generator = torch.Generator().manual_seed(seed)

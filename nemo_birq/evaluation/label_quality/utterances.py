@@ -1,4 +1,4 @@
-"""The utterances that are evaluated: those of manifests or shards that have an alignment."""
+"""Utterances of manifests or shards that have an alignment, which are evaluated."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -11,17 +11,17 @@ from nemo_birq.evaluation.label_quality.alignments import Alignments, check_alig
 from nemo_birq.extraction.data import SpeechData, batches_by_length, make_loader, open_data
 
 BATCH_SECONDS = 120.0
-SAMPLE_RATE = 16_000  # Hz; each model loads the signals at its own
+SAMPLE_RATE = 16_000  # Hz; each model loads the signals at its own sample rate
 
 
 class NamedSpeech(NamedTuple):
-    """Utterances by name: that of their audio file, or of their member of a shard, without folder and suffix."""
+    """Utterances by name, which is that of their audio file or member of a shard without folder and suffix."""
 
     data: SpeechData
     rows: dict[str, int]
-    """Their numbers in ``data``."""
+    """Numbers of the utterances in ``data``."""
     lines: dict[str, dict]
-    """Their lines of the manifest; paths of single files absolute."""
+    """Manifest lines of the utterances; paths of single files are absolute."""
 
     def choose(self, names: Iterable[str]) -> "NamedSpeech":
         """Returns only the named utterances, in this order."""
@@ -29,10 +29,10 @@ class NamedSpeech(NamedTuple):
         return self._replace(rows={n: self.rows[n] for n in names}, lines={n: self.lines[n] for n in names})
 
     def load(self, sample_rate: int) -> Iterator[SpeechBatch]:
-        """Loads whole utterances, once each, the short ones first; the batches do not depend on where the audio lies.
+        """Loads each whole utterance once, the short ones first; the batches do not depend on the location of the audio.
 
         Args:
-            sample_rate: in Hz; other audio is resampled.
+            sample_rate: sample rate in Hz, to which other audio is resampled.
         """
         rows = [self.rows[name] for name in sorted(self.rows)]
         batches = batches_by_length(rows, self.data.durations, BATCH_SECONDS, longest_first=False)
@@ -47,7 +47,7 @@ class Utterances(NamedTuple):
     unaligned: list[str]
     """Utterances of the manifest without an alignment, which are left out."""
     coverage: float
-    """Share of their audio that lies in intervals."""
+    """Share of their audio in intervals."""
 
     @property
     def lines(self) -> dict[str, dict]:
@@ -60,7 +60,7 @@ class Utterances(NamedTuple):
 
 
 def utterance_name(line: dict) -> str:
-    """Returns the name by which alignments know an utterance."""
+    """Returns the name of an utterance in alignments."""
     return Path(line["audio_filepath"]).stem
 
 
@@ -68,11 +68,11 @@ def rows_by_name(data: SpeechData, lines: list[dict]) -> dict[str, int]:
     """Returns the number of each utterance by its name.
 
     Args:
-        data: of which manifests and shards.
-        lines: of all its utterances, in order.
+        data: manifests and shards.
+        lines: manifest lines of all utterances, in order.
 
     Raises:
-        ValueError: two utterances of one name, or one that is a segment of its file.
+        ValueError: two utterances have the same name, or an utterance is a segment of its file.
     """
     manifest = data.sources[0].manifest
     cut = [line["audio_filepath"] for line in lines if line.get("offset")]
@@ -93,14 +93,14 @@ def open_speech(data: str | Path, tars: str | None = None) -> NamedSpeech:
         data, tars: see ``extraction.data.open_data``.
 
     Raises:
-        FileNotFoundError, ValueError: see ``open_data`` and ``rows_by_name``; an utterance that cannot be used.
+        FileNotFoundError, ValueError: see ``open_data`` and ``rows_by_name``; also if an utterance cannot be used.
     """
     opened = open_data(str(data), tars, SAMPLE_RATE)
     for source, index in zip(opened.sources, opened.indexes, strict=True):
         if index.num_lost:
             raise ValueError(
                 f"{index.num_lost} of {len(index) + index.num_lost} utterances of {source.manifest} cannot be used, for "
-                f"example: {index.problems[0]}. Mend or leave out these: numbers compare only on the same utterances"
+                f"example: {index.problems[0]}. Repair or remove them, because numbers compare only on the same utterances"
             )
     lines = list(opened.lines())
     rows = rows_by_name(opened, lines)
@@ -115,7 +115,7 @@ def read_utterances(
     Args:
         data: a manifest, a folder of shards, or with ``tars`` a pattern of sharded manifests.
         alignments: see ``alignments.read_alignments``.
-        hours: take only so much audio, drawn by ``draw_hours`` from the utterances in the order of their names.
+        hours: hours of audio, drawn by ``draw_hours`` from the utterances in the order of their names.
         tars: see ``extraction.data.open_data``.
 
     Raises:

@@ -1,1 +1,1 @@
-"""The check of the labels before training."""
+"""Checks labels before training."""

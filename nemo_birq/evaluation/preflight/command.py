@@ -1,4 +1,4 @@
-"""``birq check-labels``: the check of the labels before training, with its tables."""
+"""``birq check-labels``, which checks labels before training and prints tables."""
 
 import sys
 from pathlib import Path
@@ -27,9 +27,10 @@ def check_labels(cfg: "DictConfig") -> None:
             model.train_ds.manifest_filepath=/data/sharded_manifests/manifest__OP_0..511_CL_.json \\
             model.train_ds.tarred_audio_filepaths=/data/audio__OP_0..511_CL_.tar
 
-    Takes all arguments of birq pretrain and some minutes. Prints how the anchor labels use the codebook, with and without
-    normalization of the features, how many frames are masked, and what Gumbel-softmax picks at each logit_scale with the
-    initial model, and says whether to change logit_scale. The exit code is 1 if training should not begin.
+    The command accepts all arguments of birq pretrain and takes some minutes. It prints the codebook statistics of the
+    anchor labels, with and without normalization of the features, the share of masked frames, and the share of frames for
+    which Gumbel-softmax picks the nearest code at each logit_scale with the initial model. It suggests a logit_scale if the
+    configured one is not healthy. The exit code is 1 if training should not begin.
     """
     import lightning.pytorch as pl
     import torch

@@ -1,4 +1,4 @@
-"""The gate before training: what the labels of a user's data are like under the initial model, in minutes.
+"""Measures the labels of a user's data with the initial model, before training.
 
 Shapes: B utterances, T feature frames, T' encoder frames, N frames, H codebooks, V codes, d code dimension.
 """
@@ -39,34 +39,34 @@ from nemo_birq.utils.progress import ProgressBars
 
 SCALES = (1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 40.0, 60.0, 80.0, 120.0, 160.0, 320.0)
 LEAST_STABILITY = 0.9  # of the anchor labels; 98 % are equal for read speech, a quarter for telephone speech at 16 kHz
-DITHER = 1e-5  # amplitude of NeMo's configurations; without any, rounding noise decides in its place
-TRACKED_FRAMES = 1000  # of a batch that tracked codes follow
-SAMPLED_FRAMES = 2048  # for the curves; the mean of so many agreements has an error below 0.01
+DITHER = 1e-5  # amplitude in NeMo's configurations; without dither, rounding noise would determine the labels
+TRACKED_FRAMES = 1000  # frames of a batch that update tracked codes
+SAMPLED_FRAMES = 2048  # for the curves, whose error is below 0.01 with as many frames
 GATE: tuple[Rule, ...] = (silence, degenerate_features, masked_share, noise_labels, collapsed_labels)
 
 
 @dataclass
 class Selection:
-    """What Gumbel-softmax does to a frame at each ``logit_scale``."""
+    """Statistics of Gumbel-softmax over frames at each ``logit_scale``."""
 
     agreement: list[float]
-    """How often the picked code is the nearest."""
+    """Share of frames whose picked code is the nearest one."""
     codes: list[float]
-    """How many codes share the mass: exp of the entropy of softmax(logit_scale * C u)."""
+    """Effective number of codes: exp of the entropy of softmax(logit_scale * C u)."""
 
     def at(self, scale: float) -> float:
-        """Agreement at any scale, between those measured."""
+        """Returns the agreement at any scale, interpolated between the measured ones."""
         return float(np.interp(math.log(scale), np.log(SCALES), self.agreement))
 
     def suggestion(self, agreement: float) -> float:
-        """The scale that has an agreement, to two digits."""
+        """Returns the scale with a given agreement, rounded to two digits."""
         scale = math.exp(np.interp(agreement, self.agreement, np.log(SCALES)))
         return float(f"{scale:.2g}")
 
 
 @dataclass
 class Preflight:
-    """What was measured."""
+    """Measurements of the labels."""
 
     minutes: float
     frames: int
@@ -75,22 +75,22 @@ class Preflight:
     skipped_share: float
     masked_fraction: float
     labels: dict[str, CodeUse]
-    """Anchor labels as configured, with and without per-feature normalization, and the nearest codes of layer k."""
+    """Code statistics of the anchor labels as configured, with and without per-feature normalization, and of layer k."""
     selection: dict[str, Selection]
-    """On this data's layer k, and on random unit vectors."""
+    """Statistics on layer k of this data, and on random unit vectors."""
     logit_scale: float
-    """As configured; with ``auto`` the one for this data."""
+    """The configured scale; with ``auto``, the one for this data."""
     nearest_share: float
-    """Agreement that the suggestion aims at."""
+    """Agreement at the suggested scale."""
     left_out: list[LeftOut]
-    """Data that the limits of length leave out."""
+    """Utterances that the limits of length leave out."""
     bandwidths: dict[float, float]
-    """Seconds of audio by the frequency in Hz above which it is empty."""
+    """Seconds of audio by bandwidth in Hz."""
     stability: float
     """Share of the anchor labels that are equal between two draws of the dither."""
 
     def failures(self, model: BiRQModel) -> list[str]:
-        """Why training should not begin, in words; empty when it may."""
+        """Returns the reasons why training should not begin; empty if it may."""
         anchor, enhanced = self.labels["anchor"], self.labels["layer k"]
         metrics = {
             "silent_share": self.silent_share,
@@ -114,20 +114,20 @@ class Preflight:
         return found + ([self.unstable_labels(model)] if self.stability < LEAST_STABILITY else [])
 
     def narrow_band(self, model: BiRQModel) -> str | None:
-        """Says the share of the audio that is narrow-band for the features of the model; None if it is little."""
+        """Returns a warning about narrow-band audio for the features of the model; None if its share is small."""
         front_end = model.cfg.preprocessor
         return in_words(self.bandwidths, front_end.get("highfreq") or front_end.sample_rate / 2)
 
     def unstable_labels(self, model: BiRQModel) -> str:
-        reason = self.narrow_band(model) or "the audio is hardly louder than the dither: listen to some of it"
+        reason = self.narrow_band(model) or "the audio is hardly louder than the dither, so listen to some of it"
         return (
-            f"only {self.stability:.0%} of the anchor labels are equal between two draws of the dither (99 % are usual), so "
-            f"that the others are noise and cannot be learned: {reason}"
+            f"only {self.stability:.0%} of the anchor labels are equal between two draws of the dither (99 % are usual). "
+            f"The others are noise and cannot be learned: {reason}"
         )
 
 
 class _Tally:
-    """Counts over batches, labelled by the initial model in the mode of training."""
+    """Counts over batches that the initial model labels in training mode."""
 
     def __init__(self, model: BiRQModel):
         self.model = model
@@ -179,7 +179,7 @@ class _Tally:
         with torch.random.fork_rng():
             for seed in (0, 1):
                 torch.manual_seed(seed)
-                features, lengths = self.dithered(input_signal=signal.clone(), length=signal_length)  # which it changes
+                features, lengths = self.dithered(input_signal=signal.clone(), length=signal_length)  # it changes its input
                 draws.append(self.model.anchor_labeler(features, lengths, frames, num_frames))
         self.equal += int((draws[0] == draws[1]).all(dim=-1).sum())
 
@@ -187,10 +187,10 @@ class _Tally:
         self.counts[name] += histogram(labels, self.counts[name].shape[1])
 
     def _trained_quantizer(self, units: Tensor) -> RandomProjectionQuantizer:
-        """Returns the codes that training will use: tracked ones are let follow the units (N, H, d) first."""
+        """Returns the codes that training will use; tracked codes are first updated with the units (N, H, d)."""
         labeler = self.model.enhanced_labeler
         codebook = labeler.quantizer.codebook.cpu().clone()
-        # Its projection is not used: the units are projected already.
+        # Its projection is not used, because the units are already projected.
         quantizer = RandomProjectionQuantizer(units.new_zeros(len(codebook), 1, codebook.shape[2]), codebook)
         if labeler.tracking is not None:
             tracking = CodebookTracking(*codebook.shape, labeler.tracking.momentum)
@@ -228,12 +228,12 @@ def measure(model: BiRQModel, batches: Collection[SpeechBatch] | DataLoader, min
     """Labels a sample of the data with the initial model, without changing it.
 
     Args:
-        model: freshly built.
-        batches: of the training data; a loader that begins again at its end is read once.
-        minutes: of audio to look at; at least one batch.
+        model: untrained model.
+        batches: batches of the training data; an endless loader is read once.
+        minutes: minutes of audio to measure; at least one batch is used.
 
     Raises:
-        ValueError: there is no batch, or nothing that could be read.
+        ValueError: there is no batch, or no utterance can be read.
     """
     model.train()
     tally = _Tally(model)
@@ -246,14 +246,14 @@ def measure(model: BiRQModel, batches: Collection[SpeechBatch] | DataLoader, min
             if tally.seconds >= 60 * minutes:
                 break
     if tally.utterances == 0 and tally.skipped > 0:
-        raise ValueError(f"none of {tally.skipped} utterances could be read: the log names each of them and what is wrong")
+        raise ValueError(f"none of {tally.skipped} utterances can be read: the log names each of them with the reason")
     if tally.utterances == 0:
-        raise ValueError("the data loader of model.train_ds yields no batch: look at min_duration and max_duration")
+        raise ValueError("the data loader of model.train_ds yields no batch: check min_duration and max_duration")
     return tally.result(find_left_out_of_loader(batches))
 
 
 def selection(units: Tensor, codebook: Tensor) -> Selection:
-    """Gumbel-softmax over ``SCALES``, exactly: its pick follows softmax(logit_scale * C u), at any temperature.
+    """Computes the exact statistics at ``SCALES``; the pick follows softmax(logit_scale * C u) at any temperature.
 
     Args:
         units: (N, H, d) unit vectors.

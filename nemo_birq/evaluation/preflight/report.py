@@ -1,4 +1,4 @@
-"""The gate before training as a table and as a picture."""
+"""Tables and picture of ``birq check-labels``."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ NAMES = {
 
 
 def label_table(result: Preflight) -> Table:
-    """How the labels use the codebook."""
+    """Returns a table of the codes that the labels use."""
     table = Table(
         title=f"Labels of {result.minutes:.1f} minutes, {result.frames} frames: {result.masked_fraction:.0%} masked, "
         f"{result.silent_share:.0%} of the utterances silent, {result.skipped} ({result.skipped_share:.0%}) not readable",
@@ -35,8 +35,8 @@ def label_table(result: Preflight) -> Table:
 
 
 def selection_table(result: Preflight) -> Table:
-    """What Gumbel-softmax picks at each ``logit_scale``."""
-    table = Table(title="pick=nearest (and how many codes share the mass)", title_justify="left")
+    """Returns a table of the agreement and the effective number of codes at each ``logit_scale``."""
+    table = Table(title="pick=nearest (and effective number of codes)", title_justify="left")
     for column in ("logit_scale", "this data, layer k", "random unit vectors"):
         table.add_column(column, justify="right")
     for i, scale in enumerate(SCALES):
@@ -67,8 +67,8 @@ def draw(result: Preflight, path: Path) -> None:
         axes.set(xscale="log", xlabel="logit_scale")
         axes.set_xticks((1, 10, 100), ("1", "10", "100"))
         axes.spines[["top", "right"]].set_visible(False)
-    agreement.set(ylim=(0, 1), ylabel="share of frames", title="How often Gumbel-softmax picks the nearest code")
-    codes.set(yscale="log", ylabel="codes", title="How many codes share the mass of a label")
+    agreement.set(ylim=(0, 1), ylabel="share of frames", title="Frames for which Gumbel-softmax picks the nearest code")
+    codes.set(yscale="log", ylabel="codes", title="Effective number of codes of a label")
     figure.legend(*agreement.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     write_picture(figure, path)
 
@@ -78,23 +78,23 @@ def stability_line(result: Preflight) -> str:
 
 
 def length_lines(result: Preflight) -> list[str]:
-    """Says the data that limits of length leave out where it is not too much; the rest is among the failures."""
+    """Returns the limits of length that leave out an acceptable share; other limits are among the failures."""
     return [entry.in_words("model.train_ds.") for entry in result.left_out if not entry.is_too_much]
 
 
 def is_healthy(result: Preflight) -> bool:
-    """Tests if the configured ``logit_scale`` picks the nearest code about as often as in healthy runs."""
+    """Tests if the agreement at the configured ``logit_scale`` is in the range of healthy runs."""
     low, high = HEALTHY_AGREEMENT
     return low <= result.selection["layer k"].at(result.logit_scale) <= high
 
 
 def suggestion(result: Preflight) -> float:
-    """Returns the ``logit_scale`` that picks the nearest code as often as ``model.birq.labels.nearest_share`` says."""
+    """Returns the ``logit_scale`` with the agreement ``model.birq.labels.nearest_share``."""
     return result.selection["layer k"].suggestion(result.nearest_share)
 
 
 def suggestion_line(result: Preflight) -> str:
-    """Says whether to change ``logit_scale``, and to what."""
+    """Returns a line that keeps the configured ``logit_scale`` or suggests another."""
     here = f"logit_scale={result.logit_scale:g} picks the nearest code in "
     here += f"{result.selection['layer k'].at(result.logit_scale):.0%} of the frames"
     low, high = HEALTHY_AGREEMENT

@@ -42,17 +42,17 @@ def table(rows: "list[ProbeScore]", task: "Task") -> Table:
 @options.model_argument(".nemo or .ckpt of a pretraining, or .nemo of a recognizer")
 @options.option("--train", required=True, metavar="DATA", help="Training set, a manifest or a folder of shards.")
 @options.option("--dev", required=True, metavar="DATA", help="Set that chooses the epoch.")
-@options.option("--test", required=True, metavar="DATA", help="Set that the errors are counted on.")
+@options.option("--test", required=True, metavar="DATA", help="Set on which errors are counted.")
 @options.alignments_option(nargs=3, metavar="TRAIN DEV TEST", help="Probe phones: CTM files, or TextGrid folders.")
 @options.option("--key", default="text", help="Key of the manifest with text or a list of phones.")
-@options.hours_option("Train on so much audio, drawn at random; without it all.")
-@options.layers_option("Layers to probe; without it all.")
+@options.hours_option("Hours of training audio, drawn at random; default: all.")
+@options.layers_option("Layers to probe; default: all.")
 @options.option("--no-baselines", is_flag=True, help="Leave out the untrained encoder and the log-mel features.")
 @options.option("--epochs", type=int, default=30)
 @options.option("--learning-rate", type=float, default=5e-3)
 @options.seed_option("Seed of the order of batches and of the untrained encoder.")
 @options.workers_option(1)
-@options.out_option("Folder for the results; without it that of the model.")
+@options.out_option("Folder for the results; default: the folder of the model.")
 def probe(
     model: Path, train: str, dev: str, test: str, alignments: tuple[Path, Path, Path] | None, key: str, hours: float | None,
     layers: str | None, no_baselines: bool, epochs: int, learning_rate: float, seed: int, workers: int, out: Path | None,
@@ -63,25 +63,20 @@ def probe(
         birq probe model.nemo --train train --dev dev.json --test test.json \\
             --alignments train/phones.ctm dev/phones.ctm test/phones.ctm
 
-    The first command reads characters with CTC, the second one the phone of each frame. The same probes on an untrained
-    encoder and on the log-mel features say how much of a number comes from pretraining. Writes probe_ctc_<model> or
-    probe_frames_<model>, .json and .png. docs/probing.md explains the numbers.
+    The first command predicts characters with CTC, the second one predicts the phone of each frame. The same probes on an
+    untrained encoder and on the log-mel features are baselines that show the effect of pretraining. The results are
+    probe_ctc_<model> or probe_frames_<model>, as .json and .png. docs/probing.md explains the numbers.
     """
     from nemo.utils import logging
 
-    from nemo_birq.evaluation.probing.data import NAMES, describe, open_sets
-    from nemo_birq.evaluation.probing.evaluation import conclusion, constant_error, evaluate
+    from nemo_birq.evaluation.encoders.nemo import LogMel, NemoEncoder
+    from nemo_birq.evaluation.probing.data import NAMES, open_sets
+    from nemo_birq.evaluation.probing.evaluation import conclusion
     from nemo_birq.evaluation.probing.linear import Training
-    from nemo_birq.evaluation.probing.representations import (
-        check_memory,
-        represent,
-        untrained_encoder,
-        values_per_frame,
-    )
+    from nemo_birq.evaluation.probing.representations import LOG_MEL, PRETRAINED, UNTRAINED, Representation
     from nemo_birq.evaluation.probing.results import kind_of, write_results
-    from nemo_birq.evaluation.probing.tasks import CtcTask
+    from nemo_birq.evaluation.probing.run import Speech, check_fits, read_outputs, train_probes
     from nemo_birq.evaluation.results import check_out
-    from nemo_birq.extraction.memory import check_longest
     from nemo_birq.extraction.run import progress_bar
     from nemo_birq.loading import load_encoder
     from nemo_birq.modules.layer_pass import parse_layers
@@ -96,29 +91,22 @@ def probe(
     named = dict(zip(NAMES, map(str, alignments), strict=True)) if alignments else None
     sets, task = open_sets(dict(zip(NAMES, (train, dev, test), strict=True)), key, named, hours, opened.sample_rate)
     check_out(folder, kind_of(task), model)
-    check_memory(opened, sum(one.seconds for one in sets.values()), values_per_frame(opened, numbers, not no_baselines))
-    for one in sets.values():
-        check_longest(opened.model, one.data, one.rows)
-    untrained = None if no_baselines else untrained_encoder(opened, seed)
+    representations = {PRETRAINED: Representation(NemoEncoder(opened), numbers)}
+    if not no_baselines:
+        representations = {
+            LOG_MEL: Representation(LogMel(opened), [1]),
+            UNTRAINED: Representation(NemoEncoder.untrained(opened, seed), numbers),
+        } | representations
+    speech = {name: Speech(one.data, one.rows) for name, one in sets.items()}
+    check_fits(representations, speech.values())
 
-    splits = {}
-    notes = []
-    for name, one in sets.items():
-        if one.left_out:
-            listed = f"{one.left_out.total()} phones of the {name} set, {describe(one.left_out)}"
-            notes.append(f"{listed}, are left out: the training set lacks them.")
     with progress_bar(console=console, transient=True) as progress:
-        advance = progress.start("outputs of the layers", sum(one.seconds for one in sets.values()))
-        for name, one in sets.items():
-            splits[name], unread = represent(one, task, opened, untrained, numbers, workers, advance)
-            notes += [f"{unread} utterances of the {name} set could not be read and are left out."] if unread else []
-    first = next(iter(splits["train"].values()))
-    if isinstance(task, CtcTask) and (short := task.num_impossible(first.counts, first.targets)):
-        notes.append(f"{short} of {len(first.counts)} training utterances have more symbols than frames: not learned from.")
+        advance = progress.start("outputs of the layers", sum(one.seconds for one in speech.values()))
+        outputs, unread = read_outputs(representations, speech, workers, advance)
     with ProgressBars(console=console, transient=True) as progress:
-        rows = evaluate(splits, numbers, task, training, next(opened.encoder.parameters()).device, progress)
-    constant = constant_error(first, next(iter(splits["test"].values())), task)
-    minutes = {name: one.seconds / 60 for name, one in sets.items()}
+        probed = train_probes(outputs, sets, task, representations, training, progress)
+    rows, constant, notes = probed.rows, probed.constant_error, unread + probed.notes
+    minutes = {name: one.seconds / 60 for name, one in speech.items()}
     about = {"step": opened.step, "command": command_text(), "minutes": minutes, "notes": notes,
              "constant_error": constant, "training": asdict(training),
              "wall_seconds": round(time.monotonic() - began)}  # fmt: skip

@@ -23,7 +23,7 @@ from nemo_birq.extraction.data import SpeechData, open_data
 from nemo_birq.modules.frame_times import FrameTimes
 
 NAMES = ("train", "dev", "test")
-MAX_LEFT_OUT = 0.5  # share of a set's phones that the training set lacks; above that it has other phones
+MAX_LEFT_OUT = 0.5  # share of a set's phones that the training set may lack; above it, the sets name phones differently
 SHOWN = 8  # phones in a message
 
 
@@ -32,15 +32,15 @@ class LabelledSet(NamedTuple):
 
     data: SpeechData
     rows: list[int]
-    """Their numbers in ``data``."""
+    """Numbers of the utterances in ``data``."""
     lines: list[dict]
-    """Their lines of the manifest."""
+    """Manifest lines of the utterances."""
     sequences: list[list[str]] | None
     """Symbols of each utterance, for CTC."""
     alignments: Alignments | None
     """For frames."""
     left_out: Counter[str]
-    """Phones that the training set lacks, and how often they occur."""
+    """Phones that the training set lacks, with their counts."""
 
     @property
     def symbols(self) -> Counter[str]:
@@ -55,7 +55,7 @@ class LabelledSet(NamedTuple):
         return float(self.data.durations[self.rows].sum())
 
     def targets(self, task: CtcTask | FrameTask, position: int, count: int, times: FrameTimes) -> np.ndarray:
-        """Returns the targets of one utterance with ``count`` encoder frames: int64, see ``tasks``."""
+        """Returns the targets of one utterance with ``count`` encoder frames as int64, see ``tasks``."""
         number = {symbol: i for i, symbol in enumerate(task.symbols)}
         if self.alignments is None:
             return np.array([number[symbol] for symbol in self.sequences[position]], dtype=np.int64)
@@ -68,19 +68,19 @@ def open_set(
 ) -> tuple[LabelledSet, list[str]]:
     """Opens a labelled set, and lists the symbols of all its utterances before ``hours`` of them are drawn.
 
-    Phones have the labels of the input: which names they get depends on those of all sets.
+    Phones keep the labels of the aligner, because their names depend on the labels of all sets.
 
     Args:
         where: manifest, or folder of shards.
-        key: of the manifest, for CTC: text, or a (nested) list of phones.
-        alignments: CTM file or folder of TextGrid files; then phones of frames and not ``key``.
-        hours: use only so much audio, see ``draw_hours``.
-        sample_rate: of the model, in Hz.
-        name: of the set, for messages.
+        key: key of the manifest for CTC, with text or a (nested) list of phones.
+        alignments: CTM file or folder of TextGrid files for phones of frames, in which case ``key`` is not used.
+        hours: hours of audio to use, see ``draw_hours``.
+        sample_rate: sample rate of the model, in Hz.
+        name: name of the set, for messages.
 
     Raises:
         FileNotFoundError: see ``open_data`` and ``read_labels``.
-        ValueError: no utterances, or some without labels.
+        ValueError: there are no utterances, or some have no labels.
     """
     data = open_data(where, None, sample_rate)
     lines = list(data.lines())
@@ -93,7 +93,7 @@ def open_set(
         sequences = [_sequence(line, key, f"{name} set {where}") for line in lines]
         symbols = {symbol for sequence in sequences for symbol in sequence}
     if not symbols:
-        raise ValueError(f"{name} set {where}: all its utterances are empty, there is nothing to learn")
+        raise ValueError(f"{name} set {where}: all its utterances are empty; name a set with texts or phones")
     rows = [rows[i] for i in draw_hours(data.durations[rows], hours)]
     chosen = [lines[row] for row in rows]
     texts = None if alignments is not None else [sequences[row] for row in rows]
@@ -109,7 +109,7 @@ def _aligned(data: SpeechData, lines: list[dict], path: str) -> tuple[Alignments
 
 
 def _places(labelled: LabelledSet) -> set[tuple[str, str, float]]:
-    """Returns file or shard, all links followed, member, and the start of each utterance in it."""
+    """Returns the file or shard (all links resolved), member and start time of each utterance."""
     found, places = set(), list(labelled.data.places())
     for name, file, *_, start, _ in (places[row] for row in labelled.rows):
         path = os.path.realpath(file)
@@ -125,7 +125,7 @@ def _sequence(line: dict, key: str, where: str) -> list[str]:
         flat = [phone for entry in value for phone in (entry if isinstance(entry, list) else [entry])]
         if all(isinstance(phone, str | int) and not isinstance(phone, bool) for phone in flat):
             return [str(phone) for phone in flat]
-        raise ValueError(f"{where}: {line['audio_filepath']} has a symbol under {key!r} that is no name: {show(value)}")
+        raise ValueError(f"{where}: {line['audio_filepath']} has a symbol under {key!r} that is not text: {show(value)}")
     raise ValueError(
         f"{where}: {line['audio_filepath']} has no {key!r} to compare with (its keys: {', '.join(sorted(line))}). Give "
         "a manifest with transcripts, another --key, or --alignments"
@@ -146,13 +146,13 @@ def open_sets(
     """Opens training, dev and test set, and the task on the symbols of the training set.
 
     Args:
-        paths: by ``NAMES``.
-        key, hours, sample_rate: see ``open_set``; ``hours`` are of the training set.
-        alignments: by ``NAMES``, or None for CTC.
+        paths: paths by ``NAMES``.
+        key, hours, sample_rate: see ``open_set``; ``hours`` limits only the training set.
+        alignments: paths by ``NAMES``, or None for CTC.
 
     Raises:
-        FileNotFoundError, ValueError: see ``open_set``; characters that the training set does not have; a set most of whose
-            phones it does not have; the same utterances in two sets.
+        FileNotFoundError, ValueError: see ``open_set``; also if the training set lacks characters or most phones of another
+            set, or if two sets have the same utterances.
     """
     sets, labels = {}, {}
     for name in NAMES:
@@ -167,11 +167,11 @@ def open_sets(
     for name in NAMES[1:]:
         if is_text and (foreign := sorted(set(labels[name]) - set(symbols))):
             raise ValueError(
-                f"{name} set {paths[name]} has the symbols {foreign}, which the training set has not: normalize both texts "
+                f"{name} set {paths[name]} has the symbols {foreign}, which the training set lacks: normalize both texts "
                 "in the same way (case, digits, punctuation, Unicode form)"
             )
         if len(sets[name].rows) < 2:
-            raise ValueError(f"{name} set {paths[name]} has one utterance that can be used; give more")
+            raise ValueError(f"{name} set {paths[name]} has only one usable utterance; name a larger set")
         sets[name] = _without_foreign(sets[name], set(symbols), f"{name} set {paths[name]}")
     _check_apart(sets)
     if alignments is not None:
@@ -180,7 +180,7 @@ def open_sets(
 
 
 def _name_phones(sets: dict[str, LabelledSet], labels: dict[str, list[str]]) -> dict[str, str]:
-    """Names the phones of all sets alike, in place of their labels; returns the name of each label."""
+    """Replaces labels by names of phones, which are the same in all sets; returns the name of each label."""
     aligned = [sets[name].alignments for name in NAMES]
     if None not in aligned:
         for name, named in zip(NAMES, name_phones(aligned), strict=True):
@@ -200,7 +200,7 @@ def _without_foreign(labelled: LabelledSet, symbols: set[str], where: str) -> La
     if left_out.total() > MAX_LEFT_OUT * counts.total():
         raise ValueError(
             f"{where}: the training set lacks {left_out.total()} of its {counts.total()} phones ({describe(left_out)}). "
-            f"The training set has {', '.join(sorted(symbols)[:SHOWN])}, ... Give sets that name phones in the same way"
+            f"The training set has {', '.join(sorted(symbols)[:SHOWN])}, ... Use sets that name phones in the same way"
         )
     sequences = labelled.sequences
     if left_out and sequences is not None:

@@ -24,14 +24,14 @@ class ProbeScore:
     error: float
     """Error rate on the test set."""
     error_interval: tuple[float, float]
-    """95 %, by the bootstrap over utterances."""
+    """95 % interval of the error rate, by a bootstrap over utterances."""
     loss: float
-    """On the test set, in nats per symbol or frame."""
+    """Loss on the test set, in nats per symbol or frame."""
     loss_interval: tuple[float, float]
     dev_loss: float
-    """The lowest on the dev set; its epoch was taken."""
+    """Lowest loss on the dev set, which chooses the epoch."""
     epoch: int
-    """That epoch, from 1."""
+    """The chosen epoch, from 1."""
     layer_weights: list[float] | None = None
     """Weights of the layers in the weighted sum; None for a single layer."""
 
@@ -54,7 +54,7 @@ def evaluate(
     """Trains and tests the probes of each representation.
 
     Args:
-        splits: by set (``train``, ``dev``, ``test``) and representation.
+        splits: splits by set (``train``, ``dev``, ``test``) and representation.
         layers: numbers of the K layers of the encoders.
         task, training, device: see ``linear.fit``.
         progress: shows the epochs, each with the representation and the lowest loss on the dev set.

@@ -1,7 +1,7 @@
-"""Linear probes on all layers of a frozen encoder, trained side by side, and one on a learned weighted sum of the layers.
+"""Linear probes on all layers of a frozen encoder, trained in parallel, and one on a learned weighted sum of the layers.
 
-The probes share batches and nothing else: their parameters, and Adam's moments, are separate, so each is trained as it would
-be alone. Each keeps the weights of the epoch with the lowest loss on the dev set.
+The probes share only batches. Their parameters and Adam's moments are separate, so the result of each is the same as if it
+were trained alone. Each keeps the weights of the epoch with the lowest loss on the dev set.
 
 Shapes: K layers, N frames of all utterances, D width, P = K probes or K + 1 with the weighted sum, C outputs.
 """
@@ -22,14 +22,14 @@ class Split(NamedTuple):
     """Utterances of a training, dev or test set with their representation and targets."""
 
     frames: Tensor
-    """(K, N, D) on the CPU, float16 or float32, the utterances one after the other."""
+    """(K, N, D) float16 or float32 on the CPU, with the utterances in sequence."""
     counts: list[int]
-    """Frames of each utterance; they sum up to N."""
+    """Number of frames of each utterance; the sum is N."""
     targets: list[Tensor]
     """Targets of each utterance, in the form of the task."""
 
     def batches(self, size: int, generator: torch.Generator | None, device: torch.device) -> Iterator["Split"]:
-        """Yields batches of ``size`` utterances, in random order if there is a generator; frames float32."""
+        """Yields batches of ``size`` utterances with float32 frames, in random order if there is a generator."""
         order = range(len(self.counts)) if generator is None else torch.randperm(len(self.counts), generator=generator)
         starts = (torch.tensor(self.counts).cumsum(0) - torch.tensor(self.counts)).tolist()
         order = [int(i) for i in order]
@@ -45,7 +45,7 @@ class Training:
     """Settings of the training of probes.
 
     Raises:
-        ValueError: no epoch, or a learning rate that is not above 0.
+        ValueError: the number of epochs or the learning rate is not above 0.
     """
 
     epochs: int = 30
@@ -64,9 +64,9 @@ class LinearProbes(nn.Module):
     """A linear classifier for each layer, after a fixed normalization of each feature, and one for the weighted sum.
 
     Args:
-        frames: (K, N, D) of the training set; means and variances of the features are taken from it.
-        num_outputs: C.
-        weighted_sum: add the probe on sum_k softmax(w)_k x_k, x_k the normalized layers (as in SUPERB).
+        frames: (K, N, D) frames of the training set, which give means and variances of the features.
+        num_outputs: number of outputs, C.
+        weighted_sum: add a probe on sum_k softmax(w)_k x_k with the normalized layers x_k, as in SUPERB.
     """
 
     def __init__(self, frames: Tensor, num_outputs: int, weighted_sum: bool):
@@ -97,20 +97,20 @@ class Fitted(NamedTuple):
     """Trained probes."""
 
     probes: LinearProbes
-    """Each with the weights of its best epoch."""
+    """Probes with the weights of their best epochs."""
     dev_losses: Tensor
-    """(epochs, P) on the dev set, nats per symbol or frame."""
+    """(epochs, P) losses on the dev set, in nats per symbol or frame."""
 
 
 class Scores(NamedTuple):
-    """Scores of P probes in each utterance."""
+    """Scores of P probes on each utterance."""
 
     losses: Tensor
-    """(P, utterances), nats."""
+    """(P, utterances), in nats."""
     errors: Tensor
     """(P, utterances) int64."""
     sizes: Tensor
-    """(utterances,) int64: symbols or frames."""
+    """(utterances,) int64, number of symbols or frames."""
 
 
 def fit(
@@ -125,12 +125,12 @@ def fit(
     """Trains probes.
 
     Args:
-        train, dev: see the head of this file.
-        task: its loss is minimized, that on ``dev`` chooses the epoch.
-        training: see ``Training``.
-        device: where the probes are trained.
+        train, dev: training and dev set.
+        task: task whose loss is minimized; its loss on ``dev`` chooses the epoch.
+        training: settings of the training.
+        device: device of the training.
         weighted_sum: see ``LinearProbes``.
-        after_epoch: is called with the (P,) losses on the dev set.
+        after_epoch: function that is called with the (P,) losses on the dev set.
     """
     generator = torch.Generator().manual_seed(training.seed)
     probes = LinearProbes(train.frames, task.num_outputs, weighted_sum).to(device)
@@ -166,7 +166,7 @@ def _keep(best: dict[str, Tensor], probes: LinearProbes, better: Tensor) -> None
 
 @torch.inference_mode()
 def mean_losses(probes: LinearProbes, split: Split, task: Task, device: torch.device) -> Tensor:
-    """Computes the loss of each probe: (P,) on the CPU, nats per symbol or frame."""
+    """Computes the loss of each probe, (P,) on the CPU, in nats per symbol or frame."""
     total, size = torch.zeros(len(probes.weight), device=device), 0
     for batch in split.batches(SCORING_BATCH, None, device):
         total += task.losses(probes(batch.frames), batch.counts, batch.targets).sum(1)
@@ -176,7 +176,7 @@ def mean_losses(probes: LinearProbes, split: Split, task: Task, device: torch.de
 
 @torch.inference_mode()
 def score(probes: LinearProbes, split: Split, task: Task, device: torch.device) -> Scores:
-    """Computes losses and errors, utterance by utterance."""
+    """Computes losses and errors of each utterance."""
     found = []
     for batch in split.batches(SCORING_BATCH, None, device):
         logits = probes(batch.frames)

@@ -17,7 +17,7 @@ COLOURS = {PRETRAINED: colours.BIRQ, UNTRAINED: colours.UNTRAINED, LOG_MEL: colo
 
 
 def draw(rows: list[ProbeScore], task: Task, title: str, path: Path) -> None:
-    """Writes a PNG."""
+    """Draws the picture as a PNG."""
     mixed = [row for row in rows if row.is_weighted_sum]
     columns = 2 + bool(mixed)
     figure = Figure(figsize=(5 * columns, 4.6), layout="constrained")
@@ -64,4 +64,4 @@ def _draw_weights(axis: Axes, mixed: list[ProbeScore], layers: list[int]) -> Non
         "equal weights", (1, 1 / len(layers)), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8
     )
     axis.set_ylabel("share in the weighted sum")
-    axis.set_title("What the weighted sum takes from each layer", fontsize=10)
+    axis.set_title("Weight of each layer in the weighted sum", fontsize=10)

@@ -1,119 +1,117 @@
-"""Inputs of probes, computed once and held in memory: log-mel features, and the layers of encoders.
+"""Inputs of probes, computed once and held in memory: the outputs of the layers of encoders.
 
-Shapes: K layers, N frames of all utterances, D width, S subsampling factor, F mel bins.
+Shapes: K layers, N frames of all utterances, D width.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
-from nemo.collections.asr.modules import ConformerEncoder
 from torch import Tensor
 
+from nemo_birq.evaluation.encoders.protocol import LayeredEncoder
 from nemo_birq.evaluation.probing.data import LabelledSet
 from nemo_birq.evaluation.probing.linear import Split, as_tensors
 from nemo_birq.evaluation.probing.tasks import Task
-from nemo_birq.extraction.data import batches_by_length, make_loader
-from nemo_birq.labels.anchor import stack_frames
-from nemo_birq.loading import LoadedEncoder
-from nemo_birq.modules.frame_times import encoder_times, leading_frames
-from nemo_birq.modules.layer_pass import check_finite, encode_to_layers, encoder_lengths
+from nemo_birq.extraction.data import SpeechData, batches_by_length, make_loader
+from nemo_birq.modules.frame_times import FrameTimes
+from nemo_birq.modules.layer_pass import check_finite
 from nemo_birq.modules.masking import valid_frames
 from nemo_birq.utils.memory import check_room
 from nemo_birq.utils.progress import Advance
 
 LOG_MEL, UNTRAINED, PRETRAINED = "log-mel", "untrained", "pretrained"
 BATCH_SECONDS = 120.0
-MEMORY_SHARE = 0.5  # of the machine's memory: while batches are joined, a part is there twice
-BYTES = 2  # of a value: float16
+MEMORY_SHARE = 0.5  # of the machine's memory, because a part is in memory twice while batches are joined
+BYTES = 2  # per value, float16
 
 
-def untrained_encoder(opened: LoadedEncoder, seed: int = 0) -> ConformerEncoder:
-    """Makes an encoder of the same configuration with new random weights, in evaluation mode."""
-    with isolate_rng():
-        torch.manual_seed(seed)
-        encoder = ConformerEncoder.from_config_dict(opened.model.cfg.encoder)
-    return encoder.eval().to(next(opened.encoder.parameters()).device)
+class Representation(NamedTuple):
+    """Layers of an encoder that are read."""
+
+    encoder: LayeredEncoder
+    layers: list[int]
+    """K numbers in 1..L, ascending."""
+
+    @property
+    def values_per_frame(self) -> int:
+        return len(self.layers) * self.encoder.width
 
 
-def check_memory(opened: LoadedEncoder, seconds: float, values_per_frame: int) -> None:
+class Represented(NamedTuple):
+    """Representations of the same utterances, which have equally many frames in each."""
+
+    frames: dict[str, Tensor]
+    """(K, N, D) float16 on the CPU by name of the representation, the utterances one after the other."""
+    counts: list[int]
+    """Frames of each utterance; they sum up to N."""
+    rows: list[int]
+    """Number of each utterance in its data."""
+    times: FrameTimes
+
+    def splits(self, labelled: LabelledSet, task: Task) -> dict[str, Split]:
+        """Returns the utterances of a set, in the order of ``rows``, with their targets: a split for each representation."""
+        position = {row: i for i, row in enumerate(labelled.rows)}
+        kept = [row in position for row in self.rows]
+        counts = [count for count, is_kept in zip(self.counts, kept, strict=True) if is_kept]
+        rows = [row for row in self.rows if row in position]
+        targets = as_tensors(
+            [labelled.targets(task, position[row], n, self.times) for row, n in zip(rows, counts, strict=True)]
+        )
+        mask = torch.tensor(kept).repeat_interleave(torch.tensor(self.counts))
+        return {
+            name: Split(frames if all(kept) else frames[:, mask], counts, targets) for name, frames in self.frames.items()
+        }
+
+
+def check_memory(representations: Sequence[Representation], seconds: float) -> None:
     """Refuses more audio than there is memory for.
 
     Raises:
-        ValueError: naming how many hours fit.
+        ValueError: the message names the number of hours that fit.
     """
+    values = sum(one.values_per_frame for one in representations)
     check_room(
-        seconds, values_per_frame * BYTES / encoder_times(opened.model).step, "the inputs of the probes", MEMORY_SHARE,
+        seconds, values * BYTES / representations[0].encoder.times.step, "the inputs of the probes", MEMORY_SHARE,
         remedy="train on a part with --hours, or take fewer --layers",
     )  # fmt: skip
 
 
-def values_per_frame(opened: LoadedEncoder, layers: list[int], baselines: bool) -> int:
-    """Counts the numbers that are held for each encoder frame."""
-    of_layers = len(layers) * opened.encoder.d_model
-    mel = opened.encoder.subsampling_factor * opened.model.cfg.preprocessor.features
-    return 2 * of_layers + mel if baselines else of_layers
-
-
 @torch.inference_mode()
 def represent(
-    labelled: LabelledSet,
-    task: Task,
-    opened: LoadedEncoder,
-    untrained: ConformerEncoder | None,
-    layers: list[int],
-    workers: int,
-    advance: Advance,
-) -> tuple[dict[str, Split], int]:
-    """Reads the audio once; returns each representation of it, and the number of utterances that could not be read.
+    data: SpeechData, rows: list[int], representations: dict[str, Representation], workers: int, advance: Advance
+) -> Represented:
+    """Reads the audio once and returns each representation of the utterances that could be read.
 
     Args:
-        labelled: utterances.
-        task: decides the targets.
-        opened: the pretrained encoder.
-        untrained: the same untrained; None leaves it and the log-mel features out.
-        layers: of the encoders.
+        data: utterances, at the sample rate of the encoders.
+        rows: numbers of the utterances.
+        representations: by name; their encoders have equally many frames and the same device.
         workers: processes that decode.
         advance: is called with the seconds of audio that are done.
 
     Raises:
-        ValueError: less than two could be read; a value that float16 does not hold.
+        ValueError: fewer than two utterances can be read, or a value exceeds the range of float16.
     """
-    device = next(opened.encoder.parameters()).device
-    times = encoder_times(opened.model)
-    position = {row: i for i, row in enumerate(labelled.rows)}
-    batches = batches_by_length(labelled.rows, labelled.data.durations, BATCH_SECONDS)
-    collected: dict[str, list[Tensor]] = {}
-    counts, targets = [], []
-    for rows, batch in make_loader(labelled.data, batches, workers):
+    first = next(iter(representations.values())).encoder
+    batches = batches_by_length(rows, data.durations, BATCH_SECONDS)
+    collected: dict[str, list[Tensor]] = {name: [] for name in representations}
+    counts, read = [], []
+    for batch_rows, batch in make_loader(data, batches, workers):
         if batch.is_silent_stand_in:
             continue
-        features, lengths = opened.preprocessor(input_signal=batch.signal.to(device), length=batch.signal_length.to(device))
-        encoded_len = encoder_lengths(opened.encoder, features, lengths)
-        valid = valid_frames(encoded_len, int(encoded_len.max()))
-        found = {PRETRAINED: _layers(opened.encoder, features, lengths, layers, valid)}
-        if untrained is not None:
-            found[UNTRAINED] = _layers(untrained, features, lengths, layers, valid)
-            stacked = stack_frames(features, opened.encoder.subsampling_factor, leading_frames(opened.encoder))
-            found[LOG_MEL] = _match_length(stacked, valid.shape[1])[valid].unsqueeze(0)
-        for name, frames in found.items():
-            collected.setdefault(name, []).append(frames.half().cpu())
-            check_finite(collected[name][-1], name)
+        signal, lengths = batch.signal.to(first.device), batch.signal_length.to(first.device)
+        for name, one in representations.items():
+            outputs, encoded_len = one.encoder.encode(signal, lengths, one.layers)
+            longest = int(encoded_len.max())
+            valid = valid_frames(encoded_len, longest).to(outputs[0].device)
+            frames = torch.stack([output[:, :longest][valid] for output in outputs]).half().cpu()
+            check_finite(frames, name)
+            collected[name].append(frames)
         counts += encoded_len.tolist()
-        targets += [labelled.targets(task, position[r], n, times) for r, n in zip(rows, encoded_len.tolist(), strict=True)]
-        advance(float(batch.signal_length.sum()) / labelled.data.sample_rate)
+        read += batch_rows
+        advance(float(batch.signal_length.sum()) / data.sample_rate)
     if len(counts) < 2:
-        raise ValueError(
-            f"{labelled.data.sources[0].manifest}: {len(counts)} of its utterances could be read, two are needed"
-        )
-    made = as_tensors(targets)
-    splits = {name: Split(torch.cat(collected.pop(name), dim=1), counts, made) for name in list(collected)}
-    return splits, len(labelled.rows) - len(counts)
-
-
-def _layers(encoder: ConformerEncoder, features: Tensor, lengths: Tensor, layers: list[int], valid: Tensor) -> Tensor:
-    outputs, _ = encode_to_layers(encoder, features, lengths, layers)
-    return torch.stack([_match_length(outputs[layer], valid.shape[1])[valid] for layer in layers])
-
-
-def _match_length(frames: Tensor, count: int) -> Tensor:
-    """Cuts or pads (B, T', D) to ``count`` frames: the padding of a batch differs."""
-    return torch.nn.functional.pad(frames, (0, 0, 0, count - frames.shape[1]))
+        raise ValueError(f"{data.sources[0].manifest}: {len(counts)} of its utterances could be read, two are needed")
+    frames = {name: torch.cat(collected.pop(name), dim=1) for name in representations}
+    return Represented(frames, counts, read, first.times)

@@ -11,7 +11,7 @@ from nemo_birq.utils.files import write_json
 
 
 def kind_of(task: Task) -> str:
-    """Returns the first part of the files' names."""
+    """Returns the prefix of the names of the files."""
     return f"probe_{task.name}"
 
 
@@ -21,5 +21,5 @@ def write_results(rows: list[ProbeScore], task: Task, model: Path, about: dict[s
     found = {"model": str(model), "task": task.name, "metric": task.metric, "symbols": task.symbols}
     write_json(path, found | about | {"rows": [row.as_json() for row in rows]})
     picture = path.with_suffix(".png")
-    draw(rows, task, f"{model.name}: what a linear classifier reads from it", picture)
+    draw(rows, task, f"{model.name}: linear classifiers on frozen layers", picture)
     return [path, picture]

@@ -26,21 +26,21 @@ class Task(Protocol):
     """C."""
 
     def losses(self, logits: Tensor, counts: Sequence[int], targets: Sequence[Tensor]) -> Tensor:
-        """Computes the loss of each probe in each utterance, in nats: (P, B).
+        """Computes the loss of each probe on each utterance, (P, B), in nats.
 
         Args:
-            logits: (P, n, C), the utterances one after the other.
-            counts: B numbers of frames, which sum up to n.
-            targets: B tensors of int64.
+            logits: (P, n, C), with the utterances in sequence.
+            counts: B numbers of frames, with the sum n.
+            targets: B int64 tensors.
         """
         ...
 
     def errors(self, logits: Tensor, counts: Sequence[int], targets: Sequence[Tensor]) -> Tensor:
-        """Counts the errors of each probe in each utterance: (P, B) int64. Arguments as above."""
+        """Counts the errors of each probe on each utterance, (P, B) int64; arguments as ``losses``."""
         ...
 
     def sizes(self, targets: Sequence[Tensor]) -> Tensor:
-        """Counts the symbols or frames of each utterance: (B,) int64."""
+        """Counts the symbols or frames of each utterance, (B,) int64."""
         ...
 
 
@@ -104,7 +104,7 @@ class CtcTask:
         return torch.tensor([len(target) for target in targets])
 
     def num_impossible(self, counts: Sequence[int], targets: Sequence[Tensor]) -> int:
-        """Counts the utterances with fewer frames than CTC needs for their symbols; they are not learned from."""
+        """Counts the utterances with fewer frames than CTC needs for their symbols, which cannot be used for training."""
         needed = [len(target) + int((target[1:] == target[:-1]).sum()) for target in targets]
         return sum(count < frames for count, frames in zip(counts, needed, strict=True))
 

@@ -60,7 +60,7 @@ def _against_base(name: str, found: list[Record] | None, group: Group) -> str:
 
 
 def collapse(records: list[Record]) -> str:
-    """Formats whether the enhanced labels collapsed after the ramp: ``no``, or from which step on and in how many seeds."""
+    """Describes the collapse of the enhanced labels after the ramp: ``no``, or the first step and the number of seeds."""
     curves = [curve for record in records if (curve := entropy_after_ramp(record))]
     if not curves:
         return NOTHING

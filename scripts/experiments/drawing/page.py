@@ -32,7 +32,7 @@ MARKED = """`scripts/draw_results.py` draws everything between the markers from 
 outside."""
 SUMMARY = {
     "summary": """Word and character error rate (WER, CER) on the test set, mean ± standard deviation over seeds; lower is
-better. *t over seeds* is an interval for the mean difference to BEST-RQ. **Bold**: beyond chance by two tests.""",
+better. *t over seeds* is an interval for the mean difference to BEST-RQ. **Bold**: significant by two tests.""",
 }
 DETAILS = {
     "errors": f"""## Errors of the recognizers
@@ -42,7 +42,7 @@ Word and character error rate (WER, CER) on the test set; lower is better. Rates
 narrow for few seeds. Differences are in percentage points, paired by seed and by utterance. Below zero the first method is
 better. *t over seeds* assumes that the differences of the seeds are normal, and ignores the choice of speakers. *p* is that
 of a permutation test. It exchanges the two methods speaker by speaker, and ignores the choice of seeds. **Bold**: both tests
-reject chance (t interval without 0, p < {SIGNIFICANCE}; not corrected for the number of comparisons).""",
+are significant (t interval without 0, p < {SIGNIFICANCE}; not corrected for the number of comparisons).""",
     "ablations": """## Ablations
 
 Each row changes one thing of `birq`. *Collapsed*: the normalized entropy of the enhanced labels, in training or in

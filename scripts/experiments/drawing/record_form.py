@@ -1,4 +1,4 @@
-"""The form of a record: which keys it has, and the types of their values."""
+"""The form of a record: its keys and the types of their values."""
 
 import math
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ RECORD = {
 
 
 def find_problem(value: Any, form: Any, where: str = "") -> str | None:
-    """Returns what is wrong with the first value that does not have its form, with its place; None if all have."""
+    """Returns the problem of the first value that does not have its form, with its place; None if all have."""
     if form is Any or (isinstance(form, Maybe) and value is None):
         return None
     if isinstance(form, Maybe):

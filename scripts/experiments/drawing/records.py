@@ -142,8 +142,8 @@ def read_groups(folder: Path) -> list[Group]:
     """Reads all json files below a folder; groups with recognizers come first, then the order is that of their names.
 
     Raises:
-        FileNotFoundError: no such folder, or no json file in it.
-        ValueError: a file that is not a record, two records of the same run, or different test sets; names the file.
+        FileNotFoundError: the folder does not exist, or has no json file.
+        ValueError: a file is not a record, two records are of the same run, or test sets differ; the message names the file.
     """
     paths = sorted(folder.rglob("*.json")) if folder.is_dir() else []
     if not paths:
@@ -164,7 +164,7 @@ def read_record(path: Path) -> Record:
     """Reads one file and checks its keys.
 
     Raises:
-        ValueError: not a record, another schema, or a missing key; names the file and the key.
+        ValueError: the file is not a record, has another schema or lacks a key; the message names the file and the key.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -186,7 +186,7 @@ def read_record(path: Path) -> Record:
 
 def _check_form(content: Any, form: Any, path: Path, where: str = "") -> None:
     if problem := find_problem(content, form, where):
-        raise ValueError(f"{path} is no record of this version, or a damaged one: {problem}; run the experiment again")
+        raise ValueError(f"{path} is damaged or not a record of this version: {problem}; run the experiment again")
 
 
 def _check_scores(scores: dict[str, Any], path: Path) -> None:
@@ -238,9 +238,9 @@ def _group_warnings(group: Group) -> Iterator[str]:
     if keys := _differing(tuned, lambda record: record.content["finetune_config"]):
         yield f"The methods were not fine-tuned alike ({keys}): the comparison is not of pretraining alone."
     if keys := _differing(group.records, lambda record: record.content["versions"]):
-        yield f"Not all runs are of the same versions ({keys})."
+        yield f"The runs used different versions ({keys})."
     if keys := _differing(group.records, lambda record: record.content["machine"]):
-        yield f"Not all runs were made on the same machine ({keys}): times and memory do not compare."
+        yield f"The runs used different machines ({keys}): times and memory are not comparable."
     seeds = {name: tuple(record.seed for record in records) for name, records in group.of("method").items()}
     if len(set(seeds.values())) > 1:
         listed = "; ".join(f"{name} {', '.join(map(str, found))}" for name, found in seeds.items())

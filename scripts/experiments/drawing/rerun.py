@@ -29,7 +29,7 @@ def _facts(group: Group, page: Path) -> str:
     rows = [
         ["records", _folder(records, page)],
         ["runs", f"{len(records)} ({sum(record.scores is not None for record in records)} scored)"],
-        ["time", f"{wall} if one runs after another, {processor} of a processor; pretraining and fine-tuning"],
+        ["time", f"{wall} one run after another, {processor} of processor time; pretraining and fine-tuning"],
         ["machine", _counted(_machine(record) for record in records)],
         ["commit", _counted(f"`{record.content['versions'].get('git')}`" for record in records)],
         ["versions", _counted(_versions(record) for record in records)],
@@ -53,7 +53,7 @@ def _spent(records: list[Record], key: str) -> float:
 def _counted(values: Iterable[str]) -> str:
     """Lists the values, with the number of runs for each if they differ."""
     found = Counter(values).most_common()
-    return found[0][0] if len(found) == 1 else "; ".join(f"{value} ({count} of the runs)" for value, count in found)
+    return found[0][0] if len(found) == 1 else "; ".join(f"{value} ({count} runs)" for value, count in found)
 
 
 def _machine(record: Record) -> str:

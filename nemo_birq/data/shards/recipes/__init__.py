@@ -1,1 +1,1 @@
-"""Kinds of input: each finds the segments of audio files that go into the shards."""
+"""Kinds of input, each of which finds the segments of audio files that go into the shards."""

@@ -23,7 +23,7 @@ ANNOTATIONS = "ami_public_manual_1.6.2"
 class AmiRecipe:
     """The annotated utterances of one split, cut out of the meetings, with Lhotse's splits and text normalization.
 
-    Meetings are read one by one: Lhotse's recipe for the whole corpus would end at the first file that it cannot open.
+    Meetings are read one by one, because Lhotse's recipe for the whole corpus stops at the first file that it cannot open.
     """
 
     root: Path
@@ -34,7 +34,7 @@ class AmiRecipe:
     text: str = "kaldi"
 
     def describe(self) -> dict:
-        remedy = f"lhotse download ami --mic {self.mic} <folder>, and give <folder>"
+        remedy = f"run lhotse download ami --mic {self.mic} <folder>, and name <folder>"
         require_folder(self.root, remedy)
         files = self._files()
         if not files:
@@ -77,8 +77,8 @@ class AmiRecipe:
         from lhotse.recipes.ami import prepare_audio_grouped, prepare_audio_single
 
         if self.mic == "ihm" and [path.stem[-1] for path in paths] != [str(i) for i in range(len(paths))]:
-            # Lhotse numbers the channels in the order of the files: utterances would get another speaker's microphone.
-            return Skipped(meeting, "missing", f"there are only the headsets {[path.stem[-1] for path in paths]}")
+            # Lhotse numbers the channels in the order of the files, so utterances would get another speaker's microphone.
+            return Skipped(meeting, "missing", f"it has only the headsets {[path.stem[-1] for path in paths]}")
         try:
             found = list(prepare_audio_grouped(paths) if self.mic == "ihm" else prepare_audio_single(paths, self.mic))
         except (soundfile.SoundFileError, OSError) as error:
@@ -94,7 +94,7 @@ class AmiRecipe:
             shutil.copytree(folder, copied, ignore=lambda _, names: set(filter(is_companion, names)), dirs_exist_ok=True)
             return copied
         if not archive.is_file():
-            raise BuildError(f"{self.root} holds neither {folder.name} nor {archive.name}: lhotse download ami <folder>")
+            raise BuildError(f"{self.root} holds neither {folder.name} nor {archive.name}: run lhotse download ami <folder>")
         with zipfile.ZipFile(archive) as packed:
             packed.extractall(
                 scratch, [name for name in packed.namelist() if not any(map(is_companion, PurePosixPath(name).parts))]

@@ -13,7 +13,7 @@ from nemo_birq.data.shards.workers import Workers
 from nemo_birq.utils.files import file_sha256
 from nemo_birq.utils.progress import Progress
 
-_NO_CUTS = "holds something else than Lhotse cuts, or is damaged"
+_NO_CUTS = "is not a file of Lhotse cuts, or is damaged"
 _DAMAGED = "not text"
 _LINES_CHECKED = 20
 
@@ -26,7 +26,7 @@ class CutsRecipe:
 
     def describe(self) -> dict:
         if not self.path.is_file():
-            raise FileNotFoundError(f"there are no cuts {self.path}")
+            raise FileNotFoundError(f"the file of cuts {self.path} does not exist")
         return {"kind": "cuts", "input": [str(self.path.resolve())], "sha256": file_sha256(self.path)[:16]}
 
     def read(self, scratch: Path, workers: Workers, progress: Progress) -> Listing:
@@ -82,7 +82,7 @@ class CutLines:
 
 
 def _segment_of_line(entry: dict) -> Segment | Skipped | str:
-    """The segment of a cut, why it is left out, or why the line is none."""
+    """Returns the segment of a cut, the reason why it is left out, or the reason why the line is not a cut."""
     from lhotse.serialization import deserialize_item
 
     from nemo_birq.data.shards.recipes.supervisions import segment_of_cut
@@ -90,8 +90,8 @@ def _segment_of_line(entry: dict) -> Segment | Skipped | str:
     try:
         found = segment_of_cut(deserialize_item(entry))
         problem = _find_problem(found) if isinstance(found, Segment) else None
-    except Exception as error:  # Lhotse checks nothing: a wrong value raises whatever it leads to
-        return f"is no cut that Lhotse reads ({show(error)})"
+    except Exception as error:  # Lhotse does not check values, so a wrong one may raise any error
+        return f"is not a cut that Lhotse reads ({show(error)})"
     return problem or found
 
 
@@ -100,7 +100,7 @@ def _find_problem(segment: Segment) -> str | None:
         return f"has id={show(segment.identity)}, which must be a name"
     times = [("start", segment.start), ("duration", segment.duration)]
     times += [
-        (f"{key} of a supervision", max(value, 0.0))  # it may begin before the recording, by rounding or in a cut of a cut
+        (f"{key} of a supervision", max(value, 0.0))  # rounding, or a cut of a cut, may begin before the recording
         for part in segment.spoken
         for key, value in zip(part._fields, part[:2], strict=False)
     ]

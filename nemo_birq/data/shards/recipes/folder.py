@@ -20,14 +20,14 @@ _LEAVES = f"a link that leads out of the folder; {_REMEDY}"
 class FolderRecipe:
     """Every file that libsndfile reads becomes utterances, at any depth, without text.
 
-    The recipe leaves out links that lead out of the folder: with a folder of another author, the shards would hold audio of
-    the machine that nobody meant to share.
+    The recipe leaves out links that lead out of the folder, so that a folder of another author cannot add private audio of
+    this machine to the shards.
     """
 
     root: Path
 
     def describe(self) -> dict:
-        require_folder(self.root, "give the folder with the audio")
+        require_folder(self.root, "name the folder with the audio")
         sizes = ((self._name(path), os.path.getsize(path)) for path in walk(self.root, []) if _is_audio(path))
         return {"kind": "folder", "input": [str(self.root.resolve())]} | fingerprint_of_sizes(sizes)
 
@@ -58,7 +58,7 @@ class FolderRecipe:
 
     def _nothing(self, links: int, not_taken: Counter[str]) -> str:
         if links:
-            return f"{self.root} holds no audio, and {links} links that lead out of it: {_REMEDY}"
+            return f"{self.root} holds no audio, but {links} links that lead out of it: {_REMEDY}"
         others = dict(not_taken.most_common(5)) or "nothing"
         return f"{self.root} holds no audio that libsndfile reads, only {others}; {MEDIA_REMEDY}"
 

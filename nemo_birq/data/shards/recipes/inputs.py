@@ -1,4 +1,4 @@
-"""What recipes share."""
+"""Functions that several recipes use."""
 
 import hashlib
 import os
@@ -9,12 +9,12 @@ from pathlib import Path
 from nemo_birq.data.audio.suffixes import SUFFIXES
 
 COMPANIONS = {".ds_store", "thumbs.db", "desktop.ini", "__macosx", "@eadir"}
-"""Names, in lower case, of files and folders that operating systems and file servers put beside the files of their users."""
+"""Names, in lower case, of files and folders that operating systems and file servers add beside the files of users."""
 
 
 def require_folder(path: Path, remedy: str) -> None:
     if not path.is_dir():
-        raise FileNotFoundError(f"there is no folder {path}: {remedy}")
+        raise FileNotFoundError(f"the folder {path} does not exist: {remedy}")
 
 
 def is_companion(name: str) -> bool:
@@ -28,13 +28,13 @@ def files_under(root: Path) -> list[Path]:
 
 
 def walk(root: Path, leaving: list[str] | None = None, without: Path | None = None) -> Iterator[str]:
-    """Yields the paths of all files at any depth but companions, also behind links to folders, in the order of their names.
+    """Yields the paths of all files at any depth except companions, also in linked folders, in the order of their names.
 
-    Only the names of the folders that are open are in memory.
+    Only the names of one folder of each depth are in memory.
 
     Args:
-        root: folder, or a link to one.
-        leaving: gets the links to files and folders outside of ``root``, which are not followed then; None follows all.
+        root: folder, which may be a link.
+        leaving: receives the links to files and folders outside of ``root``, which are not followed; None: all are followed.
         without: folder that is left out.
     """
     seen = set() if without is None else {os.path.realpath(without)} - {os.path.realpath(root)}
@@ -43,7 +43,7 @@ def walk(root: Path, leaving: list[str] | None = None, without: Path | None = No
 
 def _walk(folder: str, root: str, seen: set[str], leaving: list[str] | None) -> Iterator[str]:
     real = os.path.realpath(folder)
-    if real in seen:  # a link to a folder above would lead round and round
+    if real in seen:  # a link to a parent folder would be followed forever
         return
     seen.add(real)
     try:
@@ -61,13 +61,13 @@ def _walk(folder: str, root: str, seen: set[str], leaving: list[str] | None) -> 
 
 
 def is_inside(path: str, root: str) -> bool:
-    """Returns True if a file or folder lies under ``root`` also when all links are followed."""
+    """Tests if a file or folder is under ``root`` when all links are resolved."""
     top = _real_folder(root)
     return f"{real_path(path)}/".startswith(f"{top.rstrip('/')}/")
 
 
 def real_path(path: str) -> str:
-    """Returns the path of a file or folder with all links followed; folders are looked up once."""
+    """Returns the path of a file or folder with all links resolved; the paths of folders are cached."""
     folder, name = os.path.split(path)
     return os.path.realpath(path) if os.path.islink(path) else os.path.join(_real_folder(folder), name)
 
@@ -78,12 +78,12 @@ def _real_folder(path: str) -> str:
 
 
 def fingerprint(root: Path, files: Iterable[Path]) -> dict:
-    """Number, names and sizes of files, to notice that an input has changed between two runs."""
+    """Returns number, names and sizes of files, by which a change of the input between two runs is detected."""
     return fingerprint_of_sizes((path.relative_to(root).as_posix(), path.stat().st_size) for path in sorted(files))
 
 
 def fingerprint_of_sizes(files: Iterable[tuple[str, int]]) -> dict:
-    """Number, names and sizes of files, given as names and sizes in the order of the names' parts."""
+    """Returns the fingerprint of files, given by name and size in bytes in the order of the parts of their names."""
     digest, count = hashlib.sha256(), 0
     for name, size in files:
         digest.update(f"{name} {size}\n".encode(errors="surrogateescape"))
@@ -92,6 +92,6 @@ def fingerprint_of_sizes(files: Iterable[tuple[str, int]]) -> dict:
 
 
 def without_suffix(name: str) -> str:
-    """A relative path without the suffix of an audio file."""
+    """Returns a relative path without the suffix of an audio file."""
     stem, dot, suffix = name.rpartition(".")
     return stem if dot and f".{suffix.lower()}" in SUFFIXES else name

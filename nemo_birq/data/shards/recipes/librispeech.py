@@ -17,7 +17,7 @@ PARTS = (*TRAIN_960, "dev-clean", "dev-other", "test-clean", "test-other")
 class LibriSpeechRecipe:
     """Utterances of some parts, with text, speaker and language, read by Lhotse's recipe for one line of a transcript.
 
-    Lhotse's recipe for the whole corpus would end at the first file that it cannot open.
+    Lhotse's recipe for the whole corpus stops at the first file that it cannot open.
     """
 
     root: Path
@@ -27,7 +27,7 @@ class LibriSpeechRecipe:
     def describe(self) -> dict:
         files = []
         for part in self.parts:
-            remedy = "lhotse download librispeech --full <folder>, and give <folder>/LibriSpeech"
+            remedy = "run lhotse download librispeech --full <folder>, and name <folder>/LibriSpeech"
             require_folder(self.root / part, remedy)
             files += [path for path in files_under(self.root / part) if path.suffix in (".flac", ".txt")]
         found = {"kind": "librispeech", "input": [str(self.root.resolve())], "parts": list(self.parts)}

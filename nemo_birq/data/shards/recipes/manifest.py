@@ -28,7 +28,7 @@ class ManifestRecipe:
     manifests: list[Path | str]
     """Paths and URLs."""
     root: Path | str | None = None
-    """What relative paths are relative to; None: each manifest's own folder."""
+    """Folder of relative paths; None: the folder of each manifest."""
 
     def describe(self) -> dict:
         for path in (*self.manifests, self.root or ""):
@@ -36,7 +36,7 @@ class ManifestRecipe:
                 raise ValueError(problem)
         for manifest in self.manifests:
             if not is_url(manifest) and not Path(manifest).is_file():
-                raise FileNotFoundError(f"there is no manifest {manifest}")
+                raise FileNotFoundError(f"manifest {manifest} does not exist")
         return {
             "kind": "manifest",
             "input": [_resolved(manifest) for manifest in self.manifests],
@@ -80,7 +80,7 @@ class Lines:
     """Numbers of the lines, and the lines."""
 
     def read(self) -> Listed:
-        """Returns the segments; lines that are no JSON objects in UTF-8 are left out."""
+        """Returns the segments; lines that are not JSON objects in UTF-8 are left out."""
         listed = Listed([], [])
         for number, entry, problem in parse_raw_lines(self.lines):
             found = _segment(entry, self.root) if problem is None else ("not text", f"it {problem}")
@@ -92,7 +92,7 @@ class Lines:
 
 
 def _segment(line: dict, root: str) -> Segment | tuple[str, str]:
-    """The segment that a line names, or kind and reason why there is none."""
+    """Returns the segment that a line names, or kind and reason why there is none."""
     given, offset, duration = line.get("audio_filepath"), line.get("offset"), line.get("duration")
     if given is None:
         return "missing", f"no audio_filepath; the line has the keys {show(sorted(line))}"
@@ -118,23 +118,23 @@ def _segment(line: dict, root: str) -> Segment | tuple[str, str]:
 
 
 class _Location(NamedTuple):
-    """Where the audio of a line lies."""
+    """The location of the audio of a line."""
 
     path: str
     """Path or URL."""
     relative: str = ""
-    """The same relative to the folder of the manifest, as far as possible."""
+    """Path relative to the folder of the manifest, if possible."""
     problem: str | None = None
-    """Why it is not taken."""
+    """The reason why it is not used."""
 
 
 def _remote_location(given: str, root: str) -> _Location:
-    """The location of a line where it, or the folder of its manifest, is a URL."""
+    """Returns the location of a line if its path, or the folder of its manifest, is a URL."""
     path, top = join(root, given), f"{root.rstrip('/')}/"
     if not is_url(path):
-        return _Location(path, problem=f"{given} is a path of one machine, in a manifest of URLs: give its URL")
+        return _Location(path, problem=f"{given} is a local path in a manifest of URLs: write its URL instead")
     if not is_url(given) and ".." in given.split("/"):
-        return _Location(path, problem=f"{given} leaves the folder of the manifest; if that is meant, give its URL")
+        return _Location(path, problem=f"{given} leaves the folder of the manifest; if this is intended, write its URL")
     return _Location(path, path.removeprefix(top) if path.startswith(top) else path.partition("://")[2])
 
 
@@ -142,15 +142,15 @@ def _location(given: str, root: str) -> _Location:
     path = os.path.normpath(os.path.join(root, given))
     relative = path.removeprefix(f"{root}/") if path.startswith(f"{root}/") else os.path.relpath(path, root)
     if not os.path.isabs(given) and relative.startswith(".."):
-        remedy = "if that is meant, give the folder with the audio as --root"
+        remedy = "if this is intended, name the folder with the audio as --root"
         return _Location(path, problem=f"{given} leaves the folder of the manifest; {remedy}")
     if not os.path.isabs(given) and not is_inside(path, root):
-        remedy = "if that is meant, give its absolute path"
+        remedy = "if this is intended, write its absolute path"
         return _Location(path, problem=f"{given} leaves the folder of the manifest by a link; {remedy}")
     return _Location(path, _without_account(relative, path, root) if relative.startswith("..") else relative)
 
 
 def _without_account(relative: str, path: str, root: str) -> str:
-    """Returns the relative path of a file outside of the root; the name of a member does not hold that of an account."""
+    """Returns the relative path of a file outside of the root, without the name of a user in it."""
     home = f"{os.path.expanduser('~')}/"
     return f"~/{path.removeprefix(home)}" if path.startswith(home) and not f"{root}/".startswith(home) else relative

@@ -16,7 +16,7 @@ from nemo_birq.utils.urls import find_secret_problem
 
 @dataclass(frozen=True)
 class RemoteFolderRecipe:
-    """Every object that libsndfile reads becomes utterances, as ``folder.FolderRecipe`` takes those of a folder."""
+    """Every object that libsndfile reads becomes utterances, like the files of ``folder.FolderRecipe``."""
 
     url: str
 
@@ -40,7 +40,7 @@ class RemoteFolderRecipe:
 
     @cached_property
     def _files(self) -> list[tuple[str, int]]:
-        """Names and sizes in the order in which those of a folder of this machine are."""
+        """Names and sizes in bytes, in the order of a local folder."""
         found = ((PurePosixPath(name), size) for name, size in list_files(self.url).items())
         return [(str(path), size) for path, size in sorted(found) if not any(map(is_companion, path.parts))]
 

@@ -27,7 +27,7 @@ _PROBLEMS = "problems.json"
 
 
 class Archive(NamedTuple):
-    """An archive of audio, with the text that belongs to it."""
+    """An archive of audio, with its file of texts."""
 
     tar: Path
     text: Path
@@ -40,11 +40,11 @@ class Archive(NamedTuple):
 
 @dataclass(frozen=True)
 class YodasRecipe:
-    """Utterances (YODAS), or videos, cut between their utterances where they are too long (YODAS2)."""
+    """Utterances (YODAS), or videos (YODAS2), which are cut between their utterances if they are too long."""
 
     root: Path
     subsets: tuple[str, ...] = ()
-    """Such as en000; none: all that are there."""
+    """Subsets such as en000; empty: all."""
 
     def describe(self) -> dict:
         archives = self._archives()
@@ -70,8 +70,8 @@ class YodasRecipe:
 
     def _archives(self) -> list[Archive]:
         data = self.root / "data"
-        remedy = "hf download --repo-type dataset espnet/yodas2 --include 'data/en000/*' --local-dir <folder>"
-        require_folder(data, f"{remedy}, and give <folder>")
+        remedy = "run hf download --repo-type dataset espnet/yodas2 --include 'data/en000/*' --local-dir <folder>"
+        require_folder(data, f"{remedy}, and name <folder>")
         there = sorted(path.name for path in data.iterdir() if path.is_dir() and not is_companion(path.name))
         absent = set(self.subsets) - set(there)
         if absent:
@@ -88,9 +88,9 @@ class YodasRecipe:
 
 
 def unpack(job: tuple[str, str]) -> None:
-    """A job for a worker: unpacks an archive, once, and writes down what was wrong with it.
+    """Unpacks an archive and records its problems, as a job for a worker; does nothing if it is already unpacked.
 
-    A gzip file is read from its beginning to its end; shards take their utterances from anywhere.
+    Archives are unpacked because a gzip file can only be read from its beginning, and a shard needs utterances of many.
     """
     archive, target = Path(job[0]), Path(job[1])
     if (target / _PROBLEMS).is_file():
@@ -139,7 +139,8 @@ def _segments(archive: Archive, unpacked: Path, skipped: list[Skipped]) -> Itera
         spoken = text if long_form and text else ()
         yield Segment(str(path.absolute()), path.stem, f"{archive.subset}/{path.stem}", line=line, spoken=spoken)
     for name in texts:
-        skipped.append(Skipped(f"{archive.subset}/{name}", "missing", f"{archive.text.name} names it, the archive lacks it"))
+        reason = f"{archive.text.name} names it, but the archive lacks it"
+        skipped.append(Skipped(f"{archive.subset}/{name}", "missing", reason))
 
 
 def _utterance_texts(path: Path, name: str, skipped: list[Skipped]) -> dict[str, str]:
@@ -168,5 +169,5 @@ def _spoken(utterance: str, text: str) -> Spoken:
     for key, hundredths in (("start", int(start)), ("end", int(end))):
         if problem := find_seconds_problem(key, hundredths // 100):
             raise ValueError(f"{show(utterance)} {problem}")
-    text.encode()  # half a character, which no manifest line could hold
+    text.encode()  # raises an error for half a character, which a manifest line cannot have
     return Spoken(int(start) / 100, int(end) / 100, text.strip())

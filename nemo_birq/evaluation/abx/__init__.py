@@ -1,0 +1,1 @@
+"""ABX discriminability of the layers of an encoder (docs/comparing_encoders.md)."""
