@@ -13,7 +13,7 @@ from nemo_birq.data.shards.workers import Workers
 from nemo_birq.utils.files import file_sha256
 from nemo_birq.utils.progress import Progress
 
-_NO_CUTS = "holds something else than Lhotse cuts, or is damaged"
+_NO_CUTS = "is not a file of Lhotse cuts, or is damaged"
 _DAMAGED = "not text"
 _LINES_CHECKED = 20
 

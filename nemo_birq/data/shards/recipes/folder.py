@@ -58,7 +58,7 @@ class FolderRecipe:
 
     def _nothing(self, links: int, not_taken: Counter[str]) -> str:
         if links:
-            return f"{self.root} holds no audio, and {links} links that lead out of it: {_REMEDY}"
+            return f"{self.root} holds no audio, but {links} links that lead out of it: {_REMEDY}"
         others = dict(not_taken.most_common(5)) or "nothing"
         return f"{self.root} holds no audio that libsndfile reads, only {others}; {MEDIA_REMEDY}"
 

@@ -28,13 +28,13 @@ def files_under(root: Path) -> list[Path]:
 
 
 def walk(root: Path, leaving: list[str] | None = None, without: Path | None = None) -> Iterator[str]:
-    """Yields the paths of all files at any depth but companions, also behind links to folders, in the order of their names.
+    """Yields the paths of all files at any depth except companions, also in linked folders, in the order of their names.
 
-    Only the names of the folders that are open are in memory.
+    Only the names of one folder of each depth are in memory.
 
     Args:
-        root: folder, or a link to one.
-        leaving: gets the links to files and folders outside of ``root``, which are not followed then; None follows all.
+        root: folder, which may be a link.
+        leaving: receives the links to files and folders outside of ``root``, which are not followed; None: all are followed.
         without: folder that is left out.
     """
     seen = set() if without is None else {os.path.realpath(without)} - {os.path.realpath(root)}
@@ -43,7 +43,7 @@ def walk(root: Path, leaving: list[str] | None = None, without: Path | None = No
 
 def _walk(folder: str, root: str, seen: set[str], leaving: list[str] | None) -> Iterator[str]:
     real = os.path.realpath(folder)
-    if real in seen:  # a link to a folder above would lead round and round
+    if real in seen:  # a link to a parent folder would be followed forever
         return
     seen.add(real)
     try:
