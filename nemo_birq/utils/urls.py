@@ -3,9 +3,11 @@
 import os
 import re
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_ACCOUNT = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)([^/\s'\"@]*)@")
-_QUERY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s'\"?]*)\?[^\s'\"<>]+")
+_SCHEME = "[A-Za-z][A-Za-z0-9+.-]{0,30}://"  # without the limit, the time for a long word would be quadratic in its length
+_URL = re.compile(_SCHEME)
+_ACCOUNT = re.compile(rf"({_SCHEME})([^/\s'\"@]*)@")
+_WORD = re.compile(r"[^\s'\"]+")
+_QUERY = re.compile(r"\?[^<>]+")
 _HIDDEN = "***"
 
 
@@ -36,13 +38,18 @@ def folder_of(path: str) -> str:
 
 def without_secrets(text: object) -> str:
     """Replaces user, password and query of each URL in a text, such as an error message, by ``***``."""
-    hidden = _ACCOUNT.sub(lambda found: f"{found[1]}{_HIDDEN}@" if _is_secret(found[1], found[2]) else found[0], str(text))
-    return _QUERY.sub(rf"\1?{_HIDDEN}", hidden)
+    return _WORD.sub(lambda word: _hide(word[0]) if "://" in word[0] else word[0], str(text))
+
+
+def _hide(word: str) -> str:
+    start = word.index("://")
+    word = word[:start] + _QUERY.sub(f"?{_HIDDEN}", word[start:])
+    return _ACCOUNT.sub(lambda found: f"{found[1]}{_HIDDEN}@" if _is_secret(found[1], found[2]) else found[0], word)
 
 
 def find_secret_problem(path: str) -> str | None:
     """Returns a message if a path is a URL that may hold a secret, with what to do; otherwise None."""
-    if without_secrets(path) == path or not is_url(path):
+    if not is_url(path) or without_secrets(path) == path:
         return None
     return (
         f"{without_secrets(path)} is a URL with an account or a query, such as a signature or a token: configurations, "
