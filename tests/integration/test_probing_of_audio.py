@@ -136,7 +136,7 @@ def test_bad_sets_are_refused(paths, tmp_path, opened):
     refused(r"\b30 .*\btest .*\btrain ", paths | {"test": paths["train"]})
     refused(r"\b8 .*\btest .*\bdev ", paths | {"test": paths["dev"]})
     refused(r"\b480 .*\bdev .*\btrain ", dict.fromkeys(paths, str(CORPUS / "train")))
-    refused(r"\bdev .*single\.json.*\bone utterance\b", paths | {"dev": single(paths["dev"], tmp_path)})
+    refused(r"\bdev .*single\.json has only one usable utterance\b", paths | {"dev": single(paths["dev"], tmp_path)})
     refused(
         r"spk031-test-00050\.opus.*offset",
         change(paths, tmp_path, "test", lambda x: x | {"offset": 0.1}),

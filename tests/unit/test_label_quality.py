@@ -486,9 +486,9 @@ def test_the_answer_names_the_layer():
         *(row("layer", k, p) for k, p in ((1, 0.2), (2, 0.4), (3, 0.35))),
     ]
     found = Evaluation(rows, ["A", "B"], {}, 3, 1.0, 0, 0.0)
-    assert "layer 2 (PNMI 0.400); the model's k = 3 has 0.350, the anchor labels 0.300." in which_layer(found)
+    assert "highest PNMI in layer 2 (0.400); the model's k = 3 has 0.350, the anchor labels 0.300." in which_layer(found)
     found.layer = 2
-    assert "layer 2 (PNMI 0.400), which is the model's k, the anchor labels 0.300." in which_layer(found)
+    assert "highest PNMI in layer 2 (0.400), which is the model's k, the anchor labels 0.300." in which_layer(found)
     found.rows += [row("kmeans", 1, 0.1), row("kmeans", 2, 0.5)]
     assert which_layer(found).endswith("With k-means it is layer 2 too (0.500).")
 

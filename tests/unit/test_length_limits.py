@@ -85,7 +85,7 @@ def test_a_stream_of_shards_is_judged_alike(tmp_path, caplog):
     loader = load(None, **changes, min_duration=1.65)
     assert "min_duration=1.65 leaves out 87.5% of the utterances" in caplog.text
     assert [entry.key for entry in find_left_out_of_loader(loader)] == ["min_duration"]
-    with pytest.raises(ValueError, match=r"min_duration=5 leaves out 100\.0%.*min_duration=1 takes"):
+    with pytest.raises(ValueError, match=r"min_duration=5 leaves out 100\.0%.*min_duration=1 keeps"):
         load(None, **changes, min_duration=5.0)
 
 

@@ -134,7 +134,7 @@ def test_a_small_cache_of_recordings_is_no_loss(bucket, whole, tmp_path, monkeyp
     assert_same(local(tmp_path / "out"), whole)
     assert not (cache_folder() / "recordings" / "kept").exists()
     monkeypatch.setenv(LIMIT, "much")
-    with pytest.raises(ValueError, match=rf"{LIMIT}=much is no number of gigabytes"):
+    with pytest.raises(ValueError, match=rf"{LIMIT}=much must be a number of gigabytes"):
         make(RemoteFolderRecipe(bucket.recordings), tmp_path / "more", **OPTIONS)
 
 

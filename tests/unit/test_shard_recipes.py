@@ -358,7 +358,7 @@ def test_links_that_lead_out_of_the_input_are_left_out_and_counted(tmp_path):
         ("x.json, line 2", "outside"), ("x.json, line 3", "outside")
     ]  # fmt: skip
     (tmp_path / "in" / "good.wav").unlink()
-    with pytest.raises(BuildError, match="in holds no audio, and 4 links that lead out of it: give the folder"):
+    with pytest.raises(BuildError, match="in holds no audio, but 4 links that lead out of it: give the folder"):
         listed(FolderRecipe(tmp_path / "in"), tmp_path)
 
 
