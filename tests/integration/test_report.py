@@ -195,7 +195,9 @@ def test_missing_things_are_said_and_alarms_are_words(tmp_path):
     (folder / "alarms.json").write_text(json.dumps({"status": "unhealthy", "alarms": [alarm]}))
     page = write_report([read_run(folder)], tmp_path / "report")
     text = page.read_text()
-    assert "Step 42, label collapse." in text and "Two codes &lt;are&gt; left." in text and "unhealthy: see the alarms" in text
+    assert (
+        "Step 42, label collapse." in text and "Two codes &lt;are&gt; left." in text and "unhealthy: see the alarms" in text
+    )
     assert "Not logged by this run: Gradient norm; Gradient norm of each task; Cosine" in text
     drawn = {path.stem for path in page.parent.glob("*.png")}
     assert len(drawn) == text.count("<img") and {"anchor_loss_training", "normalized_entropy"} <= drawn
