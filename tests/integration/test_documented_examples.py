@@ -29,6 +29,7 @@ RUN = [
     ("label_quality.md", "birq label-quality model.nemo", ["--no-kmeans"], "label_quality_model.json"),
     ("label_quality.md", "birq show-utterance model.nemo", ["--out", "utterance.png"], "utterance.png"),
     ("probing.md", "birq probe tiny.nemo", ["--epochs", "1", "--hours", "0.01", "--no-baselines"], "probe_frames_tiny.json"),
+    ("comparing_encoders.md", "birq compare-encoders untr", ["--epochs", "1", "--hours", "0.01"], "encoders/encoders.json"),
     ("relabelling.md", "birq cluster-labels stage1.nemo --layer 2", ["--hours", "0.02"], "teacher.pt"),
     ("scoring.md", "birq estimate-ngram", [], "words.arpa"),
     ("scoring.md", "birq score demo.nemo", ["--out", "scores"], "scores/demo_test_greedy.json"),
@@ -45,7 +46,7 @@ def folder(tmp_path_factory) -> Path:
     """The folder of a user: models, data, and the corpus of the repository."""
     folder = tmp_path_factory.mktemp("user")
     make_model().save_to(str(folder / "model.nemo"))
-    for name in ("tiny", "stage1", "pretrained"):
+    for name in ("tiny", "stage1", "pretrained", "untrained", "nest_untrained"):
         shutil.copy(folder / "model.nemo", folder / f"{name}.nemo")
     make_ctc().save_to(str(folder / "demo.nemo"))
     (folder / "tarred_manifests").symlink_to(CORPUS)
