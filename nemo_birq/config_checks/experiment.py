@@ -22,7 +22,7 @@ MAX_NAME = 200
 """Largest number of bytes of a name: checkpoints append loss and step, and file systems allow 255."""
 WANDB_WITHOUT_LOGIN = ("offline", "disabled", "dryrun")
 """Values of WANDB_MODE with which nothing is sent."""
-LOGGERS = ("create_tensorboard_logger", "create_wandb_logger", "create_mlflow_logger")
+LOGGERS = ("create_tensorboard_logger", "create_wandb_logger")
 
 
 class CheckpointSettings(Node):
@@ -99,6 +99,8 @@ def check_experiment(node: dict[str, Any], trainer: TrainerSettings) -> None:
         check_name("exp_manager.name", settings.name)
     if settings.max_time_per_run is not None and not TIME.fullmatch(settings.max_time_per_run.strip()):
         refuse("exp_manager.max_time_per_run", settings.max_time_per_run, "DAYS:HOURS:MINUTES:SECONDS such as 00:12:00:00")
+    if settings.create_mlflow_logger:  # NeMo 3.0.0 passes run_name twice: a TypeError after the model is built
+        refuse("exp_manager.create_mlflow_logger", True, "false, because NeMo 3.0.0 cannot create this logger")
     if settings.create_wandb_logger:
         _check_wandb(settings.wandb_logger_kwargs or LoggerSettings())
     checkpoints = settings.checkpoint_callback_params

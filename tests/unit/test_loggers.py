@@ -1,4 +1,4 @@
-"""Weights & Biases: a run that could not log is refused before it begins, in one line with the remedy."""
+"""Loggers: a run that could not log is refused before it begins, in one line with the remedy."""
 
 import pytest
 
@@ -43,3 +43,8 @@ def test_offline_and_with_a_key_it_begins(logged_out, tmp_path, monkeypatch, nam
     """Nothing is sent; the key is checked when the run begins."""
     monkeypatch.setenv(name, value)
     check(tmp_path)
+
+
+def test_the_logger_that_nemo_cannot_create_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"exp_manager\.create_mlflow_logger=true .*NeMo 3\.0\.0"):
+        check_experiment({"create_mlflow_logger": True, "exp_dir": str(tmp_path)}, check_trainer_settings(TRAINER))
