@@ -42,7 +42,7 @@ class Extraction(Protocol):
 
 
 class _Work(NamedTuple):
-    """What all tasks of an extraction share."""
+    """Inputs that all tasks of an extraction share."""
 
     extraction: Extraction
     model_sha256: str
@@ -95,7 +95,7 @@ def absolute(place: str | None) -> str | None:
 
 
 def write_nothing(*_: Any) -> None:
-    """Is the writer of an extraction whose results come back."""
+    """Writes nothing; the writer of an extraction whose results return to this process."""
 
 
 def run_parts_on(

@@ -21,7 +21,7 @@ Sets = dict[str, LabelledSet]
 
 
 class Material(NamedTuple):
-    """What every encoder is measured on."""
+    """Data and settings with which every encoder is measured."""
 
     tasks: list[tuple[Sets, Task]]
     """Tasks of the probes, each with its sets."""
