@@ -13,6 +13,7 @@ import numpy as np
 
 from nemo_birq.data.epoch_batches import BatchSettings, EpochPart, duration_bins, make_batches
 from nemo_birq.data.index import SpeechIndex
+from nemo_birq.data.shards.segments import BuildError
 from nemo_birq.data.shards.workers import run_jobs
 from nemo_birq.utils.progress import ProgressBars
 
@@ -56,6 +57,9 @@ def plan_epoch(
         world_size: number of consecutive batches that come from one bucket, so that no rank waits for a longer batch of
             another.
         parallel: makes the parts of a large epoch in a process for each core. The plan is the same.
+
+    Raises:
+        MemoryError: the system ended a process.
     """
     seeds = np.random.SeedSequence((settings.seed, epoch))
     durations = indexes[0].durations if len(indexes) == 1 else np.concatenate([index.durations for index in indexes])
@@ -68,7 +72,13 @@ def plan_epoch(
     )
     processes = min(len(pieces), len(os.sched_getaffinity(0)), MAX_PROCESSES) if parallel else 1
     with ProgressBars(transient=True, disable=len(pieces) == 1) as progress:
-        made = dict(run_jobs(make_batches, parts, processes, progress.start("Planning the epoch", len(order))))
+        try:
+            made = dict(run_jobs(make_batches, parts, processes, progress.start("Planning the epoch", len(order))))
+        except BuildError as error:
+            raise MemoryError(
+                f"the system ended one of {processes} processes that plan the epoch, most likely because memory ran out: free "
+                "some memory and start again"
+            ) from error
     return _join([made[number] for number in range(len(pieces))], world_size)
 
 
