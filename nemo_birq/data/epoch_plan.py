@@ -76,8 +76,8 @@ def plan_epoch(
             made = dict(run_jobs(make_batches, parts, processes, progress.start("Planning the epoch", len(order))))
         except BuildError as error:
             raise MemoryError(
-                f"the system ended one of {processes} processes that plan the epoch, most likely because memory ran out: free "
-                "some memory and start again"
+                f"the system ended one of {processes} processes that plan the epoch, most likely because memory ran out: "
+                "free some memory and start again"
             ) from error
     return _join([made[number] for number in range(len(pieces))], world_size)
 
