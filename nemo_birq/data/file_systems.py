@@ -52,7 +52,7 @@ def open_system(url: str) -> Opened:
     fsspec itself keeps a file system for each thread, so that short-lived threads would all open connections of their own.
 
     Raises:
-        ValueError: no installed package reads such URLs.
+        ValueError: no installed package reads such URLs, or the credentials are missing.
     """
     parts = urlsplit(url)
     protocol = parts.scheme.lower()
@@ -153,9 +153,16 @@ def _s3_options(protocol: str) -> dict[str, Any]:
 
 def _new_system(url: str, options: dict[str, Any]) -> fsspec.AbstractFileSystem:
     try:
-        return fsspec.url_to_fs(url, **options)[0]
+        fsspec.get_filesystem_class(urlsplit(url).scheme.lower())
     except (ImportError, ValueError) as error:
         raise ValueError(
             f"no installed package reads {without_secrets(url)} ({error}): pip install 'nemo_birq[s3]' for s3://, "
-            "'nemo_birq[gcs]' for gs://, or the fsspec file system of other stores"
+            "'nemo_birq[gcs]' for gs://, 'nemo_birq[azure]' for abfs://, or the fsspec file system of other stores"
+        ) from error
+    try:
+        return fsspec.url_to_fs(url, **options)[0]
+    except ValueError as error:
+        raise ValueError(
+            f"{without_secrets(url)} cannot be opened ({without_secrets(error)}): set the credentials that the library of "
+            "the store needs"
         ) from error

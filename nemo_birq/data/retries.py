@@ -114,10 +114,13 @@ def _reason(error: BaseException) -> BaseException:
 
 
 def _status(reason: BaseException) -> int | None:
-    """Returns the HTTP status of an error (aiohttp: ``status``, gcsfs: ``code``, botocore: ``response``)."""
+    """Returns the HTTP status of an error.
+
+    Its place is ``status`` (aiohttp), ``code`` (gcsfs), ``status_code`` (adlfs) or ``response`` (botocore).
+    """
     response = getattr(reason, "response", None) or getattr(reason.__cause__, "response", None)  # s3fs replaces some errors
     told = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
-    for status in (getattr(reason, "status", None), getattr(reason, "code", None), told):
+    for status in (*(getattr(reason, name, None) for name in ("status", "code", "status_code")), told):
         if isinstance(status, int) and 400 <= status < 600:
             return status
     return None

@@ -14,7 +14,7 @@ from nemo_birq.config_checks.datasets import PretrainingDataset, check_dataset
 from nemo_birq.data import file_systems, remote
 from nemo_birq.data.dataset import PlannedRows
 from nemo_birq.data.index import open_index
-from nemo_birq.data.retries import RemoteError
+from nemo_birq.data.retries import RemoteError, is_missing, repeat
 from nemo_birq.data.sources import Source
 from nemo_birq.data.tables import cache_folder
 from nemo_birq.extraction.data import open_data
@@ -222,6 +222,20 @@ def test_a_server_without_ranges_is_named(tmp_path, monkeypatch):
 def test_a_url_that_nothing_reads_is_named():
     with pytest.raises(ValueError, match=r"no installed package reads nonsense://a/\S+ .*pip install 'nemo_birq\[s3\]'"):
         loader("nonsense://a")
+
+
+def test_the_status_of_an_error_is_found_where_azure_has_it():
+    """adlfs passes on the errors of azure-core for some requests."""
+
+    class HttpResponseError(Exception):
+        status_code = 404
+
+    def request() -> None:
+        raise HttpResponseError("The specified blob does not exist.")
+
+    with pytest.raises(RemoteError, match="does not exist") as failed:
+        repeat("abfs://bucket/a.json", 60.0, request)  # not repeated: the test would last for a minute
+    assert is_missing(failed.value)
 
 
 def test_single_files_by_remote_and_local_manifests(place, tmp_path):
