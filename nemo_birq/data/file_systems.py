@@ -83,9 +83,7 @@ def open_signed(url: str) -> Opened | None:
     until, signed = _signed.get(url, (0.0, ""))
     if until <= now:
         options = _s3_options(protocol)
-        options["config_kwargs"] = {"signature_version": "s3v4"} | options[
-            "config_kwargs"
-        ]  # version 2 is the default of some
+        options["config_kwargs"].setdefault("signature_version", "s3v4")  # the default of some stores is version 2
         signer = _kept_system((protocol, parts.netloc, "signed"), url, options)
         if signer.req_kw or signer.s3_additional_kwargs:
             return None

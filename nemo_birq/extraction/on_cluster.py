@@ -14,11 +14,11 @@ from typing import Any, NamedTuple, Protocol
 from nemo_birq.data.shards.plan import byte_versions
 from nemo_birq.data.shards.ray_cluster import RayCluster
 from nemo_birq.data.shards.workers import Workers, advance, run_jobs
-from nemo_birq.extraction.data import Part, SpeechData, divide, make_loader
-from nemo_birq.extraction.run import Compute, Entry, ExtractionSummary, Write, entries_of, seconds_of, write_parts
+from nemo_birq.extraction.data import Part, SpeechData, make_loader
+from nemo_birq.extraction.run import Compute, Entry, ExtractionSummary, Write, run_missing, write_parts
 from nemo_birq.extraction.store import PartFolder, PartStore
 from nemo_birq.utils.files import file_sha256
-from nemo_birq.utils.progress import Progress
+from nemo_birq.utils.progress import Advance, Progress
 from nemo_birq.utils.urls import is_url
 
 
@@ -115,18 +115,14 @@ def run_parts_on(
         extraction: opens model and data in a task.
         workers: decoding processes of a task.
     """
-    parts = divide(data.durations, part_seconds)
-    todo = [part for part in parts if not store.has(part.number)]
-    seconds = seconds_of(todo, data.durations)
-    report = progress.start("extracting" if len(todo) == len(parts) else "going on", seconds)
-    work = _describe(extraction, data, workers)
-    folder = str(store.folder.absolute())
-    jobs = (
-        _PartJob(work, folder, *entry, batch_seconds) for entry in zip(todo, entries_of(todo, data.lines()), strict=True)
-    )
-    written = sum(count for _, count in run_jobs(_write_part, jobs, cluster, report))
-    utterances = sum(part.last - part.first for part in todo)
-    return ExtractionSummary(len(parts), len(parts) - len(todo), written, utterances - written, seconds)
+
+    def write_all(todo: list[Part], entries: Iterable[list[Entry]], report: Advance) -> int:
+        work = _describe(extraction, data, workers)
+        folder = str(store.folder.absolute())
+        jobs = (_PartJob(work, folder, *entry, batch_seconds) for entry in zip(todo, entries, strict=True))
+        return sum(count for _, count in run_jobs(_write_part, jobs, cluster, report))
+
+    return run_missing(data, store, progress, part_seconds, write_all)
 
 
 def compute_on(

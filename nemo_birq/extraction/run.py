@@ -79,15 +79,36 @@ def run_parts(
     Raises:
         ValueError: no utterance of a part could be read; the parts that were written before are kept.
     """
-    durations = data.durations
-    parts = divide(durations, part_seconds)
+
+    def write_all(todo: list[Part], entries: Iterable[list[Entry]], advance: Advance) -> int:
+        return write_parts(data, store, todo, entries, compute, write, advance, batch_seconds, workers)
+
+    return run_missing(data, store, progress, part_seconds, write_all)
+
+
+def run_missing(
+    data: SpeechData,
+    store: PartStore,
+    progress: Progress,
+    part_seconds: float,
+    write_all: Callable[[list[Part], Iterable[list[Entry]], Advance], int],
+) -> ExtractionSummary:
+    """Writes the parts that are missing in the store.
+
+    Args:
+        data: utterances.
+        store: store of the parts.
+        progress: display of the progress.
+        part_seconds: seconds of audio in a part.
+        write_all: writes parts with the utterances of each, reports seconds of audio, and returns the number of utterances.
+    """
+    parts = divide(data.durations, part_seconds)
     todo = [part for part in parts if not store.has(part.number)]
     if not todo:
         return ExtractionSummary(len(parts), len(parts), 0, 0, 0.0)
-    seconds = seconds_of(todo, durations)
+    seconds = seconds_of(todo, data.durations)
     advance = progress.start("extracting" if len(todo) == len(parts) else "going on", seconds)
-    entries = entries_of(todo, data.lines())
-    written = write_parts(data, store, todo, entries, compute, write, advance, batch_seconds, workers)
+    written = write_all(todo, entries_of(todo, data.lines()), advance)
     utterances = sum(part.last - part.first for part in todo)
     return ExtractionSummary(len(parts), len(parts) - len(todo), written, utterances - written, seconds)
 
