@@ -138,8 +138,9 @@ class LossConfig:
     """Steps over which w1 rises. The default preset takes it from ``enhanced_ramp_steps``."""
     head: Literal["shared", "separate"] = "separate"
     """``shared``: one prediction head for both tasks; ``separate``: one for each."""
-    chunk_frames: Size = 256
-    """Number of masked frames whose logits over all codes are in memory at a time."""
+    chunk_frames: Size | None = None
+    """Number of masked frames whose logits over all codes are in memory at a time; null: 256 on a CPU, whose caches they
+    fit, and as many as have 2^25 logits on a GPU, so that it launches few kernels."""
 
 
 @dataclass

@@ -64,9 +64,12 @@ class BilevelLoss(Loss):
     exact, also if ranks have different numbers of masked frames or none. With gradient accumulation, Lightning averages
     micro-batches that are normalized separately, which is exact only if they have equal numbers of masked frames. A batch
     without masked frames has loss 0, with a graph.
+
+    Args:
+        chunk_frames: see ``fused_cross_entropies``.
     """
 
-    def __init__(self, chunk_frames: int = 256):
+    def __init__(self, chunk_frames: int | None = None):
         super().__init__()
         self.chunk_frames = chunk_frames
 

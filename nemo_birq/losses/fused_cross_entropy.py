@@ -25,6 +25,10 @@ from torch import Tensor
 from nemo_birq.labels.enhanced import EnhancedTargets, Selection
 from nemo_birq.utils.rng import seeded
 
+CPU_CHUNK_FRAMES = 256
+CHUNK_LOGITS = 2**25
+"""Logits of a chunk on a GPU. A float32 tensor of them has 128 MiB, and five exist at a time."""
+
 
 class CrossEntropies(NamedTuple):
     """Losses and statistics of N frames, as sums over frames and means over codebooks."""
@@ -62,7 +66,7 @@ def fused_cross_entropies(
     targets: EnhancedTargets | None,
     anchor_weight: float,
     enhanced_weight: float,
-    chunk_frames: int,
+    chunk_frames: int | None = None,
 ) -> CrossEntropies:
     """Computes both cross-entropies of N frames.
 
@@ -75,8 +79,8 @@ def fused_cross_entropies(
         anchor_head, enhanced_head: two heads, or the same head twice. Both get a gradient, which may be zero.
         targets: definition of the enhanced labels, or None.
         anchor_weight, enhanced_weight: w2 and w1.
-        chunk_frames: n, number of frames whose logits, labels and gradients over all codes are in memory at a time. The
-            Gumbel noise is drawn for each chunk, so it depends on n.
+        chunk_frames: n, number of frames whose logits, labels and gradients over all codes are in memory at a time; None:
+            ``default_chunk_frames``. The Gumbel noise is drawn for each chunk, so it depends on n.
     """
     kind = hidden.device.type
     shared = enhanced_head is anchor_head
@@ -86,7 +90,7 @@ def fused_cross_entropies(
         anchor_weight=anchor_weight,
         enhanced_weight=enhanced_weight,
         dtype=torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype,
-        chunk_frames=chunk_frames,
+        chunk_frames=chunk_frames or default_chunk_frames(kind, anchor_head.num_classes),
         differentiate=torch.is_grad_enabled(),
     )
     units = None if targets is None else targets.units
@@ -99,6 +103,11 @@ def fused_cross_entropies(
     if targets is None:
         return CrossEntropies(weighted, anchor, enhanced, codes[0], *[None] * 7)
     return CrossEntropies(weighted, anchor, enhanced, *codes, mass, *of_labels)
+
+
+def default_chunk_frames(device_type: str, num_codes: int) -> int:
+    """Returns n for a device: few frames for the caches of a CPU, and few launches of kernels for all others."""
+    return CPU_CHUNK_FRAMES if device_type == "cpu" else max(CPU_CHUNK_FRAMES, CHUNK_LOGITS // num_codes)
 
 
 @dataclass(frozen=True)

@@ -628,6 +628,7 @@ model.birq.loss.enhanced_weight=0
 model.birq.loss.enhanced_weight=1000
 model.birq.loss.anchor_weight=0
 model.birq.loss.chunk_frames=1
+model.birq.loss.chunk_frames=null
 model.birq.loss.enhanced_weight=0 model.birq.relabelling.teacher=teacher.pt
 model.birq.watch.gradient_interval=0
 model.birq.watch.probe_seconds=0

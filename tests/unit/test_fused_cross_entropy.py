@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nemo_birq.labels.enhanced import EnhancedTargets
 from nemo_birq.losses.bilevel import BilevelLoss
+from nemo_birq.losses.fused_cross_entropy import default_chunk_frames
 from tests.helpers import plain_loss
 
 pytestmark = pytest.mark.unit
@@ -209,6 +210,21 @@ def test_no_tensor_is_larger_than_a_chunk():
     with Largest() as plain:
         sum(plain_loss.losses(terms, 20)).backward()
     assert fused.elements == 20 * 300 and plain.elements == 500 * 300
+
+
+@pytest.mark.parametrize(
+    ("device_type", "codes", "frames"),
+    [("cpu", 8192, 256), ("cuda", 8192, 4096), ("cuda", 256, 131072), ("cuda", 2**20, 256)],
+)
+def test_the_default_chunk_has_at_most_the_logits_that_fit_the_device(device_type, codes, frames):
+    assert default_chunk_frames(device_type, codes) == frames
+
+
+def test_the_default_chunk_of_a_cpu_limits_the_largest_tensor():
+    terms = make_terms(frames=300, codes=300, dtype=torch.float32)
+    with Largest() as fused:
+        BilevelLoss()(**terms)[0].backward()
+    assert fused.elements == 256 * 300
 
 
 def test_no_masked_frame_gives_zero_with_a_graph():
