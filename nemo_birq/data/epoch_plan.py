@@ -20,6 +20,7 @@ from nemo_birq.utils.progress import ProgressBars
 UTTERANCES_OF_A_PART = 1_000_000
 """Lhotse takes some 15 microseconds an utterance, so the parts of a large epoch are made by several processes."""
 MAX_PROCESSES = 16
+SAMPLE = 10_000  # utterances that the limits of the buckets are estimated from
 
 
 class EpochPlan(NamedTuple):
@@ -64,7 +65,7 @@ def plan_epoch(
     seeds = np.random.SeedSequence((settings.seed, epoch))
     durations = indexes[0].durations if len(indexes) == 1 else np.concatenate([index.durations for index in indexes])
     order = order_of_utterances(indexes, weights, settings, int(seeds.generate_state(1)[0]))
-    bins = duration_bins(durations, settings)
+    bins = duration_bins(durations[order[:: max(1, len(order) // SAMPLE)]], settings)
     pieces = np.array_split(order, max(1, -(-len(order) // UTTERANCES_OF_A_PART)))
     parts = (
         EpochPart(rows, durations[rows], bins, settings, int(seed), world_size)

@@ -5,12 +5,11 @@ positions through an index, and Lhotse forms the batches. ``is_tarred: true`` is
 shards; it is needed for shards that a command writes (``pipe:``).
 """
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
-from nemo.collections.common.data.lhotse.dataloader import LhotseDataLoadingConfig, determine_bucket_duration_bins
 from nemo.utils import logging
 from omegaconf import DictConfig, OmegaConf
 
@@ -118,8 +117,8 @@ def _check_keys(config: DictConfig) -> None:
 
 
 def _batch_settings(config: DictConfig) -> BatchSettings:
-    given = {key: config[key] for key in SETTINGS & set(config) if config[key] is not None}
-    settings = BatchSettings(**given)
+    given = OmegaConf.to_container(config)
+    settings = BatchSettings(**{key: given[key] for key in SETTINGS & set(given) if given[key] is not None})
     by_bucket = settings.bucket_batch_size and settings.bucket_duration_bins
     if not (settings.batch_size or settings.batch_duration or by_bucket):
         raise ValueError(
@@ -132,14 +131,10 @@ def _batch_settings(config: DictConfig) -> BatchSettings:
     bins = settings.bucket_duration_bins
     if bins is not None and not (all(isinstance(b, int | float) for b in bins) and list(bins) == sorted(bins)):
         raise ValueError(f"bucket_duration_bins={bins} must be seconds in ascending order")
-    changes: dict = {}
     if by_bucket:
         # Longer utterances have no bucket.
-        changes |= {"use_bucketing": True, "max_duration": min(settings.max_duration, settings.bucket_duration_bins[-1])}
-    if settings.use_bucketing and settings.num_buckets > 1:
-        nemo = OmegaConf.merge(OmegaConf.structured(LhotseDataLoadingConfig), given)
-        changes["bucket_duration_bins"] = determine_bucket_duration_bins(nemo)
-    return BatchSettings(**(vars(settings) | changes))
+        return replace(settings, use_bucketing=True, max_duration=min(settings.max_duration, bins[-1]))
+    return settings
 
 
 def _open_checked(source: Source, max_skipped_share: float) -> SpeechIndex:

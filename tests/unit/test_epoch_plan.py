@@ -2,16 +2,19 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nemo.collections.common.data.lhotse.dataloader import LhotseDataLoadingConfig, determine_bucket_duration_bins
+from omegaconf import OmegaConf
 
 from nemo_birq.data import epoch_plan
 from nemo_birq.data.dataloader import BatchOrder
-from nemo_birq.data.epoch_batches import BatchSettings
+from nemo_birq.data.epoch_batches import BatchSettings, duration_bins
 from nemo_birq.data.epoch_plan import order_of_utterances, plan_epoch
 
 pytestmark = pytest.mark.unit
@@ -95,6 +98,34 @@ def test_padded_batches_stay_near_batch_duration(manner):
     padded = [len(batch) * index.durations[batch].max() for batch in plan.batches(0, len(plan))]
     assert max(padded) < 1.25 * 60.0
     assert np.median(padded) > 45.0
+
+
+def padding(plan, durations):
+    batches = [durations[batch] for batch in plan.batches(0, len(plan))]
+    return 1 - sum(batch.sum() for batch in batches) / sum(len(batch) * batch.max() for batch in batches)
+
+
+def test_buckets_have_equal_hours_and_less_padding_than_nemos():
+    index = Index(4000)
+    index.durations = np.random.default_rng(1).lognormal(np.log(2.0), 0.8, 4000)  # as in meetings: many short utterances
+    index.durations[:5] = 7200.0  # whole recordings, which max_duration leaves out
+    node = {"batch_duration": 240.0, "use_bucketing": True, "num_buckets": 30, "max_duration": 30.0, "min_duration": 0.5}
+    nemo = determine_bucket_duration_bins(OmegaConf.merge(OmegaConf.structured(LhotseDataLoadingConfig), node))
+    ours = BatchSettings(**node, shuffle=True)
+    plan = plan_epoch([index], None, ours, 0, 1)
+    usable = index.durations[(index.durations >= 0.5) & (index.durations <= 30.0)]
+    hours = np.bincount(np.searchsorted(duration_bins(usable, ours), usable, side="right"), weights=usable)
+    assert len(hours) == 30 and hours.std() < 0.05 * hours.mean()
+    assert padding(plan, index.durations) < 0.1
+    assert padding(plan_epoch([index], None, replace(ours, bucket_duration_bins=nemo), 0, 1), index.durations) > 0.14
+
+
+@pytest.mark.parametrize("durations", [[4.0] * 50, [3.0], [2.0, 2.0, 5.0]])
+def test_buckets_of_equal_and_of_few_utterances(durations):
+    index = Index(len(durations), shards=1)
+    index.durations = np.array(durations)
+    plan = plan_epoch([index], None, BatchSettings(batch_duration=12.0, use_bucketing=True, num_buckets=8), 0, 1)
+    assert sorted(plan.rows) == list(range(len(durations)))
 
 
 def test_fixed_buckets_have_their_sizes():
