@@ -25,7 +25,7 @@ from nemo_birq.data.remote import BLOCK, GAP
 
 PEAK = {"H100": 989e12, "A100": 312e12}  # FLOP/s, bfloat16 without sparsity, of the SXM modules
 UTTERANCES, BATCHES = 300_000, 1_000
-BUFFERS = {"num_buckets": 30, "bucket_buffer_size": 5000, "shuffle_buffer_size": 10_000}
+BUFFERS = {"num_buckets": 30, "bucket_buffer_size": 10_000, "shuffle_buffer_size": 10_000}
 RESULTS = ROOT / "docs/results"
 
 

@@ -6,7 +6,7 @@ This module does not import NeMo, so that processes that make the parts of a lar
 import random
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from lhotse.dataset.sampling.dynamic_bucketing import (
     estimate_duration_buckets,
 )
 from lhotse.utils import streaming_shuffle
+from omegaconf import DictConfig, OmegaConf
 
 from nemo_birq.data.shards.workers import advance
 
@@ -57,6 +58,13 @@ class BatchSettings:
     seed: int = 0
 
 
+def read_batch_settings(config: DictConfig) -> BatchSettings:
+    """Returns the settings that a ``train_ds`` or ``validation_ds`` node has; other keys are ignored."""
+    found = {field.name: config.get(field.name) for field in fields(BatchSettings)}
+    plain = {key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value for key, value in found.items()}
+    return BatchSettings(**{key: value for key, value in plain.items() if value is not None})
+
+
 class EpochPart(NamedTuple):
     """Utterances whose batches are made together."""
 
@@ -90,7 +98,7 @@ def duration_bins(durations: np.ndarray, settings: BatchSettings) -> list[float]
         return list(settings.bucket_duration_bins)
     sample = [_Item(0, float(duration)) for duration in durations]
     number = min(settings.num_buckets, len(sample))
-    return estimate_duration_buckets(sample, number, _constraint(settings)) if number > 1 else []
+    return list(map(float, estimate_duration_buckets(sample, number, _constraint(settings)))) if number > 1 else []
 
 
 def make_batches(part: EpochPart) -> tuple[np.ndarray, np.ndarray]:

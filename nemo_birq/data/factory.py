@@ -20,7 +20,7 @@ from nemo_birq.data.audio_cache import KEY as CACHE
 from nemo_birq.data.audio_cache import AudioCache
 from nemo_birq.data.dataloader import BatchOrder, SpeechLoader
 from nemo_birq.data.dataset import SpeechDataset
-from nemo_birq.data.epoch_batches import BatchSettings
+from nemo_birq.data.epoch_batches import BatchSettings, read_batch_settings
 from nemo_birq.data.index import SpeechIndex, open_index
 from nemo_birq.data.length_limits import all_left_out, find_left_out_of_order, warn_of_left_out
 from nemo_birq.data.longest import find_longest
@@ -117,8 +117,7 @@ def _check_keys(config: DictConfig) -> None:
 
 
 def _batch_settings(config: DictConfig) -> BatchSettings:
-    given = OmegaConf.to_container(config)
-    settings = BatchSettings(**{key: given[key] for key in SETTINGS & set(given) if given[key] is not None})
+    settings = read_batch_settings(config)
     by_bucket = settings.bucket_batch_size and settings.bucket_duration_bins
     if not (settings.batch_size or settings.batch_duration or by_bucket):
         raise ValueError(

@@ -288,7 +288,7 @@ def steps_and_seconds(durations, **settings):
     """Returns the steps of an epoch on 8 GPUs, and the mean seconds of a batch."""
     index = SimpleNamespace(durations=durations, shards=np.arange(len(durations)) % 50)
     index = type("Index", (SimpleNamespace,), {"__len__": lambda self: len(self.durations)})(**vars(index))
-    common = {"use_bucketing": True, "num_buckets": 30, "bucket_buffer_size": 5000, "shuffle": True}
+    common = {"use_bucketing": True, "num_buckets": 30, "bucket_buffer_size": 10_000, "shuffle": True}
     plan = plan_epoch([index], None, BatchSettings(**common, **settings), 0, 8)
     return len(plan) / 8, float(durations.sum()) / len(plan)
 
