@@ -1,11 +1,14 @@
-"""Initialization of the encoder with NeMo's ``init_from_nemo_model``, and a check of the result."""
+"""Initialization of a recognizer with the preprocessor and encoder of a pretrained ``.nemo``.
 
-from lightning.pytorch.utilities import rank_zero_only
+NeMo's ``maybe_init_from_pretrained_checkpoint`` copies only tensors of equal names. Of a model with ``mask_position:
+post_conv``, it would leave out the subsampling, which has other names there (``pretrained.source.unwrapped``).
+"""
+
 from nemo.collections.asr.models import ASRModel
-from omegaconf import OmegaConf
 
 from nemo_birq.checkpoint.nemo_archive import read_weights
 from nemo_birq.pretrained.named import ENCODER_PARTS
+from nemo_birq.pretrained.source import unwrapped
 from nemo_birq.pretrained.weights import Taken, compare
 
 
@@ -18,7 +21,7 @@ def check_fresh_layers(number: int, num_layers: int) -> None:
 
 
 def initialize(model: ASRModel, path: str, fresh_layers: int = 0) -> Taken:
-    """Copies preprocessor and encoder of a ``.nemo`` into a recognizer, and compares every tensor.
+    """Copies preprocessor and encoder of a ``.nemo`` into a recognizer.
 
     Args:
         model: new model with random weights.
@@ -27,15 +30,12 @@ def initialize(model: ASRModel, path: str, fresh_layers: int = 0) -> Taken:
             the labels of masked frames, which fine-tuning first has to undo.
 
     Raises:
-        ValueError: tensors are missing on one side, have another shape, or are not equal afterwards; the message names them.
+        ValueError: tensors are missing on one side, or have another shape; the message names them.
     """
-    source = read_weights(path)
-    compare(model, source, path, values=False)
+    source = unwrapped(read_weights(path))
+    compare(model, source, path)
     num_layers = len(model.encoder.layers)
     fresh = tuple(f"encoder.layers.{layer}." for layer in range(num_layers - fresh_layers, num_layers))
-    # A head of the same name is not copied.
-    form = {"pretrained": {"path": path, "include": list(ENCODER_PARTS), "exclude": list(fresh)}}
-    model.maybe_init_from_pretrained_checkpoint(OmegaConf.create({"init_from_nemo_model": form}))
-    if rank_zero_only.rank == 0:  # NeMo initializes the model of this rank only, and DDP broadcasts it
-        compare(model, source, path, values=True, without=fresh)
+    taken = {key: value for key, value in source.items() if key.startswith(ENCODER_PARTS) and not key.startswith(fresh)}
+    model.load_state_dict(taken, strict=False)  # a head of the same name is not copied
     return Taken.of(model, source, ENCODER_PARTS, fresh)

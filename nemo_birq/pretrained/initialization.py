@@ -68,7 +68,7 @@ def initialize(model: ModelPT, cfg: DictConfig, map_location: Any = "cpu") -> Ta
     keeps_labels = _check_settings(model.cfg, source.config, path, cfg.get("new_labels", False))
     keeps_labels = keeps_labels and source.label_tensors is not None
     parts = (*ENCODER_PARTS, HEADS) if keeps_labels else ENCODER_PARTS
-    compare(model, source.weights, str(path), values=False, parts=parts)
+    compare(model, source.weights, str(path), parts)
     model.load_state_dict({name: tensor for name, tensor in source.weights.items() if name.startswith(parts)}, strict=False)
     if keeps_labels:
         restore_labels(model, source.label_tensors)

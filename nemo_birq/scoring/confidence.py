@@ -32,6 +32,25 @@ def ratio_interval(errors: np.ndarray, units: np.ndarray, seed: int = 0) -> tupl
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
+def jackknife_interval(whole: float, without: np.ndarray) -> tuple[float, float] | None:
+    """Computes the 95 % interval of an estimate from independent groups, such as speakers; None for fewer than two.
+
+    The variance is that of the jackknife (Efron and Stein, 1981), and the interval has the quantiles of Student's t with
+    G - 1 degrees of freedom. For the mean of one number a group, this is the interval of the t test. Unlike percentiles of a
+    bootstrap, it is not too narrow for few groups.
+
+    Args:
+        whole: the estimate from all G groups.
+        without: (G,) estimates, each without one group.
+    """
+    groups = len(without)
+    if groups < 2:
+        return None
+    error = np.sqrt((groups - 1) * np.var(without))
+    half = float(stats.t.ppf(0.975, groups - 1) * error)
+    return whole - half, whole + half
+
+
 def sum_by(names: list[str], *counts: np.ndarray) -> list[np.ndarray]:
     """Sums each array, (N,), over the rows of each name: (number of names,)."""
     rows = np.unique(names, return_inverse=True)[1]

@@ -29,8 +29,9 @@ from nemo_birq.finetuning.vocabulary import characters
 from nemo_birq.runs import changed_settings
 from nemo_birq.runs.resuming import prepare_resuming
 from nemo_birq.scoring.results import score
+from tests.helpers.encoders import stock_self_supervised
 from tests.helpers.finetuning import SMALL, TEST, build, config
-from tests.helpers.models import make_model
+from tests.helpers.models import make_batch, make_model
 from tests.helpers.paths import CORPUS, ROOT
 
 pytestmark = pytest.mark.integration
@@ -90,6 +91,24 @@ def test_every_encoder_tensor_is_the_pretrained_one(name, encoder, pretrained, f
     assert type(model).__module__.startswith("nemo.collections.asr.models")
     told = str(initialize(model, str(pretrained[encoder])))
     assert f"left out: decoder_losses ({len(left_out)} tensors)" in told and told.startswith("copied: encoder (")
+
+
+@pytest.mark.parametrize("name", ("ctc_char", "hybrid_rnnt_ctc_bpe"))
+def test_an_encoder_that_masks_after_its_subsampling_gives_its_own_outputs(name, folder, tmp_path):
+    """NeMo names the subsampling of such a model otherwise, and would leave it random; stock NeMo computes the outputs."""
+    stock = stock_self_supervised("EncDecMaskedTokenPredModel", "post_conv").eval()
+    stock.save_to(str(tmp_path / "nest.nemo"))
+    model, _ = build(config(name, tmp_path / "nest.nemo", folder))
+    batch = make_batch()
+    with torch.inference_mode():
+        features, lengths = stock.preprocessor(input_signal=batch.signal, length=batch.signal_length)
+        stock.pre_encoder.set_masking_enabled(apply_mask=False)
+        wanted = stock.encoder(audio_signal=features, length=lengths)
+        model.eval()
+        own, own_lengths = model.preprocessor(input_signal=batch.signal, length=batch.signal_length)
+        found = model.encoder(audio_signal=own, length=own_lengths)
+    assert torch.equal(own, features)
+    assert torch.equal(found[0], wanted[0]) and torch.equal(found[1], wanted[1])
 
 
 @pytest.mark.parametrize("fresh", [1, 2])

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 from lhotse.supervision import AlignmentItem
+from scipy import stats
 
 from nemo_birq.evaluation.abx.items import Items, check_speakers, find_items
 from nemo_birq.evaluation.abx.layers import LayerAbx, best_layer, score_layers
-from nemo_birq.evaluation.abx.score import AbxErrors, abx_errors, is_available
+from nemo_birq.evaluation.abx.score import NO_TRIPLES, AbxError, AbxErrors, abx_errors, is_available
+from nemo_birq.evaluation.encoder_comparison.differences import AbxDifference, difference
 from nemo_birq.evaluation.label_quality.alignments import Alignments, phones_at
 from nemo_birq.evaluation.probing.data import LabelledSet
 from nemo_birq.evaluation.probing.representations import Represented
@@ -96,9 +98,12 @@ def test_neighbours_with_a_gap_make_no_triphone():
 
 
 def test_the_dev_set_chooses_the_layer():
+    def errors(within: float, across: AbxError) -> AbxErrors:
+        return AbxErrors(AbxError(within, 5, {}), across)
+
     rows = [
-        LayerAbx(1, AbxErrors(0.3, None, 5, 0), AbxErrors(0.1, 0.1, 5, 5)),
-        LayerAbx(2, AbxErrors(0.2, None, 5, 0), AbxErrors(0.4, 0.1, 5, 5)),
+        LayerAbx(1, errors(0.3, NO_TRIPLES), errors(0.1, AbxError(0.1, 5, {}))),
+        LayerAbx(2, errors(0.2, NO_TRIPLES), errors(0.4, AbxError(0.1, 5, {}))),
     ]
     assert best_layer(rows, "within").layer == 2 and best_layer(rows, "across") is None
 
@@ -124,10 +129,13 @@ def test_one_hot_phones_have_no_errors_and_noise_has_half(unit):
     torch.manual_seed(0)
     perfect = represented(labelled, one_hot)
     found = abx_errors(perfect.frames["pretrained"][0], find_items(perfect, labelled, unit), unit)
-    assert (found.within, found.across) == (0.0, 0.0) and min(found.triples_within, found.triples_across) > 5000
+    assert (found.within.error, found.across.error) == (0.0, 0.0)
+    assert found.within.interval == found.across.interval == (0.0, 0.0)
+    assert min(found.within.triples, found.across.triples) > 5000
     random = represented(labelled, noise)
     found = abx_errors(random.frames["pretrained"][0], find_items(random, labelled, unit), unit)
-    assert found.within == pytest.approx(0.5, abs=0.03) and found.across == pytest.approx(0.5, abs=0.03)
+    for kind in found:
+        assert kind.error == pytest.approx(0.5, abs=0.03) and kind.interval[0] < 0.5 < kind.interval[1]
 
 
 @pytest.mark.skipif(not HAS_FASTABX, reason="fastabx needs Python 3.12")
@@ -143,7 +151,7 @@ def test_features_of_the_speaker_are_right_within_and_wrong_across():
     rows = iter(order)
     outputs = represented(labelled, lambda phones: swapped(phones, next(rows)), order)
     found = abx_errors(outputs.frames["pretrained"][0], find_items(outputs, labelled, "phone"), "phone")
-    assert found.within == 0.0 and found.across > 0.2
+    assert found.within.error == 0.0 and found.across.error > 0.2
 
 
 @pytest.mark.skipif(not HAS_FASTABX, reason="fastabx needs Python 3.12")
@@ -159,13 +167,68 @@ def test_layers_are_scored_one_by_one():
             torch.device("cpu"), progress,
         )  # fmt: skip
     assert [row.layer for row in rows] == [1, 2] and notes == []
-    assert rows[0].test.within > 0.4 and rows[1].test.within == 0.0 and best_layer(rows, "across").layer == 2
+    assert rows[0].test.within.error > 0.4 and rows[1].test.within.error == 0.0 and best_layer(rows, "across").layer == 2
 
 
 @pytest.mark.skipif(not HAS_FASTABX, reason="fastabx needs Python 3.12")
 def test_without_triples_there_is_no_number():
     labelled = made_up({"s1-a": [("A", 0.1), ("B", 0.1), ("C", 0.1)]})
     outputs = represented(labelled, noise)
-    assert abx_errors(outputs.frames["pretrained"][0], find_items(outputs, labelled, "phone"), "phone") == AbxErrors(
-        None, None, 0, 0
+    found = abx_errors(outputs.frames["pretrained"][0], find_items(outputs, labelled, "phone"), "phone")
+    assert found == AbxErrors(NO_TRIPLES, NO_TRIPLES) and found.within.interval is None
+
+
+@pytest.mark.skipif(not HAS_FASTABX, reason="fastabx needs Python 3.12")
+@pytest.mark.parametrize("unit", ["triphone", "phone"])
+def test_without_a_speaker_the_rate_is_that_of_fastabx_on_the_others(unit):
+    """No cell has more items than fastabx takes, so that both have the same triples."""
+    labelled = random_speech(16)
+    torch.manual_seed(0)
+    outputs = represented(labelled, lambda phones: one_hot(phones) + 0.7 * torch.randn(len(phones), 5), labelled.rows)
+    found = abx_errors(outputs.frames["pretrained"][0], few(find_items(outputs, labelled, unit)), unit)
+    for speaker in ("s0", "s3"):
+        rest = few(find_items(outputs, labelled, unit))
+        kept = [number for number, name in enumerate(rest.labels["speaker"]) if name != speaker]
+        rest = Items([rest.spans[i] for i in kept], {k: [v[i] for i in kept] for k, v in rest.labels.items()}, 0)
+        alone = abx_errors(outputs.frames["pretrained"][0], rest, unit)
+        for one, other in zip(found, alone, strict=True):
+            assert 0 < one.error < 0.5 and one.without_speaker[speaker] == pytest.approx(other.error, abs=1e-6)
+            assert one.without_speaker[speaker] != pytest.approx(one.error, abs=1e-4)
+    assert all(score.interval[0] < score.error < score.interval[1] for score in found)
+
+
+def few(items: Items) -> Items:
+    """The first ten items of each phone and speaker."""
+    seen, kept = Counter(), []
+    for number, key in enumerate(zip(items.labels["#phone"], items.labels["speaker"], strict=True)):
+        seen[key] += 1
+        if seen[key] <= 10:
+            kept.append(number)
+    return Items([items.spans[i] for i in kept], {k: [v[i] for i in kept] for k, v in items.labels.items()}, 0)
+
+
+def test_intervals_are_those_of_the_t_tests_over_speakers():
+    """Where an error rate is the mean of one rate a speaker."""
+
+    def score(rates: dict[str, float]) -> AbxError:
+        others = {name: np.mean([rate for other, rate in rates.items() if other != name]) for name in rates}
+        return AbxError(np.mean(list(rates.values())), 5, others)
+
+    first = {"a": 0.10, "b": 0.12, "c": 0.20, "d": 0.14}
+    second = {"a": 0.08, "b": 0.09, "c": 0.16, "d": 0.13}
+    expected = stats.ttest_1samp(list(first.values()), 0).confidence_interval(0.95)
+    assert score(first).interval == pytest.approx(tuple(expected))
+    whole, interval = difference(score(first), score(second))
+    expected = stats.ttest_rel(list(second.values()), list(first.values())).confidence_interval(0.95)
+    assert whole == pytest.approx(-0.025) and interval == pytest.approx(tuple(expected))
+    assert str(AbxDifference("within", "x", "y", whole, interval)) == (
+        "ABX within: y has -2.5 points against x, 95 % interval -4.6 to -0.4: they differ."
     )
+    small = score({"a": 0.0, "b": 0.02})
+    assert small.interval[0] == 0.0 and AbxError(0.1, 5, {}).interval is None  # a rate is not below 0
+
+
+def test_a_speaker_without_triples_at_one_frame_rate_changes_nothing_there():
+    first, second = AbxError(0.1, 5, {"a": 0.2, "b": 0.1}), AbxError(0.3, 5, {"a": 0.4, "b": 0.3, "c": 0.3})
+    whole, interval = difference(first, second)
+    assert whole == pytest.approx(0.2) and interval == pytest.approx((0.2, 0.2))

@@ -1,6 +1,6 @@
 """ABX of each layer of an encoder; the dev set chooses the layer, the test set gives its error rates."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ class LayerAbx:
     test: AbxErrors
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"dev": self.dev._asdict(), "test": self.test._asdict()}
+        return {"layer": self.layer, "dev": self.dev.as_json(), "test": self.test.as_json()}
 
 
 def score_layers(
@@ -55,5 +55,5 @@ def score_layers(
 
 def best_layer(rows: list[LayerAbx], kind: str) -> LayerAbx | None:
     """Returns the layer with the lowest error rate ``within`` or ``across`` on the dev set; None if it has no triples."""
-    scored = [row for row in rows if getattr(row.dev, kind) is not None]
-    return min(scored, key=lambda row: getattr(row.dev, kind)) if scored else None
+    scored = [row for row in rows if getattr(row.dev, kind).error is not None]
+    return min(scored, key=lambda row: getattr(row.dev, kind).error) if scored else None

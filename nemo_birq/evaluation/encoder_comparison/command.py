@@ -51,6 +51,7 @@ def compare_encoders(
 
     from nemo_birq.evaluation.abx.items import check_speakers
     from nemo_birq.evaluation.abx.score import MISSING, is_available
+    from nemo_birq.evaluation.encoder_comparison.differences import abx_differences
     from nemo_birq.evaluation.encoder_comparison.measure import Material, measure
     from nemo_birq.evaluation.encoder_comparison.results import names, write_results
     from nemo_birq.evaluation.encoder_comparison.table import table
@@ -85,6 +86,8 @@ def compare_encoders(
             rows.append(measure(name, path, material, progress))
             written = write_results(rows, about, out)  # also if a later encoder fails
     console.print(table(rows))
+    for difference in abx_differences(rows):
+        console.print(Text(str(difference)))
     audio = ", ".join(f"{name} {minute:.1f}" for name, minute in minutes.items())
     console.print(f"Minutes of audio: {audio}. {sum(row.wall_seconds for row in rows):.0f} s.")
     for note in dict.fromkeys(f"{row.name}: {note}" for row in rows for note in row.notes):

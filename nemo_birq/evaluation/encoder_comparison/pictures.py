@@ -19,7 +19,7 @@ CHANCE = 0.5
 def draw(rows: Sequence[Measured], path: Path) -> None:
     """Writes a PNG with the error rates of each layer on the test set, and of the weighted sums."""
     tasks = list(rows[0].metrics)
-    kinds = [kind for kind in KINDS if any(getattr(one.test, kind) is not None for row in rows for one in row.abx)]
+    kinds = [kind for kind in KINDS if any(getattr(one.test, kind).error is not None for row in rows for one in row.abx)]
     figure = Figure(figsize=(4.6 * (len(tasks) + len(kinds)), 4.6), layout="constrained")
     axes = figure.subplots(1, len(tasks) + len(kinds), squeeze=False)[0]
     for axis, kind in zip(axes, kinds, strict=False):
@@ -37,8 +37,12 @@ def draw(rows: Sequence[Measured], path: Path) -> None:
 
 def _draw_abx(axis: Axes, rows: Sequence[Measured], kind: str) -> None:
     for number, row in enumerate(rows):
-        layers = [one for one in row.abx if getattr(one.test, kind) is not None]
-        axis.plot([one.layer for one in layers], [getattr(one.test, kind) for one in layers], **_style(number))
+        style = _style(number)
+        found = {one.layer: score for one in row.abx if (score := getattr(one.test, kind)).error is not None}
+        axis.plot(list(found), [score.error for score in found.values()], **style)
+        if intervals := {layer: score.interval for layer, score in found.items() if score.interval}:
+            limits = zip(*intervals.values(), strict=True)
+            axis.fill_between(list(intervals), *limits, color=style["color"], alpha=0.12, lw=0)
     axis.axhline(CHANCE, color="grey", lw=0.8, ls=":")
     axis.set_title(f"ABX {kind} speakers; lower is better", fontsize=10)
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nemo_birq.evaluation.encoder_comparison.differences import abx_differences
 from nemo_birq.evaluation.encoder_comparison.measure import Measured
 from nemo_birq.evaluation.encoder_comparison.pictures import draw
 from nemo_birq.utils.files import write_json
@@ -22,6 +23,7 @@ def write_results(rows: Sequence[Measured], about: dict[str, Any], folder: Path)
     """Writes both files and returns their paths; ``about`` are further keys of the JSON file."""
     folder.mkdir(parents=True, exist_ok=True)
     path, picture = folder / f"{NAME}.json", folder / f"{NAME}.png"
-    write_json(path, about | {"encoders": [row.as_json() for row in rows]})
+    differences = [one.as_json() for one in abx_differences(rows)]
+    write_json(path, about | {"encoders": [row.as_json() for row in rows], "abx_differences": differences})
     draw(rows, picture)
     return [path, picture]

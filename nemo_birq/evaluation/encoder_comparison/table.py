@@ -34,13 +34,18 @@ def table(rows: Sequence[Measured]) -> Table:
 
 
 def abx_cell(row: Measured, kind: str) -> str:
-    """Returns the error rate on the test set of the layer that the dev set chooses."""
+    """Returns the error rate on the test set of the layer that the dev set chooses, with its interval."""
     best = best_layer(row.abx, kind)
-    error = best and getattr(best.test, kind)
-    return "-" if error is None else f"{error:.1%} ({best.layer})"
+    found = best and getattr(best.test, kind)
+    if found is None or found.error is None:
+        return "-"
+    return f"{found.error:.1%} ({best.layer})" + (f"\n{_limits(found.interval)}" if found.interval else "")
 
 
 def probe_cell(row: ProbeScore) -> str:
     """Returns an error rate with its layer and interval."""
-    low, high = (100 * limit for limit in row.error_interval)
-    return f"{row.error:.1%}{'' if row.is_weighted_sum else f' ({row.layer})'}\n{low:.1f}-{high:.1f}"
+    return f"{row.error:.1%}{'' if row.is_weighted_sum else f' ({row.layer})'}\n{_limits(row.error_interval)}"
+
+
+def _limits(interval: tuple[float, float]) -> str:
+    return "-".join(f"{100 * limit:.1f}" for limit in interval)
