@@ -37,6 +37,7 @@ from nemo_birq.losses.bilevel import BilevelLoss, Losses, Weights, WeightSchedul
 from nemo_birq.modules.frame_times import leading_frames
 from nemo_birq.modules.layer_pass import attending, draw_context, encode_to_layer, label_context
 from nemo_birq.modules.masking import SpanMasking, positions, valid_frames
+from nemo_birq.modules.noisy_input import noisy_features
 from nemo_birq.monitoring.callback import HealthMonitor
 from nemo_birq.pretrained.initialization import initialize
 from nemo_birq.utils.rng import draw_seed, step_seed, to_device
@@ -151,14 +152,13 @@ class BiRQModel(SpeechEncDecSelfSupervisedModel):
         """Computes both losses of a batch.
 
         Args:
-            batch: signals of B utterances; the masked pass gets ``noisy`` if there is any.
+            batch: signals of B utterances; the masked pass gets the ``noisy`` ones in place of the clean ones.
             weights: w1 and w2; with w1 = 0 the label pass runs only for its statistics, if ``observe_labels``.
             generator: generator of masks and Gumbel noise, on the host.
             over_ranks: normalize by the masked frames of all ranks.
         """
         features, lengths = self.preprocessor(input_signal=batch.signal, length=batch.signal_length)
-        signal, length = batch.noisy, batch.signal_length
-        noisy = None if signal is None else self.preprocessor(input_signal=signal, length=length)[0]
+        noisy = noisy_features(self.preprocessor, features, batch)
         on_host = self.preprocessor.featurizer.get_seq_len(batch.lengths_on_host)
         mask = self.masking.draw(on_host, features.shape[2], generator)
         usable = not batch.is_silent_stand_in

@@ -22,7 +22,9 @@ class SpeechBatch(NamedTuple):
     """``signal_length`` as a list, which stays on the host when the tensors move to a device."""
 
     noisy: Tensor | None = None
-    """(B, samples) float32, the signals with noise or other speakers, for the masked pass; None: ``signal`` is used."""
+    """(M, samples) float32, the signals with noise or other speakers, for the masked pass; None: there are none."""
+    mixed: list[int] | None = None
+    """Rows of ``signal`` that ``noisy`` replaces, M of them."""
 
     @property
     def is_silent_stand_in(self) -> bool:

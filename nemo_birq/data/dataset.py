@@ -103,15 +103,21 @@ class SpeechDataset(torch.utils.data.Dataset):
                 logging.warning(printable(f"Skipped {place.name} of {place.file}: {problem}"))
         if not signals:  # every rank must take part in the step, see SpeechBatch.is_silent_stand_in
             signals = [np.zeros(self.sample_rate, np.float32)]
-        lengths, noisy = torch.tensor([len(signal) for signal in signals]), None
-        if self.mixing is not None and names:
-            noisy = _padded(self.mixing(signals, np.random.default_rng((self.seed, *rows.position))))
-        return SpeechBatch(_padded(signals), lengths, names, skipped, lengths.tolist(), noisy)
+        lengths = [len(signal) for signal in signals]
+        batch = SpeechBatch(_padded(signals, max(lengths)), torch.tensor(lengths), names, skipped, lengths)
+        return batch if self.mixing is None or not names else batch._replace(**self._mix(signals, rows.position))
+
+    def _mix(self, signals: list[np.ndarray], position: tuple[int, int]) -> dict[str, torch.Tensor | list[int] | None]:
+        """Returns ``noisy`` and ``mixed`` of a batch."""
+        found = self.mixing(signals, np.random.default_rng((self.seed, *position)))
+        mixed = [row for row, (noisy, clean) in enumerate(zip(found, signals, strict=True)) if noisy is not clean]
+        noisy = _padded([found[row] for row in mixed], max(map(len, signals))) if mixed else None
+        return {"noisy": noisy, "mixed": mixed or None}
 
 
-def _padded(signals: list[np.ndarray]) -> torch.Tensor:
+def _padded(signals: list[np.ndarray], samples: int) -> torch.Tensor:
     """Returns signals as one tensor, (B, samples) float32, with zeros at the end."""
-    padded = torch.zeros(len(signals), max(map(len, signals)))
+    padded = torch.zeros(len(signals), samples)
     for target, signal in zip(padded, signals, strict=True):
         target[: len(signal)] = torch.from_numpy(signal)
     return padded

@@ -42,21 +42,22 @@ def step_work(model: "BiRQModel", batch: SpeechBatch, losses: Losses) -> StepWor
     padded = len(frames) * int(model.preprocessor.featurizer.get_seq_len(torch.tensor(batch.signal.shape[1])))
     if batch.is_silent_stand_in:
         return StepWork(0.0, 0, padded)
-    flops = step_flops(model, frames.numpy(), losses.terms, passes=1 if batch.noisy is None else 2)
+    flops = step_flops(model, frames.numpy(), losses.terms)
+    if batch.noisy is not None:
+        flops += _filterbank(model.preprocessor.featurizer.fb, frames[batch.mixed].numpy())
     return StepWork(flops, int(frames.sum()), padded)
 
 
-def step_flops(model: "BiRQModel", frames: np.ndarray, terms: dict, passes: int = 1) -> float:
+def step_flops(model: "BiRQModel", frames: np.ndarray, terms: dict) -> float:
     """Counts the FLOP of forward and backward pass.
 
     Args:
         model: model, for its sizes.
         frames: (B,) lengths in feature frames.
         terms: arguments of the bilevel loss (``Losses.terms``).
-        passes: number of passes of the preprocessor; 2 if the masked pass has its own signals.
     """
     encoder, masked = model.encoder, len(terms["anchor_labels"])
-    total = passes * _filterbank(model.preprocessor.featurizer.fb, frames)
+    total = _filterbank(model.preprocessor.featurizer.fb, frames)
     total += encoder_flops(encoder, frames, len(encoder.layers)).training
     total += _anchor_flops(model, frames, masked)
     anchor, enhanced, targets = (terms[key] for key in ("anchor_weight", "enhanced_weight", "targets"))

@@ -15,6 +15,7 @@ from nemo_birq.data.index import open_index
 from nemo_birq.data.mixing import SpeechMixing
 from nemo_birq.data.sources import Source
 from nemo_birq.losses.bilevel import Weights
+from nemo_birq.modules.noisy_input import noisy_features
 from tests.helpers.models import SAMPLE_RATE, generator, make_batch, make_model
 
 pytestmark = pytest.mark.unit
@@ -109,7 +110,7 @@ def test_the_same_position_is_mixed_the_same(noise):
         return [next(found) for _ in range(3 - skip)]
 
     first = batches()
-    assert not torch.equal(first[0].noisy, first[0].signal)
+    assert not torch.equal(first[0].noisy, first[0].signal[first[0].mixed])
     for wanted, found in zip(first, batches(workers=1), strict=True):
         assert torch.equal(wanted.noisy, found.noisy)
     for wanted, found in zip(first[2:], batches(skip=2), strict=True):  # an epoch has one batch
@@ -122,19 +123,50 @@ def test_the_same_position_is_mixed_the_same(noise):
 def test_labels_are_those_of_the_clean_signal():
     """The input of the masked pass is the noisy signal: the encoder's output is that of a batch of noisy signals."""
     model, batch = make_model(birq__loss__head="separate").train(), make_batch()
-    noisy = batch._replace(noisy=batch.signal + 0.1 * torch.randn(batch.signal.shape, generator=generator(3)))
+    signal = batch.signal + 0.1 * torch.randn(batch.signal.shape, generator=generator(3))
+    noisy = batch._replace(noisy=signal, mixed=list(range(len(signal))))
     weights = Weights(0.7, 1.3)
 
     def terms(given):
         torch.manual_seed(0)  # of dropout
         return model.losses(given, weights, generator(1), observe_labels=False, over_ranks=True).terms
 
-    clean, mixed, swapped = terms(batch), terms(noisy), terms(batch._replace(signal=noisy.noisy))
+    clean, mixed, swapped = terms(batch), terms(noisy), terms(batch._replace(signal=signal))
     assert torch.equal(mixed["anchor_labels"], clean["anchor_labels"])
     torch.testing.assert_close(mixed["targets"].units, clean["targets"].units)
     torch.testing.assert_close(mixed["hidden"], swapped["hidden"])
     assert not torch.equal(swapped["anchor_labels"], clean["anchor_labels"])
     assert not torch.allclose(mixed["hidden"], clean["hidden"])
+
+
+def test_only_mixed_signals_pass_the_preprocessor_again():
+    """The features are those of a batch in which these signals replace the clean ones."""
+    model, batch = make_model(preprocessor__dither=0.0).eval(), make_batch()
+    whole = batch.signal.clone()
+    whole[1] += 0.1 * torch.randn(whole.shape[1], generator=generator(3))
+    features, wanted = (
+        model.preprocessor(input_signal=signal, length=batch.signal_length)[0] for signal in (batch.signal, whole)
+    )
+    found = noisy_features(model.preprocessor, features, batch._replace(noisy=whole[1:2], mixed=[1]))
+    torch.testing.assert_close(found, wanted)
+    assert torch.equal(found[0], features[0]) and not torch.equal(found[1], features[1])
+    assert noisy_features(model.preprocessor, features, batch) is None
+
+
+def test_a_batch_has_the_rows_of_its_mixed_signals(noise):
+    index = open_index(Source(str(noise), None, None))
+    mixing = SpeechMixing(settings(prob=0.5, noise_ratio=1.0), SpeechDataset([index], SAMPLE_RATE))
+    dataset, clean = SpeechDataset([index], SAMPLE_RATE, mixing), SpeechDataset([index], SAMPLE_RATE)
+    sizes = set()
+    for number in range(12):
+        rows = PlannedRows([0, 1], (0, number))
+        batch, plain = dataset[rows], clean[rows]
+        assert torch.equal(batch.signal, plain.signal)
+        sizes.add(0 if batch.mixed is None else len(batch.mixed))
+        if batch.mixed is not None:
+            assert batch.noisy.shape == (len(batch.mixed), plain.signal.shape[1])
+            assert all(not torch.equal(*pair) for pair in zip(batch.noisy, plain.signal[batch.mixed], strict=True))
+    assert sizes == {0, 1, 2}
 
 
 @pytest.mark.parametrize(
