@@ -5,14 +5,16 @@ module therefore counts the batches of an epoch with the same Lhotse sampler.
 """
 
 import math
+from dataclasses import asdict, replace
 
 import numpy as np
+from nemo.collections.common.data.lhotse.dataloader import LhotseDataLoadingConfig, determine_bucket_duration_bins
 from nemo.utils import logging
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from nemo_birq.config_checks.data_files import INPUT_CFG, MANIFESTS, SHARDS, given
-from nemo_birq.data.epoch_batches import duration_bins, read_batch_settings
-from nemo_birq.data.epoch_plan import order_of_utterances, plan_epoch
+from nemo_birq.data.epoch_batches import read_batch_settings
+from nemo_birq.data.epoch_plan import plan_epoch
 from nemo_birq.data.index import SpeechIndex, open_index
 from nemo_birq.data.longest import LongUtterance, find_longest
 from nemo_birq.data.sources import Source, read_sources
@@ -61,21 +63,6 @@ def open_whole(config: DictConfig) -> tuple[list[Source], list[SpeechIndex]]:
     return sources, indexes
 
 
-def set_bucket_limits(train: DictConfig) -> None:
-    """Sets ``bucket_duration_bins`` of a ``train_ds`` node with buckets as ``duration_bins`` does, unless it is set.
-
-    Raises:
-        FileNotFoundError, ValueError: as ``open_whole``.
-    """
-    settings = read_batch_settings(train)
-    if settings.use_bucketing and settings.num_buckets > 1 and not settings.bucket_duration_bins:
-        sources, indexes = open_whole(train)
-        order = order_of_utterances(indexes, _weights(sources), settings, seed=0)
-        durations = np.concatenate([index.durations for index in indexes])
-        with open_dict(train):
-            train.bucket_duration_bins = duration_bins(durations[order], settings) or None
-
-
 def batches_per_epoch(train: DictConfig, world_size: int) -> int:
     """Counts the batches of each rank in an epoch; other orders of the data differ by a few batches.
 
@@ -85,7 +72,11 @@ def batches_per_epoch(train: DictConfig, world_size: int) -> int:
     """
     sources, indexes = open_whole(train)
     settings = read_batch_settings(train)
-    plan = plan_epoch(indexes, _weights(sources), settings, 0, world_size)
+    if settings.use_bucketing and not settings.bucket_duration_bins:
+        nemo = OmegaConf.merge(OmegaConf.structured(LhotseDataLoadingConfig), asdict(settings))
+        settings = replace(settings, bucket_duration_bins=determine_bucket_duration_bins(nemo))
+    weights = None if sources[0].weight is None else [source.weight for source in sources]
+    plan = plan_epoch(indexes, weights, settings, 0, world_size)
     if len(plan) == 0:
         raise ValueError(
             f"no training utterance is between model.train_ds.min_duration={settings.min_duration} and "
@@ -96,10 +87,6 @@ def batches_per_epoch(train: DictConfig, world_size: int) -> int:
     total = sum(map(len, indexes))
     logging.info(f"Epoch: {len(plan.rows)} of {total} utterances ({hours:.2f} h in total), {number} batches on each rank")
     return number
-
-
-def _weights(sources: list[Source]) -> list[float] | None:
-    return None if sources[0].weight is None else [source.weight for source in sources]
 
 
 def longest_utterance(config: DictConfig) -> LongUtterance | None:

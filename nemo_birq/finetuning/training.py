@@ -14,7 +14,7 @@ from omegaconf import DictConfig, open_dict
 from nemo_birq.checkpoint.lightning_checkpoint import AVERAGE, read_checkpoint
 from nemo_birq.checkpoint.nemo_archive import complete_nemo, read_weights, verify_nemo
 from nemo_birq.data.trainer_hooks import ValidateAtEnd
-from nemo_birq.finetuning.data import batches_per_epoch, is_endless, longest_utterance, set_bucket_limits
+from nemo_birq.finetuning.data import batches_per_epoch, is_endless, longest_utterance
 from nemo_birq.finetuning.freezing import FreezeEncoder
 from nemo_birq.finetuning.initialization import initialize
 from nemo_birq.modules.attention_memory import check_attention_fits
@@ -24,8 +24,6 @@ from nemo_birq.runs.progress_bar import show_whole_run
 def build_trainer(cfg: DictConfig) -> tuple[pl.Trainer, int]:
     """Builds Lightning's trainer, with epochs as long as the training data; returns it with the number of optimizer steps.
 
-    Sets the limits of the buckets in ``cfg.model.train_ds``, with which NeMo's loader reads and the epoch is counted.
-
     Raises:
         FileNotFoundError, ValueError: as ``data.batches_per_epoch``; also if the length of the training is not set.
     """
@@ -34,7 +32,6 @@ def build_trainer(cfg: DictConfig) -> tuple[pl.Trainer, int]:
         # Plain DDP treats missing gradients of frozen parameters as an error.
         trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer) | {"strategy": "ddp_find_unused_parameters_true"})
     trainer.callbacks.append(ValidateAtEnd())
-    set_bucket_limits(cfg.model.train_ds)
     batches = batches_per_epoch(cfg.model.train_ds, trainer.world_size)
     trainer.limit_train_batches = _limit(trainer.limit_train_batches, batches, is_endless(cfg.model.train_ds))
     if isinstance(trainer.limit_train_batches, int):

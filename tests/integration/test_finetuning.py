@@ -11,7 +11,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import lightning.pytorch as pl
-import numpy as np
 import pytest
 import torch
 from nemo.collections.asr.models import ASRModel
@@ -342,18 +341,6 @@ def test_an_epoch_of_shards_is_as_many_batches_as_hold_it(pretrained, folder):
     assert trainer.limit_train_batches == batches // 2 and num_steps == 30 * (batches // 2)
     cfg.trainer.limit_train_batches = 1000  # an endless stream has any number of them
     assert build_trainer(cfg)[0].limit_train_batches == 1000 and build_trainer(cfg)[1] == 30000
-
-
-def test_nemos_loader_gets_buckets_of_equal_hours(pretrained, folder):
-    cfg = config("ctc_char", pretrained["conformer"], folder, "model.train_ds.num_buckets=3")
-    build_trainer(cfg)
-    lines = [json.loads(line) for line in Path(cfg.model.train_ds.manifest_filepath).read_text().splitlines()]
-    durations = np.array([line["duration"] for line in lines])
-    hours = np.bincount(np.searchsorted(cfg.model.train_ds.bucket_duration_bins, durations, "right"), weights=durations)
-    assert len(hours) == 3 and np.ptp(hours) <= 2 * durations.max()
-    limits = list(cfg.model.train_ds.bucket_duration_bins)
-    build_trainer(cfg)
-    assert cfg.model.train_ds.bucket_duration_bins == limits
 
 
 def test_more_batches_than_single_files_have_are_no_limit(pretrained, folder):
