@@ -82,8 +82,8 @@ class EpochPart(NamedTuple):
 def duration_bins(durations: np.ndarray, settings: BatchSettings) -> list[float] | None:
     """Returns the upper limits of the buckets in seconds, so that all buckets have equally many hours.
 
-    NeMo spaces them evenly up to ``max_duration``, because it streams manifests and does not know the durations. With most
-    corpora, that makes two to four times the padding.
+    NeMo spaces them evenly up to ``max_duration``, because it streams manifests and does not know the durations. On real
+    speech, that made three times the padding (docs/performance.md).
 
     Args:
         durations: (N,) float64, durations of some of the utterances.
