@@ -16,9 +16,8 @@ from pathlib import Path
 
 import click
 import numpy as np
-import soundfile
 from hydra import compose, initialize_config_dir
-from noisy_speech import CLIP_SECONDS, clip
+from noisy_speech import write_noise
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 from step_comparison import ratio, spread
@@ -26,24 +25,12 @@ from step_variants import RATE, ROOT, Setting, build
 
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.data.factory import build_dataloader
-from nemo_birq.data.json_lines import to_line
-from nemo_birq.utils.files import write_json, write_text
+from nemo_birq.utils.files import write_json
 from nemo_birq.utils.terminal import Terminal
 
 CORPUS = ROOT / "tarred_manifests" / "train"
-CLIPS = 30
 WARM_UP = 2  # rounds that are not measured
 console = Terminal()
-
-
-def write_noise(folder: Path) -> Path:
-    """Writes recordings of artificial noise and returns their manifest."""
-    for number in range(CLIPS):
-        soundfile.write(folder / f"{number}.flac", clip(number, seed=0), RATE)
-    manifest = folder / "noise.json"
-    rows = ({"audio_filepath": f"{number}.flac", "duration": CLIP_SECONDS} for number in range(CLIPS))
-    write_text(manifest, "".join(map(to_line, rows)))
-    return manifest
 
 
 def data_config(batch_seconds: float, noise: Path | None) -> DictConfig:

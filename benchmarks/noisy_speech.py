@@ -69,17 +69,22 @@ def over(signal: np.ndarray, interference: np.ndarray, decibels: float, rng: np.
     return (mixed / max(1.0, np.abs(mixed).max())).astype(np.float32)
 
 
+def write_noise(folder: Path) -> Path:
+    """Writes all clips of noise for training, and returns their manifest."""
+    lines = []
+    for number in range(CLIPS):
+        name = f"noise_{number:03d}.flac"
+        sf.write(folder / name, clip(number, seed=0), RATE)
+        lines.append({"audio_filepath": name, "duration": CLIP_SECONDS})
+    write_text(folder / "noise.json", "".join(map(to_line, lines)))
+    return folder / "noise.json"
+
+
 @click.command(help=__doc__)
 @click.argument("corpus", type=click.Path(exists=True, path_type=Path))
 def main(corpus: Path) -> None:
-    lines = []
     (corpus / "noise").mkdir()
-    for number in range(CLIPS):
-        name = f"noise_{number:03d}.flac"
-        sf.write(corpus / "noise" / name, clip(number, seed=0), RATE)
-        lines.append({"audio_filepath": name, "duration": CLIP_SECONDS})
-    write_text(corpus / "noise" / "noise.json", "".join(map(to_line, lines)))
-
+    write_noise(corpus / "noise")
     test = read_manifest(str(corpus / "test" / "test.json"))
     signals = [sf.read(corpus / "test" / line["audio_filepath"], dtype="float32")[0] for line in test]
     speakers = [line["speaker"] for line in test]
