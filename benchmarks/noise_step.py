@@ -1,6 +1,6 @@
 """Measures what noise in the masked pass costs: steps with and without it in turn, and the mixing in the data loader.
 
-    python benchmarks/noise_step.py --config middle          # the middle model, ten minutes
+    python benchmarks/noise_step.py --config middle          # the middle model, some minutes
     python benchmarks/noise_step.py                          # the tiny model, which has the shortest step
 
 The audio is that of the embedded corpus, with artificial noise and the values of conf/noise/nest.yaml. The benchmark

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from fsspec.utils import merge_offset_ranges
+from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 from step_counts import count_step
@@ -25,7 +26,8 @@ from nemo_birq.data.remote import BLOCK, GAP
 
 PEAK = {"H100": 989e12, "A100": 312e12}  # FLOP/s, bfloat16 without sparsity, of the SXM modules
 UTTERANCES, BATCHES = 300_000, 1_000
-BUFFERS = {"num_buckets": 30, "bucket_buffer_size": 10_000, "shuffle_buffer_size": 10_000}
+BASE = OmegaConf.load(ROOT / "conf" / "base.yaml").model.train_ds
+BUFFERS = {key: BASE[key] for key in ("num_buckets", "bucket_buffer_size", "shuffle_buffer_size")}
 RESULTS = ROOT / "docs/results"
 
 
