@@ -4,7 +4,9 @@
     torchrun --nproc-per-node 2 -m benchmarks.tracked_codes pretrain.jsonl ...
 
 MANIFEST names single files at 16 kHz. The training is a plain loop with AdamW: tracked codes and w1 = 1 from the first step.
-The batches of all ranks together have the given length. Results are added to the json file.
+The batches of all ranks together have the given length. After each step, the enhanced loss of one fixed batch is computed,
+always with the same masks, because the losses of the training's batches differ by their speech. Results are added to the
+json file.
 """
 
 import json
@@ -66,6 +68,16 @@ def _load(folder: Path, names: list[str]) -> SpeechBatch:
     return SpeechBatch(torch.nn.utils.rnn.pad_sequence(signals, batch_first=True), lengths, names)
 
 
+def enhanced_loss(model: BiRQModel, batch: SpeechBatch) -> float:
+    """Returns the mean enhanced loss of the masked frames in nats, in evaluation mode and with masks that never change."""
+    model.eval()
+    with torch.no_grad():
+        found = model.losses(batch, Weights(1.0, 1.0), torch.Generator().manual_seed(0), False, False).health["found"]
+    model.train()
+    enhanced, frames = sum_over_ranks(found.enhanced, torch.tensor(len(found.nearest)))
+    return float(enhanced / frames)
+
+
 @click.command(help=__doc__)
 @click.argument("manifest", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--codes", "num_codes", type=int, default=8192, show_default=True, help="V.")
@@ -78,8 +90,10 @@ def main(manifest: Path, num_codes: int, steps: int, batch_seconds: float, out: 
     torch.manual_seed(0)
     model = BiRQModel(configuration(num_codes)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=1e-3)
-    losses, replaced, picked, start = [], [], [], time.perf_counter()
-    for step, batch in zip(range(steps), batches(manifest, batch_seconds), strict=False):
+    losses, fixed_losses, replaced, picked, start = [], [], [], [], time.perf_counter()
+    drawn = batches(manifest, batch_seconds)
+    fixed = next(drawn)
+    for step, batch in zip(range(steps), drawn, strict=False):
         optimizer.param_groups[0]["lr"] = LR * min(1, (step + 1) / WARMUP)
         found = model.losses(batch, Weights(1.0, 1.0), torch.Generator().manual_seed(step), False, False)
         optimizer.zero_grad()
@@ -92,18 +106,20 @@ def main(manifest: Path, num_codes: int, steps: int, batch_seconds: float, out: 
         health = found.health["found"]
         enhanced, frames = sum_over_ranks(health.enhanced, torch.tensor(len(health.nearest)))
         losses.append(float(enhanced / frames))
+        fixed_losses.append(enhanced_loss(model, fixed))
         replaced.append(model.enhanced_labeler.tracking.take_replaced())
         picked += gather_over_ranks(health.picked)
         if (step + 1) % 50 == 0 and rank() == 0:
             console.print(f"step {step + 1}: enhanced loss {np.mean(losses[-50:]):.2f}, {time.perf_counter() - start:.0f} s")
     if rank() > 0:
         return
-    rises = np.diff(losses)[SETTLED - 1 :]
+    rises, fixed_rises = np.diff(losses)[SETTLED - 1 :], np.diff(fixed_losses)[SETTLED - 1 :]
     counts = histogram(torch.cat(picked[max(0, steps - 60) * world_size() : (steps - 50) * world_size()]), num_codes)
     row = {
         "codes": num_codes, "steps": steps, "batch_seconds": batch_seconds, "ranks": world_size(),
         "largest_share_replaced_from_step_50": round(max(replaced[SETTLED:]), 4),
         "largest_rise_from_step_50": round(float(rises.max()), 3),
+        "largest_rise_of_the_fixed_batch_from_step_50": round(float(fixed_rises.max()), 3),
         "deviation_of_differences": round(float(rises.std()), 3),
         "perplexity_of_ten_steps_before_the_last_50": round(math.exp(float(entropy(counts).mean())), 1),
         "enhanced_loss_of_the_last_50": round(float(np.mean(losses[-50:])), 3),

@@ -106,12 +106,20 @@ class LabelsConfig:
     """Keep dropout on in the label pass."""
     projection: Literal["random", "pca"] = "random"
     """Projection of layer k: ``random``, as in the paper, or ``pca``, principal components fitted when w1 rises above 0."""
-    codebook: Literal["random", "tracked"] = "random"
-    """``random``: the codebook of the anchor labels, as in the paper; ``tracked``: see ``labels.tracked_codebook``."""
+    codebook: Literal["random", "tracked", "kmeans"] = "random"
+    """``random``: the codebook of the anchor labels, as in the paper; ``tracked``: see ``labels.tracked_codebook``;
+    ``kmeans``: fitted to the first frames at which w1 is above 0, see ``labels.fitting``."""
     code_dim: Annotated[Whole, Field(ge=1, le=65536)] | None = None
-    """d of a tracked codebook; None: the value of ``quantizer.code_dim``."""
+    """d of tracked or fitted codes; None: the value of ``quantizer.code_dim``."""
     codebook_momentum: Annotated[Real, Field(ge=0, lt=1)] = 0.99
     """Weight of the past in the moving averages of a tracked codebook."""
+    refine_steps: list[Annotated[Whole, Field(ge=1, le=10**9)]] = field(default_factory=list)
+    """Optimizer steps at which a new gathering of frames begins, to refine the codes of ``kmeans``."""
+
+    @property
+    def fitted(self) -> bool:
+        """True if anything is fitted."""
+        return self.projection != "random" or self.codebook == "kmeans"
 
 
 @dataclass
@@ -184,9 +192,9 @@ def parse(node: DictConfig | dict | None) -> BiRQConfig:
     refuse_unknown_keys(values, asdict(BiRQConfig()), "model.birq")
     config = read(BiRQConfig, values, "model.birq")
     quantizer, labels, loss = config.quantizer, config.labels, config.loss
-    if labels.code_dim is not None and labels.codebook != "tracked":
-        refuse("model.birq.labels.code_dim", labels.code_dim, "null unless model.birq.labels.codebook=tracked")
-    _check_anchor(config)
+    if labels.code_dim is not None and labels.codebook == "random":
+        refuse("model.birq.labels.code_dim", labels.code_dim, "null unless model.birq.labels.codebook is tracked or kmeans")
+    _check_fits(config)
     if not loss.enhanced_weight and not loss.anchor_weight:
         weights = (loss.enhanced_weight, loss.anchor_weight)
         refuse("model.birq.loss.{enhanced,anchor}_weight", weights, "a pair with at least one weight above 0")
@@ -202,24 +210,29 @@ def parse(node: DictConfig | dict | None) -> BiRQConfig:
     return config
 
 
-def _check_anchor(config: BiRQConfig) -> None:
-    """Checks that the values of ``model.birq.anchor`` fit each other."""
-    anchor, codes = config.anchor, config.quantizer.num_codes
-    least = max(anchor.fit_steps, codes if anchor.codes == "kmeans" else 1)
-    if (anchor.fitted or config.labels.projection == "pca") and anchor.fit_frames < least:
+def _check_fits(config: BiRQConfig) -> None:
+    """Checks that the settings of fitted labels fit each other."""
+    anchor, labels, codes = config.anchor, config.labels, config.quantizer.num_codes
+    least = max(anchor.fit_steps, codes if "kmeans" in (anchor.codes, labels.codebook) else 1)
+    if (anchor.fitted or labels.fitted) and anchor.fit_frames < least:
         needed = (
-            f"at least {least}: one frame for each of fit_steps, and with codes=kmeans one for each of quantizer.num_codes"
+            f"at least {least}: one frame for each of fit_steps, and with k-means codes one for each of quantizer.num_codes"
         )
         refuse("model.birq.anchor.fit_frames", anchor.fit_frames, needed)
-    steps = [0, *anchor.refine_steps]
-    if any(later - earlier < anchor.fit_steps for earlier, later in pairwise(steps)):
-        needed = f"a list of ascending steps, at least fit_steps={anchor.fit_steps} apart from each other and from 0"
-        refuse("model.birq.anchor.refine_steps", anchor.refine_steps, needed)
-    if anchor.refine_steps and (anchor.codes != "kmeans" or codes > MOST_MATCHED):
-        needed = (
-            f"[] unless model.birq.anchor.codes=kmeans and quantizer.num_codes is at most {MOST_MATCHED}: matching is slow"
-        )
-        refuse("model.birq.anchor.refine_steps", anchor.refine_steps, needed)
+    _check_refinement("anchor.codes", anchor.codes, "anchor.refine_steps", anchor.refine_steps, 0, config)
+    start = config.loss.start_step
+    _check_refinement("labels.codebook", labels.codebook, "labels.refine_steps", labels.refine_steps, start, config)
+
+
+def _check_refinement(codes_key: str, codes: str, key: str, steps: list[int], start: int, config: BiRQConfig) -> None:
+    """Checks the steps at which codes are refined after the fit that begins at ``start``."""
+    apart, most = config.anchor.fit_steps, MOST_MATCHED
+    if any(later - earlier < apart for earlier, later in pairwise([start, *steps])):
+        needed = f"a list of ascending steps, at least fit_steps={apart} apart from each other and from {start}"
+        refuse(f"model.birq.{key}", steps, needed)
+    if steps and (codes != "kmeans" or config.quantizer.num_codes > most):
+        needed = f"[] unless model.birq.{codes_key}=kmeans and quantizer.num_codes is at most {most}: matching is slow"
+        refuse(f"model.birq.{key}", steps, needed)
 
 
 def resolve_layer(layer: int | float, depth: int) -> int:

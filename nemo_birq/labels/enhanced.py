@@ -100,7 +100,7 @@ class EnhancedLabeler(nn.Module):
         hard: one-hot labels with the gradient of the soft ones (straight-through); without a gradient, the nearest codes.
         label_gradient: factor on the gradient that reaches the layer output; the paper has 1; with 0 there is no noise.
         tracking: moves the codes towards the frames during training; None: the codes are fixed, as in the paper.
-        fitting: fits the projection to the first frames; None: the projection is random, as in the paper.
+        fitting: fits projection, codes or both to the first frames; None: the projection is random, as in the paper.
         choice: chooses the scale from the first batches; None: the scale is ``logit_scale``.
     """
 
@@ -181,9 +181,12 @@ class EnhancedLabeler(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns the tensors that define the labels and are saved beside the model, by their names in the file."""
-        codebook = "codebook" if self.tracking is None else "enhanced_codebook"
-        found = {codebook: self.quantizer.codebook}
-        found |= {"enhanced_projection": self.quantizer.projection} if self.fitting is None else self.fitting.tensors()
+        fitting = self.fitting
+        found = {} if fitting is None else fitting.tensors()
+        if fitting is None or not fitting.projection:
+            found["enhanced_projection"] = self.quantizer.projection
+        if fitting is None or not fitting.codes:
+            found["codebook" if self.tracking is None else "enhanced_codebook"] = self.quantizer.codebook
         for part in (self.normalization, self.tracking):
             found |= {} if part is None else dict(part.named_buffers())
         return found if self.choice is None else found | self.choice.tensors()

@@ -58,9 +58,12 @@ def _build_enhanced(birq: BiRQConfig, tensors: dict[str, Tensor]) -> EnhancedLab
     if labels.codebook == "tracked":
         codebook = tensors["enhanced_codebook"]
         tracking = CodebookTracking(*codebook.shape, labels.codebook_momentum)
+    elif labels.codebook == "kmeans":
+        codebook = tensors["fitted_enhanced_codebook"]
     quantizer, fitting = RandomProjectionQuantizer(projection, codebook), None
-    if labels.projection == "pca":
-        fitting = _fitting(birq, quantizer, (birq.loss.start_step,), projection=True, codes=False, name="enhanced")
+    if labels.fitted:
+        starts = (birq.loss.start_step, *labels.refine_steps)
+        fitting = _fitting(birq, quantizer, starts, labels.projection == "pca", labels.codebook == "kmeans", "enhanced")
     chosen = labels.logit_scale == "auto"
     return EnhancedLabeler(
         quantizer,

@@ -43,8 +43,9 @@ def draw(
     }
     for name in filter(fitted.get, fitted):
         tensors[f"fitted_{name}"] = tensors["codebook" if name == "anchor_codebook" else name].clone()
-    if labels.codebook == "tracked":
-        tensors["enhanced_codebook"] = draw_codebook(books, codes, layer_code_dim, generator)
+    if labels.codebook != "random":
+        name = "enhanced_codebook" if labels.codebook == "tracked" else "fitted_enhanced_codebook"
+        tensors[name] = draw_codebook(books, codes, layer_code_dim, generator)
     return tensors
 
 
@@ -92,8 +93,9 @@ def restore(tensors: dict[str, Tensor], anchor: AnchorLabeler, enhanced: Enhance
         there, wanted = (", ".join(sorted(names)) or "no fitted tensors" for names in (found, needed))
         raise ValueError(
             f"the file holds {there}, but this model has {wanted}: its labels would change. Resume with the values of "
-            "model.birq.anchor.projection, model.birq.anchor.codes and model.birq.labels.projection that the file was made "
-            "with, or start a new experiment (another exp_manager.name or exp_dir)"
+            "model.birq.anchor.projection, model.birq.anchor.codes, model.birq.labels.projection and "
+            "model.birq.labels.codebook that the file was made with, or start a new experiment (another exp_manager.name or "
+            "exp_dir)"
         )
     tracked = enhanced.tracking is not None
     if tracked != ("enhanced_codebook" in tensors):

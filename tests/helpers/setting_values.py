@@ -291,6 +291,10 @@ model.birq.labels.codebook=learned
 model.birq.labels.code_dim=8
 model.birq.labels.code_dim=0 model.birq.labels.codebook=tracked
 model.birq.labels.codebook_momentum=1
+model.birq.labels.refine_steps=5
+model.birq.labels.refine_steps=[0]
+model.birq.labels.refine_steps=[3000]
+model.birq.labels.refine_steps=[3000] model.birq.labels.codebook=tracked
 model.birq.relabelling=x
 model.birq.relabelling.teacher=5
 model.birq.loss=5

@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from nemo.collections.asr.models import ASRModel
-from nemo.collections.asr.parts.utils.streaming_utils import CacheAwareStreamingAudioBuffer
 
+from benchmarks.streamed_scores import stream
 from nemo_birq.scoring.eval_sets import read_test_sets
 from nemo_birq.scoring.scorer import Scorer
 from nemo_birq.scoring.tables import describe_decoding
@@ -43,32 +42,6 @@ def recognizer(request, pretrained, tmp_path_factory) -> Path:
     return folder / f"{request.param}.nemo"
 
 
-@torch.inference_mode()
-def streamed(model: ASRModel, signals: list[np.ndarray]) -> tuple[torch.Tensor, list[str]]:
-    """Returns encoder outputs (B, D, T') and texts of signals that NeMo feeds in chunks."""
-    buffer = CacheAwareStreamingAudioBuffer(model=model)
-    for signal in signals:
-        buffer.append_audio(signal, stream_id=-1)
-    outputs, step_of_encoder = [], model.encoder.cache_aware_stream_step
-
-    def remember(**arguments):
-        found = step_of_encoder(**arguments)
-        outputs.append(found[0])
-        return found
-
-    model.encoder.cache_aware_stream_step = remember
-    caches, predictions, hypotheses, texts = model.encoder.get_initial_cache_state(len(signals)), None, None, []
-    for number, (chunk, lengths) in enumerate(buffer):
-        predictions, texts, *caches, hypotheses = model.conformer_stream_step(
-            processed_signal=chunk, processed_signal_length=lengths, cache_last_channel=caches[0],
-            cache_last_time=caches[1], cache_last_channel_len=caches[2], keep_all_outputs=buffer.is_buffer_empty(),
-            previous_hypotheses=hypotheses, previous_pred_out=predictions,
-            drop_extra_pre_encoded=model.encoder.streaming_cfg.drop_extra_pre_encoded if number else 0,
-        )  # fmt: skip
-    del model.encoder.cache_aware_stream_step
-    return torch.cat(outputs, dim=2), [getattr(text, "text", text) for text in texts]
-
-
 @pytest.mark.parametrize("context", CONTEXTS)
 def test_streamed_and_offline_outputs_are_equal(recognizer, context):
     model = ASRModel.restore_from(str(recognizer), map_location="cpu").eval()
@@ -77,7 +50,7 @@ def test_streamed_and_offline_outputs_are_equal(recognizer, context):
     batch = make_batch((2.56, 2.56))
     features, lengths = model.preprocessor(input_signal=batch.signal, length=batch.signal_length)
     offline, offline_len = model.encoder(audio_signal=features, length=lengths)
-    found, texts = streamed(model, list(batch.signal.numpy()))
+    found, texts = stream(model, list(batch.signal.numpy()))
     assert offline_len.tolist() == [65, 65] and found.shape == offline.shape
     torch.testing.assert_close(found, offline, atol=1e-4, rtol=1e-4)
     model.encoder.set_default_att_context_size(CONTEXTS[(CONTEXTS.index(context) + 1) % 3])

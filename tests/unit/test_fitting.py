@@ -210,6 +210,24 @@ def test_settings_that_do_not_fit_each_other_are_refused(anchor, message):
         parse({"anchor": anchor})
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"codebook": "kmeans", "refine_steps": [130]}, r"labels\.refine_steps=\[130\] .*fit_steps=50 apart .* from 100"),
+        ({"codebook": "tracked", "refine_steps": [200]}, r"labels\.refine_steps=\[200\] .*unless .*labels\.codebook=kmeans"),
+        ({"codebook": "random", "code_dim": 8}, r"labels\.code_dim=8 .*null unless .*tracked or kmeans"),
+    ],
+)
+def test_settings_of_fitted_enhanced_labels_that_do_not_fit_each_other_are_refused(labels, message):
+    with pytest.raises(ValueError, match=message):
+        parse({"labels": labels, "loss": {"start_step": 100}})
+
+
+def test_fitted_enhanced_labels_need_a_frame_for_each_code():
+    with pytest.raises(ValueError, match=r"anchor\.fit_frames=100 .*at least 8192"):
+        parse({"labels": {"codebook": "kmeans"}, "anchor": {"fit_frames": 100}})
+
+
 def test_more_dimensions_than_components_are_refused():
     with pytest.raises(ValueError, match=r"code_dim=81 .*at most 80"):
         make_model(**FITTED, birq__quantizer__code_dim=81)
@@ -232,3 +250,47 @@ def test_the_projection_of_layer_k_is_fitted_where_its_weight_begins(codebook, t
     artifacts.restore_labels(other, artifacts.labels_of(model))
     assert torch.equal(other.enhanced_labeler.quantizer.projection, labeler.quantizer.projection)
     assert torch.equal(other.enhanced_labeler.quantizer.codebook, labeler.quantizer.codebook)
+
+
+ENHANCED = {
+    "birq__labels__codebook": "kmeans", "birq__labels__code_dim": 4, "birq__anchor__fit_steps": 2,
+    "birq__anchor__fit_frames": 400, "birq__labels__label_gradient": 0.0, "birq__loss__start_step": 1,
+    "birq__labels__refine_steps": [4],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("projection", ["random", "pca"])
+def test_the_codes_of_layer_k_are_means_of_its_frames_and_constant_between_refinements(projection, monkeypatch):
+    model = make_model(**ENHANCED, birq__labels__projection=projection).train()
+    labeler, gathered, codes = model.enhanced_labeler, [], []
+    fitting, shared = labeler.fitting, model.fixed_tensors["codebook"].clone()
+    drawn, fit = labeler.quantizer.codebook.clone(), fitting._fit
+    monkeypatch.setattr(fitting, "_fit", lambda: gathered.append(fitting.frames.clone()) or fit())
+    for step in range(7):
+        gather(model, step)
+        codes.append(labeler.quantizer.codebook.clone())
+    assert torch.equal(codes[0], drawn) and torch.equal(codes[1], drawn)  # steps 1 and 2 are gathered
+    assert torch.equal(codes[2], codes[4]) and torch.equal(codes[5], codes[6]) and len(gathered) == 2  # steps 4 and 5
+    for frames, found in zip(gathered, (codes[2][0], codes[5][0]), strict=True):
+        units = labeler.quantizer.unit_vectors(frames[frames.square().sum(dim=1) > 0])[:, 0].double()
+        nearest = (units @ found.double().T).argmax(dim=1)
+        means = F.normalize(torch.stack([units[nearest == code].mean(0) for code in range(24)]), dim=-1)
+        torch.testing.assert_close(found.double(), means, atol=1e-4, rtol=0)
+    similarity = codes[2][0] @ codes[5][0].T
+    assert similarity.diagonal().sum() > similarity[:, torch.randperm(24, generator=generator(2))].diagonal().sum()
+    assert torch.equal(model.anchor_labeler.quantizer.codebook, shared)  # the anchor labels keep theirs
+
+
+def test_fitted_codes_of_layer_k_are_in_both_kinds_of_files(tmp_path):
+    whole, half = gather(make_model(**ENHANCED).train(), 0, 1, 2), gather(make_model(**ENHANCED).train(), 0, 1)
+    resumed = make_model(**ENHANCED).train()
+    artifacts.restore_labels(resumed, artifacts.labels_of(half))
+    gather(resumed, 2)
+    assert torch.equal(resumed.enhanced_labeler.quantizer.codebook, whole.enhanced_labeler.quantizer.codebook)
+    whole.save_to(str(tmp_path / "fitted.nemo"))
+    opened = BiRQModel.restore_from(str(tmp_path / "fitted.nemo"), map_location="cpu")
+    batch = make_batch(seed=9)
+    found = [model.eval().extract_labels(batch.signal, batch.signal_length) for model in (whole, opened)]
+    assert torch.equal(found[0].enhanced, found[1].enhanced) and torch.equal(found[0].anchor, found[1].anchor)
+    with pytest.raises(ValueError, match=r"holds fitted_enhanced_codebook, but this model has no .*labels\.codebook"):
+        artifacts.restore_labels(make_model(), artifacts.labels_of(whole))

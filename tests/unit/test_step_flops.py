@@ -72,6 +72,21 @@ def test_labels_that_are_only_looked_at_cost_no_backward_pass():
     assert step_flops(model, frames, losses.terms) == pytest.approx(counter.get_total_flops(), rel=2e-3)
 
 
+def test_noise_costs_a_second_preprocessor_pass_of_the_mixed_signals():
+    model, clean = make_model().train(), make_batch((2.0, 2.0, 2.0))
+    clean = clean._replace(num_samples=clean.signal_length.tolist())
+    noisy = clean._replace(noisy=clean.signal[[0, 2]] + 0.1, mixed=[0, 2])
+    counted, closed = [], []
+    for batch in (clean, noisy):
+        with flop_counter() as counter:
+            losses = model.losses(batch, model.schedule.full, generator(), observe_labels=False, over_ranks=True)
+        counted.append(counter.get_total_flops())
+        closed.append(step_work(model, batch, losses).flops)
+    filters, frames = model.preprocessor.featurizer.fb.numel(), 201  # counted with the frame at the end of the signal
+    assert counted[1] - counted[0] == 2 * filters * 2 * frames
+    assert closed[1] - closed[0] == 2 * filters * 2 * (frames - 1)
+
+
 def test_padding_is_counted_apart():
     model, batch = make_model().train(), make_batch((2.0, 1.0))
     batch = batch._replace(num_samples=batch.signal_length.tolist())
