@@ -4,6 +4,14 @@ import json
 import math
 import sys
 from pathlib import Path
+from statistics import mean
+
+
+def falls(losses: list[float]) -> bool:
+    """Returns whether the second half is lower on average: the batches of single steps are of unequal difficulty."""
+    half = len(losses) // 2
+    return half > 0 and mean(losses[-half:]) < mean(losses[:half])
+
 
 METHODS = {"scratch": 0, "best_rq": 1, "birq": 1, "relabelled": 3}  # stages of pretraining
 
@@ -23,12 +31,12 @@ for name, run in runs.items():
         assert all(math.isfinite(value) for curve in pretraining["curves"].values() for _, value in curve)
         first = pretraining.get("stages", [pretraining])[0]["curves"]["train_anchor_loss"]
         first_losses.add(first[0][1])
-        assert first[-1][1] < first[0][1], (name, first)
+        assert falls([loss for _, loss in first]), (name, first)
     assert run["labels"] and all(0 < row["pnmi"] <= 1 for row in run["labels"])
     errors = run["scores"]["errors"]
     assert abs(sum(row[2] for row in errors) / sum(row[3] for row in errors) - run["scores"]["cer"]) < 1e-4
     losses = [value for _, value in run["finetuning"]["curves"]["train_loss"]]
-    assert losses[-1] < losses[0], (name, losses)
+    assert falls(losses), (name, losses)
 assert len(first_losses) == 1, f"methods do not begin alike: {first_losses}"
 assert len({run["parameters"] for run in runs.values()}) == 1
 assert [row["step"] for row in runs["birq"]["labels"] if row["labels"] == "enhanced"] == [12, 24]

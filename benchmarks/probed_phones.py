@@ -61,64 +61,59 @@ def difference(values: list[float], reference: list[float]) -> dict[str, float |
     return {"mean": round(float(found.mean()), 4), "t_interval": interval}
 
 
-@click.command(help=__doc__)
-@click.argument("runs", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.argument("corpus", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option(
-    "--methods", default="best_rq,birq_tracked,best_rq_refined_1", show_default=True, help="The first is compared to."
-)
-@click.option("--epochs", type=int, default=12, show_default=True, help="Epochs of the probes.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="JSON file for the numbers.")
-def main(runs: Path, corpus: Path, methods: str, epochs: int, out: Path) -> None:
-    names, found = methods.split(","), {}
-    for name in names:
-        folders = {
-            int(re.search(r"\d+$", path.name)[0]): path for path in runs.glob(f"{name}_seed*") if (path / ENCODER).is_file()
-        }
-        found[name] = {}
-        for seed, folder in sorted(folders.items()):
-            found[name][seed] = rows_by_name(probe(folder, corpus, seed, epochs, baselines=name == names[0]))
-            console.print(
-                f"{name}, seed {seed}: "
-                + ", ".join(f"{row} {value['loss']:.3f}" for row, value in found[name][seed].items())
-            )
-    differences = compare(found)
-    write_json(
-        out,
-        {"command": "python -m benchmarks.probed_phones", "epochs": epochs, "methods": found, "differences": differences},
-    )
-    table = Table(title="Difference to " + names[0], title_justify="left")
-    for column in ("", "seeds", "loss, nats", "95 % t interval", "PER, points", "95 % t interval"):
-        table.add_column(column, justify="right" if column else "left")
-    for name, row in differences.items():
-        loss, error = row["loss"], row["error"]
-        limits = (
-            [
-                "{:+.3f} to {:+.3f}".format(*loss["t_interval"]),
-                "{:+.1f} to {:+.1f}".format(*(100 * limit for limit in error["t_interval"])),
-            ]
-            if loss["t_interval"]
-            else ["", ""]
-        )
-        table.add_row(name, str(row["seeds"]), f"{loss['mean']:+.3f}", limits[0], f"{100 * error['mean']:+.1f}", limits[1])
-    console.print(table)
-
-
 def compare(found: dict[str, dict[int, dict]]) -> dict[str, dict]:
     """Returns the differences of the weighted sums to that of the first method: its untrained encoder, and other methods."""
     first, *others = found
-    summed = "pretrained, weighted sum"
-    pairs = {f"untrained, {first}'s seeds": (first, "untrained, weighted sum")} | {name: (name, summed) for name in others}
+    summed, untrained = "pretrained, weighted sum", "untrained, weighted sum"
     compared = {}
-    for name, (method, row) in pairs.items():
+    for name, method, row in [("untrained", first, untrained), *((name, name, summed) for name in others)]:
         seeds = sorted(set(found[method]) & set(found[first]))
-        if seeds:
-            compared[name] = {"seeds": seeds} | {
-                measure: difference([found[method][seed][row][measure] for seed in seeds],
-                                    [found[first][seed][summed][measure] for seed in seeds])
-                for measure in MEASURES
-            }  # fmt: skip
+        if not seeds:
+            continue
+        compared[name] = {"seeds": seeds}
+        for measure in MEASURES:
+            values, reference = (
+                [found[key][seed][kind][measure] for seed in seeds] for key, kind in ((method, row), (first, summed))
+            )
+            compared[name][measure] = difference(values, reference)
     return compared
+
+
+def show(differences: dict[str, dict], reference: str) -> None:
+    """Prints the differences."""
+    table = Table(title=f"Difference to {reference}, with 95 % t intervals", title_justify="left")
+    for column in ("", "seeds", "loss, nats", "", "phone error rate, points", ""):
+        table.add_column(column, justify="right" if column else "left")
+    for name, row in differences.items():
+        cells = [name, ", ".join(map(str, row["seeds"]))]
+        for measure, factor, form in (("loss", 1, "{:+.3f}"), ("error", 100, "{:+.1f}")):
+            interval = row[measure]["t_interval"] or ()
+            cells += [form.format(factor * row[measure]["mean"]), " to ".join(form.format(factor * end) for end in interval)]
+        table.add_row(*cells)
+    console.print(table)
+
+
+@click.command(help=__doc__)
+@click.argument("runs", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("corpus", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--methods", default="best_rq,birq_tracked", show_default=True, help="Methods; the first is the reference.")
+@click.option("--epochs", type=int, default=12, show_default=True, help="Epochs of the probes.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="JSON file for the numbers.")
+def main(runs: Path, corpus: Path, methods: str, epochs: int, out: Path) -> None:
+    found: dict[str, dict[int, dict]] = {}
+    for name in methods.split(","):
+        found[name] = {}
+        for folder in sorted(runs.glob(f"{name}_seed*")):
+            if not (folder / ENCODER).is_file():
+                continue
+            seed = int(re.search(r"\d+$", folder.name)[0])
+            found[name][seed] = rows_by_name(probe(folder, corpus, seed, epochs, baselines=len(found) == 1))
+            losses = ", ".join(f"{row} {value['loss']:.3f}" for row, value in found[name][seed].items())
+            console.print(f"{name}, seed {seed}: {losses}")
+    differences = compare(found)
+    described = {"command": "python -m benchmarks.probed_phones", "epochs": epochs}
+    write_json(out, described | {"methods": found, "differences": differences})
+    show(differences, next(iter(found)))
 
 
 if __name__ == "__main__":
