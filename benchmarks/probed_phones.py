@@ -97,7 +97,7 @@ def show(differences: dict[str, dict], reference: str) -> None:
 @click.argument("runs", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("corpus", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--methods", default="best_rq,birq_tracked", show_default=True, help="Methods; the first is the reference.")
-@click.option("--epochs", type=int, default=12, show_default=True, help="Epochs of the probes.")
+@click.option("--epochs", type=int, default=30, show_default=True, help="Epochs of the probes.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="JSON file for the numbers.")
 def main(runs: Path, corpus: Path, methods: str, epochs: int, out: Path) -> None:
     found: dict[str, dict[int, dict]] = {}
