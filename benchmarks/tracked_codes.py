@@ -25,6 +25,7 @@ from omegaconf import DictConfig
 from torch.distributed import init_process_group
 
 from nemo_birq import BiRQModel
+from nemo_birq.checkpoint import artifacts
 from nemo_birq.data.batch import SpeechBatch
 from nemo_birq.labels.statistics import entropy, histogram
 from nemo_birq.losses.bilevel import Weights
@@ -68,12 +69,17 @@ def _load(folder: Path, names: list[str]) -> SpeechBatch:
     return SpeechBatch(torch.nn.utils.rnn.pad_sequence(signals, batch_first=True), lengths, names)
 
 
-def enhanced_loss(model: BiRQModel, batch: SpeechBatch) -> float:
-    """Returns the mean enhanced loss of the masked frames in nats, in evaluation mode and with masks that never change."""
-    model.eval()
-    with torch.no_grad():
-        found = model.losses(batch, Weights(1.0, 1.0), torch.Generator().manual_seed(0), False, False).health["found"]
-    model.train()
+def enhanced_loss(model: BiRQModel, probe: BiRQModel, batch: SpeechBatch) -> float:
+    """Returns the mean enhanced loss of the masked frames in nats, with masks and dropout that never change.
+
+    ``probe``, which becomes a copy of the model, computes it in training mode, because the running averages of evaluation
+    mode move with every batch.
+    """
+    probe.load_state_dict(model.state_dict())
+    artifacts.restore_labels(probe, artifacts.labels_of(model))
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        found = probe.losses(batch, Weights(1.0, 1.0), torch.Generator().manual_seed(0), False, False).health["found"]
     enhanced, frames = sum_over_ranks(found.enhanced, torch.tensor(len(found.nearest)))
     return float(enhanced / frames)
 
@@ -88,7 +94,7 @@ def main(manifest: Path, num_codes: int, steps: int, batch_seconds: float, out: 
     if "RANK" in os.environ:
         init_process_group("gloo")
     torch.manual_seed(0)
-    model = BiRQModel(configuration(num_codes)).train()
+    model, probe = (BiRQModel(configuration(num_codes)).train() for _ in range(2))
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=1e-3)
     losses, fixed_losses, replaced, picked, start = [], [], [], [], time.perf_counter()
     drawn = batches(manifest, batch_seconds)
@@ -106,7 +112,7 @@ def main(manifest: Path, num_codes: int, steps: int, batch_seconds: float, out: 
         health = found.health["found"]
         enhanced, frames = sum_over_ranks(health.enhanced, torch.tensor(len(health.nearest)))
         losses.append(float(enhanced / frames))
-        fixed_losses.append(enhanced_loss(model, fixed))
+        fixed_losses.append(enhanced_loss(model, probe, fixed))
         replaced.append(model.enhanced_labeler.tracking.take_replaced())
         picked += gather_over_ranks(health.picked)
         if (step + 1) % 50 == 0 and rank() == 0:
