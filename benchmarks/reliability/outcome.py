@@ -20,7 +20,11 @@ from nemo_birq.report.events import read_events
 
 FOLDER = "<experiment>"
 MEASURED = re.compile("timing|hours_per_hour|mfu|per_sec|seconds|memory_gb")
-RANDOM = [(re.compile(r"\d{4}-\d\d-\d\d"), "<date>"), (re.compile(r"[0-9a-f]{32}_"), "<random>_")]
+RANDOM = [
+    (re.compile(r"\d{4}-\d\d-\d\d"), "<date>"),
+    (re.compile(r"[0-9a-f]{32}_"), "<random>_"),
+    (re.compile(r"the devices reached\s+\d+ %"), "the devices reached <measured>"),  # in the model card
+]
 IGNORED = re.compile(
     r"model_config\.yaml:pretraining\.ended$"
     r"|\.ckpt:callbacks\..*\.last_model_path$"  # names another file after a checkpoint that a signal has caused
