@@ -3,9 +3,10 @@
     python scripts/experiment.py --budget cpu_probes --corpus speechocean762_phones=phones --out runs
     python -m benchmarks.probed_phones runs/cpu_probes/speechocean762_phones phones --out docs/results/probed_phones.json
 
-RUNS has a folder METHOD_seedK for each encoder, as the first command writes them. ``birq probe`` reads each of them; files
-that exist are not made again. Only the first method is probed with the untrained encoder and the log-mel features. The json
-file has the rates and losses of all seeds, and the paired differences to the first method with 95 % t intervals over seeds.
+RUNS has a folder METHOD_seedK for each encoder, as the first command writes them. ``birq probe`` reads each of them; results
+of the same number of epochs are not made again. Only the first method is probed with the untrained encoder and the log-mel
+features. The json file has the rates and losses of all seeds, and the paired differences to the first method with 95 % t
+intervals over seeds.
 """
 
 import json
@@ -33,7 +34,7 @@ console = Terminal()
 def probe(folder: Path, corpus: Path, seed: int, epochs: int, baselines: bool) -> list[dict]:
     """Returns the rows of ``birq probe`` for the encoder of a run."""
     path = folder / RESULT
-    if not path.is_file():
+    if not path.is_file() or json.loads(path.read_text(encoding="utf-8"))["training"]["epochs"] != epochs:
         sets = [f"--{name}={corpus / file}.jsonl" for name, file in
                 (("train", "pretrain"), ("dev", "dev"), ("test", "test"))]  # fmt: skip
         command = [sys.executable, str(ROOT / "scripts" / "probe.py"), str(folder / ENCODER), *sets, f"--seed={seed}",
