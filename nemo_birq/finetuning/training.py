@@ -17,6 +17,7 @@ from nemo_birq.data.trainer_hooks import ValidateAtEnd
 from nemo_birq.finetuning.data import batches_per_epoch, is_endless, longest_utterance
 from nemo_birq.finetuning.freezing import FreezeEncoder
 from nemo_birq.finetuning.initialization import initialize
+from nemo_birq.losses.transducer import use_cpu_loss
 from nemo_birq.modules.attention_memory import check_attention_fits
 from nemo_birq.runs.progress_bar import show_whole_run
 
@@ -72,6 +73,8 @@ def build_recognizer(cfg: DictConfig, trainer: pl.Trainer, num_steps: int, pretr
         with open_dict(cfg.model.optim.sched):
             cfg.model.optim.sched.max_steps = num_steps  # NeMo only computes it for batches of a fixed size
     model = ASRModel.from_config_dict(cfg.model, trainer=trainer)
+    if trainer.strategy.root_device.type == "cpu":
+        use_cpu_loss(model)
     for node in ("train_ds", "validation_ds"):
         if longest := longest_utterance(cfg.model[node]):
             remedy = f"Skip longer utterances with model.{node}.max_duration={{seconds}}"

@@ -25,6 +25,7 @@ from nemo_birq.finetuning.preparation import prepare
 from nemo_birq.finetuning.training import build_recognizer, build_trainer, save_best
 from nemo_birq.finetuning.transcripts import Transcript
 from nemo_birq.finetuning.vocabulary import characters
+from nemo_birq.losses.transducer import CpuTransducerLoss
 from nemo_birq.runs import changed_settings
 from nemo_birq.runs.resuming import prepare_resuming
 from nemo_birq.scoring.results import score
@@ -418,3 +419,18 @@ def test_transducers_train_and_transcribe(name, pretrained, folder, tmp_path):
     assert moved == {"encoder", "decoder", "joint"} | ({"ctc_decoder"} if "hybrid" in name else set())
     assert "val_wer" in trainer.callback_metrics and math.isfinite(trainer.callback_metrics["train_loss"])
     assert len(score(model, str(manifest))["utterances"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "fast"),
+    [
+        ("model.loss.loss_name=default", True),
+        ("model.loss.warprnnt_numba_kwargs.fastemit_lambda=0.01", False),
+        ("model.loss.warprnnt_numba_kwargs.clamp=1.0", False),
+        ("model.loss.loss_name=pytorch", False),
+    ],
+)
+def test_only_the_default_loss_of_a_transducer_is_replaced_on_a_cpu(change, fast, pretrained, folder):
+    model, _ = build(config("hybrid_rnnt_ctc_bpe", pretrained["fastconformer"], folder, change))
+    assert isinstance(model.loss, CpuTransducerLoss) == fast
+    assert model.joint.loss is model.loss and model.loss.reduction == "mean_batch"
