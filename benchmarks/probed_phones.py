@@ -1,12 +1,13 @@
 """Compares methods of pretraining by the phones that linear classifiers read from their frozen layers.
 
     python scripts/experiment.py --budget cpu_probes --corpus speechocean762_phones=phones --out runs
-    python -m benchmarks.probed_phones runs/cpu_probes/speechocean762_phones phones --out docs/results/probed_phones.json
+    python -m benchmarks.probed_phones runs/cpu_probes/speechocean762_phones phones --alignments aligned --out frames.json
 
-RUNS has a folder METHOD_seedK for each encoder, as the first command writes them. ``birq probe`` reads each of them; results
-of the same number of epochs are not made again. Only the first method is probed with the untrained encoder and the log-mel
-features. The json file has the rates and losses of all seeds, and the paired differences to the first method with 95 % t
-intervals over seeds.
+With ``--alignments``, a folder with pretrain.ctm, dev.ctm and test.ctm (benchmarks/aligned_phones.py), the classifiers name
+the phone of each frame; without, they read the phones of an utterance with CTC. RUNS has a folder METHOD_seedK for each
+encoder, as the first command writes them. ``birq probe`` reads each of them; results of the same number of epochs are not
+made again. Only the first method is probed with the untrained encoder and the log-mel features. The json file has the rates
+and losses of all seeds, and the paired differences to the first method with 95 % t intervals over seeds.
 """
 
 import json
@@ -26,17 +27,18 @@ from nemo_birq.utils.terminal import Terminal
 
 ROOT = Path(__file__).parents[1]
 ENCODER = "pretrain/checkpoints/pretrain.nemo"
-RESULT = "probe_ctc_pretrain.json"
+SETS = {"train": "pretrain", "dev": "dev", "test": "test"}
 MEASURES = ("loss", "error")
 console = Terminal()
 
 
-def probe(folder: Path, corpus: Path, seed: int, epochs: int, baselines: bool) -> list[dict]:
+def probe(folder: Path, corpus: Path, alignments: Path | None, seed: int, epochs: int, baselines: bool) -> list[dict]:
     """Returns the rows of ``birq probe`` for the encoder of a run."""
-    path = folder / RESULT
+    path = folder / f"probe_{'frames' if alignments else 'ctc'}_pretrain.json"
     if not path.is_file() or json.loads(path.read_text(encoding="utf-8"))["training"]["epochs"] != epochs:
-        sets = [f"--{name}={corpus / file}.jsonl" for name, file in
-                (("train", "pretrain"), ("dev", "dev"), ("test", "test"))]  # fmt: skip
+        sets = [f"--{name}={corpus / file}.jsonl" for name, file in SETS.items()]
+        if alignments:
+            sets += ["--alignments", *(str(alignments / f"{file}.ctm") for file in SETS.values())]
         command = [sys.executable, str(ROOT / "scripts" / "probe.py"), str(folder / ENCODER), *sets, f"--seed={seed}",
                    f"--epochs={epochs}", f"--out={folder}"]  # fmt: skip
         subprocess.run([*command, *([] if baselines else ["--no-baselines"])], check=True, stdout=subprocess.DEVNULL)
@@ -83,7 +85,7 @@ def compare(found: dict[str, dict[int, dict]]) -> dict[str, dict]:
 def show(differences: dict[str, dict], reference: str) -> None:
     """Prints the differences."""
     table = Table(title=f"Difference to {reference}, with 95 % t intervals", title_justify="left")
-    for column in ("", "seeds", "loss, nats", "", "phone error rate, points", ""):
+    for column in ("", "seeds", "loss, nats", "", "error rate, points", ""):
         table.add_column(column, justify="right" if column else "left")
     for name, row in differences.items():
         cells = [name, ", ".join(map(str, row["seeds"]))]
@@ -97,10 +99,11 @@ def show(differences: dict[str, dict], reference: str) -> None:
 @click.command(help=__doc__)
 @click.argument("runs", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("corpus", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--alignments", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of CTM files.")
 @click.option("--methods", default="best_rq,birq_tracked", show_default=True, help="Methods; the first is the reference.")
 @click.option("--epochs", type=int, default=30, show_default=True, help="Epochs of the probes.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="JSON file for the numbers.")
-def main(runs: Path, corpus: Path, methods: str, epochs: int, out: Path) -> None:
+def main(runs: Path, corpus: Path, alignments: Path | None, methods: str, epochs: int, out: Path) -> None:
     found: dict[str, dict[int, dict]] = {}
     for name in methods.split(","):
         found[name] = {}
@@ -108,11 +111,12 @@ def main(runs: Path, corpus: Path, methods: str, epochs: int, out: Path) -> None
             if not (folder / ENCODER).is_file():
                 continue
             seed = int(re.search(r"\d+$", folder.name)[0])
-            found[name][seed] = rows_by_name(probe(folder, corpus, seed, epochs, baselines=len(found) == 1))
+            found[name][seed] = rows_by_name(probe(folder, corpus, alignments, seed, epochs, baselines=len(found) == 1))
             losses = ", ".join(f"{row} {value['loss']:.3f}" for row, value in found[name][seed].items())
             console.print(f"{name}, seed {seed}: {losses}")
     differences = compare(found)
-    described = {"command": "python -m benchmarks.probed_phones", "epochs": epochs}
+    task = "phone of each frame" if alignments else "phones, CTC"
+    described = {"command": "python -m benchmarks.probed_phones", "task": task, "epochs": epochs}
     write_json(out, described | {"methods": found, "differences": differences})
     show(differences, next(iter(found)))
 
