@@ -4,9 +4,9 @@
     torchrun --nproc-per-node 2 -m benchmarks.tracked_codes pretrain.jsonl ...
 
 MANIFEST names single files at 16 kHz. The training is a plain loop with AdamW: tracked codes and w1 = 1 from the first step.
-The batches of all ranks together have the given length. After each step, the enhanced loss of one fixed batch is computed,
-always with the same masks, because the losses of the training's batches differ by their speech. Results are added to the
-json file.
+The batches of all ranks together have the given length. The enhanced loss of one fixed batch is computed twice in each step,
+when the codes have moved and when the weights have, and always with the same masks, because the losses of the training's
+batches differ by their speech. Results are added to the json file.
 """
 
 import json
@@ -96,12 +96,13 @@ def main(manifest: Path, num_codes: int, steps: int, batch_seconds: float, out: 
     torch.manual_seed(0)
     model, probe = (BiRQModel(configuration(num_codes)).train() for _ in range(2))
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=1e-3)
-    losses, fixed_losses, replaced, picked, start = [], [], [], [], time.perf_counter()
+    losses, moved_codes, moved_weights, replaced, picked, start = [], [], [], [], [], time.perf_counter()
     drawn = batches(manifest, batch_seconds)
     fixed = next(drawn)
     for step, batch in zip(range(steps), drawn, strict=False):
         optimizer.param_groups[0]["lr"] = LR * min(1, (step + 1) / WARMUP)
         found = model.losses(batch, Weights(1.0, 1.0), torch.Generator().manual_seed(step), False, False)
+        moved_codes.append(enhanced_loss(model, probe, fixed))
         optimizer.zero_grad()
         found.loss.backward()
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
@@ -112,20 +113,27 @@ def main(manifest: Path, num_codes: int, steps: int, batch_seconds: float, out: 
         health = found.health["found"]
         enhanced, frames = sum_over_ranks(health.enhanced, torch.tensor(len(health.nearest)))
         losses.append(float(enhanced / frames))
-        fixed_losses.append(enhanced_loss(model, probe, fixed))
+        moved_weights.append(enhanced_loss(model, probe, fixed))
         replaced.append(model.enhanced_labeler.tracking.take_replaced())
         picked += gather_over_ranks(health.picked)
         if (step + 1) % 50 == 0 and rank() == 0:
             console.print(f"step {step + 1}: enhanced loss {np.mean(losses[-50:]):.2f}, {time.perf_counter() - start:.0f} s")
     if rank() > 0:
         return
-    rises, fixed_rises = np.diff(losses)[SETTLED - 1 :], np.diff(fixed_losses)[SETTLED - 1 :]
+    rises, fixed_rises = np.diff(losses)[SETTLED - 1 :], np.diff(moved_weights)[SETTLED - 1 :]
+    by_codes = np.subtract(moved_codes[SETTLED:], moved_weights[SETTLED - 1 : -1])
+    top = int(fixed_rises.argmax())
     counts = histogram(torch.cat(picked[max(0, steps - 60) * world_size() : (steps - 50) * world_size()]), num_codes)
     row = {
         "codes": num_codes, "steps": steps, "batch_seconds": batch_seconds, "ranks": world_size(),
         "largest_share_replaced_from_step_50": round(max(replaced[SETTLED:]), 4),
         "largest_rise_from_step_50": round(float(rises.max()), 3),
-        "largest_rise_of_the_fixed_batch_from_step_50": round(float(fixed_rises.max()), 3),
+        "largest_rise_of_the_fixed_batch_from_step_50": round(float(fixed_rises[top]), 3),
+        "step_of_that_rise": SETTLED + top,
+        "share_of_it_by_the_codes": round(float(by_codes[top] / fixed_rises[top]), 3),
+        "share_replaced_in_that_step": round(replaced[SETTLED + top], 4),
+        "largest_rise_of_the_fixed_batch_by_the_codes": round(float(by_codes.max()), 3),
+        "fixed_batch_of_the_last_50": round(float(np.mean(moved_weights[-50:])), 3),
         "deviation_of_differences": round(float(rises.std()), 3),
         "perplexity_of_ten_steps_before_the_last_50": round(math.exp(float(entropy(counts).mean())), 1),
         "enhanced_loss_of_the_last_50": round(float(np.mean(losses[-50:])), 3),
