@@ -19,7 +19,6 @@ NAMES = {
     "best_rq_refined_1": "BEST-RQ, fitted, 1 codebook", "refined_tracked": "BiRQ, fitted and tracked codes",
     "birq_tracked_noise": "BiRQ, tracked codes, under noise", "synthetic_best_rq": "BEST-RQ of synthetic speech",
     "continued_best_rq": "BEST-RQ of synthetic speech, continued",
-    "continued_best_rq_full_rate": "the same, whole learning rate",
     "paper": "the paper's values", "paper_late": "the paper's values, later",
     "label_gradient": "gradient through the labels",
     "label_gradient_0.1": "0.1 of the gradient through the labels", "tracked": "tracked codes",
