@@ -1,14 +1,15 @@
-"""Initialization of a recognizer with the preprocessor and encoder of a pretrained ``.nemo``.
+"""Initialization of a recognizer with the preprocessor and encoder of a pretrained file.
 
 NeMo's ``maybe_init_from_pretrained_checkpoint`` copies only tensors of equal names. Of a model with ``mask_position:
 post_conv``, it would leave out the subsampling, which has other names there (``pretrained.source.unwrapped``).
 """
 
+from pathlib import Path
+
 from nemo.collections.asr.models import ASRModel
 
-from nemo_birq.checkpoint.nemo_archive import read_weights
 from nemo_birq.pretrained.named import ENCODER_PARTS
-from nemo_birq.pretrained.source import unwrapped
+from nemo_birq.pretrained.source import read_source
 from nemo_birq.pretrained.weights import Taken, compare
 
 
@@ -21,7 +22,7 @@ def check_fresh_layers(number: int, num_layers: int) -> None:
 
 
 def initialize(model: ASRModel, path: str, fresh_layers: int = 0) -> Taken:
-    """Copies preprocessor and encoder of a ``.nemo`` into a recognizer.
+    """Copies preprocessor and encoder of a ``.nemo`` or ``.ckpt`` into a recognizer.
 
     Args:
         model: new model with random weights.
@@ -32,7 +33,7 @@ def initialize(model: ASRModel, path: str, fresh_layers: int = 0) -> Taken:
     Raises:
         ValueError: tensors are missing on one side, or have another shape; the message names them.
     """
-    source = unwrapped(read_weights(path))
+    source = read_source(Path(path)).weights
     compare(model, source, path)
     num_layers = len(model.encoder.layers)
     fresh = tuple(f"encoder.layers.{layer}." for layer in range(num_layers - fresh_layers, num_layers))

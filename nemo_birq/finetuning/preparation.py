@@ -9,11 +9,12 @@ from nemo_birq.data.validation_sets import names_after_folders
 from nemo_birq.finetuning import data
 from nemo_birq.finetuning.freezing import check_freeze_encoder
 from nemo_birq.finetuning.initialization import check_fresh_layers
-from nemo_birq.finetuning.pretrained import pretrained_path, read_pretrained_config
+from nemo_birq.finetuning.pretrained import pretrained_path
 from nemo_birq.finetuning.settings import check_finetuning_keys
 from nemo_birq.finetuning.transcripts import check_covered, read_transcripts
 from nemo_birq.finetuning.vocabulary import Vocabulary, build_tokenizer, characters, pieces
 from nemo_birq.pretrained.architecture import take_architecture
+from nemo_birq.pretrained.source import read_source_config
 from nemo_birq.scoring.audio import check_audio
 from nemo_birq.scoring.eval_sets import TestSet, read_test_sets
 from nemo_birq.utils.text_files import refuse_mark
@@ -23,7 +24,7 @@ def prepare(cfg: DictConfig) -> tuple[str, list[TestSet]]:
     """Completes a configuration of conf/finetune: architecture and tokenizer.
 
     Returns:
-        The path of the pretrained ``.nemo``, and the test sets of ``test_manifests``.
+        The path of the pretrained file, and the test sets of ``test_manifests``.
 
     Raises:
         FileNotFoundError, ValueError: training cannot start with a file or key; the message says what to do.
@@ -31,7 +32,7 @@ def prepare(cfg: DictConfig) -> tuple[str, list[TestSet]]:
     check_finetuning_keys(cfg)
     check_freeze_encoder(cfg.freeze_encoder)
     path = pretrained_path(cfg)
-    take_architecture(cfg.model, read_pretrained_config(path), path)
+    take_architecture(cfg.model, read_source_config(Path(path)), path)
     check_fresh_layers(cfg.fresh_layers, cfg.model.encoder.n_layers)
     named = cfg.test_manifests or []
     tests = read_test_sets([named] if isinstance(named, str) else list(named))

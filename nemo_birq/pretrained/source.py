@@ -91,7 +91,7 @@ def _check_parts(config: DictConfig, path: Path) -> None:
     encoder = config.get("encoder") or {}
     if "preprocessor" not in config or not str(encoder.get("_target_")).endswith(".ConformerEncoder"):
         raise ValueError(
-            f"{path} is a {config.get('target')} with the encoder {encoder.get('_target_')}: pretraining can only start "
+            f"{path} is a {config.get('target')} with the encoder {encoder.get('_target_')}: a training can only start "
             "from a model that has a preprocessor and a ConformerEncoder (also FastConformer)"
         )
 

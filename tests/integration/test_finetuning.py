@@ -111,6 +111,25 @@ def test_an_encoder_that_masks_after_its_subsampling_gives_its_own_outputs(name,
     assert torch.equal(found[0], wanted[0]) and torch.equal(found[1], wanted[1])
 
 
+@pytest.mark.parametrize("suffix", ["nemo", "ckpt"])
+def test_a_recognizer_gives_its_encoder_and_not_its_decoder(suffix, pretrained, folder, tmp_path):
+    """A transducer that begins with the encoder of a CTC recognizer, whose encoder no longer is the pretrained one."""
+    first, trainer = build(config("ctc_char", pretrained["conformer"], folder))
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    path = tmp_path / f"ctc.{suffix}"
+    if suffix == "nemo":
+        first.save_to(str(path))
+    else:
+        trainer.strategy.connect(first)
+        trainer.save_checkpoint(path)
+    model, _ = build(config("hybrid_rnnt_ctc_bpe", path, folder))
+    assert equal(encoder_state(model), encoder_state(first))
+    told = str(initialize(model, str(path)))
+    assert "left out: decoder (2 tensors); new: ctc_decoder (2 tensors), decoder (" in told
+
+
 @pytest.mark.parametrize("fresh", [1, 2])
 def test_fresh_layers_are_those_of_a_recognizer_from_scratch(fresh, pretrained, folder):
     """All other layers are the pretrained ones."""

@@ -5,13 +5,13 @@ import json
 import tarfile
 
 import pytest
-from nemo.collections.asr.models import ASRModel
+import torch
 
 from nemo_birq.checkpoint.nemo_archive import read_config
 from nemo_birq.finetuning.preparation import prepare
-from nemo_birq.finetuning.pretrained import read_pretrained_config
 from nemo_birq.finetuning.vocabulary import build_tokenizer
 from nemo_birq.pretrained.architecture import take_architecture
+from nemo_birq.pretrained.source import read_source_config
 from tests.helpers.finetuning import build, config
 from tests.helpers.paths import CORPUS
 
@@ -62,12 +62,9 @@ def test_missing_truncated_and_traversing_files(nemo, tmp_path):
     )
 
 
-def test_a_model_of_another_kind(nemo, tmp_path):
-    recognizer, _ = build(config("ctc_char", nemo, tmp_path))
-    recognizer.save_to(str(tmp_path / "ctc.nemo"))
-    message = refused(config("ctc_char", tmp_path / "ctc.nemo", tmp_path))
-    assert "ctc.nemo is a EncDecCTCModel, not a self-supervised model: give the .nemo of a pretraining" in message
-    assert isinstance(ASRModel.restore_from(str(tmp_path / "ctc.nemo")), ASRModel)  # it is a good file, of that kind
+def test_a_file_that_holds_no_recognizer_and_no_pretraining(tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "weights.ckpt")
+    assert "weights.ckpt holds no NeMo model" in refused(config("ctc_char", tmp_path / "weights.ckpt", tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +90,7 @@ def test_an_architecture_that_differs_stops_with_the_key(nemo, tmp_path, key, va
 
 
 def test_all_differences_are_listed_and_equal_keys_are_none(nemo, tmp_path):
-    source = read_pretrained_config(str(nemo))
+    source = read_source_config(nemo)
     cfg = config("ctc_char", nemo, tmp_path, "model.sample_rate=8000", "+model.encoder.n_layers=9",
                  "+model.encoder.n_heads=4", "+model.encoder.d_model=32", "+model.preprocessor.dither=0.1")  # fmt: skip
     with pytest.raises(ValueError) as caught:
