@@ -95,6 +95,28 @@ def read(manifest: Path) -> tuple[list[np.ndarray], list[str]]:
     return signals, [line["text"] for line in lines]
 
 
+def show(rows: list[dict], title: str) -> Table:
+    """Returns the table for a terminal of 80 columns."""
+    table = Table(title=title, title_justify="left")
+    headers = (
+        "",
+        "decoder",
+        "look-\nahead",
+        "CER %\nstreamed",
+        "\noffline",
+        "WER %\nstreamed",
+        "\noffline",
+        "texts\ndiffer",
+    )
+    for number, header in enumerate(headers):
+        table.add_column(header, justify="right" if number > 1 else "left")
+    for row in rows:
+        rates = (row[f"{way}_{rate}"] for rate in ("cer", "wer") for way in ("streamed", "offline"))
+        names = row["recognizer"], row["decoder"], str(row["look_ahead"])
+        table.add_row(*names, *(f"{rate:.1f}" for rate in rates), str(row["utterances_that_differ"]))
+    return table
+
+
 @click.command(help=__doc__)
 @click.argument("recognizers", nargs=-1, required=True, metavar="NAME=FILE.nemo...")
 @click.option("--test", "manifest", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -119,12 +141,7 @@ def main(recognizers: tuple[str, ...], manifest: Path, batch_size: int, out: Pat
                         | score(model, signals, references, batch_size)
                     )
                     write_json(out, {"command": "python -m benchmarks.streamed_scores", "test": manifest.name, "rows": rows})
-    table = Table(title=f"{len(signals)} utterances of {manifest.name}", title_justify="left")
-    for column in rows[0]:
-        table.add_column(column.replace("_", " "), justify="left" if column in ("recognizer", "decoder") else "right")
-    for row in rows:
-        table.add_row(*map(str, row.values()))
-    console.print(table)
+    console.print(show(rows, f"{len(signals)} utterances of {manifest.name}"))
 
 
 if __name__ == "__main__":
