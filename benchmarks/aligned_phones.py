@@ -26,7 +26,7 @@ from nemo_birq.data.dataset import read_audio
 from nemo_birq.data.manifests import read_manifest
 from nemo_birq.evaluation.label_quality.alignments import phones_at, read_alignments
 from nemo_birq.evaluation.label_quality.phone_sets import SILENCE, phone_name
-from nemo_birq.utils.files import write_json, write_text
+from nemo_birq.utils.files import read_json, write_json, write_text
 
 SAMPLE_RATE = 16000
 FRAME = 0.01  # seconds
@@ -161,7 +161,7 @@ def align_set(manifest: Path, reference: Path | None, aligner: Aligner, path: Pa
 @click.argument("manifests", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the CTM files.")
 @click.option("--reference", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="CTM file with true times.")
-@click.option("--record", type=click.Path(path_type=Path), help="JSON file for the numbers.")
+@click.option("--record", type=click.Path(path_type=Path), help="JSON file to which the numbers are added.")
 def main(manifests: tuple[Path, ...], out: Path, reference: Path | None, record: Path | None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     aligner, numbers = Aligner(), {}
@@ -170,7 +170,8 @@ def main(manifests: tuple[Path, ...], out: Path, reference: Path | None, record:
         numbers[manifest.stem] = align_set(manifest, reference, aligner, path)
         click.echo(f"{path}: {numbers[manifest.stem]}")
     if record:
-        write_json(record, {"command": "python -m benchmarks.aligned_phones", "sets": numbers})
+        earlier = read_json(record)["sets"] if record.is_file() else {}
+        write_json(record, {"command": "python -m benchmarks.aligned_phones", "sets": earlier | numbers})
 
 
 if __name__ == "__main__":

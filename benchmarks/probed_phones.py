@@ -32,8 +32,8 @@ MEASURES = ("loss", "error")
 console = Terminal()
 
 
-def probe(folder: Path, corpus: Path, alignments: Path | None, seed: int, epochs: int, baselines: bool) -> list[dict]:
-    """Returns the rows of ``birq probe`` for the encoder of a run."""
+def probe(folder: Path, corpus: Path, alignments: Path | None, seed: int, epochs: int, baselines: bool) -> dict:
+    """Returns the results of ``birq probe`` for the encoder of a run."""
     path = folder / f"probe_{'frames' if alignments else 'ctc'}_pretrain.json"
     if not path.is_file() or json.loads(path.read_text(encoding="utf-8"))["training"]["epochs"] != epochs:
         sets = [f"--{name}={corpus / file}.jsonl" for name, file in SETS.items()]
@@ -42,7 +42,7 @@ def probe(folder: Path, corpus: Path, alignments: Path | None, seed: int, epochs
         command = [sys.executable, str(ROOT / "scripts" / "probe.py"), str(folder / ENCODER), *sets, f"--seed={seed}",
                    f"--epochs={epochs}", f"--out={folder}"]  # fmt: skip
         subprocess.run([*command, *([] if baselines else ["--no-baselines"])], check=True, stdout=subprocess.DEVNULL)
-    return json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def rows_by_name(rows: Iterable[dict]) -> dict[str, dict[str, float]]:
@@ -85,13 +85,14 @@ def compare(found: dict[str, dict[int, dict]]) -> dict[str, dict]:
 def show(differences: dict[str, dict], reference: str) -> None:
     """Prints the differences."""
     table = Table(title=f"Difference to {reference}, with 95 % t intervals", title_justify="left")
-    for column in ("", "seeds", "loss, nats", "", "error rate, points", ""):
+    for column in ("", "seeds", "loss, nats", "error rate, points"):
         table.add_column(column, justify="right" if column else "left")
     for name, row in differences.items():
-        cells = [name, ", ".join(map(str, row["seeds"]))]
+        cells = [name, str(len(row["seeds"]))]
         for measure, factor, form in (("loss", 1, "{:+.3f}"), ("error", 100, "{:+.1f}")):
-            interval = row[measure]["t_interval"] or ()
-            cells += [form.format(factor * row[measure]["mean"]), " to ".join(form.format(factor * end) for end in interval)]
+            interval = row[measure]["t_interval"]
+            ends = " to ".join(form.format(factor * end) for end in interval) if interval else "one seed"
+            cells.append(f"{form.format(factor * row[measure]['mean'])} ({ends})")
         table.add_row(*cells)
     console.print(table)
 
@@ -111,12 +112,14 @@ def main(runs: Path, corpus: Path, alignments: Path | None, methods: str, epochs
             if not (folder / ENCODER).is_file():
                 continue
             seed = int(re.search(r"\d+$", folder.name)[0])
-            found[name][seed] = rows_by_name(probe(folder, corpus, alignments, seed, epochs, baselines=len(found) == 1))
+            probed = probe(folder, corpus, alignments, seed, epochs, baselines=len(found) == 1)
+            found[name][seed] = rows_by_name(probed["rows"])
             losses = ", ".join(f"{row} {value['loss']:.3f}" for row, value in found[name][seed].items())
             console.print(f"{name}, seed {seed}: {losses}")
     differences = compare(found)
     task = "phone of each frame" if alignments else "phones, CTC"
-    described = {"command": "python -m benchmarks.probed_phones", "task": task, "epochs": epochs}
+    described = {"command": "python -m benchmarks.probed_phones", "task": task, "epochs": epochs,
+                 "error_without_input": probed["constant_error"]}  # fmt: skip
     write_json(out, described | {"methods": found, "differences": differences})
     show(differences, next(iter(found)))
 
