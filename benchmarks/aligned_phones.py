@@ -5,8 +5,8 @@
 
 Each manifest names single files and lists the ARPAbet phones of each word (key ``phones``, as in speechocean762). FOLDER
 gets a CTM file for each of them: ``aligned/pretrain.ctm``. The acoustic model of the aligner comes with its package. It was
-trained on other speech, and owes nothing to the encoders that its times serve to compare. Words keep the phones of the
-manifest; only pauses between words are found.
+trained on other speech, and does not depend on the encoders that are compared. Words keep the phones of the manifest; only
+pauses between words are found.
 
 With ``--reference CTM``, a file with true times, such as those of synthetic speech, the phones are read from that file, and
 the command reports how well the aligner finds them.

@@ -70,6 +70,6 @@ def use_cpu_loss(model: ASRModel) -> None:
         or kwargs.get("clamp", -1) > 0
     ):
         return
-    model.loss = CpuTransducerLoss(model.loss._blank, model.loss.reduction)
+    model.loss = CpuTransducerLoss(model.joint.num_classes_with_blank - 1, model.loss.reduction)
     if model.joint.fuse_loss_wer:
         model.joint.set_loss(model.loss)
