@@ -39,11 +39,11 @@ LR, WARMUP, SETTLED = 1e-3, 50, 50
 console = Terminal()
 
 
-def configuration(num_codes: int) -> DictConfig:
+def configuration(num_codes: int, momentum: float) -> DictConfig:
     """Returns the tiny configuration with 2 layers of 64 and tracked codes."""
     overrides = [
         "objective=tracked", f"model.birq.quantizer.num_codes={num_codes}", "model.encoder.n_layers=2",
-        "model.encoder.d_model=64", "model.birq.labels.layer=1",
+        "model.encoder.d_model=64", "model.birq.labels.layer=1", f"model.birq.labels.codebook_momentum={momentum}",
     ]  # fmt: skip
     with initialize_config_dir(str(ROOT / "conf"), version_base=None):
         cfg = compose("birq_conformer_tiny", overrides=overrides)
@@ -87,14 +87,15 @@ def enhanced_loss(model: BiRQModel, probe: BiRQModel, batch: SpeechBatch) -> flo
 @click.command(help=__doc__)
 @click.argument("manifest", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--codes", "num_codes", type=int, default=8192, show_default=True, help="V.")
+@click.option("--momentum", type=float, default=0.99, show_default=True, help="labels.codebook_momentum.")
 @click.option("--steps", type=int, default=250, show_default=True)
 @click.option("--batch-seconds", type=float, default=40.0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="JSON file for the numbers.")
-def main(manifest: Path, num_codes: int, steps: int, batch_seconds: float, out: Path | None) -> None:
+def main(manifest: Path, num_codes: int, momentum: float, steps: int, batch_seconds: float, out: Path | None) -> None:
     if "RANK" in os.environ:
         init_process_group("gloo")
     torch.manual_seed(0)
-    model, probe = (BiRQModel(configuration(num_codes)).train() for _ in range(2))
+    model, probe = (BiRQModel(configuration(num_codes, momentum)).train() for _ in range(2))
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=1e-3)
     losses, moved_codes, moved_weights, replaced, picked, start = [], [], [], [], [], time.perf_counter()
     drawn = batches(manifest, batch_seconds)
@@ -125,7 +126,7 @@ def main(manifest: Path, num_codes: int, steps: int, batch_seconds: float, out: 
     top = int(fixed_rises.argmax())
     counts = histogram(torch.cat(picked[max(0, steps - 60) * world_size() : (steps - 50) * world_size()]), num_codes)
     row = {
-        "codes": num_codes, "steps": steps, "batch_seconds": batch_seconds, "ranks": world_size(),
+        "codes": num_codes, "momentum": momentum, "steps": steps, "batch_seconds": batch_seconds, "ranks": world_size(),
         "largest_share_replaced_from_step_50": round(max(replaced[SETTLED:]), 4),
         "largest_rise_from_step_50": round(float(rises.max()), 3),
         "largest_rise_of_the_fixed_batch_from_step_50": round(float(fixed_rises[top]), 3),
@@ -141,7 +142,7 @@ def main(manifest: Path, num_codes: int, steps: int, batch_seconds: float, out: 
     console.print(row)
     if out is not None:
         rows = json.loads(out.read_text(encoding="utf-8"))["rows"] if out.is_file() else []
-        same = ("codes", "steps", "batch_seconds", "ranks")
+        same = ("codes", "momentum", "steps", "batch_seconds", "ranks")
         rows = [other for other in rows if any(other[key] != row[key] for key in same)]
         write_json(
             out, {"command": "python -m benchmarks.tracked_codes, or torchrun for several ranks", "rows": [*rows, row]}
