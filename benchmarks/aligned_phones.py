@@ -51,8 +51,8 @@ class Utterance(NamedTuple):
 class Aligner:
     """Finds the times of known phones.
 
-    The beams are wider than pocketsphinx's, which lose 2 of 80 utterances of speechocean762. With its lattice pass
-    (``bestpath``), phone alignment fails for a fifth of them.
+    The beams are wider than pocketsphinx's, which lose some utterances of speechocean762. With its lattice pass
+    (``bestpath``), phone alignment fails for many of them.
     """
 
     def __init__(self) -> None:

@@ -98,17 +98,8 @@ def read(manifest: Path) -> tuple[list[np.ndarray], list[str]]:
 def show(rows: list[dict], title: str) -> Table:
     """Returns the table for a terminal of 80 columns."""
     table = Table(title=title, title_justify="left")
-    headers = (
-        "",
-        "decoder",
-        "look-\nahead",
-        "CER %\nstreamed",
-        "\noffline",
-        "WER %\nstreamed",
-        "\noffline",
-        "texts\ndiffer",
-    )
-    for number, header in enumerate(headers):
+    measures = ("CER %\nstreamed", "\noffline", "WER %\nstreamed", "\noffline")
+    for number, header in enumerate(("", "decoder", "look-\nahead", *measures, "texts\ndiffer")):
         table.add_column(header, justify="right" if number > 1 else "left")
     for row in rows:
         rates = (row[f"{way}_{rate}"] for rate in ("cer", "wer") for way in ("streamed", "offline"))

@@ -1,4 +1,4 @@
-"""Command ``birq finetune``: trains a recognizer from a pretrained .nemo, and scores it."""
+"""Command ``birq finetune``: trains a recognizer from a pretrained encoder, and scores it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 KEYS = {
     "name": "name of the run",
-    "init_from_nemo_model": "pretrained .nemo of BiRQ, BEST-RQ or another self-supervised NeMo model",
-    "from_scratch": "true: train the architecture of that .nemo without its weights, as a baseline",
+    "init_from_nemo_model": ".nemo or .ckpt of a pretraining or a recognizer, of BiRQ or NeMo, whose encoder is taken",
+    "from_scratch": "true: train the architecture of that file without its weights, as a baseline",
     "test_manifests": "[MANIFEST,NAME=MANIFEST,...] of audio files; scored at the end",
     "allow_unknown_symbols": "true: dev and test sets may have characters outside of the vocabulary; the log counts them",
     "fresh_layers": "number of top layers of the encoder that start from random weights",

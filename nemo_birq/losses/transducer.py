@@ -45,8 +45,8 @@ class _LossByFrames(RNNTLossPytorch):
 class CpuTransducerLoss(RNNTLoss):
     """NeMo's ``RNNTLoss`` with its default ``loss_name``, for tensors on a CPU.
 
-    NeMo's kernel for a CPU is plain Python, which takes 85 % of a training step there. On a GPU, its numba kernel is faster
-    than this.
+    NeMo's kernel for a CPU is plain Python, and takes most of a training step there (benchmarks/transducer_loss.py). On a
+    GPU, NeMo's numba kernel is used.
 
     Args:
         num_classes: V, without the blank.
@@ -63,12 +63,9 @@ def use_cpu_loss(model: ASRModel) -> None:
     if not isinstance(getattr(model, "loss", None), RNNTLoss):
         return
     settings = model.cfg.get("loss") or {}
-    kwargs = settings.get("warprnnt_numba_kwargs") or {}
-    if (
-        settings.get("loss_name", "default") not in STANDARD
-        or kwargs.get("fastemit_lambda", 0)
-        or kwargs.get("clamp", -1) > 0
-    ):
+    options = settings.get("warprnnt_numba_kwargs") or {}
+    is_changed = options.get("fastemit_lambda", 0) > 0 or options.get("clamp", -1) > 0
+    if is_changed or settings.get("loss_name", "default") not in STANDARD:
         return
     model.loss = CpuTransducerLoss(model.joint.num_classes_with_blank - 1, model.loss.reduction)
     if model.joint.fuse_loss_wer:
