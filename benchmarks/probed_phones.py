@@ -7,7 +7,8 @@ With ``--alignments``, a folder with pretrain.ctm, dev.ctm and test.ctm (benchma
 the phone of each frame; without, they read the phones of an utterance with CTC. RUNS has a folder METHOD_seedK for each
 encoder, as the first command writes them. ``birq probe`` reads each of them; results of the same number of epochs are not
 made again. Only the first method is probed with the untrained encoder and the log-mel features. The json file has the rates
-and losses of all seeds, and the paired differences to the first method with 95 % t intervals over seeds.
+and losses of all seeds, and the paired differences to the first method with 95 % t intervals over seeds. Methods that are
+already in the file and are not named stay in it.
 """
 
 import json
@@ -64,6 +65,16 @@ def difference(values: list[float], reference: list[float]) -> dict[str, float |
     return {"mean": round(float(found.mean()), 4), "t_interval": interval}
 
 
+def kept(out: Path, task: str, epochs: int) -> dict[str, dict[int, dict]]:
+    """Returns the methods of an existing file. Raises ``click.UsageError`` if its numbers cannot be compared."""
+    if not out.is_file():
+        return {}
+    saved = json.loads(out.read_text(encoding="utf-8"))
+    if (saved["task"], saved["epochs"]) != (task, epochs):
+        raise click.UsageError(f"{out} has another task or number of epochs. Name another file with --out.")
+    return {name: {int(seed): rows for seed, rows in seeds.items()} for name, seeds in saved["methods"].items()}
+
+
 def compare(found: dict[str, dict[int, dict]]) -> dict[str, dict]:
     """Returns the differences of the weighted sums to that of the first method: its untrained encoder, and other methods."""
     first, *others = found
@@ -101,23 +112,25 @@ def show(differences: dict[str, dict], reference: str) -> None:
 @click.argument("runs", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("corpus", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--alignments", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of CTM files.")
-@click.option("--methods", default="best_rq,birq_tracked", show_default=True, help="Methods; the first is the reference.")
+@click.option(
+    "--methods", default="best_rq,birq_tracked", show_default=True, help="Methods; the first of the file is the reference."
+)
 @click.option("--epochs", type=int, default=30, show_default=True, help="Epochs of the probes.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="JSON file for the numbers.")
 def main(runs: Path, corpus: Path, alignments: Path | None, methods: str, epochs: int, out: Path) -> None:
-    found: dict[str, dict[int, dict]] = {}
+    task = "phone of each frame" if alignments else "phones, CTC"
+    found = kept(out, task, epochs)
     for name in methods.split(","):
         found[name] = {}
         for folder in sorted(runs.glob(f"{name}_seed*")):
             if not (folder / ENCODER).is_file():
                 continue
             seed = int(re.search(r"\d+$", folder.name)[0])
-            probed = probe(folder, corpus, alignments, seed, epochs, baselines=len(found) == 1)
+            probed = probe(folder, corpus, alignments, seed, epochs, baselines=name == next(iter(found)))
             found[name][seed] = rows_by_name(probed["rows"])
             losses = ", ".join(f"{row} {value['loss']:.3f}" for row, value in found[name][seed].items())
             console.print(f"{name}, seed {seed}: {losses}")
     differences = compare(found)
-    task = "phone of each frame" if alignments else "phones, CTC"
     described = {"command": "python -m benchmarks.probed_phones", "task": task, "epochs": epochs,
                  "error_without_input": probed["constant_error"]}  # fmt: skip
     write_json(out, described | {"methods": found, "differences": differences})

@@ -158,11 +158,14 @@ class EnhancedLabeler(nn.Module):
         if update and self.fitting is not None and self.fitting.gather(normalized.detach()) and self.tracking is not None:
             self.tracking.restart()
         units = self.quantizer.unit_vectors(normalized)
-        codebook = self.quantizer.codebook
+        moving = codebook = self.quantizer.codebook
         if self.tracking is not None and update:
-            self.tracking.update(codebook, units.detach(), self.quantizer.nearest_of_units(units), generator)
+            # The labels come from the codes before they move: replaced codes are frames of this very batch, and would label
+            # up to a third of it with codes that the head has never seen.
+            codebook = moving.clone()
+            self.tracking.update(moving, units.detach(), self.quantizer.nearest_of_units(units), generator)
         if self.choice is not None and update:
-            self.choice.update(units.detach(), codebook)
+            self.choice.update(units.detach(), moving)
         return EnhancedTargets(
             units,
             codebook,

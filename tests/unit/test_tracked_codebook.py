@@ -7,6 +7,8 @@ from sklearn.cluster import KMeans
 
 from nemo_birq.checkpoint import artifacts
 from nemo_birq.labels import tracked_codebook
+from nemo_birq.labels.enhanced import EnhancedLabeler
+from nemo_birq.labels.normalization import LayerNormalization
 from nemo_birq.labels.quantizer import RandomProjectionQuantizer, draw_codebook
 from nemo_birq.labels.tracked_codebook import CodebookTracking
 from tests.helpers.models import make_model, trained_model
@@ -180,3 +182,24 @@ def test_a_file_without_the_number_of_batches_goes_on_with_its_averages():
     labeler.tracking.update(labeler.quantizer.codebook, frames, torch.zeros(50, 1, dtype=torch.int64), generator(0))
     kept = labeler.tracking.shares[0, 1:] / saved["shares"][0, 1:]
     assert float(kept[saved["shares"][0, 1:] > 0.2 / 24].min()) == pytest.approx(0.99, abs=1e-4)
+
+
+def test_the_labels_of_a_step_come_from_the_codes_before_it():
+    """Frames of the batch replace unused codes; no frame has its own copy, which no head has seen, as its label."""
+    codes, dim = 300, 16
+    own, tracking = quantizer(codes, dim), CodebookTracking(1, codes, dim, 0.5)
+    normalization = LayerNormalization(dim, "layer_norm", 0.9)
+    labeler = EnhancedLabeler(own, normalization, 40.0, 1.0, True, 0.0, tracking=tracking).train()
+    replaced = 0.0
+    for step in range(30):
+        hidden, before = clusters(30, step)[None, :, 0], own.codebook.clone()
+        targets = labeler(hidden, torch.ones(1, 30, dtype=torch.bool), torch.arange(30), generator(step))
+        nearest = targets.select(slice(None), 0, generator(0)).nearest
+        similarity = targets.units[:, 0].double() @ before[0].double().T
+        # Equal codes exist: the first batch has fewer frames than there are codes.
+        chosen = similarity.gather(1, nearest[:, None])[:, 0]
+        assert torch.allclose(chosen, similarity.max(dim=1).values, atol=1e-6)
+        after = (targets.units[:, 0] @ own.codebook[0].T).max(dim=1).values
+        assert step > 0 or (float(after.min()) > 0.999 and float(chosen.max()) < 0.95)
+        replaced = max(replaced, tracking.take_replaced())
+    assert replaced > 0
